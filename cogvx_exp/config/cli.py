@@ -1,0 +1,121 @@
+"""The door of every entry point: command line in, checked and typed job out.
+
+Everything here runs before torch is imported, so that a wrong setting is answered at once.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from cogvx_exp.config.faults import ConfigError, Fault
+from cogvx_exp.config.help import print_help
+from cogvx_exp.config.overrides import check_names
+from cogvx_exp.config.paths import conf_dir
+from cogvx_exp.config.typed import Job, typed
+from cogvx_exp.errors import UserError
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class EntryPoint(Generic[Job]):
+    """A command: its primary config, the type of its job, its rules and what it does."""
+
+    name: str
+    """Name of the module and of the primary config: `train` reads conf/train.yaml."""
+    schema: type[Job]
+    """Type of the whole configuration."""
+    check: Callable[[Job], list[Fault]]
+    """The rules between settings."""
+    run: Callable[[Job, list[str]], Any]
+    """Does the work, given the job and the overrides it was made from."""
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int:
+        """Runs the command and returns its exit code: 0, 2 for a user's error, 130 for Ctrl-C."""
+        argv = list(sys.argv[1:] if argv is None else argv)
+        try:
+            return self._main(argv)
+        except UserError as error:
+            if os.environ.get("COGVX_TRACEBACK") or any(text.startswith("hydra.verbose") for text in argv):
+                raise
+            print(f"cogvx_exp.{self.name}: {error}", file=sys.stderr)
+            return USAGE_ERROR
+        except KeyboardInterrupt:
+            print(f"cogvx_exp.{self.name}: interrupted", file=sys.stderr)
+            return INTERRUPTED
+
+    def _main(self, argv: list[str]) -> int:
+        flags = get_args_parser().parse_args(argv)
+        runs_once = not (flags.multirun or flags.cfg or flags.info or flags.shell_completion or flags.hydra_help)
+        extra = [f"hydra.searchpath=[file://{os.path.abspath(flags.config_dir)}]"] if flags.config_dir else []
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            good, faults = check_names(self.name, flags.overrides, extra)
+            if faults or runs_once:
+                job, more = self._try(good, extra)
+                faults += more
+            if faults:
+                raise ConfigError(faults)
+            if flags.help:
+                assert job is not None
+                print_help(self.name, job)
+                return 0
+        self._hand_to_hydra(argv)
+        return 0
+
+    def _try(self, overrides: list[str], extra: list[str]) -> tuple[Job | None, list[Fault]]:
+        """The job made from `overrides`, and its faults.
+
+        A value of a wrong type hides the rules that would read it. So the overrides at fault are
+        taken out and the rest is tried again, until all faults are known.
+        """
+        try:
+            return self.job(compose(self.name, [*extra, *overrides])), []
+        except ConfigError as error:
+            at_fault = {fault.setting.partition("=")[0] for fault in error.faults}
+            rest = [text for text in overrides if text.lstrip("+").partition("=")[0] not in at_fault]
+            if len(rest) == len(overrides):
+                return None, error.faults
+            more = self._try(rest, extra)[1]
+            return None, [*error.faults, *(fault for fault in more if fault not in error.faults)]
+        except HydraException as error:
+            return None, [Fault(" ".join(overrides), _first_lines(error))]
+
+    def job(self, config: DictConfig) -> Job:
+        """Types and checks a composed configuration.
+
+        Raises:
+            ConfigError: with every fault found.
+        """
+        job = typed(config, self.schema)
+        faults = self.check(job)
+        if faults:
+            raise ConfigError(faults)
+        return job
+
+    def _hand_to_hydra(self, argv: list[str]) -> None:
+        """Lets Hydra compose again and start the job, or the jobs of a sweep, in its own way."""
+        # Hydra would print its own report and exit; this makes it raise, so that we can.
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        sys.argv = [sys.argv[0], *argv]
+
+        def start(config: DictConfig) -> Any:
+            overrides = list(hydra.core.hydra_config.HydraConfig.get().overrides.task)
+            return self.run(self.job(config), overrides)
+
+        try:
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=self.name)(start)()
+        except HydraException as error:
+            raise UserError(_first_lines(error)) from error
+
+
+def _first_lines(error: Exception) -> str:
+    return " ".join(str(error).split("\n")[:2])

@@ -1,0 +1,43 @@
+"""Faults of a configuration, collected so that the user sees all of them at once."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from cogvx_exp.errors import UserError
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One setting that has to change."""
+
+    setting: str
+    """What was given, as `key=value`."""
+    problem: str
+    """What is allowed and what to change."""
+
+
+class ConfigError(UserError):
+    """A configuration that cannot run; its text has one line for every fault."""
+
+    def __init__(self, faults: Sequence[Fault]):
+        self.faults = list(faults)
+        width = min(max(len(fault.setting) for fault in faults), 40)
+        count = "1 setting needs" if len(faults) == 1 else f"{len(faults)} settings need"
+        lines = [f"  {fault.setting:<{width}}  {fault.problem}" for fault in faults]
+        super().__init__("\n".join([f"{count} a change; nothing was started.", *lines]))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A question with the names that someone who typed `word` may have meant, or nothing.
+
+    A setting is found by its whole name and by its last part: `lr` finds `optim.lr`.
+    """
+    known = sorted(known)
+    last = word.rsplit(".", 1)[-1]
+    endings = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
+    same_ending = [name for name in known if name.rsplit(".", 1)[-1] == last]
+    close = difflib.get_close_matches(word, known, n=2, cutoff=0.85)
+    close_endings = [endings[ending] for ending in difflib.get_close_matches(last, endings, n=2, cutoff=0.75)]
+    names = same_ending or close or close_endings or difflib.get_close_matches(word, known, n=2, cutoff=0.5)
+    return f"did you mean {' or '.join(names[:3])}?" if names else ""

@@ -1,0 +1,128 @@
+"""Checks the names on a command line before anything is composed from them.
+
+Hydra reports the first unknown name it meets and accepts any name behind a `+`. Here every name is
+held against the groups and settings of `conf/`, so that all typing errors are told at once.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from hydra import compose
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, ValueType
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from cogvx_exp.config.choices import choices_with
+from cogvx_exp.config.faults import ConfigError, Fault, did_you_mean
+from cogvx_exp.config.flags import FLAGS
+
+
+def check_names(config_name: str, overrides: list[str], extra: list[str]) -> tuple[list[str], list[Fault]]:
+    """Splits `overrides` into those whose names exist and the faults of the others.
+
+    Hydra must be initialized (`hydra.initialize_config_dir`); `extra` are overrides for Hydra itself.
+
+    Raises:
+        ConfigError: an override cannot even be parsed.
+    """
+    parsed = [_parse(text) for text in overrides]
+    loader = GlobalHydra.instance().config_loader()
+    groups, settings, hydras = [], [], []
+    for override in parsed:
+        kind = hydras if _is_hydras(override) else groups if _is_group(override, loader) else settings
+        kind.append(override)
+
+    faults = [fault for override in groups for fault in _choice_faults(override, loader)]
+    good_groups = [override for override in groups if not list(_choice_faults(override, loader))]
+    known = _known_settings(config_name, good_groups, extra)
+    for override in settings:
+        fault = _setting_fault(override, known)
+        if fault:
+            faults.append(fault)
+    for override in hydras:
+        if override.key_or_group in ("hydra.run.dir", "hydra.output_subdir", "hydra.job.chdir"):
+            faults.append(Fault(_text(override), "is not used here; set run_dir=FOLDER"))
+    bad = {fault.setting for fault in faults}
+    return [_text(override) for override in parsed if _text(override) not in bad], faults
+
+
+def _parse(text: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        reason = str(error).splitlines()[0]
+        hint = 'a setting is written key=value; quote values with spaces or commas: \'key="a, b"\''
+        raise ConfigError([Fault(text, f"cannot be read ({reason}); {hint}")]) from None
+
+
+def _text(override: Override) -> str:
+    assert override.input_line is not None
+    return override.input_line
+
+
+def _is_hydras(override: Override) -> bool:
+    return override.key_or_group.split(".")[0].split("/")[0] == "hydra"
+
+
+def _is_group(override: Override, loader: ConfigLoader) -> bool:
+    return "." not in override.key_or_group and bool(_choices(override.key_or_group, loader))
+
+
+def _choices(group: str, loader: ConfigLoader) -> list[str]:
+    names = loader.get_group_options(group, results_filter=ObjectType.CONFIG)
+    return sorted(name for name in names if not name.startswith("_"))
+
+
+def _values(override: Override) -> Iterator[Any]:
+    if override.value_type in (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP):
+        yield from override.sweep_iterator()
+    elif override.value_type is not ValueType.GLOB_CHOICE_SWEEP:
+        yield override.value()
+
+
+def _choice_faults(override: Override, loader: ConfigLoader) -> Iterator[Fault]:
+    group = override.key_or_group
+    choices = _choices(group, loader)
+    for value in _values(override):
+        if value is None or isinstance(value, dict | list):
+            continue
+        if str(value) not in choices:
+            guess = did_you_mean(str(value), choices)
+            yield Fault(_text(override), f"{group} can be {', '.join(choices)}; {guess}".rstrip("; "))
+
+
+def _known_settings(config_name: str, groups: list[Override], extra: list[str]) -> set[str]:
+    """Full names of all settings (the leaves) of the chosen groups. Of a swept group, the first choice counts."""
+    chosen = list(extra)
+    for override in groups:
+        value = next(_values(override), None)
+        if isinstance(value, str | int | float):
+            chosen.append(f"{override.key_or_group}={value}")
+    config = compose(config_name, chosen)
+    return set(_paths(OmegaConf.to_container(config, resolve=False)))
+
+
+def _paths(node: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _paths(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _setting_fault(override: Override, known: set[str]) -> Fault | None:
+    key = override.key_or_group
+    if key in known or any(name.startswith(f"{key}.") for name in known):
+        return None
+    flag = FLAGS.get(key.lstrip("-"))
+    if flag:
+        return Fault(_text(override), f"no such setting; the flag --{key} is now {flag}")
+    elsewhere = choices_with(key)
+    if elsewhere:
+        return Fault(_text(override), f"only for {' or '.join(elsewhere)}")
+    guess = did_you_mean(key, known) or "see --help for all settings"
+    return Fault(_text(override), f"no such setting; {guess}")

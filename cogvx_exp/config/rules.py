@@ -1,0 +1,105 @@
+"""Rules that hold between settings. Each returns the faults it finds, with the change that mends them."""
+
+from collections.abc import Iterator
+
+from cogvx_exp.config.choices import models_for
+from cogvx_exp.config.faults import Fault
+from cogvx_exp.config.schema import GenerateJob, Model, TrainJob, Validation
+from cogvx_exp.config.unbuilt import unbuilt
+
+Faults = Iterator[Fault]
+
+
+def check_train(job: TrainJob) -> list[Fault]:
+    """All faults of a training job."""
+    rules = (unbuilt, _task_suits_model, _weights_can_be_found, _data_is_complete, _buckets_are_legal, _validation_is_legal)
+    return [fault for rule in rules for fault in rule(job)]
+
+
+def check_generate(job: GenerateJob) -> list[Fault]:
+    """All faults of a generate job."""
+    shape = _shape_faults(job.model, "generate", job.generate.num_frames, job.generate.height, job.generate.width)
+    return [*shape, *_model_path_faults(job.model)]
+
+
+def train_notes(job: TrainJob) -> list[str]:
+    """Things that are legal but probably not what the user wants."""
+    notes = []
+    warmup = job.lr_scheduler.warmup_steps or 0
+    if job.epochs is None and warmup >= job.steps:
+        notes.append(
+            f"lr_scheduler.warmup_steps={warmup} is not over when the run ends after steps={job.steps}: "
+            f"the learning rate gets to {job.steps / warmup:.0%} of optim.lr"
+        )
+    if job.model.native_dtype == "float16" and job.model.dtype == "bfloat16":
+        notes.append(f"model.dtype=bfloat16 has given NaN with {job.model.name}, which was trained in float16")
+    return notes
+
+
+def _task_suits_model(job: TrainJob) -> Faults:
+    if job.task.name not in job.model.tasks:
+        can = ", ".join(models_for(job.task.name))
+        problem = f"model={job.model.name} does {' and '.join(job.model.tasks)} only; models for it: {can}"
+        yield Fault(f"task={job.task.name}", problem)
+
+
+def _weights_can_be_found(job: TrainJob) -> Faults:
+    yield from _model_path_faults(job.model)
+
+
+def _model_path_faults(model: Model) -> Faults:
+    if model.weights == "pretrained" and not model.path:
+        yield Fault("model.path=null", "with model.weights=pretrained, set model.path to a folder or a Hub name")
+
+
+def _data_is_complete(job: TrainJob) -> Faults:
+    if not job.data.root:
+        yield Fault("data.root=null", f"set data.root to the folder that has {job.data.caption_column}")
+
+
+def _buckets_are_legal(job: TrainJob) -> Faults:
+    data, model = job.data, job.model
+    for num_frames in data.frame_buckets:
+        yield from _frame_faults(model, "data.frame_buckets", num_frames)
+        if num_frames > data.max_num_frames:
+            problem = f"{num_frames} is above data.max_num_frames={data.max_num_frames}; raise that or lower this"
+            yield Fault(f"data.frame_buckets={data.frame_buckets}", problem)
+    for setting, sizes in (("data.height_buckets", data.height_buckets), ("data.width_buckets", data.width_buckets)):
+        for size in sizes:
+            yield from _size_faults(model, setting, size)
+
+
+def _validation_is_legal(job: TrainJob) -> Faults:
+    validation = job.validation
+    if not isinstance(validation, Validation):
+        return
+    yield from _shape_faults(job.model, "validation", validation.num_frames, validation.height, validation.width)
+    if validation.every and validation.every_epochs:
+        given = f"validation.every={validation.every}"
+        yield Fault(given, f"and validation.every_epochs={validation.every_epochs} exclude each other; set one to null")
+
+
+def _shape_faults(model: Model, section: str, num_frames: int, height: int, width: int) -> Faults:
+    yield from _frame_faults(model, f"{section}.num_frames", num_frames)
+    yield from _size_faults(model, f"{section}.height", height)
+    yield from _size_faults(model, f"{section}.width", width)
+
+
+def _frame_faults(model: Model, setting: str, num_frames: int) -> Faults:
+    step, most = model.frame_step, model.max_num_frames
+    if num_frames % step == 1 and step < num_frames <= most:
+        return
+    below = min(max((num_frames - 1) // step * step + 1, step + 1), most)
+    above = min(below + step, most)
+    legal = " or ".join(dict.fromkeys([str(below), str(above)]))
+    rule = f"model={model.name} takes {step}N+1 frames, {step + 1} to {most}"
+    yield Fault(f"{setting}={num_frames}", f"{rule}; nearest: {legal}")
+
+
+def _size_faults(model: Model, setting: str, size: int) -> Faults:
+    multiple = model.size_multiple
+    if size % multiple == 0:
+        return
+    below = max(size // multiple, 1) * multiple
+    rule = f"must be a multiple of {multiple} pixels"
+    yield Fault(f"{setting}={size}", f"{rule}; nearest: {below} or {below + multiple}")

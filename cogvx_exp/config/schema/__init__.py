@@ -1,0 +1,33 @@
+"""The type, the meaning and the unit of every setting. The values live in `conf/`."""
+
+from cogvx_exp.config.schema.data import Data
+from cogvx_exp.config.schema.jobs import Generate, GenerateJob, TrainJob
+from cogvx_exp.config.schema.model import (
+    Model,
+    SchedulerArchitecture,
+    TextEncoderArchitecture,
+    TransformerArchitecture,
+    VaeArchitecture,
+)
+from cogvx_exp.config.schema.section import Section
+from cogvx_exp.config.schema.training import Checkpoint, LrScheduler, Memory, Method, Optim, Task, Validation
+
+__all__ = [
+    "Checkpoint",
+    "Data",
+    "Generate",
+    "GenerateJob",
+    "LrScheduler",
+    "Memory",
+    "Method",
+    "Model",
+    "Optim",
+    "SchedulerArchitecture",
+    "Section",
+    "Task",
+    "TextEncoderArchitecture",
+    "TrainJob",
+    "TransformerArchitecture",
+    "VaeArchitecture",
+    "Validation",
+]

@@ -1,0 +1,113 @@
+"""The whole configuration of each entry point."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from cogvx_exp.config.schema.data import Data
+from cogvx_exp.config.schema.model import Model
+from cogvx_exp.config.schema.section import Section
+from cogvx_exp.config.schema.training import (
+    Checkpoint,
+    Distributed,
+    Hub,
+    LrScheduler,
+    Memory,
+    Method,
+    NoValidation,
+    Optim,
+    Quant,
+    SamplingSettings,
+    Task,
+    Tracker,
+    Validation,
+)
+
+
+class TrainJob(Section):
+    """Everything `python -m cogvx_exp.train` knows."""
+
+    name: str
+    """Label of the run; part of its folder's name. Default: 5b-t2v-lora."""
+    run_dir: Path | None
+    """Folder of the run. null: outputs/TIME_NAME, or the resumed run's folder. Default: null."""
+    cache_dir: Path
+    """Folder for what several runs share: encoded clips, demo clips, random models.
+    Default: outputs/cache."""
+    resume: str | None
+    """latest: the newest checkpoint of `run_dir`, or else of the newest run beside it that was trained with the
+    same model, task and method. A path: that checkpoint, or the newest of that run. null: start anew. Default: null."""
+    seed: NonNegativeInt
+    """Seed of everything random. Default: 42."""
+    device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """auto (a GPU if there is one), cpu, cuda or cuda:N. Default: auto."""
+    allow_tf32: bool
+    """Whether float32 matrix products on a GPU may use TensorFloat-32. Default: true."""
+    compile: bool
+    """Whether the transformer's blocks are compiled. Default: false."""
+    steps: PositiveInt
+    """Optimizer steps. Default: 3000."""
+    epochs: PositiveInt | None
+    """Passes over the data; if set, replaces `steps`. Default: null."""
+    batch_size: PositiveInt
+    """Clips in a forward pass of one process. Default: 1."""
+    gradient_accumulation: PositiveInt
+    """Forward passes in an optimizer step. Default: 1."""
+    max_grad_norm: PositiveFloat | None
+    """Gradients are scaled down to this global norm; null: never. Default: 1.0."""
+    model: Model
+    """The checkpoint."""
+    task: Task
+    """Text-to-video or image-to-video."""
+    method: Method
+    """Which weights are trained."""
+    optim: Optim
+    """The optimizer."""
+    lr_scheduler: LrScheduler
+    """The learning rate over the steps."""
+    distributed: Distributed
+    """Processes and machines."""
+    data: Data
+    """The clips."""
+    validation: Annotated[Validation | NoValidation, Field(discriminator="name")]
+    """Videos sampled during training."""
+    memory: Memory
+    """What is kept in memory."""
+    quant: Quant
+    """Storage of the frozen base."""
+    tracker: Tracker
+    """Where metrics go besides the run folder."""
+    checkpoint: Checkpoint
+    """Training states from which a run can go on."""
+    hub: Hub
+    """Publishing the result."""
+
+
+class Generate(SamplingSettings):
+    """What `python -m cogvx_exp.generate` samples."""
+
+    prompts: str | list[str]
+    """Prompts, as a list or as one text with separators."""
+    adapter: Path | None
+    """A run folder, an export folder or a LoRA file; null samples the base model. The run's own base
+    model is used unless `model=` is given. Default: null."""
+    strength: float
+    """Strength of the adapter: 1 as trained, 0 not at all. Default: 1.0."""
+    output_dir: Path
+    """Folder for the videos. Default: outputs/generated."""
+
+
+class GenerateJob(Section):
+    """Everything `python -m cogvx_exp.generate` knows."""
+
+    cache_dir: Path
+    """Folder for what several runs share. Default: outputs/cache."""
+    device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """auto (a GPU if there is one), cpu, cuda or cuda:N. Default: auto."""
+    model: Model
+    """The checkpoint."""
+    memory: Memory
+    """Slicing and tiling of the VAE."""
+    generate: Generate
+    """What is sampled, and how."""

@@ -1,0 +1,216 @@
+"""Group `model`: what is known about a checkpoint."""
+
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from cogvx_exp.config.schema.section import Section
+
+Dtype = Literal["float32", "float16", "bfloat16"]
+
+
+class Native(Section):
+    """The shape of video a checkpoint was trained on."""
+
+    num_frames: PositiveInt
+    """Frames of a native clip."""
+    height: PositiveInt
+    """Height in pixels."""
+    width: PositiveInt
+    """Width in pixels."""
+    fps: PositiveInt
+    """Frames a second."""
+
+
+class Sampling(Section):
+    """How a checkpoint is sampled by its authors; `validation` and `generate` start from these."""
+
+    scheduler: Literal["ddim", "dpm"]
+    """Sampler: ddim (2b) or dpm (5b and 1.5)."""
+    num_inference_steps: PositiveInt
+    """Denoising steps."""
+    guidance_scale: float = Field(ge=1)
+    """Classifier-free guidance; 1 is none."""
+    dynamic_cfg: bool
+    """Whether guidance rises along a cosine during sampling."""
+
+
+class UsualLr(Section):
+    """Learning rates a model is usually trained with."""
+
+    adapter: PositiveFloat
+    """For LoRA and other adapters."""
+    full: PositiveFloat
+    """For full fine-tuning."""
+
+
+class Usual(Section):
+    """Settings that suit a model; other groups refer to them, so that a model brings its own defaults."""
+
+    lr: UsualLr
+    """Learning rates, read by `optim.lr`."""
+    rank: PositiveInt
+    """Read by `method.rank`."""
+    steps: PositiveInt
+    """Read by `steps`."""
+    warmup_steps: int = Field(ge=0)
+    """Read by `lr_scheduler.warmup_steps`."""
+    checkpoint_every: PositiveInt
+    """Read by `checkpoint.every`."""
+    activations: Literal["keep", "checkpoint", "selective", "offload"]
+    """Read by `memory.activations`."""
+
+
+class TransformerArchitecture(Section):
+    """Arguments of diffusers' CogVideoXTransformer3DModel that differ between checkpoints."""
+
+    num_layers: PositiveInt
+    """Transformer blocks."""
+    num_attention_heads: PositiveInt
+    """Attention heads of a block."""
+    attention_head_dim: PositiveInt
+    """Channels of a head."""
+    in_channels: PositiveInt
+    """Latent channels that come in: twice `out_channels` for image-to-video."""
+    out_channels: PositiveInt
+    """Latent channels that come out."""
+    text_embed_dim: PositiveInt
+    """Width of a text embedding."""
+    max_text_seq_length: PositiveInt
+    """Text tokens of a prompt; longer prompts are cut."""
+    time_embed_dim: PositiveInt
+    """Width of the timestep embedding."""
+    ofs_embed_dim: PositiveInt | None
+    """Width of the ofs embedding (1.5 image-to-video only)."""
+    sample_height: PositiveInt
+    """Native height in latent pixels."""
+    sample_width: PositiveInt
+    """Native width in latent pixels."""
+    sample_frames: PositiveInt
+    """Native number of frames (of pixels, not latents)."""
+    patch_size: PositiveInt
+    """Latent pixels on each side of a patch."""
+    patch_size_t: PositiveInt | None
+    """Latent frames of a patch (1.5 only)."""
+    patch_bias: bool
+    """Whether the patch projection has a bias."""
+    temporal_compression_ratio: PositiveInt
+    """Video frames of a latent frame."""
+    spatial_interpolation_scale: PositiveFloat
+    """Scale of the sin-cos positions in space."""
+    temporal_interpolation_scale: PositiveFloat
+    """Scale of the sin-cos positions in time."""
+    use_rotary_positional_embeddings: bool
+    """Rotary (5b, 1.5) or sin-cos (2b) positions."""
+    use_learned_positional_embeddings: bool
+    """Whether learned positions are added (5b-I2V only)."""
+
+
+class VaeArchitecture(Section):
+    """Arguments of diffusers' AutoencoderKLCogVideoX that differ between checkpoints."""
+
+    block_out_channels: list[PositiveInt]
+    """Channels of each level; every level but the first halves height and width."""
+    layers_per_block: PositiveInt
+    """Residual layers of a level."""
+    latent_channels: PositiveInt
+    """Channels of a latent."""
+    norm_num_groups: PositiveInt
+    """Groups of the group norms."""
+    temporal_compression_ratio: PositiveInt
+    """Video frames of a latent frame."""
+    scaling_factor: PositiveFloat
+    """A latent times this has about unit variance."""
+    invert_scale_latents: bool
+    """Whether the 1.5 pipelines divide image latents by the factor."""
+
+
+class TextEncoderArchitecture(Section):
+    """Arguments of transformers' T5Config."""
+
+    d_model: PositiveInt
+    """Width of the embeddings."""
+    d_ff: PositiveInt
+    """Width of the feed-forward layers."""
+    d_kv: PositiveInt
+    """Channels of an attention head."""
+    num_layers: PositiveInt
+    """Encoder layers."""
+    num_heads: PositiveInt
+    """Attention heads of a layer."""
+    vocab_size: PositiveInt
+    """Token embeddings."""
+
+
+class RandomTextEncoder(Section):
+    """Size of the text encoder built with `weights=random`.
+
+    A random T5-XXL would say no more about a caption than a small one and takes 9 GiB.
+    """
+
+    num_layers: PositiveInt
+    """Encoder layers."""
+    num_heads: PositiveInt
+    """Attention heads of a layer."""
+    d_ff: PositiveInt
+    """Width of the feed-forward layers."""
+
+
+class SchedulerArchitecture(Section):
+    """The noise schedule a checkpoint was trained with."""
+
+    num_train_timesteps: PositiveInt
+    """Timesteps of the schedule."""
+    beta_start: PositiveFloat
+    """First beta (scaled linear)."""
+    beta_end: PositiveFloat
+    """Last beta (scaled linear)."""
+    snr_shift_scale: PositiveFloat
+    """Shift of the signal-to-noise ratio: 3 for 2b, 1 for the others."""
+
+
+class Model(Section):
+    """A CogVideoX checkpoint: where it is, what it can do, how it is built."""
+
+    name: str
+    """Name of the choice, as in `model=NAME`."""
+    path: str | None
+    """Hub repository or local folder of the pretrained pipeline."""
+    revision: str | None
+    """Branch, tag or commit of the Hub repository. Default: null."""
+    variant: str | None
+    """Variant of the weight files, such as fp16. Default: null."""
+    weights: Literal["pretrained", "random"]
+    """pretrained: load `path`. random: build the architecture below from a seed, with no download
+    (to try memory, speed and code). Default: pretrained."""
+    random_seed: int = Field(ge=0)
+    """Seed of random weights. Default: 0."""
+    random_text_encoder: RandomTextEncoder
+    """Size of the text encoder with `weights=random`."""
+    dtype: Literal["auto", "float32", "float16", "bfloat16"]
+    """Type of the frozen weights and of the computation. auto: the native type, but float32 where the
+    native type is float16 and there is no GPU. Default: auto."""
+    native_dtype: Dtype
+    """Type the checkpoint was trained in."""
+    tasks: list[Literal["t2v", "i2v"]]
+    """Tasks the checkpoint can do: its input channels decide."""
+    frame_step: PositiveInt
+    """A clip must have N times this plus one frames."""
+    max_num_frames: PositiveInt
+    """Most frames of a clip."""
+    size_multiple: PositiveInt
+    """Height and width in pixels must be multiples of this."""
+    native: Native
+    """Native shape of a video."""
+    sampling: Sampling
+    """How the authors sample."""
+    usual: Usual
+    """Settings that suit this model."""
+    transformer: TransformerArchitecture
+    """The denoiser."""
+    vae: VaeArchitecture
+    """The autoencoder."""
+    text_encoder: TextEncoderArchitecture
+    """The T5 encoder."""
+    scheduler: SchedulerArchitecture
+    """The noise schedule."""

@@ -1,0 +1,179 @@
+"""The groups that say how a model is trained: task, method, optimizer, schedule, memory, validation."""
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from cogvx_exp.config.schema.section import Section
+
+
+class Task(Section):
+    """What the model is conditioned on."""
+
+    name: Literal["t2v", "i2v"]
+    """t2v: text. i2v: text and the clip's first frame. Default: t2v."""
+    image_dropout: float | None = Field(default=None, ge=0, le=1)
+    """i2v: share of the samples trained without the image."""
+    image_noise_mean: float | None = None
+    """i2v: the image's noise is exp(N(mean, std)), in pixels of [-1, 1]."""
+    image_noise_std: NonNegativeFloat | None = None
+    """i2v: see image_noise_mean."""
+
+
+class Method(Section):
+    """Which weights are trained."""
+
+    name: Literal["lora", "sft"]
+    """lora: low-rank adapters on a frozen base. sft: all weights. Default: lora."""
+    kind: Literal["adapter", "full"]
+    """Whether the base stays frozen (adapter) or is trained itself (full). Default: adapter."""
+    rank: PositiveInt | None = None
+    """lora: rank of the update. Default: 128."""
+    alpha: PositiveFloat | None = None
+    """lora: the update is scaled by alpha / rank. Default: 128."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """lora: dropout on the adapter's input. Default: 0.0."""
+    targets: list[str] | None = None
+    """lora: endings of the names of the linear layers that get an adapter.
+    Default: [to_q, to_k, to_v, to_out.0]."""
+    init: Literal["default", "gaussian", "pissa", "olora"] | None = None
+    """lora: initial weights. default: Kaiming for A, zero for B. Default: default."""
+
+
+class Optim(Section):
+    """The optimizer."""
+
+    name: str
+    """Name of the choice, as in `optim=NAME`. Default: adamw."""
+    target: str
+    """Class of the optimizer. Default: torch.optim.AdamW."""
+    lr: NonNegativeFloat
+    """Peak learning rate. Default: 1.0e-4."""
+    betas: tuple[float, float] | None = None
+    """Decay of the running averages of gradient and squared gradient. Default: [0.9, 0.95]."""
+    eps: PositiveFloat | None = None
+    """Added to the denominator. Default: 1.0e-8."""
+    weight_decay: NonNegativeFloat
+    """Weight decay. Default: 0.001."""
+    offload_gradients: bool | None = None
+    """cpu_offload: whether gradients move to the host as they come."""
+
+
+class LrScheduler(Section):
+    """The learning rate over the steps (diffusers.optimization.get_scheduler)."""
+
+    name: Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
+    """Shape after the warm-up. Default: cosine_with_restarts."""
+    warmup_steps: NonNegativeInt | None = None
+    """Steps over which the rate rises from zero. Default: 400."""
+    num_cycles: PositiveInt | None = None
+    """cosine_with_restarts: how often the rate falls to zero. Default: 1."""
+    power: PositiveFloat | None = None
+    """polynomial: exponent of the fall."""
+
+
+class Distributed(Section):
+    """Processes and machines."""
+
+    name: Literal["single", "ddp", "zero2"]
+    """single: one process. ddp: data parallel. zero2: DeepSpeed ZeRO-2. Default: single."""
+    processes: PositiveInt
+    """Processes on this machine. Default: 1."""
+    timeout: PositiveInt | None = None
+    """Seconds a process waits for the others (the reference's nccl_timeout)."""
+
+
+class Memory(Section):
+    """What is kept in memory, and what is computed again instead."""
+
+    activations: Literal["keep", "checkpoint", "selective", "offload"]
+    """keep: store all activations. checkpoint: store each block's input and compute the rest again in
+    the backward pass. Default: checkpoint."""
+    vae_slicing: bool
+    """Encode and decode one video of a batch at a time. Default: true."""
+    vae_tiling: bool
+    """Encode and decode large frames in tiles. Default: true."""
+
+
+class Quant(Section):
+    """Storage of the frozen base under an adapter."""
+
+    name: Literal["none", "nf4", "int8", "fp8"]
+    """none: the model's own type. Default: none."""
+
+
+class Tracker(Section):
+    """Where metrics go besides the run folder."""
+
+    name: Literal["none", "wandb", "tensorboard"]
+    """none: only the run folder. Default: none."""
+
+
+class Checkpoint(Section):
+    """Training states from which a run can go on."""
+
+    every: PositiveInt
+    """Steps between two checkpoints; the last step is always saved. Default: 500."""
+    keep: PositiveInt | None
+    """How many of the newest stay on disk; null keeps all. Default: 3."""
+
+
+class Hub(Section):
+    """Publishing the result on the Hugging Face Hub."""
+
+    push: bool
+    """Whether the export is pushed after training. Default: false."""
+    repo: str | None
+    """Repository to push to, as owner/name. Default: null."""
+
+
+class SamplingSettings(Section):
+    """How a video is sampled; shared by validation and generate."""
+
+    separator: str = Field(min_length=1)
+    """Text that separates prompts given in one string. Default: ":::"."""
+    negative_prompt: str
+    """What guidance leads away from. Default: ""."""
+    seed: NonNegativeInt
+    """Seed of the initial noise; video i of a prompt uses seed + i. Default: 42."""
+    num_frames: PositiveInt
+    """Frames of the video. Default: 49."""
+    height: PositiveInt
+    """Height in pixels. Default: 480."""
+    width: PositiveInt
+    """Width in pixels. Default: 720."""
+    fps: PositiveInt
+    """Frames a second of the file that is written. Default: 8."""
+    num_inference_steps: PositiveInt
+    """Denoising steps. Default: 50."""
+    guidance_scale: float = Field(ge=1)
+    """Classifier-free guidance; 1 is none. Default: 6.0."""
+    dynamic_cfg: bool
+    """Whether guidance rises along a cosine during sampling. Default: true."""
+
+
+class Validation(SamplingSettings):
+    """Videos sampled during training."""
+
+    name: Literal["default"]
+    """default: sample videos. `validation=none` samples none. Default: default."""
+    prompts: str | list[str] | None
+    """Prompts, as a list or as one text with separators. null: the first caption of the dataset.
+    Default: null."""
+    num_videos: PositiveInt
+    """Videos for each prompt. Default: 1."""
+    every: PositiveInt | None
+    """Steps between two validations; null: only after the last step. Default: null."""
+    every_epochs: PositiveInt | None
+    """Epochs between two validations, instead of `every`. Default: null."""
+    baseline: bool
+    """Whether the videos are also sampled before the first step, to compare with. Default: true."""
+    offload: bool
+    """Whether the transformer leaves the GPU while the VAE decodes. Default: true."""
+
+
+class NoValidation(Section):
+    """No videos are sampled."""
+
+    name: Literal["none"]
+    """none: no videos."""

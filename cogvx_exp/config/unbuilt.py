@@ -1,0 +1,52 @@
+"""Settings that have a place in the configuration but are not built yet.
+
+They are refused by name, never ignored.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from cogvx_exp.config.faults import Fault
+from cogvx_exp.config.schema import TrainJob
+
+UNBUILT: dict[str, tuple[Any, ...]] = {
+    "task.name": ("i2v",),
+    "method.name": ("sft",),
+    "optim.name": ("cpu_offload",),
+    "distributed.name": ("ddp", "zero2"),
+    "data.source": ("csv",),
+    "data.reshape": ("random", "pad"),
+    "data.on_error": ("skip",),
+    "data.encode": ("online",),
+    "memory.activations": ("selective", "offload"),
+    "quant.name": ("nf4", "int8", "fp8"),
+    "tracker.name": ("wandb", "tensorboard"),
+    "compile": (True,),
+    "hub.push": (True,),
+}
+UNBUILT_UNLESS: dict[str, Any] = {"data.random_flip": 0, "data.holdout": 0}
+
+
+def unbuilt(job: TrainJob) -> Iterator[Fault]:
+    """A fault for every setting of `job` that nothing implements yet."""
+    for setting, values in UNBUILT.items():
+        value = _get(job, setting)
+        if value in values:
+            yield _refusal(setting, value)
+    for setting, only in UNBUILT_UNLESS.items():
+        value = _get(job, setting)
+        if value != only:
+            yield _refusal(setting, value)
+
+
+def _refusal(setting: str, value: Any) -> Fault:
+    shown = setting.removesuffix(".name").replace("data.source", "data")
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return Fault(f"{shown}={text}", "is not built yet")
+
+
+def _get(job: TrainJob, setting: str) -> Any:
+    value: Any = job
+    for part in setting.split("."):
+        value = getattr(value, part)
+    return value

@@ -1,0 +1,9 @@
+"""The one error class that is meant for the user's eyes."""
+
+
+class UserError(ValueError):
+    """Something only the user can mend: a setting, a file, a missing download.
+
+    The message says what was given, what is allowed and what to change. The entry points print it
+    without a traceback and exit with code 2.
+    """

@@ -1,0 +1,26 @@
+"""Keeps the screen for the user: libraries speak only when something is wrong."""
+
+import logging
+import os
+import warnings
+
+SILENT_LOGGERS = ("torchao", "bitsandbytes", "torch.utils._pytree", "torch.distributed", "DeepSpeed", "httpx")
+ENVIRONMENT = {
+    "DIFFUSERS_VERBOSITY": "error",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
+def quiet_libraries() -> None:
+    """Silences notes of libraries that a user can do nothing about.
+
+    Call before torch, diffusers or transformers are imported. Variables that the user has set stay.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for name in SILENT_LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
