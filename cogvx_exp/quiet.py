@@ -14,9 +14,10 @@ ENVIRONMENT = {
 
 
 def quiet_libraries() -> None:
-    """Silences notes of libraries that a user can do nothing about.
+    """Silences notes of libraries that a user can do nothing about, and their progress bars.
 
-    Call before torch, diffusers or transformers are imported. Variables that the user has set stay.
+    Call before anything else imports torch, diffusers or transformers: some of them speak while they
+    are imported. Variables that the user has set stay.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -24,3 +25,9 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()

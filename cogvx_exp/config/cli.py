@@ -12,7 +12,9 @@ from typing import Any, Generic
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from cogvx_exp.config.faults import ConfigError, Fault
@@ -107,14 +109,26 @@ class EntryPoint(Generic[Job]):
         os.environ["HYDRA_FULL_ERROR"] = "1"
         sys.argv = [sys.argv[0], *argv]
 
+        failed: list[UserError] = []
+
         def start(config: DictConfig) -> Any:
-            overrides = list(hydra.core.hydra_config.HydraConfig.get().overrides.task)
-            return self.run(self.job(config), overrides)
+            overrides = list(HydraConfig.get().overrides.task)
+            try:
+                return self.run(self.job(config), overrides)
+            except UserError as error:
+                failed.append(error)  # raised below: a sweep goes on with its next job
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    print(f"Job failed ({' '.join(overrides)}): {error}", file=sys.stderr)
+                return None
 
         try:
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=self.name)(start)()
         except HydraException as error:
             raise UserError(_first_lines(error)) from error
+        if len(failed) > 1:
+            raise UserError(f"{len(failed)} jobs failed; see above")
+        if failed:
+            raise failed[0]
 
 
 def _first_lines(error: Exception) -> str:

@@ -1,0 +1,1 @@
+"""Videos sampled from a model."""

@@ -1,0 +1,67 @@
+"""Finds the checkpoint that `resume` asks for."""
+
+from pathlib import Path
+from typing import Any
+
+from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.errors import UserError
+from cogvx_exp.training.checkpoint_files import CheckpointFolder, newest_checkpoint, open_checkpoint, runs_newest_first
+
+MUST_AGREE = ("model.name", "model.path", "model.weights", "model.transformer", "task", "method", "optim.target")
+"""Settings that decide which tensors a checkpoint has and what they mean."""
+
+
+def find_checkpoint(job: TrainJob, outputs: Path) -> CheckpointFolder:
+    """The checkpoint to resume from, verified.
+
+    Raises:
+        UserError: there is none, or it was made with other settings (which are named).
+    """
+    assert job.resume
+    if job.resume == "latest":
+        return _latest(job, outputs)
+    path = Path(job.resume)
+    if (path / "checkpoints").is_dir():
+        return _agreeing(job, _newest_of(path))
+    if path.is_dir():
+        return _agreeing(job, open_checkpoint(path))
+    raise UserError(f"resume={job.resume}: no such folder; give a run folder, one of its checkpoints, or latest")
+
+
+def _latest(job: TrainJob, outputs: Path) -> CheckpointFolder:
+    if job.run_dir and (job.run_dir / "checkpoints").is_dir():
+        return _agreeing(job, _newest_of(job.run_dir))
+    for run in runs_newest_first(outputs):
+        checkpoint, _ = newest_checkpoint(run)
+        if checkpoint and not _differences(job, checkpoint):
+            return checkpoint
+    where = job.run_dir or outputs
+    raise UserError(f"resume=latest: no checkpoint of a run like this one in {where}; leave resume out to start anew")
+
+
+def _newest_of(run: Path) -> CheckpointFolder:
+    checkpoint, passed_over = newest_checkpoint(run)
+    for reason in passed_over:
+        print(f"Passed over: {reason}")
+    if checkpoint is None:
+        raise UserError(f"resume: {run} has no usable checkpoint")
+    return checkpoint
+
+
+def _agreeing(job: TrainJob, checkpoint: CheckpointFolder) -> CheckpointFolder:
+    differences = _differences(job, checkpoint)
+    if differences:
+        raise UserError(f"resume: {checkpoint.path} was made with other settings: {'; '.join(differences)}")
+    return checkpoint
+
+
+def _differences(job: TrainJob, checkpoint: CheckpointFolder) -> list[str]:
+    now, then = job.model_dump(mode="json"), checkpoint.manifest["config"]
+    pairs = ((setting, _get(then, setting), _get(now, setting)) for setting in MUST_AGREE)
+    return [f"{setting} was {old}, is {new}" for setting, old, new in pairs if old != new]
+
+
+def _get(config: Any, setting: str) -> Any:
+    for part in setting.split("."):
+        config = config.get(part) if isinstance(config, dict) else None
+    return config

@@ -1,0 +1,95 @@
+"""Builds a pipeline of real diffusers and transformers classes from an architecture and a seed."""
+
+import shutil
+import string
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderKLCogVideoX,
+    CogVideoXDDIMScheduler,
+    CogVideoXDPMScheduler,
+    CogVideoXImageToVideoPipeline,
+    CogVideoXPipeline,
+    CogVideoXTransformer3DModel,
+)
+from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+from cogvx_exp.config.schema import Model
+from cogvx_exp.files import fingerprint, sync_folder
+
+FORMAT = 1
+"""Raise it when the same settings build other weights."""
+
+SCHEDULERS = {"ddim": CogVideoXDDIMScheduler, "dpm": CogVideoXDPMScheduler}
+BUILT_FROM = {"native_dtype", "random_seed", "random_text_encoder", "tasks", "sampling"} | {
+    "transformer",
+    "vae",
+    "text_encoder",
+    "scheduler",
+}
+
+
+def built_folder(model: Model, cache_dir: Path) -> Path:
+    """Where the random pipeline of this architecture and seed is, or will be."""
+    made_from = {"format": FORMAT, **model.model_dump(include=BUILT_FROM)}
+    return cache_dir / "models" / f"{model.name}-random-{fingerprint(made_from)[:12]}"
+
+
+def build_pipeline(model: Model, folder: Path) -> None:
+    """Writes a pipeline with random weights, as `from_pretrained` reads it, into `folder`.
+
+    The same settings give the same weights. The weights are made in the model's native type, so that
+    a 5b needs 11 GiB of memory and not 22.
+    """
+    dtype = getattr(torch, model.native_dtype)
+    before = torch.get_default_dtype()
+    with torch.random.fork_rng():
+        torch.manual_seed(model.random_seed)
+        torch.set_default_dtype(dtype)
+        try:
+            transformer = CogVideoXTransformer3DModel(**model.transformer.model_dump())
+            vae = _build_vae(model)
+            text_encoder = _build_text_encoder(model)
+        finally:
+            torch.set_default_dtype(before)
+    pipeline_class = CogVideoXImageToVideoPipeline if "i2v" in model.tasks else CogVideoXPipeline
+    pipeline = pipeline_class(
+        tokenizer=_build_tokenizer(),
+        text_encoder=text_encoder,
+        vae=vae,
+        transformer=transformer,
+        scheduler=SCHEDULERS[model.sampling.scheduler](
+            **model.scheduler.model_dump(),
+            prediction_type="v_prediction",
+            rescale_betas_zero_snr=True,
+            timestep_spacing="trailing",
+            set_alpha_to_one=True,
+        ),
+    )
+    beside = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    pipeline.save_pretrained(beside)
+    sync_folder(beside)
+    beside.replace(folder)
+
+
+def _build_vae(model: Model) -> AutoencoderKLCogVideoX:
+    levels = len(model.vae.block_out_channels)
+    return AutoencoderKLCogVideoX(
+        **model.vae.model_dump(),
+        down_block_types=("CogVideoXDownBlock3D",) * levels,
+        up_block_types=("CogVideoXUpBlock3D",) * levels,
+    )
+
+
+def _build_text_encoder(model: Model) -> T5EncoderModel:
+    sizes = {**model.text_encoder.model_dump(), **model.random_text_encoder.model_dump()}
+    return T5EncoderModel(T5Config(**sizes, feed_forward_proj="gated-gelu", tie_word_embeddings=False)).eval()
+
+
+def _build_tokenizer() -> T5Tokenizer:
+    """A T5 tokenizer that spells: one token a character."""
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    characters = string.ascii_letters + string.digits + string.punctuation
+    return T5Tokenizer(vocab=special + [(character, -3.0) for character in characters], extra_ids=0)

@@ -1,0 +1,48 @@
+"""Where and in which type a model computes."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from cogvx_exp.config.schema import Model
+from cogvx_exp.errors import UserError
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device and the type of the frozen weights."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def mixed_precision(self) -> str:
+        """The name accelerate has for `dtype`."""
+        return {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.dtype]
+
+
+def choose_compute(device: str, model: Model) -> Compute:
+    """Resolves `auto`.
+
+    Raises:
+        UserError: a GPU was asked for and there is none, or float16 was asked for without a GPU.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"device={device}: this machine has no CUDA GPU that torch {torch.__version__} can use")
+    # Some library functions import DeepSpeed, which otherwise warns that it looked for a GPU in vain.
+    os.environ.setdefault("DS_ACCELERATOR", device.partition(":")[0])
+    dtype = model.native_dtype if model.dtype == "auto" else model.dtype
+    if dtype == "float16" and device == "cpu":
+        if model.dtype != "auto":
+            raise UserError("model.dtype=float16 needs a GPU; on a CPU use model.dtype=float32 or auto")
+        dtype = "float32"
+    return Compute(torch.device(device), getattr(torch, dtype))
+
+
+def release(device: torch.device) -> None:
+    """Gives memory of deleted tensors back to the device."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

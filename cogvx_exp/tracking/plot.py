@@ -1,0 +1,50 @@
+"""The loss curve as a picture."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from cogvx_exp.files import whole_file
+
+SMOOTHING = 0.05
+"""Share of a new value in the moving average, but at least 1 / (steps + 1)."""
+
+
+def plot_loss(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
+    """Draws loss and learning rate over the steps into a PNG."""
+    steps = np.array([line["step"] for line in metrics])
+    loss = np.array([line["loss"] for line in metrics])
+    rate = np.array([line["lr"] for line in metrics])
+    figure, (upper, lower) = plt.subplots(
+        2, 1, figsize=(8, 4.8), dpi=120, sharex=True, height_ratios=(4, 1), layout="constrained"
+    )
+    upper.plot(steps, loss, ".", color="#9bb8d3", markersize=3, label="each step")
+    upper.plot(steps, smooth(loss), color="#1f5a94", linewidth=1.8, label="smoothed")
+    upper.set_ylabel("training loss")
+    upper.set_title(title, fontsize=11, loc="left")
+    upper.legend(frameon=False, loc="upper right")
+    lower.plot(steps, rate, color="#b0702c", linewidth=1.5)
+    lower.set_ylabel("learning rate")
+    lower.set_xlabel("optimizer step")
+    lower.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+    for axes in (upper, lower):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    with whole_file(path) as beside:
+        figure.savefig(beside, format="png")
+    plt.close(figure)
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Moving average that starts as a plain mean and becomes exponential."""
+    result = np.empty(len(values))
+    average = 0.0
+    for index, value in enumerate(values):
+        average += max(SMOOTHING, 1 / (index + 1)) * (value - average)
+        result[index] = average
+    return result

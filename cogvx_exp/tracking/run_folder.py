@@ -1,0 +1,94 @@
+"""The folder of a run: what is where, and the files that explain it. Does not need torch."""
+
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.files import write_text
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object for each step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The training states."""
+        return self.path / "checkpoints"
+
+    @property
+    def export(self) -> Path:
+        """The result, as diffusers loads it."""
+        return self.path / "export"
+
+    def checkpoint(self, step: int) -> Path:
+        """Folder of the checkpoint of a step."""
+        return self.checkpoints / f"step-{step:06d}"
+
+    def validation(self, step: int) -> Path:
+        """Folder of the videos of a step."""
+        return self.path / "validation" / f"step-{step:06d}"
+
+    def start(self, job: TrainJob, overrides: list[str]) -> None:
+        """Writes what the run was started with."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.config, yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+        command = shlex.join(["python", "-m", "cogvx_exp.train", *overrides])
+        write_text(self.path / "command.txt", command + "\n")
+
+
+def read_job(run_dir: Path) -> TrainJob:
+    """The configuration a run was started with."""
+    return TrainJob.model_validate(yaml.safe_load(RunFolder(run_dir).config.read_text(encoding="utf-8")))
+
+
+class Metrics:
+    """Appends metrics to a run's metrics.jsonl.
+
+    A resumed run drops the lines after its checkpoint, whose steps it does again.
+    """
+
+    def __init__(self, path: Path, after_step: int):
+        kept = [line for line in read_metrics(path) if line["step"] <= after_step]
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> "Metrics":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def write(self, **values: Any) -> None:
+        """Adds one line."""
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file; a last line that was cut off is left out."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    metrics = []
+    for line in lines:
+        try:
+            metrics.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return metrics

@@ -1,0 +1,1 @@
+"""The run: optimizer, loop, checkpoints, export."""

@@ -1,0 +1,99 @@
+"""What a checkpoint holds: written to and read from tensors and JSON, never pickle."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch.optim.lr_scheduler import LRScheduler
+
+from cogvx_exp.errors import UserError
+from cogvx_exp.files import read_json, write_json
+from cogvx_exp.model.adapt import trainable_parameters
+
+WEIGHTS, OPTIMIZER, STATE = "trainable.safetensors", "optimizer.safetensors", "state.json"
+
+
+class TrainingState:
+    """Everything that changes while training, besides the step."""
+
+    def __init__(
+        self,
+        transformer: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        lr_scheduler: LRScheduler,
+        accelerator: Accelerator,
+    ):
+        self.transformer = transformer
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.scaler = accelerator.scaler
+
+    def save(self, folder: Path) -> None:
+        """Writes the state into an existing folder.
+
+        Raises:
+            UserError: a weight is not finite.
+        """
+        weights = {name: parameter.detach().cpu() for name, parameter in trainable_parameters(self.transformer).items()}
+        for name, weight in weights.items():
+            if not torch.isfinite(weight).all():
+                raise UserError(f"{name} has values that are not finite, so no checkpoint was written; lower optim.lr")
+        tensors: dict[str, torch.Tensor] = {}
+        state = {
+            "optimizer": _take_tensors(self.optimizer.state_dict(), tensors, "optimizer"),
+            "lr_scheduler": _take_tensors(self.lr_scheduler.state_dict(), tensors, "lr_scheduler"),
+            "scaler": self.scaler.state_dict() if self.scaler else None,
+        }
+        save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / WEIGHTS)
+        save_file(tensors, folder / OPTIMIZER)
+        write_json(folder / STATE, state)
+
+    def load(self, folder: Path) -> None:
+        """Reads the state from a checkpoint.
+
+        Raises:
+            UserError: the checkpoint has other weights than the model.
+        """
+        parameters = trainable_parameters(self.transformer)
+        weights = load_file(folder / WEIGHTS)
+        shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+        if shapes != {name: tuple(parameter.shape) for name, parameter in parameters.items()}:
+            raise UserError(f"checkpoint {folder} was trained with another model or method; resume with its settings")
+        with torch.no_grad():
+            for name, weight in weights.items():
+                parameters[name].copy_(weight)
+        tensors = load_file(folder / OPTIMIZER)
+        state = read_json(folder / STATE)
+        self.optimizer.load_state_dict(_put_tensors(state["optimizer"], tensors))
+        self.lr_scheduler.load_state_dict(_put_tensors(state["lr_scheduler"], tensors))
+        if self.scaler and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+
+
+def _take_tensors(value: Any, tensors: dict[str, torch.Tensor], path: str) -> Any:
+    """Moves the tensors of a nested state into `tensors`; what is left is JSON."""
+    if isinstance(value, torch.Tensor):
+        tensors[path] = value.detach().cpu().contiguous().clone()
+        return {"tensor": path}
+    if isinstance(value, dict):
+        return {"items": [[key, _take_tensors(item, tensors, f"{path}.{key}")] for key, item in value.items()]}
+    if isinstance(value, list | tuple):
+        items = [_take_tensors(item, tensors, f"{path}.{index}") for index, item in enumerate(value)]
+        return {"tuple": items} if isinstance(value, tuple) else items
+    assert value is None or isinstance(value, bool | int | float | str), f"{path} is {type(value).__name__}"
+    return value
+
+
+def _put_tensors(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """The inverse of `_take_tensors`."""
+    if isinstance(value, list):
+        return [_put_tensors(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return tensors[value["tensor"]]
+    if "tuple" in value:
+        return tuple(_put_tensors(item, tensors) for item in value["tuple"])
+    return {key: _put_tensors(item, tensors) for key, item in value["items"]}

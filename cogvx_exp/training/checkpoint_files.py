@@ -1,0 +1,107 @@
+"""Checkpoint folders: whole or not at all, and verified before use. Does not need torch.
+
+    checkpoints/step-000100/
+        trainable.safetensors   the weights that are trained
+        optimizer.safetensors   its tensors
+        state.json              its other values, the learning-rate schedule, the position in the data
+        manifest.json           size and hash of each file, step, configuration, versions
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cogvx_exp.errors import UserError
+from cogvx_exp.files import file_hash, read_json, sync_folder, write_json
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """A checkpoint that has been verified."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that are done."""
+        return int(self.manifest["step"])
+
+    @property
+    def run_dir(self) -> Path:
+        """The folder of the run that wrote it."""
+        return self.path.parent.parent
+
+
+def write_checkpoint(folder: Path, write: Callable[[Path], None], about: dict[str, Any]) -> None:
+    """Lets `write` fill a folder, adds the manifest and moves it into place.
+
+    Args:
+        folder: where the checkpoint will be.
+        write: writes the files into the folder it is given.
+        about: what the manifest says besides the files; must have `step`.
+    """
+    beside = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    write(beside)
+    files = {path.name: {"bytes": path.stat().st_size, "blake2": file_hash(path)} for path in sorted(beside.iterdir())}
+    write_json(beside / MANIFEST, {**about, "files": files})
+    sync_folder(beside)
+    if folder.exists():
+        shutil.rmtree(folder)
+    beside.replace(folder)
+    sync_folder(folder.parent)
+
+
+def remove_old_checkpoints(folder: Path, keep: int | None) -> None:
+    """Removes all but the newest `keep` checkpoints of a run."""
+    if keep is not None:
+        for path in _newest_first(folder)[keep:]:
+            shutil.rmtree(path)
+
+
+def open_checkpoint(path: Path) -> CheckpointFolder:
+    """Verifies sizes and hashes of a checkpoint.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    try:
+        manifest = read_json(path / MANIFEST)
+        for name, expected in manifest["files"].items():
+            file = path / name
+            if file.stat().st_size != expected["bytes"] or file_hash(file) != expected["blake2"]:
+                raise UserError(f"checkpoint {path}: {name} is damaged")
+    except FileNotFoundError as error:
+        raise UserError(f"checkpoint {path}: {Path(error.filename).name} is missing") from None
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"checkpoint {path}: {MANIFEST} is damaged") from None
+    return CheckpointFolder(path, manifest)
+
+
+def newest_checkpoint(run_dir: Path) -> tuple[CheckpointFolder | None, list[str]]:
+    """The newest checkpoint of a run that verifies, and why newer ones were passed over."""
+    passed_over = []
+    for path in _newest_first(run_dir / "checkpoints"):
+        try:
+            return open_checkpoint(path), passed_over
+        except UserError as error:
+            passed_over.append(str(error))
+    return None, passed_over
+
+
+def runs_newest_first(outputs: Path) -> Iterator[Path]:
+    """Run folders below `outputs` that have checkpoints, the one that was written last first."""
+    runs = {path.parent.parent for path in outputs.glob("**/checkpoints/step-*") if path.is_dir()}
+    yield from sorted(runs, key=lambda run: (run / "checkpoints").stat().st_mtime_ns, reverse=True)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"), reverse=True) if folder.is_dir() else []

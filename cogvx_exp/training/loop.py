@@ -1,0 +1,112 @@
+"""The training loop."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+
+from cogvx_exp.data.samples import Batch
+from cogvx_exp.diffusion.denoise import Loss
+from cogvx_exp.errors import UserError
+from cogvx_exp.randomness import keyed_seed
+from cogvx_exp.tracking.progress import Bar
+from cogvx_exp.tracking.run_folder import Metrics
+from cogvx_exp.training.checkpoint import TrainingState
+from cogvx_exp.training.memory import memory_in_use
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long, how often."""
+
+    first_step: int
+    """Steps that are already done."""
+    steps: int
+    accumulation: int
+    max_grad_norm: float | None
+    seed: int
+    actions: list[tuple[int | None, Callable[[int], object]]]
+    """What is called with the step's number, every so many steps and after the last; None: only then."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step tells."""
+
+    loss: float
+    """Mean over the step's samples."""
+    grad_norm: float
+    """Global norm before it was cut."""
+    data_seconds: float
+    """Time spent waiting for batches."""
+
+
+def train_loop(
+    state: TrainingState,
+    batches: Iterator[Batch],
+    loss: Loss,
+    accelerator: Accelerator,
+    metrics: Metrics,
+    schedule: Schedule,
+) -> None:
+    """Trains from `schedule.first_step` to `schedule.steps`.
+
+    Raises:
+        UserError: the loss is not finite; the step's clips are named.
+    """
+    with Bar("Training", schedule.steps, schedule.first_step) as bar:
+        for step in range(schedule.first_step + 1, schedule.steps + 1):
+            started = time.perf_counter()
+            lr = state.lr_scheduler.get_last_lr()[0]
+            result = _optimizer_step(state, batches, loss, accelerator, schedule, step)
+            seconds = time.perf_counter() - started
+            memory = memory_in_use(accelerator.device)
+            metrics.write(
+                step=step,
+                loss=result.loss,
+                lr=lr,
+                grad_norm=result.grad_norm,
+                step_seconds=round(seconds, 4),
+                data_seconds=round(result.data_seconds, 4),
+                memory_gib=round(memory, 3),
+            )
+            bar.show(step, f"loss {result.loss:.4f}  lr {lr:.2e}  {seconds:.2f} s/step  {memory:.1f} GiB")
+            for interval, action in schedule.actions:
+                if step == schedule.steps or (interval and step % interval == 0):
+                    action(step)
+
+
+def _optimizer_step(
+    state: TrainingState,
+    batches: Iterator[Batch],
+    loss: Loss,
+    accelerator: Accelerator,
+    schedule: Schedule,
+    step: int,
+) -> StepResult:
+    """Accumulates gradients over the step's batches, then moves the weights."""
+    total, waited, clips = torch.zeros((), device=accelerator.device), 0.0, []
+    for _ in range(schedule.accumulation):
+        waiting_since = time.perf_counter()
+        batch = next(batches)
+        waited += time.perf_counter() - waiting_since
+        clips += batch.clips
+        torch.manual_seed(keyed_seed(schedule.seed, batch.samples[0], "dropout"))
+        with accelerator.autocast():
+            batch_loss = loss(state.transformer, batch).mean() / schedule.accumulation
+        accelerator.backward(batch_loss)
+        total += batch_loss.detach()
+    if not math.isfinite(value := total.item()):
+        raise UserError(
+            f"the loss is {value} at step {step} (clips: {', '.join(sorted(set(clips)))}); the last checkpoint is "
+            "kept. Lower optim.lr, check these clips, or use model.dtype=float32"
+        )
+    parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
+    grad_norm = accelerator.clip_grad_norm_(parameters, schedule.max_grad_norm or math.inf)
+    state.optimizer.step()
+    state.lr_scheduler.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    return StepResult(value, float(grad_norm), waited)

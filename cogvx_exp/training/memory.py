@@ -1,0 +1,39 @@
+"""How much memory a run takes, by phase."""
+
+import resource
+from dataclasses import dataclass, field
+
+import torch
+
+GIB = 1 << 30
+
+
+@dataclass
+class MemoryLog:
+    """Records memory at named moments, in GiB."""
+
+    device: torch.device
+    phases: dict[str, dict[str, float]] = field(default_factory=dict)
+    """For each phase: allocated and peak on the GPU, and the peak of the process."""
+
+    def record(self, phase: str) -> None:
+        """Notes the memory in use now and the peak since the last record."""
+        figures = {"process_peak_gib": process_peak()}
+        if self.device.type == "cuda":
+            figures["allocated_gib"] = torch.cuda.memory_allocated(self.device) / GIB
+            figures["reserved_gib"] = torch.cuda.memory_reserved(self.device) / GIB
+            figures["peak_gib"] = torch.cuda.max_memory_allocated(self.device) / GIB
+            torch.cuda.reset_peak_memory_stats(self.device)
+        self.phases[phase] = {name: round(value, 3) for name, value in figures.items()}
+
+
+def memory_in_use(device: torch.device) -> float:
+    """GiB: on a GPU the peak since the last record, else the peak of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / GIB
+    return process_peak()
+
+
+def process_peak() -> float:
+    """The most memory this process has had, GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)  # Linux counts KiB
