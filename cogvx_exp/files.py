@@ -17,7 +17,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         yield beside
         _sync(beside)
-        os.replace(beside, path)
+        beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
 

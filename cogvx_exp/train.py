@@ -14,7 +14,7 @@ def run(job: TrainJob, overrides: list[str]) -> float:
     return launch(job, overrides)
 
 
-main = EntryPoint("train", TrainJob, check_train, run)
+main = EntryPoint("train", TrainJob, run, check_train)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic
 
 import hydra
@@ -36,10 +37,10 @@ class EntryPoint(Generic[Job]):
     """Name of the module and of the primary config: `train` reads conf/train.yaml."""
     schema: type[Job]
     """Type of the whole configuration."""
-    check: Callable[[Job], list[Fault]]
-    """The rules between settings."""
     run: Callable[[Job, list[str]], Any]
     """Does the work, given the job and the overrides it was made from."""
+    check: Callable[[Job], list[Fault]] = lambda job: []
+    """The rules between settings, if they can be known from the configuration alone."""
 
     def __call__(self, argv: Sequence[str] | None = None) -> int:
         """Runs the command and returns its exit code: 0, 2 for a user's error, 130 for Ctrl-C."""
@@ -58,7 +59,7 @@ class EntryPoint(Generic[Job]):
     def _main(self, argv: list[str]) -> int:
         flags = get_args_parser().parse_args(argv)
         runs_once = not (flags.multirun or flags.cfg or flags.info or flags.shell_completion or flags.hydra_help)
-        extra = [f"hydra.searchpath=[file://{os.path.abspath(flags.config_dir)}]"] if flags.config_dir else []
+        extra = [f"hydra.searchpath=[file://{Path(flags.config_dir).resolve()}]"] if flags.config_dir else []
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             good, faults = check_names(self.name, flags.overrides, extra)
             if faults or runs_once:

@@ -31,7 +31,9 @@ def check_names(config_name: str, overrides: list[str], extra: list[str]) -> tup
     """
     parsed = [_parse(text) for text in overrides]
     loader = GlobalHydra.instance().config_loader()
-    groups, settings, hydras = [], [], []
+    groups: list[Override] = []
+    settings: list[Override] = []
+    hydras: list[Override] = []
     for override in parsed:
         kind = hydras if _is_hydras(override) else groups if _is_group(override, loader) else settings
         kind.append(override)
@@ -55,7 +57,7 @@ def _parse(text: str) -> Override:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
         reason = str(error).splitlines()[0]
-        hint = 'a setting is written key=value; quote values with spaces or commas: \'key="a, b"\''
+        hint = "a setting is written key=value; quote values with spaces or commas: 'key=\"a, b\"'"
         raise ConfigError([Fault(text, f"cannot be read ({reason}); {hint}")]) from None
 
 

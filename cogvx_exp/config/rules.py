@@ -12,7 +12,14 @@ Faults = Iterator[Fault]
 
 def check_train(job: TrainJob) -> list[Fault]:
     """All faults of a training job."""
-    rules = (unbuilt, _task_suits_model, _weights_can_be_found, _data_is_complete, _buckets_are_legal, _validation_is_legal)
+    rules = (
+        unbuilt,
+        _task_suits_model,
+        _weights_can_be_found,
+        _data_is_complete,
+        _buckets_are_legal,
+        _validation_is_legal,
+    )
     return [fault for rule in rules for fault in rule(job)]
 
 

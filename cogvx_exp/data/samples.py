@@ -130,7 +130,7 @@ def batches(samples: TrainingSamples, stream: BatchStream, data: Data, device: t
     """An endless iterator of batches on `device`, loaded ahead by `data.workers` processes."""
     loader = DataLoader(
         samples,
-        batch_sampler=stream,  # type: ignore[arg-type]  # it yields draws, not indices
+        batch_sampler=stream,
         collate_fn=collate,
         num_workers=data.workers,
         pin_memory=data.pin_memory and device.type == "cuda",

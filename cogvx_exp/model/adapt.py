@@ -22,7 +22,11 @@ def add_adapter(transformer: CogVideoXTransformer3DModel, method: Method, seed: 
     Raises:
         UserError: no layer has one of the target names.
     """
-    assert method.rank and method.alpha and method.targets and method.init and method.dropout is not None
+    assert method.rank
+    assert method.alpha
+    assert method.targets
+    assert method.dropout is not None
+    assert method.init
     config = LoraConfig(
         r=method.rank,
         lora_alpha=method.alpha,

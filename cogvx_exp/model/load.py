@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
+from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline, CogVideoXTransformer3DModel
 from transformers import T5EncoderModel, T5Tokenizer
 
 from cogvx_exp.config.schema import Memory, Model
@@ -49,6 +49,22 @@ def load_transformer(folder: Path, compute: Compute, task: str) -> CogVideoXTran
         folder, subfolder="transformer", torch_dtype=compute.dtype, use_safetensors=True
     )
     return transformer.requires_grad_(False).to(compute.device)
+
+
+def load_adapter(transformer: CogVideoXTransformer3DModel, file: Path, strength: float) -> None:
+    """Adds a LoRA file to a transformer, at `strength` times the strength it was trained with.
+
+    Raises:
+        UserError: it belongs to another model.
+    """
+    weights, metadata = CogVideoXPipeline.lora_state_dict(
+        str(file.parent), weight_name=file.name, use_safetensors=True, return_lora_metadata=True
+    )
+    try:
+        CogVideoXPipeline.load_lora_into_transformer(weights, transformer, adapter_name="adapter", metadata=metadata)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{file} does not fit this model: {str(error).splitlines()[0]}") from None
+    transformer.set_adapters(["adapter"], [strength])
 
 
 def load_vae(folder: Path, compute: Compute, memory: Memory) -> AutoencoderKLCogVideoX:

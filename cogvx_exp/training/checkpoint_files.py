@@ -1,10 +1,10 @@
 """Checkpoint folders: whole or not at all, and verified before use. Does not need torch.
 
-    checkpoints/step-000100/
-        trainable.safetensors   the weights that are trained
-        optimizer.safetensors   its tensors
-        state.json              its other values, the learning-rate schedule, the position in the data
-        manifest.json           size and hash of each file, step, configuration, versions
+checkpoints/step-000100/
+    trainable.safetensors   the weights that are trained
+    optimizer.safetensors   its tensors
+    state.json              its other values, the learning-rate schedule, the position in the data
+    manifest.json           size and hash of each file, step, configuration, versions
 """
 
 import shutil
@@ -88,7 +88,7 @@ def open_checkpoint(path: Path) -> CheckpointFolder:
 
 def newest_checkpoint(run_dir: Path) -> tuple[CheckpointFolder | None, list[str]]:
     """The newest checkpoint of a run that verifies, and why newer ones were passed over."""
-    passed_over = []
+    passed_over: list[str] = []
     for path in _newest_first(run_dir / "checkpoints"):
         try:
             return open_checkpoint(path), passed_over

@@ -7,9 +7,8 @@ from diffusers import CogVideoXPipeline, CogVideoXTransformer3DModel
 from peft.utils import get_peft_model_state_dict
 
 from cogvx_exp.errors import UserError
+from cogvx_exp.launch.adapter import LORA_FILE
 from cogvx_exp.model.adapt import adapter_metadata
-
-LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
 def export_adapter(transformer: CogVideoXTransformer3DModel, folder: Path) -> Path:

@@ -17,6 +17,9 @@ from cogvx_exp.tracking.run_folder import Metrics
 from cogvx_exp.training.checkpoint import TrainingState
 from cogvx_exp.training.memory import memory_in_use
 
+Action = Callable[[int], None]
+"""Something to do after a step, given its number."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -28,7 +31,7 @@ class Schedule:
     accumulation: int
     max_grad_norm: float | None
     seed: int
-    actions: list[tuple[int | None, Callable[[int], object]]]
+    actions: list[tuple[int | None, Action]]
     """What is called with the step's number, every so many steps and after the last; None: only then."""
 
 

@@ -15,29 +15,17 @@ from accelerate.state import AcceleratorState
 from diffusers import CogVideoXTransformer3DModel
 
 from cogvx_exp.config.schema import TrainJob, Validation
-from cogvx_exp.data.cache import TensorCache
-from cogvx_exp.data.manifest import Clip, bucket_counts, load_clips
-from cogvx_exp.data.prepare import Encoder, load_embeds, prepare_captions, prepare_videos
-from cogvx_exp.data.sampler import BatchStream
-from cogvx_exp.data.samples import EncodedClips, LatentSpace, TrainingSamples, batches
-from cogvx_exp.diffusion.denoise import denoising_loss
-from cogvx_exp.errors import UserError
-from cogvx_exp.evaluation.sampling import split_prompts, video_requests
-from cogvx_exp.evaluation.validation import Validator
-from cogvx_exp.files import read_json, write_json
-from cogvx_exp.model.adapt import add_adapter, trainable_parameters
-from cogvx_exp.model.device import choose_compute
-from cogvx_exp.model.load import load_scheduler, load_transformer, pipeline_folder
+from cogvx_exp.files import write_json
+from cogvx_exp.model.device import Compute, choose_compute
 from cogvx_exp.tracking.environment import environment
 from cogvx_exp.tracking.plot import plot_loss
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.run_folder import Metrics, RunFolder, read_metrics
-from cogvx_exp.training.checkpoint import TrainingState
 from cogvx_exp.training.checkpoint_files import CheckpointFolder, remove_old_checkpoints, write_checkpoint
 from cogvx_exp.training.export import export_adapter
-from cogvx_exp.training.loop import Schedule, train_loop
+from cogvx_exp.training.loop import Action, Schedule, train_loop
 from cogvx_exp.training.memory import MemoryLog
-from cogvx_exp.training.optimizer import build_lr_scheduler, build_optimizer
+from cogvx_exp.training.setup import EncodedData, Training, build_training, encode_data
 
 
 @dataclass(frozen=True)
@@ -67,161 +55,67 @@ def train(job: TrainJob, folder: RunFolder, checkpoint: CheckpointFolder | None)
     memory = MemoryLog(compute.device)
     write_json(folder.path / "environment.json", environment(compute.device))
 
-    clips = load_clips(job.data)
-    _say_buckets(clips)
-    pipeline = pipeline_folder(job.model, job.cache_dir)
-    encoder = Encoder(pipeline, compute, job.memory, TensorCache(job.cache_dir / "encoded"))
-    encoded, validator = _encode(job, clips, encoder)
+    data = encode_data(job, compute)
     memory.record("after_encoding")
-
-    with _accelerator(compute.device, compute.mixed_precision) as accelerator:
-        transformer = load_transformer(pipeline, compute, job.task.name)
-        state, stream, steps = _prepare_training(job, transformer, clips, accelerator)
-        first_step = checkpoint.step if checkpoint else 0
+    with _accelerator(compute) as accelerator:
+        training = build_training(job, data, accelerator)
         if checkpoint:
-            state.load(checkpoint.path)
-            stream.start = first_step * job.gradient_accumulation
+            training.resume(checkpoint)
+        elif data.validator and isinstance(job.validation, Validation) and job.validation.baseline:
+            data.validator.run(training.transformer, folder.validation(0), 0)
         memory.record("before_training")
-
-        if validator and job.validation.baseline and not checkpoint:
-            validator.run(transformer, folder.validation(0), 0)
         schedule = Schedule(
-            first_step=first_step,
-            steps=steps,
+            first_step=training.first_step,
+            steps=training.steps,
             accumulation=job.gradient_accumulation,
             max_grad_norm=job.max_grad_norm,
             seed=job.seed,
-            actions=_actions(job, state, validator, folder, stream, memory),
+            actions=_actions(job, data, training, folder, memory),
         )
-        noise_schedule = load_scheduler(pipeline, job.model.sampling.scheduler).alphas_cumprod
-        config = dict(transformer.config)
-        loss = denoising_loss(noise_schedule.to(compute.device), config, compute.dtype)
-        samples = _samples(job, encoded, pipeline, config, noise_schedule)
-        with Metrics(folder.metrics, first_step) as metrics:
-            train_loop(state, batches(samples, stream, job.data, compute.device), loss, accelerator, metrics, schedule)
+        batches = training.batches(job, compute)
+        with Metrics(folder.metrics, training.first_step) as metrics:
+            train_loop(training.state, batches, training.loss, accelerator, metrics, schedule)
         memory.record("after_training")
 
-    exported = export_adapter(transformer, folder.export)
+    exported = export_adapter(training.transformer, folder.export)
     lines = read_metrics(folder.metrics)
     plot_loss(lines, folder.path / "loss.png", job.name)
     summary = _summary(job, lines, memory, exported, time.monotonic() - started)
     write_json(folder.path / "summary.json", summary)
     _say_result(folder, summary)
-    return Result(transformer, summary)
-
-
-def _say_buckets(clips: list[Clip]) -> None:
-    buckets = ", ".join(f"{count} of {bucket}" for bucket, count in bucket_counts(clips).items())
-    console.print(f"{len(clips)} clips (frames x height x width): {buckets}")
-
-
-def _encode(job: TrainJob, clips: list[Clip], encoder: Encoder) -> tuple[EncodedClips, Validator | None]:
-    """Fills the cache with everything the run will read; afterwards no encoder is in memory."""
-    captions = [clip.row.caption for clip in clips]
-    validation = job.validation if isinstance(job.validation, Validation) else None
-    prompts = _prompts(validation, captions) if validation else []
-    texts = [validation.negative_prompt, *prompts] if validation else []
-    keys = prepare_captions([*captions, "", *texts], encoder)
-    encoded = EncodedClips(
-        cache=encoder.cache,
-        videos=prepare_videos(clips, job.data, encoder),
-        captions=[keys[caption] for caption in captions],
-        no_caption=keys[""],
-        names=[str(clip.row.path) for clip in clips],
-    )
-    if not validation:
-        return encoded, None
-    embeds = dict(zip(texts, load_embeds(texts, keys, encoder.cache), strict=True))
-    requests = video_requests(validation, prompts, validation.num_videos)
-    return encoded, Validator(requests, embeds, job.model, encoder.folder, encoder.compute, job.memory)
-
-
-def _prompts(validation: Validation, captions: list[str]) -> list[str]:
-    if validation.prompts is None:
-        return captions[:1]
-    return split_prompts(validation.prompts, validation.separator)
+    return Result(training.transformer, summary)
 
 
 @contextmanager
-def _accelerator(device: torch.device, mixed_precision: str) -> Iterator[Accelerator]:
+def _accelerator(compute: Compute) -> Iterator[Accelerator]:
     """An Accelerator whose process-wide state ends with the run, so that the next job can choose its own."""
     try:
-        yield Accelerator(cpu=device.type == "cpu", mixed_precision=mixed_precision)
+        yield Accelerator(cpu=compute.device.type == "cpu", mixed_precision=compute.mixed_precision)
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def _prepare_training(
-    job: TrainJob, transformer: CogVideoXTransformer3DModel, clips: list[Clip], accelerator: Accelerator
-) -> tuple[TrainingState, BatchStream, int]:
-    """Makes the model trainable; builds the optimizer, its schedule and the order of the data."""
-    add_adapter(transformer, job.method, job.seed)
-    transformer.train()
-    if job.memory.activations == "checkpoint":
-        transformer.enable_gradient_checkpointing()
-    stream = _stream(job, clips)
-    steps = job.steps
-    if job.epochs is not None:
-        steps = math.ceil(job.epochs * stream.batches_per_epoch / job.gradient_accumulation)
-    parameters = trainable_parameters(transformer)
-    optimizer = build_optimizer(parameters.values(), job.optim)
-    lr_scheduler = build_lr_scheduler(optimizer, job.lr_scheduler, steps)
-    count = sum(parameter.numel() for parameter in parameters.values())
-    console.print(f"Training {count:,} of {transformer.num_parameters():,} parameters of {job.model.name} for {steps} steps")
-    state = TrainingState(transformer, accelerator.prepare(optimizer), lr_scheduler, accelerator)
-    return state, stream, steps
-
-
-def _stream(job: TrainJob, clips: list[Clip]) -> BatchStream:
-    buckets = list(bucket_counts(clips))
-    numbers = np.array([buckets.index(clip.bucket) for clip in clips])
-    drop = job.data.remainder == "drop"
-    stream = BatchStream(numbers, batch_size=job.batch_size, seed=job.seed, drop_remainder=drop)
-    if stream.batches_per_epoch == 0:
-        raise UserError(f"no bucket has batch_size={job.batch_size} clips; use a smaller one or data.remainder=pad")
-    if stream.repeated or stream.dropped:
-        what = f"{stream.dropped} clips are left out" if drop else f"{stream.repeated} clips are seen twice"
-        console.print(f"In every epoch {what} (data.remainder={job.data.remainder})")
-    return stream
-
-
-def _samples(
-    job: TrainJob, encoded: EncodedClips, pipeline: Path, config: dict[str, Any], noise_schedule: torch.Tensor
-) -> TrainingSamples:
-    space = LatentSpace(
-        scaling_factor=read_json(pipeline / "vae" / "config.json")["scaling_factor"],
-        patch_size_t=config["patch_size_t"],
-        num_train_timesteps=len(noise_schedule),
-    )
-    return TrainingSamples(encoded, space, caption_dropout=job.data.caption_dropout, seed=job.seed)
-
-
 def _actions(
-    job: TrainJob,
-    state: TrainingState,
-    validator: Validator | None,
-    folder: RunFolder,
-    stream: BatchStream,
-    memory: MemoryLog,
-) -> list[Any]:
+    job: TrainJob, data: EncodedData, training: Training, folder: RunFolder, memory: MemoryLog
+) -> list[tuple[int | None, Action]]:
     """What happens between steps: checkpoints first, so that a crash while sampling loses nothing."""
 
     def save(step: int) -> None:
         about = {"step": step, "batches": step * job.gradient_accumulation, "config": job.model_dump(mode="json")}
-        write_checkpoint(folder.checkpoint(step), state.save, about)
+        write_checkpoint(folder.checkpoint(step), training.state.save, about)
         remove_old_checkpoints(folder.checkpoints, job.checkpoint.keep)
 
-    actions: list[Any] = [(job.checkpoint.every, save)]
-    if validator and isinstance(job.validation, Validation):
+    def validate(step: int) -> None:
+        assert data.validator
+        memory.record("before_validation")
+        data.validator.run(training.transformer, folder.validation(step), step)
+        memory.record("after_validation")
 
-        def validate(step: int) -> None:
-            memory.record("before_validation")
-            validator.run(state.transformer, folder.validation(step), step)
-            memory.record("after_validation")
-
-        per_epoch = math.ceil(stream.batches_per_epoch / job.gradient_accumulation)
+    actions: list[tuple[int | None, Action]] = [(job.checkpoint.every, save)]
+    if isinstance(job.validation, Validation):
+        steps_per_epoch = math.ceil(training.stream.batches_per_epoch / job.gradient_accumulation)
         epochs = job.validation.every_epochs
-        actions.append((epochs * per_epoch if epochs else job.validation.every, validate))
+        actions.append((epochs * steps_per_epoch if epochs else job.validation.every, validate))
     return actions
 
 
@@ -242,18 +136,15 @@ def _summary(
 
 
 def _say_result(folder: RunFolder, summary: dict[str, Any]) -> None:
-    run = folder.path
     console.print(f"\nDone in {summary['seconds']:.0f} s, {summary['seconds_per_step']:.2f} s a step")
-    rows = {
-        "loss": run / "loss.png",
-        "videos": run / "validation",
+    results = {
+        "loss": folder.path / "loss.png",
+        "videos": folder.path / "validation",
         "checkpoints": folder.checkpoints,
-        "LoRA": summary["export"],
-        "summary": run / "summary.json",
+        "LoRA": Path(summary["export"]),
+        "summary": folder.path / "summary.json",
     }
-    for label, path in rows.items():
-        if Path(path).exists():
+    for label, path in results.items():
+        if path.exists():
             console.print(f"  {label:<12} {path}", soft_wrap=True)
-    console.print(f"Sample from it:  python -m cogvx_exp.generate generate.adapter={run}", soft_wrap=True)
-
-
+    console.print(f"Sample from it:  python -m cogvx_exp.generate generate.adapter={folder.path}", soft_wrap=True)

@@ -1,0 +1,32 @@
+# make demo    install into .venv and fine-tune the tiny model on the demo clips
+# make test    install into .venv and run the tests
+# make lint    ruff and mypy
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test unit lint clean
+
+demo: .venv/installed
+	$(BIN)/python -m cogvx_exp.train
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+unit: .venv/installed
+	$(BIN)/python -m pytest tests/unit
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; say which: make PYTHON=python3.12"; exit 1; }
+	@echo "Installing into .venv (a minute or two) ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info
