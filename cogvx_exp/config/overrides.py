@@ -54,11 +54,14 @@ def check_names(config_name: str, overrides: list[str], extra: list[str]) -> tup
 
 def _parse(text: str) -> Override:
     try:
-        return OverridesParser.create().parse_override(text)
+        override = OverridesParser.create().parse_override(text)
+        if override.key_or_group:
+            return override
+        reason = "it has no name"
     except HydraException as error:
         reason = str(error).splitlines()[0]
-        hint = "a setting is written key=value; quote values with spaces or commas: 'key=\"a, b\"'"
-        raise ConfigError([Fault(text, f"cannot be read ({reason}); {hint}")]) from None
+    hint = "a setting is written key=value; quote a value with spaces or commas: 'key=\"a, b\"'"
+    raise ConfigError([Fault(text, f"cannot be read ({reason}); {hint}")])
 
 
 def _text(override: Override) -> str:

@@ -21,6 +21,9 @@ from cogvx_exp.files import fingerprint, sync_folder
 FORMAT = 1
 """Raise it when the same settings build other weights."""
 
+LOG_VARIANCE = -12.0
+"""Log-variance of the latents of a random VAE."""
+
 SCHEDULERS = {"ddim": CogVideoXDDIMScheduler, "dpm": CogVideoXDPMScheduler}
 BUILT_FROM = {"native_dtype", "random_seed", "random_text_encoder", "tasks", "sampling"} | {
     "transformer",
@@ -76,11 +79,18 @@ def build_pipeline(model: Model, folder: Path) -> None:
 
 def _build_vae(model: Model) -> AutoencoderKLCogVideoX:
     levels = len(model.vae.block_out_channels)
-    return AutoencoderKLCogVideoX(
+    vae = AutoencoderKLCogVideoX(
         **model.vae.model_dump(),
         down_block_types=("CogVideoXDownBlock3D",) * levels,
         up_block_types=("CogVideoXUpBlock3D",) * levels,
     )
+    # A trained encoder is all but certain of its latents. With the usual initialization they would
+    # have unit variance around small means, and there would be nothing to learn.
+    last = vae.encoder.conv_out.conv
+    with torch.no_grad():
+        last.weight[model.vae.latent_channels :] = 0
+        last.bias[model.vae.latent_channels :] = LOG_VARIANCE
+    return vae
 
 
 def _build_text_encoder(model: Model) -> T5EncoderModel:

@@ -57,7 +57,7 @@ def train(job: TrainJob, folder: RunFolder, checkpoint: CheckpointFolder | None)
 
     data = encode_data(job, compute)
     memory.record("after_encoding")
-    with _accelerator(compute) as accelerator:
+    with accelerator_for(compute) as accelerator:
         training = build_training(job, data, accelerator)
         if checkpoint:
             training.resume(checkpoint)
@@ -87,7 +87,7 @@ def train(job: TrainJob, folder: RunFolder, checkpoint: CheckpointFolder | None)
 
 
 @contextmanager
-def _accelerator(compute: Compute) -> Iterator[Accelerator]:
+def accelerator_for(compute: Compute) -> Iterator[Accelerator]:
     """An Accelerator whose process-wide state ends with the run, so that the next job can choose its own."""
     try:
         yield Accelerator(cpu=compute.device.type == "cpu", mixed_precision=compute.mixed_precision)

@@ -1,0 +1,43 @@
+"""Fixtures shared by all tests. Nothing here or in the tests is downloaded."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from cogvx_exp.config.paths import conf_dir
+from cogvx_exp.config.rules import check_train
+from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.config.typed import typed
+from cogvx_exp.quiet import quiet_libraries
+
+quiet_libraries()
+
+MakeJob = Callable[..., TrainJob]
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Demo clips, tiny models and encoded clips, made once for all tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def make_job(shared_cache: Path) -> MakeJob:
+    """Composes a checked job, as the entry point does."""
+
+    def make(*overrides: str) -> TrainJob:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            job = typed(compose("train", [f"cache_dir={shared_cache}", *overrides]), TrainJob)
+        assert not check_train(job)
+        return job
+
+    return make
+
+
+@pytest.fixture
+def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -1,0 +1,24 @@
+"""Fixtures that train the tiny model."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.tracking.run_folder import RunFolder
+from cogvx_exp.training.run import Result, train
+
+Train = Callable[[TrainJob, Path], Result]
+
+
+@pytest.fixture(scope="session")
+def train_in() -> Train:
+    """Trains a job in a folder, in this process, and gives back the model."""
+
+    def run(job: TrainJob, folder: Path) -> Result:
+        run_folder = RunFolder(folder)
+        run_folder.start(job, [])
+        return train(job, run_folder, None)
+
+    return run

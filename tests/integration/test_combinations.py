@@ -1,0 +1,70 @@
+"""Every combination of the groups becomes a typed job or is refused with the expected words."""
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from cogvx_exp.config.paths import conf_dir
+from cogvx_exp.config.rules import check_train
+from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.config.typed import typed
+
+NOT_BUILT = {"i2v", "sft", "cpu_offload", "ddp", "zero2", "csv", "nf4", "int8", "fp8", "wandb", "tensorboard"}
+DOES = {"tiny": "t2v", "2b": "t2v", "5b": "t2v", "1.5-5b": "t2v", "5b-i2v": "i2v", "1.5-5b-i2v": "i2v"}
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (Path(conf_dir()) / group).glob("[!_]*.yaml"))
+
+
+def verdict(**chosen: str) -> list[tuple[str, str]]:
+    """The faults of a combination, as (group=choice, problem)."""
+    overrides = [f"{group}={choice}" for group, choice in chosen.items()]
+    job = typed(compose("train", [*overrides, "data.root=somewhere"]), TrainJob)
+    return [(fault.setting, fault.problem) for fault in check_train(job)]
+
+
+def expected(**chosen: str) -> list[tuple[str, str]]:
+    faults = [(f"{group}={choice}", "not built") for group, choice in chosen.items() if choice in NOT_BUILT]
+    model, task = chosen.get("model", "tiny"), chosen.get("task", "t2v")
+    if DOES[model] != task:
+        faults.append((f"task={task}", f"model={model} does {DOES[model]} only"))
+    return faults
+
+
+def check(**chosen: str) -> None:
+    found, wanted = verdict(**chosen), expected(**chosen)
+    for setting, words in wanted:
+        assert any(setting == given and words in problem for given, problem in found), (chosen, setting, found)
+    assert len(found) == len(wanted), (chosen, found)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _hydra():
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        yield
+
+
+def test_no_group_is_forgotten() -> None:
+    known = {"model", "task", "method", "optim", "distributed", "data", "lr_scheduler", "validation"}
+    assert {path.name for path in conf_dir().iterdir() if path.is_dir()} == known | {
+        "memory",
+        "quant",
+        "tracker",
+        "experiment",
+    }
+    assert set(choices("model")) == set(DOES)
+
+
+@pytest.mark.parametrize("model", sorted(DOES))
+def test_the_product_of_model_task_method_optimizer_and_distribution(model: str) -> None:
+    for task, method, optim, distributed in product(*map(choices, ("task", "method", "optim", "distributed"))):
+        check(model=model, task=task, method=method, optim=optim, distributed=distributed)
+
+
+@pytest.mark.parametrize("group", ["data", "lr_scheduler", "validation", "memory", "quant", "tracker"])
+def test_every_choice_of_the_other_groups_with_every_model(group: str) -> None:
+    for model, choice in product(sorted(DOES), choices(group)):
+        check(**{"model": model, group: choice})

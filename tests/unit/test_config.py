@@ -1,0 +1,151 @@
+"""What a user sees of the configuration: names, values, rules, documentation."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from cogvx_exp.config.flags import FLAGS
+from cogvx_exp.config.paths import conf_dir
+from cogvx_exp.config.schema import GenerateJob, TrainJob
+from cogvx_exp.config.typed import typed
+from cogvx_exp.train import main
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+def refused(capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
+    """The message for a configuration that is refused."""
+    assert main(list(overrides)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.lrr=1e-4", "did you mean optim.lr?"),
+        ("lr=1e-4", "did you mean optim.lr?"),
+        ("+optim.lrr=1e-4", "did you mean optim.lr?"),
+        ("+optimizer.lr=1e-4", "did you mean optim.lr?"),
+        ("learning_rate=1e-4", "the flag --learning_rate is now optim.lr"),
+        ("model=5bb", "did you mean 5b?"),
+        ("optim=adamw,sgd", "optim can be adam,"),
+        ("data.dataset_file=a.csv", "only for data=csv"),
+        ("lr_scheduler.power=2", "only for lr_scheduler=polynomial"),
+        ("steps=-3", "steps=-3  must be greater than 0"),
+        ("steps=many", "must be a valid integer"),
+        ("optim.betas=[0.9]", "optim.betas.1"),
+        ("validation.num_videos=0", "validation.num_videos=0  must be greater than 0"),
+        ("model.dtype=int8", "must be 'auto', 'float32', 'float16' or 'bfloat16'"),
+        ("device=gpu", "device=gpu"),
+        ("data.frame_buckets=[8]", "takes 8N+1 frames, 9 to 49; nearest: 9 or 17"),
+        ("data.height_buckets=[100]", "must be a multiple of 16 pixels; nearest: 96 or 112"),
+        ("validation.width=100", "nearest: 96 or 112"),
+        ("data=files", "set data.root to the folder that has prompt.txt"),
+        ("model.weights=pretrained", "set model.path"),
+        ("hydra.run.dir=x", "set run_dir=FOLDER"),
+        ("model.name=${nothing}", "nothing"),
+        ("a=b=c", "cannot be read"),
+        ("=", "cannot be read"),
+        ("~model.path", "model.path"),
+    ],
+)
+def test_a_fault_says_what_to_change(capsys: pytest.CaptureFixture[str], override: str, message: str) -> None:
+    assert message in refused(capsys, *(["-m"] if "," in override else []), override)
+
+
+def test_all_faults_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(
+        capsys, "model=5c", "optim.lrr=1", "+foo=2", "steps=0", "optim.eps=x", "task=i2v", "validation.height=7"
+    )
+    for setting in ("model=5c", "optim.lrr=1", "+foo=2", "steps=0", "optim.eps=x", "task=i2v", "validation.height=7"):
+        assert setting in message
+    assert message.count("\n") == len(message.splitlines())
+
+
+def test_a_refused_run_leaves_nothing(capsys: pytest.CaptureFixture[str], in_tmp: Path) -> None:
+    refused(capsys, "steps=-1")
+    refused(capsys, "distributed=ddp", "quant=nf4")
+    assert list(in_tmp.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", ["--help", "--cfg job model=5b", "steps=-1 optim=nothing"])
+def test_nothing_imports_torch_before_the_configuration_is_checked(arguments: str) -> None:
+    program = (
+        "import sys; from cogvx_exp.train import main\n"
+        f"code = main({arguments.split()!r})\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy; sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == (2 if "steps=-1" in arguments else 0), done.stderr
+
+
+def test_help_lists_groups_and_settings_with_values(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help", "model=2b"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"model +1.5-5b, 1.5-5b-i2v, 2b, 5b, 5b-i2v, tiny", out)
+    assert "optim.lr=0.0001" in out
+    assert "Peak learning rate." in out
+    assert "data.dataset_file" not in out, "a setting of another choice"
+
+
+def fields(section: type[BaseModel] | BaseModel, prefix: str = "") -> Iterator[tuple[str, object, FieldInfo]]:
+    schema = section if isinstance(section, type) else type(section)
+    for name, field in schema.model_fields.items():
+        value = getattr(section, name, None)
+        if isinstance(value, BaseModel):
+            yield from fields(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value, field
+
+
+def composed(config: str, schema: type[BaseModel], *overrides: str) -> BaseModel:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return typed(compose(config, list(overrides)), schema)  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(("config", "schema"), [("train", TrainJob), ("generate", GenerateJob)])
+def test_every_setting_is_documented_and_its_default_is_true(config: str, schema: type[BaseModel]) -> None:
+    overrides = ["model=5b"] + (["data=files"] if config == "train" else [])
+    stated = 0
+    for name, value, field in fields(composed(config, schema, *overrides)):
+        assert field.description, f"{name} has no docstring"
+        default = re.search(r"Default: (.+)\.$", " ".join(field.description.split()))
+        of_another_choice = value is None and not field.is_required()
+        if default and not of_another_choice:
+            stated += 1
+            actual = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+            assert actual == yaml.safe_load(default[1]), name
+        elif not of_another_choice:
+            assert name.startswith(("model.", "data.source", "generate.prompts", "generate.strength")), name
+    assert stated > (60 if config == "train" else 12)
+
+
+def test_the_readme_has_every_old_flag() -> None:
+    table = README.read_text(encoding="utf-8")
+    missing = [flag for flag, setting in FLAGS.items() if f"| `--{flag}` | `{setting}` |" not in table]
+    assert not missing
+
+
+def test_every_new_name_of_a_flag_exists() -> None:
+    known = {name for name, _, _ in fields(composed("train", TrainJob, "model=5b", "data=files"))}
+    groups = {path.name for path in conf_dir().iterdir() if path.is_dir()}
+    for setting in FLAGS.values():
+        first = re.split(r"[ =(\[]", setting)[0]
+        assert first in known | groups | {
+            "model",
+            "task.image_dropout",
+            "lr_scheduler.power",
+            "optim.offload_gradients",
+        } | {"distributed.timeout"}, setting

@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+
+from cogvx_exp.data.sampler import BatchStream
+
+BUCKETS = np.array([0] * 13 + [1] * 7 + [2] * 2)
+
+
+def stream(batch_size: int, *, drop: bool = False, start: int = 0, buckets: np.ndarray = BUCKETS) -> BatchStream:
+    return BatchStream(buckets, batch_size=batch_size, seed=3, drop_remainder=drop, start=start)
+
+
+def take(batches: BatchStream, count: int) -> list[list[tuple[int, int]]]:
+    iterator = iter(batches)
+    return [[(draw.sample, draw.clip) for draw in next(iterator)] for _ in range(count)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 5])
+def test_an_epoch_covers_every_clip_in_batches_of_one_bucket(batch_size: int) -> None:
+    batches = stream(batch_size)
+    plan = batches.epoch(0)
+    assert plan.shape == (batches.batches_per_epoch, batch_size)
+    assert set(plan.ravel()) == set(range(len(BUCKETS)))
+    assert all(len(set(BUCKETS[row])) == 1 for row in plan)
+    assert plan.size - len(BUCKETS) == batches.repeated
+
+
+def test_dropping_the_remainder_leaves_out_what_it_says() -> None:
+    batches = stream(4, drop=True)
+    plan = batches.epoch(0)
+    assert len(set(plan.ravel())) == plan.size == len(BUCKETS) - batches.dropped
+    assert batches.batches_per_epoch == 13 // 4 + 7 // 4
+
+
+def test_epochs_differ_and_mix_buckets() -> None:
+    batches = stream(1)
+    first, second = batches.epoch(0).ravel(), batches.epoch(1).ravel()
+    assert list(first) != list(second)
+    changes = np.count_nonzero(np.diff(BUCKETS[first]))
+    assert changes > 4, "the buckets come one after another"
+
+
+def test_a_stream_can_start_anywhere() -> None:
+    whole = take(stream(2), 40)
+    assert take(stream(2, start=17), 23) == whole[17:]
+
+
+def test_order_and_sample_numbers_do_not_depend_on_how_a_step_is_cut_into_batches() -> None:
+    one_bucket = np.zeros(12, dtype=int)
+    singles = [draw for batch in take(stream(1, buckets=one_bucket), 48) for draw in batch]
+    fours = [draw for batch in take(stream(4, buckets=one_bucket), 12) for draw in batch]
+    assert singles == fours
