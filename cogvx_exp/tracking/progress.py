@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 T = TypeVar("T")
 
@@ -24,34 +24,49 @@ def progress(label: str, items: Collection[T]) -> Iterator[T]:
 
 
 class Bar:
-    """A progress bar with a text behind it."""
+    """A progress bar with a text behind it. Bars may be nested; an inner one disappears when it is done."""
+
+    _display: Progress | None = None
+    """The display that all bars share while any of them is open."""
 
     def __init__(self, label: str, total: int, done: int = 0):
-        self.label, self.total = label, total
+        self.label, self.total, self.done = label, total, done
         self._live = console.is_terminal
         self._last_line = 0.0
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[text]}"),
-            console=console,
-            disable=not self._live,
-        )
-        self._task: TaskID = self._progress.add_task(label, total=total, completed=done, text="")
 
     def __enter__(self) -> "Bar":
-        self._progress.start()
+        self._owns_display = Bar._display is None
+        if Bar._display is None:
+            Bar._display = _new_display(self._live)
+            Bar._display.start()
+        self._task = Bar._display.add_task(self.label, total=self.total, completed=self.done, text="")
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
+        assert Bar._display
+        if self._owns_display:
+            Bar._display.stop()
+            Bar._display = None
+        else:
+            Bar._display.remove_task(self._task)
 
     def show(self, done: int, text: str) -> None:
         """Sets how many items are done and the text behind the bar."""
-        self._progress.update(self._task, completed=done, text=text)
+        assert Bar._display
+        Bar._display.update(self._task, completed=done, text=text)
         now = time.monotonic()
         if not self._live and (done == self.total or now - self._last_line > SECONDS_BETWEEN_LINES):
             self._last_line = now
             console.print(f"{self.label} {done}/{self.total}  {text}".rstrip())
+
+
+def _new_display(live: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[text]}"),
+        console=console,
+        disable=not live,
+    )

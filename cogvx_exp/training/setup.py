@@ -155,6 +155,6 @@ def _stream(job: TrainJob, clips: list[Clip]) -> BatchStream:
     if stream.batches_per_epoch == 0:
         raise UserError(f"no bucket has batch_size={job.batch_size} clips; use a smaller one or data.remainder=pad")
     if stream.repeated or stream.dropped:
-        what = f"{stream.dropped} clips are left out" if drop else f"{stream.repeated} clips are seen twice"
-        console.print(f"In every epoch {what} (data.remainder={job.data.remainder})")
+        what = f"clips left out: {stream.dropped}" if drop else f"clips seen twice: {stream.repeated}"
+        console.print(f"In every epoch, {what} (data.remainder={job.data.remainder})")
     return stream
