@@ -6,7 +6,7 @@ from cogvx_exp.config.cli import EntryPoint
 from cogvx_exp.config.faults import ConfigError
 from cogvx_exp.config.rules import check_generate
 from cogvx_exp.config.schema import GenerateJob
-from cogvx_exp.launch.adapter import find_adapter, with_base_model
+from cogvx_exp.evaluation.adapter import find_adapter, with_base_model
 
 
 def run(job: GenerateJob, overrides: list[str]) -> None:

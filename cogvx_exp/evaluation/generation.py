@@ -7,8 +7,8 @@ from diffusers import CogVideoXTransformer3DModel
 from cogvx_exp.config.schema import GenerateJob
 from cogvx_exp.data.cache import TensorCache
 from cogvx_exp.data.prepare import Encoder, load_embeds, prepare_captions
+from cogvx_exp.evaluation.adapter import Adapter
 from cogvx_exp.evaluation.sampling import Sampler, file_name, save_video, split_prompts, video_requests
-from cogvx_exp.launch.adapter import Adapter
 from cogvx_exp.model.device import choose_compute
 from cogvx_exp.model.load import load_adapter, load_scheduler, load_transformer, load_vae, pipeline_folder
 from cogvx_exp.tracking.progress import console, progress

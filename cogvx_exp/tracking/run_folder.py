@@ -11,6 +11,9 @@ import yaml
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.files import write_text
 
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""Name of an exported LoRA; the one diffusers looks for."""
+
 
 @dataclass(frozen=True)
 class RunFolder:

@@ -7,8 +7,8 @@ from diffusers import CogVideoXPipeline, CogVideoXTransformer3DModel
 from peft.utils import get_peft_model_state_dict
 
 from cogvx_exp.errors import UserError
-from cogvx_exp.launch.adapter import LORA_FILE
 from cogvx_exp.model.adapt import adapter_metadata
+from cogvx_exp.tracking.run_folder import LORA_FILE
 
 
 def export_adapter(transformer: CogVideoXTransformer3DModel, folder: Path) -> Path:

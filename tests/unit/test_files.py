@@ -15,7 +15,7 @@ from cogvx_exp.training.checkpoint_files import (
 def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
-    with pytest.raises(RuntimeError), whole_file(path) as beside:
+    with pytest.raises(RuntimeError), whole_file(path) as beside:  # noqa: PT012
         beside.write_text("half")
         raise RuntimeError
     assert path.read_text() == "old"

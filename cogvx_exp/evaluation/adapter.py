@@ -1,13 +1,11 @@
-"""Finds a trained adapter and the base model it belongs to."""
+"""Finds a trained adapter and the base model it belongs to. Does not need torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from cogvx_exp.config.schema import GenerateJob, Model
 from cogvx_exp.errors import UserError
-from cogvx_exp.tracking.run_folder import RunFolder, read_job
-
-LORA_FILE = "pytorch_lora_weights.safetensors"
+from cogvx_exp.tracking.run_folder import LORA_FILE, RunFolder, read_job
 
 
 @dataclass(frozen=True)
