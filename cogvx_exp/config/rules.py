@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 from cogvx_exp.config.choices import models_for
 from cogvx_exp.config.faults import Fault
-from cogvx_exp.config.schema import GenerateJob, Model, TrainJob, Validation
+from cogvx_exp.config.schema import GenerateJob, Model, PrepareJob, TrainJob, Validation
 from cogvx_exp.config.unbuilt import unbuilt
 
 Faults = Iterator[Fault]
+DataJob = TrainJob | PrepareJob
 
 
 def check_train(job: TrainJob) -> list[Fault]:
@@ -17,10 +18,20 @@ def check_train(job: TrainJob) -> list[Fault]:
         _task_suits_model,
         _weights_can_be_found,
         _data_is_complete,
+        _encoding_is_possible,
         _buckets_are_legal,
         _validation_is_legal,
     )
     return [fault for rule in rules for fault in rule(job)]
+
+
+def check_prepare(job: PrepareJob) -> list[Fault]:
+    """All faults of a prepare job."""
+    rules = (_weights_can_be_found, _data_is_complete, _encoding_is_possible, _buckets_are_legal)
+    faults = [fault for rule in rules for fault in rule(job)]
+    if job.mode == "encode" and job.data.encode == "online":
+        faults.append(Fault("data.encode=online", "there is nothing to prepare; use data.encode=cache"))
+    return faults
 
 
 def check_generate(job: GenerateJob) -> list[Fault]:
@@ -50,7 +61,7 @@ def _task_suits_model(job: TrainJob) -> Faults:
         yield Fault(f"task={job.task.name}", problem)
 
 
-def _weights_can_be_found(job: TrainJob) -> Faults:
+def _weights_can_be_found(job: DataJob) -> Faults:
     yield from _model_path_faults(job.model)
 
 
@@ -59,12 +70,35 @@ def _model_path_faults(model: Model) -> Faults:
         yield Fault("model.path=null", "with model.weights=pretrained, set model.path to a folder or a Hub name")
 
 
-def _data_is_complete(job: TrainJob) -> Faults:
-    if not job.data.root:
-        yield Fault("data.root=null", f"set data.root to the folder that has {job.data.caption_column}")
+def _data_is_complete(job: DataJob) -> Faults:
+    data = job.data
+    if data.source == "mix" and not data.sources:
+        yield Fault("data.sources=[]", "list the sources: data.sources=[{source: files, root: FOLDER}, ...]")
+    for number, source in enumerate(data.all_sources()):
+        where = f"data.sources[{number}].root" if data.sources else "data.root"
+        if not source.root:
+            yield Fault(f"{where}=null", "set it to the folder of the dataset")
+    weights = [source.weight for source in data.sources or []]
+    if any(weight is None for weight in weights) and any(weight is not None for weight in weights):
+        yield Fault("data.sources", "give a weight to every source or to none")
+    if weights and not any(weight is None or weight > 0 for weight in weights):
+        yield Fault("data.sources", "at least one weight must be above 0")
+    if isinstance(data.holdout, float) and not 0 <= data.holdout < 1:
+        yield Fault(f"data.holdout={data.holdout}", "a share must be below 1; a count is a whole number")
 
 
-def _buckets_are_legal(job: TrainJob) -> Faults:
+def _encoding_is_possible(job: DataJob) -> Faults:
+    data = job.data
+    encoded = any(source.source == "latents" for source in data.all_sources())
+    if data.reshape == "random" and data.encode == "cache":
+        yield Fault("data.reshape=random", "a cached clip has one crop; add data.encode=online, or use center")
+    if encoded and data.encode == "online":
+        yield Fault("data.encode=online", "data=latents has no videos to encode; use data.encode=cache")
+    if encoded and data.random_flip:
+        yield Fault(f"data.random_flip={data.random_flip}", "latents cannot be mirrored; set data.random_flip=0")
+
+
+def _buckets_are_legal(job: DataJob) -> Faults:
     data, model = job.data, job.model
     for num_frames in data.frame_buckets:
         yield from _frame_faults(model, "data.frame_buckets", num_frames)

@@ -14,17 +14,12 @@ UNBUILT: dict[str, tuple[Any, ...]] = {
     "method.name": ("sft",),
     "optim.name": ("cpu_offload",),
     "distributed.name": ("ddp", "zero2"),
-    "data.source": ("csv",),
-    "data.reshape": ("random", "pad"),
-    "data.on_error": ("skip",),
-    "data.encode": ("online",),
     "memory.activations": ("selective", "offload"),
     "quant.name": ("nf4", "int8", "fp8"),
     "tracker.name": ("wandb", "tensorboard"),
     "compile": (True,),
     "hub.push": (True,),
 }
-UNBUILT_UNLESS: dict[str, Any] = {"data.random_flip": 0, "data.holdout": 0}
 
 
 def unbuilt(job: TrainJob) -> Iterator[Fault]:
@@ -33,14 +28,10 @@ def unbuilt(job: TrainJob) -> Iterator[Fault]:
         value = _get(job, setting)
         if value in values:
             yield _refusal(setting, value)
-    for setting, only in UNBUILT_UNLESS.items():
-        value = _get(job, setting)
-        if value != only:
-            yield _refusal(setting, value)
 
 
 def _refusal(setting: str, value: Any) -> Fault:
-    shown = setting.removesuffix(".name").replace("data.source", "data")
+    shown = setting.removesuffix(".name")
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return Fault(f"{shown}={text}", "is not built yet")
 

@@ -1,78 +1,145 @@
 """Fills the cache: every clip and every distinct caption is encoded once.
 
 Each encoder is loaded only if something is missing, used, and released before the next one loads.
+Decoding runs ahead in worker processes. What is encoded together follows from the whole dataset, not
+from what is missing, so a killed and repeated run writes the same bytes as an undisturbed one.
+Processes share the work by its number and need not talk to each other: an entry is whole or absent.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from cogvx_exp.config.schema import Data, Memory
-from cogvx_exp.data.buckets import frame_indices
 from cogvx_exp.data.cache import TensorCache
-from cogvx_exp.data.encode import clip_pixels, encode_captions, encode_video
-from cogvx_exp.data.manifest import Clip
+from cogvx_exp.data.dataset import Clip
+from cogvx_exp.data.decoding import DecodingPool, read_clip
+from cogvx_exp.data.encode import encode_captions, encode_videos, to_pixels, token_counts
+from cogvx_exp.data.faults import ClipError, DataFault, fault_of
+from cogvx_exp.data.fit import Fit
+from cogvx_exp.data.frames import choose_frames
+from cogvx_exp.data.index import FileIndex, stamp_of
+from cogvx_exp.data.latents import load_tensor
 from cogvx_exp.files import file_hash, read_json
 from cogvx_exp.model.device import Compute, release
 from cogvx_exp.model.load import identity, load_text_encoder, load_vae
-from cogvx_exp.tracking.progress import progress
+from cogvx_exp.tracking.progress import console, progress
 
-CAPTIONS_AT_ONCE = 8
+CAPTIONS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of the work that this process does."""
+
+    rank: int = 0
+    world: int = 1
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """What encodes: a pipeline's folder, a device with a type, and how to save memory."""
+    """What encodes: a pipeline's folder, a device with a type, and where the results go."""
 
     folder: Path
     compute: Compute
     memory: Memory
-    cache: TensorCache
+    cache_dir: Path
+    share: Share = Share()
+
+    @property
+    def cache(self) -> TensorCache:
+        """Where the results go."""
+        return TensorCache(self.cache_dir / "encoded")
+
+    @property
+    def max_tokens(self) -> int:
+        """Text tokens that the transformer takes."""
+        return int(read_json(self.folder / "transformer" / "config.json")["max_text_seq_length"])
 
     def made_by(self, part: str) -> dict[str, str]:
         """The share of this encoder in the fingerprint of what it encodes."""
         return {"encoder": identity(self.folder, part), "dtype": str(self.compute.dtype)}
 
 
-def prepare_videos(clips: list[Clip], data: Data, encoder: Encoder) -> list[str]:
-    """Encodes the clips that are not in the cache; returns the key of every clip.
+@dataclass(frozen=True)
+class _Work:
+    """One entry to make."""
 
-    Raises:
-        UserError: a clip cannot be decoded or encoded; what was encoded before stays.
+    key: str
+    clip: Clip
+    flip: bool
+
+
+def prepare_videos(clips: list[Clip], data: Data, encoder: Encoder) -> tuple[list[tuple[str, ...]], list[DataFault]]:
+    """Encodes the clips that are not in the cache.
+
+    Returns:
+        The keys of every clip (with data.random_flip, of the clip and of its mirror image), and the faults
+        of those that could not be encoded.
     """
-    made_by = encoder.made_by("vae")
-    keys = [encoder.cache.key(_video_origin(clip, data) | made_by) for clip in clips]
-    missing = {key: clip for key, clip in zip(keys, clips, strict=True) if not encoder.cache.has(key)}
+    works = _all_work(clips, data, encoder)
+    faults: dict[str, ClipError] = {}
+    groups = _groups(works, data.encode_batch_size)[encoder.share.rank :: encoder.share.world]
+    missing = [group for group in groups if not all(encoder.cache.has(work.key) for work in group)]
+    imports = [work for group in missing for work in group if work.clip.latents]
+    for work in imports:
+        assert work.clip.latents
+        _try(faults, work.clip, encoder.cache, work.key, load_tensor(work.clip.latents.moments, 4))
+    missing = [group for group in missing if not group[0].clip.latents]
     if missing:
         vae = load_vae(encoder.folder, encoder.compute, encoder.memory)
-        for key, clip in progress("Encoding clips", missing.items()):
-            moments = encode_video(clip_pixels(clip, data), vae)
-            encoder.cache.save(key, moments, f"row {clip.row.number}, {clip.row.path}")
+        done = _encode_groups(missing, data, vae, encoder.cache, faults)
+        for _ in progress("Encoding clips", done, sum(map(len, missing))):
+            pass
         del vae
         release(encoder.compute.device)
-    return keys
+    keys: dict[str, list[str]] = {}
+    for work in works:
+        keys.setdefault(_id(work.clip), []).append(work.key)
+    by_clip = [tuple(keys[_id(clip)]) for clip in clips]
+    return by_clip, [
+        fault_of(clip.row.number, clip.row.path, faults[_id(clip)]) for clip in clips if _id(clip) in faults
+    ]
 
 
 def prepare_captions(captions: Iterable[str], encoder: Encoder) -> dict[str, str]:
     """Encodes the captions that are not in the cache; returns the key of each distinct caption."""
-    max_length = read_json(encoder.folder / "transformer" / "config.json")["max_text_seq_length"]
     made_by = encoder.made_by("text_encoder") | {"tokenizer": identity(encoder.folder, "tokenizer")}
-    keys = {
-        caption: encoder.cache.key({"caption": caption, "max_length": max_length} | made_by)
-        for caption in dict.fromkeys(captions)
-    }
-    missing = [caption for caption, key in keys.items() if not encoder.cache.has(key)]
+    made_by |= {"max_length": str(encoder.max_tokens)}
+    cache = encoder.cache
+    keys = {caption: cache.key({"caption": caption} | made_by) for caption in dict.fromkeys(captions)}
+    ordered = sorted(keys)
+    groups = [ordered[first : first + CAPTIONS_AT_ONCE] for first in range(0, len(ordered), CAPTIONS_AT_ONCE)]
+    groups = groups[encoder.share.rank :: encoder.share.world]
+    missing = [group for group in groups if not all(cache.has(keys[caption]) for caption in group)]
     if missing:
         tokenizer, text_encoder = load_text_encoder(encoder.folder, encoder.compute)
-        groups = [missing[i : i + CAPTIONS_AT_ONCE] for i in range(0, len(missing), CAPTIONS_AT_ONCE)]
-        for group in progress("Encoding captions", groups):
-            embeds = encode_captions(group, tokenizer, text_encoder, max_length)
+        _say_cut([caption for group in missing for caption in group], tokenizer, encoder.max_tokens)
+        for group in progress("Encoding captions", missing):
+            # Always a whole group: what is encoded beside a caption can change its last bits.
+            embeds = encode_captions(group, tokenizer, text_encoder, encoder.max_tokens)
             for caption, embed in zip(group, embeds, strict=True):
-                encoder.cache.save(keys[caption], embed, f'caption "{caption[:60]}"')
+                if not cache.has(keys[caption]):
+                    cache.save(keys[caption], embed)
         del tokenizer, text_encoder
         release(encoder.compute.device)
+    return keys
+
+
+def import_embeds(clips: list[Clip], cache: TensorCache) -> list[str]:
+    """Takes over the embeddings of clips that are encoded already; returns their keys."""
+    keys = []
+    for clip in clips:
+        assert clip.latents
+        keys.append(cache.key({"embeds": file_hash(Path(clip.latents.embeds))}))
+        if not cache.has(keys[-1]):
+            cache.save(keys[-1], load_tensor(clip.latents.embeds, 2))
     return keys
 
 
@@ -81,10 +148,86 @@ def load_embeds(captions: list[str], keys: dict[str, str], cache: TensorCache) -
     return torch.stack([cache.load(keys[caption]) for caption in captions])
 
 
-def _video_origin(clip: Clip, data: Data) -> dict[str, object]:
-    return {
-        "video": file_hash(clip.row.path),
-        "frames": frame_indices(clip.info, data, clip.bucket.num_frames),
-        "bucket": str(clip.bucket),
-        "reshape": data.reshape,
-    }
+def _all_work(clips: list[Clip], data: Data, encoder: Encoder) -> list[_Work]:
+    """The entries of all clips, in their order; two for each clip with data.random_flip."""
+    hashes = _content_hashes(clips, encoder.cache_dir)
+    made_by = encoder.made_by("vae")
+    works = []
+    for clip in clips:
+        if clip.latents:
+            key = encoder.cache.key({"moments": hashes[clip.latents.moments]})
+            works.append(_Work(key, clip, flip=False))
+            continue
+        choice = asdict(choose_frames(data, clip.bucket.num_frames))
+        origin: dict[str, Any] = {"video": hashes[clip.row.path], "frames": choice, "bucket": str(clip.bucket)}
+        origin |= {"reshape": data.reshape} | made_by
+        for flip in (False, True) if data.random_flip else (False,):
+            works.append(_Work(encoder.cache.key(origin | {"flip": flip}), clip, flip))
+    return works
+
+
+def _groups(works: list[_Work], size: int) -> list[list[_Work]]:
+    """Entries that are encoded together: of one bucket, in an order that does not depend on the dataset's."""
+    distinct = {work.key: work for work in works}
+    ordered = sorted(distinct.values(), key=lambda work: (work.clip.latents is None, work.clip.bucket, work.key))
+    groups = []
+    for _, same in groupby(ordered, key=lambda work: (work.clip.latents is None, work.clip.bucket)):
+        alike = list(same)
+        groups += [alike[first : first + size] for first in range(0, len(alike), size)]
+    return groups
+
+
+def _encode_groups(
+    groups: list[list[_Work]], data: Data, vae: Any, cache: TensorCache, faults: dict[str, ClipError]
+) -> Iterator[None]:
+    """Encodes and saves group by group; yields once for each clip."""
+    tasks = (_decoding_task(work, data) for group in groups for work in group)
+    with DecodingPool(data.decode_workers, data.decode_timeout) as pool:
+        decoded = pool.map(read_clip, tasks)
+        for group in groups:
+            frames = {work: next(decoded) for work in group}
+            faults |= {_id(work.clip): found for work, found in frames.items() if isinstance(found, ClipError)}
+            good = [work for work in group if isinstance(frames[work], np.ndarray)]
+            if good:
+                moments = encode_videos(to_pixels([frames[work] for work in good]), vae)
+                for work, of_clip in zip(good, moments, strict=True):
+                    if not cache.has(work.key):
+                        _try(faults, work.clip, cache, work.key, of_clip)
+            yield from (None for _ in group)
+
+
+def _decoding_task(work: _Work, data: Data) -> tuple[Any, ...]:
+    clip = work.clip
+    return clip.row.path, choose_frames(data, clip.bucket.num_frames), clip.bucket, Fit(data.reshape, flip=work.flip)
+
+
+def _try(faults: dict[str, ClipError], clip: Clip, cache: TensorCache, key: str, tensor: torch.Tensor) -> None:
+    try:
+        cache.save(key, tensor)
+    except ClipError as error:
+        faults[_id(clip)] = error
+
+
+def _id(clip: Clip) -> str:
+    """What makes the entries of a clip: rows of one video share them."""
+    return f"{clip.row.path} {clip.bucket}"
+
+
+def _content_hashes(clips: list[Clip], cache_dir: Path) -> dict[str, str]:
+    """Hash of each file's content; files that have not changed are not read again."""
+    paths = {clip.latents.moments if clip.latents else clip.row.path for clip in clips}
+    stamps = {path: stamp_of(path) for path in paths}
+    with FileIndex(cache_dir / "index.sqlite") as index:
+        known = index.hashes(list(stamps.values()))
+        unknown = [path for path in stamps if path not in known]
+        with ThreadPoolExecutor() as threads:  # hashing lets other threads run
+            fresh = dict(zip(unknown, threads.map(lambda path: file_hash(Path(path)), unknown), strict=True))
+        index.add_hashes((stamps[path], digest) for path, digest in fresh.items())
+    return known | fresh
+
+
+def _say_cut(captions: list[str], tokenizer: Any, max_tokens: int) -> None:
+    counts = token_counts(captions, tokenizer)
+    for caption, count in zip(captions, counts, strict=True):
+        if count > max_tokens:
+            console.print(f'Caption cut from {count} to {max_tokens} tokens: "{caption[:60]}..."')

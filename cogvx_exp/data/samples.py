@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from cogvx_exp.config.schema import Data
-from cogvx_exp.data.cache import TensorCache
+from cogvx_exp.data.encoded import EncodedClips
 from cogvx_exp.data.sampler import BatchStream, Draw
 from cogvx_exp.randomness import generator
 
@@ -56,48 +56,52 @@ class Batch:
         return replace(self, **{name: getattr(self, name).pin_memory() for name in tensors})
 
 
-@dataclass(frozen=True)
-class EncodedClips:
-    """Where the encoded clips and captions are in the cache."""
-
-    cache: TensorCache
-    videos: list[str]
-    """Key of each clip's moments."""
-    captions: list[str]
-    """Key of each clip's caption."""
-    no_caption: str
-    """Key of the empty caption."""
-    names: list[str]
-    """Name of each clip, for messages."""
-
-
 class TrainingSamples(Dataset[Batch]):
     """Maps a `Draw` to a sample (a batch of one). Reads the cache; holds no tensors."""
 
-    def __init__(self, clips: EncodedClips, space: LatentSpace, *, caption_dropout: float, seed: int):
+    def __init__(self, clips: EncodedClips, space: LatentSpace, data: Data, seed: int):
         self.clips = clips
         self.space = space
-        self.caption_dropout = caption_dropout
+        self.caption_dropout = data.caption_dropout
+        self.random_flip = data.random_flip
         self.seed = seed
 
     def __getitem__(self, draw: Draw) -> Batch:
-        cache, seed = self.clips.cache, self.seed
-        moments = cache.load(self.clips.videos[draw.clip]).float()
-        latents = draw_latents(moments, self.space, generator(seed, draw.sample, "latents"))
-        noise = torch.randn(latents.shape, generator=generator(seed, draw.sample, "noise"))
-        timestep = torch.randint(
-            self.space.num_train_timesteps, (1,), generator=generator(seed, draw.sample, "timestep")
-        )
-        dropped = torch.rand((), generator=generator(seed, draw.sample, "caption")) < self.caption_dropout
-        caption = self.clips.no_caption if dropped else self.clips.captions[draw.clip]
+        keys = self.clips.videos[draw.clip]
+        return self.sample(draw, self.clips.cache.load(keys[1] if self.flipped(draw) else keys[0]))
+
+    def flipped(self, draw: Draw) -> bool:
+        """Whether the clip of this draw is mirrored."""
+        return self.random_flip > 0 and self._uniform(draw, "flip") < self.random_flip
+
+    def crop_position(self, draw: Draw) -> tuple[float, float]:
+        """Where a random crop of this draw lies, from 0 (top, left) to 1 (bottom, right)."""
+        return self._uniform(draw, "crop y"), self._uniform(draw, "crop x")
+
+    def sample(self, draw: Draw, moments: torch.Tensor) -> Batch:
+        """The sample of a draw, given the moments of its clip, (2C, F, H, W)."""
+        latents = draw_latents(moments.float(), self.space, self._generator(draw, "latents"))
+        timesteps = self.space.num_train_timesteps
         return Batch(
             latents=latents[None],
-            noise=noise[None],
-            timesteps=timestep,
-            prompt_embeds=cache.load(caption)[None],
+            noise=torch.randn(latents.shape, generator=self._generator(draw, "noise"))[None],
+            timesteps=torch.randint(timesteps, (1,), generator=self._generator(draw, "timestep")),
+            prompt_embeds=self.clips.cache.load(self._caption(draw))[None],
             samples=[draw.sample],
             clips=[self.clips.names[draw.clip]],
         )
+
+    def _caption(self, draw: Draw) -> str:
+        if self._uniform(draw, "caption") < self.caption_dropout:
+            return self.clips.no_caption
+        captions = self.clips.captions[draw.clip]
+        return captions[int(self._uniform(draw, "which caption") * len(captions))]
+
+    def _uniform(self, draw: Draw, purpose: str) -> float:
+        return torch.rand((), generator=self._generator(draw, purpose)).item()
+
+    def _generator(self, draw: Draw, purpose: str) -> torch.Generator:
+        return generator(self.seed, draw.sample, purpose)
 
 
 def draw_latents(moments: torch.Tensor, space: LatentSpace, generator: torch.Generator) -> torch.Tensor:
@@ -126,7 +130,7 @@ def collate(samples: list[Batch]) -> Batch:
     )
 
 
-def batches(samples: TrainingSamples, stream: BatchStream, data: Data, device: torch.device) -> Iterator[Batch]:
+def cached_batches(samples: TrainingSamples, stream: BatchStream, data: Data, device: torch.device) -> Iterator[Batch]:
     """An endless iterator of batches on `device`, loaded ahead by `data.workers` processes."""
     loader = DataLoader(
         samples,

@@ -1,63 +1,85 @@
 """Reading and writing video files.
 
-The reader is decord (or its maintained fork decord2, which has the same module name). It gives RGB
-frames with a rotation tag applied. Open a reader in the process that uses it: one opened before a
-fork hangs.
+The decoder is decord (decord2, its maintained fork, which also reads AV1): as fast as PyAV, byte for
+byte the same frames, and it turns clips upright by their rotation tag. What it cannot open is tried
+with PyAV: decord2 3.4.0 fails on some widths that are no multiple of 64 pixels, such as 48 and 96.
+torchcodec needs FFmpeg libraries of the system, and its newest build needs CUDA.
+
+Nothing here needs torch. It is meant to be called in the worker processes of `decoding`: a damaged
+file can crash a decoder, and a reader that was opened before a fork hangs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import imageio_ffmpeg
 import numpy as np
 
-from cogvx_exp.errors import UserError
+from cogvx_exp.data.faults import ClipError
+
+CHUNK = 4
+"""Frames decoded at a time, so that a 4K clip does not fill the memory."""
+
+REENCODE = "re-encode it (ffmpeg -i FILE -c:v libx264 -crf 12 NEW.mp4) or take it out"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class VideoInfo:
     """What is known about a video without reading all of it."""
 
     num_frames: int
-    """Frames that the file announces."""
     height: int
-    """Height in pixels, upright."""
+    """Pixels, upright."""
     width: int
-    """Width in pixels, upright."""
+    """Pixels, upright."""
     fps: float
     """Frames a second, on average."""
+    duration: float
+    """Seconds from the start of the first frame to the end of the last."""
 
 
-def probe_video(path: Path) -> VideoInfo:
-    """Reads a video's size, length and rate.
+class Reader(Protocol):
+    """An open video."""
+
+    starts: np.ndarray
+    """Time at which each frame is shown, seconds from the first, (frames,)."""
+    duration: float
+    """Seconds."""
+
+    def frames(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        """The frames at ascending indices: uint8, (height, width, 3), upright."""
+        ...
+
+
+def probe_video(path: str) -> VideoInfo:
+    """Reads a video's size, length and rate, and decodes its first frame.
 
     Raises:
-        UserError: the file cannot be read as a video.
+        ClipError: it cannot be read as a video.
     """
-    reader = _open(path)
-    try:
-        height, width, _ = reader[0].shape
-    except Exception as error:  # decord raises its own error classes
-        raise UserError(f"no frame can be decoded ({_reason(error)})") from None
-    return VideoInfo(len(reader), height, width, float(reader.get_avg_fps()))
+    reader = open_video(path)
+    height, width, _ = next(iter(reader.frames([0]))).shape
+    count = len(reader.starts)
+    return VideoInfo(count, height, width, count / reader.duration, reader.duration)
 
 
-def read_frames(path: Path, indices: Sequence[int]) -> np.ndarray:
-    """Reads the frames at `indices` (ascending): uint8, (frames, height, width, 3).
+def open_video(path: str) -> Reader:
+    """Opens a video whose first frame can be decoded, with decord or else with PyAV.
 
     Raises:
-        UserError: the file cannot be read, or has fewer frames than it announces.
+        ClipError: neither can.
     """
-    reader = _open(path)
     try:
-        frames = reader.get_batch(list(indices)).asnumpy()
-    except Exception as error:
-        raise UserError(f"frames cannot be decoded ({_reason(error)})") from None
-    if len(frames) != len(indices):
-        raise UserError(f"{len(frames)} of {len(indices)} frames could be decoded; the file is cut off")
-    return frames
+        return _checked(_DecordReader(path))
+    except Exception:  # decord raises errors of several classes
+        try:
+            return _checked(_PyAvReader(path))
+        except ClipError:
+            raise
+        except Exception as error:
+            raise ClipError(f"cannot be decoded ({_reason(error)})", REENCODE) from None
 
 
 def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
@@ -81,17 +103,67 @@ def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
     beside.replace(path)
 
 
-def _open(path: Path) -> Any:
-    import decord
+class _DecordReader:
+    def __init__(self, path: str):
+        import decord
 
-    decord.logging.set_level(decord.logging.QUIET)
-    try:
-        return decord.VideoReader(str(path), num_threads=1)
-    except Exception as error:
-        raise UserError(f"cannot be read as a video ({_reason(error)})") from None
+        decord.logging.set_level(decord.logging.QUIET)
+        self._reader = decord.VideoReader(path, num_threads=1)
+        times = np.asarray(self._reader.get_frame_timestamp(range(len(self._reader))))
+        self.starts = times[:, 0] - times[0, 0]
+        self.duration = float(times[-1, 1] - times[0, 0])
+
+    def frames(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        for first in range(0, len(indices), CHUNK):
+            wanted = list(indices[first : first + CHUNK])
+            frames = self._reader.get_batch(wanted).asnumpy()
+            if len(frames) != len(wanted):
+                raise _cut_off(first + len(frames), len(indices))
+            yield from frames
+
+
+class _PyAvReader:
+    def __init__(self, path: str):
+        import av
+
+        self._open = lambda: av.open(path)
+        with self._open() as container:
+            if not container.streams.video:
+                raise ClipError("has no video, only sound", "take it out")
+            stream = container.streams.video[0]
+            base = float(stream.time_base or 0)
+            shown = sorted((p.pts, p.duration or 0) for p in container.demux(stream) if p.pts is not None)
+        if not shown:
+            raise ClipError("has no frames", "take it out")
+        times = np.array([time for time, _ in shown]) * base
+        self.starts = times - times[0]
+        usual = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
+        self.duration = float(self.starts[-1]) + (shown[-1][1] * base or usual)
+
+    def frames(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        wanted = iter(indices)
+        next_index, found = next(wanted, None), 0
+        with self._open() as container:
+            for index, frame in enumerate(container.decode(container.streams.video[0])):
+                if index == next_index:
+                    yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90))
+                    next_index, found = next(wanted, None), found + 1
+                if next_index is None:
+                    return
+        raise _cut_off(found, len(indices))
+
+
+def _checked(reader: Any) -> Reader:
+    """The reader, if it can give the first frame."""
+    next(iter(reader.frames([0])))
+    return reader
+
+
+def _cut_off(found: int, wanted: int) -> ClipError:
+    return ClipError(f"only {found} of {wanted} frames can be decoded: the file is cut off or damaged", REENCODE)
 
 
 def _reason(error: Exception) -> str:
-    """The last sentence of an error; decord puts a C++ stack before and after it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "Stack trace" not in line]
-    return lines[0].rsplit("Error: ", 1)[-1][:160] if lines else type(error).__name__
+    """The telling part of a decoder's message."""
+    text = str(error).strip().splitlines()
+    return text[0].partition("]")[2].partition(":")[0].strip() or text[0][:100] if text else type(error).__name__

@@ -5,7 +5,6 @@ from pathlib import Path
 from diffusers import CogVideoXTransformer3DModel
 
 from cogvx_exp.config.schema import GenerateJob
-from cogvx_exp.data.cache import TensorCache
 from cogvx_exp.data.prepare import Encoder, load_embeds, prepare_captions
 from cogvx_exp.evaluation.adapter import Adapter
 from cogvx_exp.evaluation.sampling import Sampler, file_name, save_video, split_prompts, video_requests
@@ -24,7 +23,7 @@ def generate(job: GenerateJob, adapter: Adapter | None) -> list[Path]:
     prompts = split_prompts(settings.prompts, settings.separator)
     compute = choose_compute(job.device, job.model)
     pipeline = pipeline_folder(job.model, job.cache_dir)
-    encoder = Encoder(pipeline, compute, job.memory, TensorCache(job.cache_dir / "encoded"))
+    encoder = Encoder(pipeline, compute, job.memory, job.cache_dir)
     texts = [settings.negative_prompt, *prompts]
     keys = prepare_captions(texts, encoder)
     embeds = dict(zip(texts, load_embeds(texts, keys, encoder.cache), strict=True))

@@ -8,10 +8,12 @@ from hydra.types import RunMode
 
 from cogvx_exp.config.rules import train_notes
 from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.data.dataset import accept, load_dataset
 from cogvx_exp.errors import UserError
 from cogvx_exp.launch.resume import find_checkpoint
 from cogvx_exp.model.source import pretrained_folder
 from cogvx_exp.quiet import quiet_libraries
+from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.run_folder import RunFolder
 from cogvx_exp.training.checkpoint_files import CheckpointFolder
 
@@ -25,19 +27,22 @@ def launch(job: TrainJob, overrides: list[str]) -> float:
         UserError: anything only the user can mend.
     """
     for note in train_notes(job):
-        print(f"Note: {note}")
+        console.print(f"Note: {note}")
     checkpoint = find_checkpoint(job, OUTPUTS) if job.resume else None
     folder = RunFolder(_run_dir(job, checkpoint))
     if checkpoint is None and (folder.path / "config.yaml").exists():
         raise UserError(f"run_dir={folder.path} already has a run; add resume=latest to go on with it, or name another")
+    # What fails most often comes before the run's folder, and before torch is imported.
     if job.model.weights == "pretrained":
-        pretrained_folder(job.model)  # before the run's folder and before torch: this fails most often
+        pretrained_folder(job.model)
+    dataset = load_dataset(job.data, job.cache_dir)
     folder.start(job, overrides)
-    print(f"Run folder: {folder.path}")
+    console.print(f"Run folder: {folder.path}", soft_wrap=True)
+    accept(dataset, job.data, console, folder.faults)
     quiet_libraries()
     from cogvx_exp.training.run import train
 
-    return float(train(job, folder, checkpoint).summary["loss_last_tenth"])
+    return float(train(job, folder, dataset, checkpoint).summary["loss_last_tenth"])
 
 
 def _run_dir(job: TrainJob, checkpoint: CheckpointFolder | None) -> Path:

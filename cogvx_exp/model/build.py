@@ -1,5 +1,6 @@
 """Builds a pipeline of real diffusers and transformers classes from an architecture and a seed."""
 
+import os
 import shutil
 import string
 from pathlib import Path
@@ -70,11 +71,13 @@ def build_pipeline(model: Model, folder: Path) -> None:
             set_alpha_to_one=True,
         ),
     )
-    beside = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     pipeline.save_pretrained(beside)
     sync_folder(beside)
-    beside.replace(folder)
+    try:
+        beside.replace(folder)
+    except OSError:  # another process was faster
+        shutil.rmtree(beside)
 
 
 def _build_vae(model: Model) -> AutoencoderKLCogVideoX:

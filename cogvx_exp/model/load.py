@@ -79,13 +79,17 @@ def load_vae(folder: Path, compute: Compute, memory: Memory) -> AutoencoderKLCog
     return vae.requires_grad_(False).eval().to(compute.device)
 
 
+def load_tokenizer(folder: Path) -> T5Tokenizer:
+    """Loads the tokenizer."""
+    return T5Tokenizer.from_pretrained(folder, subfolder="tokenizer")
+
+
 def load_text_encoder(folder: Path, compute: Compute) -> tuple[T5Tokenizer, T5EncoderModel]:
     """Loads the tokenizer and the frozen T5 encoder."""
-    tokenizer = T5Tokenizer.from_pretrained(folder, subfolder="tokenizer")
     encoder = T5EncoderModel.from_pretrained(
         folder, subfolder="text_encoder", dtype=compute.dtype, use_safetensors=True
     )
-    return tokenizer, encoder.requires_grad_(False).eval().to(compute.device)
+    return load_tokenizer(folder), encoder.requires_grad_(False).eval().to(compute.device)
 
 
 def load_scheduler(folder: Path, name: str) -> Any:

@@ -1,9 +1,10 @@
-"""Finds the folder of a pipeline. Does not need torch, so that a missing download is told at once."""
+"""Finds the folder of a pretrained pipeline. Does not need torch."""
 
 from pathlib import Path
 
 from cogvx_exp.config.schema import Model
 from cogvx_exp.errors import UserError
+from cogvx_exp.hub import fetch
 
 NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt"]
 
@@ -20,24 +21,7 @@ def pretrained_folder(model: Model) -> Path:
         return local
     if local.exists() or model.path.startswith((".", "/", "~")):
         raise UserError(f"model.path={model.path}: this folder has no model_index.json, so it is no diffusers pipeline")
-    return _download(model.path, model.revision)
-
-
-def _download(repo: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=NEEDED))
-    except Exception as error:  # the hub client raises errors of several libraries
-        reason = _reason(error, LocalEntryNotFoundError)
-        raise UserError(
-            f"model.path={repo} is not in the Hugging Face cache and could not be fetched ({reason}); set "
-            f"model.path=FOLDER to a local copy, or model.weights=random to try the run without pretrained weights"
-        ) from None
-
-
-def _reason(error: Exception, not_found: type[Exception]) -> str:
-    if isinstance(error, not_found):
-        return "the Hub cannot be reached"
-    return (str(error) or type(error).__name__).splitlines()[0][:160]
+        return fetch(model.path, model.revision, kind="model", setting="model.path", patterns=NEEDED)
+    except UserError as error:
+        raise UserError(f"{error}, or model.weights=random to try the run without pretrained weights") from None

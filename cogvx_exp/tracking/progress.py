@@ -1,7 +1,7 @@
 """Progress bars on a terminal, occasional lines elsewhere."""
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from rich.console import Console
@@ -15,12 +15,19 @@ SECONDS_BETWEEN_LINES = 10.0
 """How often a line is printed where there is no terminal."""
 
 
-def progress(label: str, items: Collection[T]) -> Iterator[T]:
-    """Yields the items with a bar that has their rate and the time left."""
-    with Bar(label, len(items)) as bar:
+def progress(label: str, items: Iterable[T], total: int | None = None) -> Iterator[T]:
+    """Yields the items with a bar that has their number, rate and time left.
+
+    `total` is needed where the items have no length.
+    """
+    if total is None:
+        assert isinstance(items, Sized)
+        total = len(items)
+    started = time.monotonic()
+    with Bar(label, total) as bar:
         for done, item in enumerate(items, 1):
             yield item
-            bar.show(done, "")
+            bar.show(done, f"{done / max(time.monotonic() - started, 1e-9):.1f}/s")
 
 
 class Bar:

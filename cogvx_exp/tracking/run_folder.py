@@ -32,6 +32,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def faults(self) -> Path:
+        """The clips that could not be used."""
+        return self.path / "faults.csv"
+
+    @property
     def checkpoints(self) -> Path:
         """The training states."""
         return self.path / "checkpoints"

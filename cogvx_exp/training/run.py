@@ -15,6 +15,7 @@ from accelerate.state import AcceleratorState
 from diffusers import CogVideoXTransformer3DModel
 
 from cogvx_exp.config.schema import TrainJob, Validation
+from cogvx_exp.data.dataset import Dataset
 from cogvx_exp.files import write_json
 from cogvx_exp.model.device import Compute, choose_compute
 from cogvx_exp.tracking.environment import environment
@@ -25,7 +26,7 @@ from cogvx_exp.training.checkpoint_files import CheckpointFolder, remove_old_che
 from cogvx_exp.training.export import export_adapter
 from cogvx_exp.training.loop import Action, Schedule, train_loop
 from cogvx_exp.training.memory import MemoryLog
-from cogvx_exp.training.setup import EncodedData, Training, build_training, encode_data
+from cogvx_exp.training.setup import PreparedData, Training, build_training, prepare_data
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,13 @@ class Result:
     """The content of summary.json."""
 
 
-def train(job: TrainJob, folder: RunFolder, checkpoint: CheckpointFolder | None) -> Result:
+def train(job: TrainJob, folder: RunFolder, dataset: Dataset, checkpoint: CheckpointFolder | None) -> Result:
     """Prepares the data, trains, validates and exports.
 
     Args:
         job: the checked configuration.
         folder: where everything is written.
+        dataset: the clips.
         checkpoint: the state to go on from.
 
     Raises:
@@ -55,7 +57,7 @@ def train(job: TrainJob, folder: RunFolder, checkpoint: CheckpointFolder | None)
     memory = MemoryLog(compute.device)
     write_json(folder.path / "environment.json", environment(compute.device))
 
-    data = encode_data(job, compute)
+    data = prepare_data(job, dataset, compute, folder.faults)
     memory.record("after_encoding")
     with accelerator_for(compute) as accelerator:
         training = build_training(job, data, accelerator)
@@ -72,7 +74,7 @@ def train(job: TrainJob, folder: RunFolder, checkpoint: CheckpointFolder | None)
             seed=job.seed,
             actions=_actions(job, data, training, folder, memory),
         )
-        batches = training.batches(job, compute)
+        batches = training.batches(job, data)
         with Metrics(folder.metrics, training.first_step) as metrics:
             train_loop(training.state, batches, training.loss, accelerator, metrics, schedule)
         memory.record("after_training")
@@ -96,7 +98,7 @@ def accelerator_for(compute: Compute) -> Iterator[Accelerator]:
 
 
 def _actions(
-    job: TrainJob, data: EncodedData, training: Training, folder: RunFolder, memory: MemoryLog
+    job: TrainJob, data: PreparedData, training: Training, folder: RunFolder, memory: MemoryLog
 ) -> list[tuple[int | None, Action]]:
     """What happens between steps: checkpoints first, so that a crash while sampling loses nothing."""
 

@@ -10,11 +10,12 @@ from accelerate import Accelerator
 from diffusers import CogVideoXTransformer3DModel
 
 from cogvx_exp.config.schema import TrainJob, Validation
-from cogvx_exp.data.cache import TensorCache
-from cogvx_exp.data.manifest import Clip, bucket_counts, load_clips
-from cogvx_exp.data.prepare import Encoder, load_embeds, prepare_captions, prepare_videos
+from cogvx_exp.data.dataset import Clip, Dataset
+from cogvx_exp.data.encoded import EncodedDataset, encode_dataset
+from cogvx_exp.data.online import online_batches
+from cogvx_exp.data.prepare import Encoder, load_embeds
 from cogvx_exp.data.sampler import BatchStream
-from cogvx_exp.data.samples import Batch, EncodedClips, LatentSpace, TrainingSamples, batches
+from cogvx_exp.data.samples import Batch, LatentSpace, TrainingSamples, cached_batches
 from cogvx_exp.diffusion.denoise import Loss, denoising_loss
 from cogvx_exp.errors import UserError
 from cogvx_exp.evaluation.sampling import split_prompts, video_requests
@@ -30,15 +31,27 @@ from cogvx_exp.training.optimizer import build_lr_scheduler, build_optimizer
 
 
 @dataclass(frozen=True)
-class EncodedData:
+class PreparedData:
     """The dataset as the loop reads it; no encoder is in memory any more."""
 
-    pipeline: Path
-    """Folder of the model's pipeline."""
-    compute: Compute
-    clips: list[Clip]
-    encoded: EncodedClips
+    encoder: Encoder
+    encoded: EncodedDataset
     validator: Validator | None
+
+    @property
+    def pipeline(self) -> Path:
+        """Folder of the model's pipeline."""
+        return self.encoder.folder
+
+    @property
+    def compute(self) -> Compute:
+        """Where and in which type the run computes."""
+        return self.encoder.compute
+
+    @property
+    def clips(self) -> list[Clip]:
+        """The training clips."""
+        return self.encoded.dataset.clips
 
 
 @dataclass
@@ -62,50 +75,47 @@ class Training:
         self.first_step = checkpoint.step
         console.print(f"Going on from step {self.first_step} ({checkpoint.path})", soft_wrap=True)
 
-    def batches(self, job: TrainJob, compute: Compute) -> Iterator[Batch]:
+    def batches(self, job: TrainJob, data: PreparedData) -> Iterator[Batch]:
         """The batches from the current position on."""
-        return batches(self.samples, self.stream, job.data, compute.device)
+        if job.data.encode == "online":
+            return online_batches(self.samples, self.stream, data.clips, job.data, data.encoder)
+        return cached_batches(self.samples, self.stream, job.data, data.compute.device)
 
 
-def encode_data(job: TrainJob, compute: Compute) -> EncodedData:
-    """Reads the dataset and fills the cache with everything the run will read.
+def prepare_data(job: TrainJob, dataset: Dataset, compute: Compute, faults: Path) -> PreparedData:
+    """Fills the cache with everything the run will read.
+
+    Args:
+        job: the checked configuration.
+        dataset: the clips.
+        compute: where and in which type the run computes.
+        faults: file for the faults that encoding finds.
 
     Raises:
         UserError: the data or the model cannot be used.
     """
-    clips = load_clips(job.data)
-    buckets = ", ".join(f"{count} of {bucket}" for bucket, count in bucket_counts(clips).items())
-    console.print(f"{len(clips)} clips (frames x height x width): {buckets}")
+    console.print(dataset.describe())
     pipeline = pipeline_folder(job.model, job.cache_dir)
-    encoder = Encoder(pipeline, compute, job.memory, TensorCache(job.cache_dir / "encoded"))
-
-    captions = [clip.row.caption for clip in clips]
+    encoder = Encoder(pipeline, compute, job.memory, job.cache_dir)
     validation = job.validation if isinstance(job.validation, Validation) else None
-    prompts = _prompts(validation, captions) if validation else []
+    prompts = _prompts(validation, dataset.clips) if validation else []
     texts = [validation.negative_prompt, *prompts] if validation else []
-    keys = prepare_captions([*captions, "", *texts], encoder)
-    encoded = EncodedClips(
-        cache=encoder.cache,
-        videos=prepare_videos(clips, job.data, encoder),
-        captions=[keys[caption] for caption in captions],
-        no_caption=keys[""],
-        names=[str(clip.row.path) for clip in clips],
-    )
+    encoded = encode_dataset(dataset, job.data, encoder, texts, faults)
     validator = None
     if validation:
-        embeds = dict(zip(texts, load_embeds(texts, keys, encoder.cache), strict=True))
+        embeds = dict(zip(texts, load_embeds(texts, encoded.text_keys, encoder.cache), strict=True))
         requests = video_requests(validation, prompts, validation.num_videos)
         validator = Validator(requests, embeds, job.model, pipeline, compute, job.memory)
-    return EncodedData(pipeline, compute, clips, encoded, validator)
+    return PreparedData(encoder, encoded, validator)
 
 
-def build_training(job: TrainJob, data: EncodedData, accelerator: Accelerator) -> Training:
+def build_training(job: TrainJob, data: PreparedData, accelerator: Accelerator) -> Training:
     """Loads the transformer, makes it trainable, and builds everything that moves it.
 
     Raises:
         UserError: the settings do not fit the model or the data.
     """
-    stream = _stream(job, data.clips)
+    stream = _stream(job, data.encoded.dataset)
     steps = job.steps
     if job.epochs is not None:
         steps = math.ceil(job.epochs * stream.batches_per_epoch / job.gradient_accumulation)
@@ -135,26 +145,32 @@ def build_training(job: TrainJob, data: EncodedData, accelerator: Accelerator) -
         transformer=transformer,
         state=state,
         loss=denoising_loss(noise_schedule.to(data.compute.device), config, data.compute.dtype),
-        samples=TrainingSamples(data.encoded, space, caption_dropout=job.data.caption_dropout, seed=job.seed),
+        samples=TrainingSamples(data.encoded.training, space, job.data, job.seed),
         stream=stream,
         steps=steps,
     )
 
 
-def _prompts(validation: Validation, captions: list[str]) -> list[str]:
+def _prompts(validation: Validation, clips: list[Clip]) -> list[str]:
     if validation.prompts is None:
-        return captions[:1]
+        return [clips[0].row.captions[0]]
     return split_prompts(validation.prompts, validation.separator)
 
 
-def _stream(job: TrainJob, clips: list[Clip]) -> BatchStream:
-    buckets = list(bucket_counts(clips))
-    numbers = np.array([buckets.index(clip.bucket) for clip in clips])
+def _stream(job: TrainJob, dataset: Dataset) -> BatchStream:
+    buckets = {bucket: number for number, bucket in enumerate(dataset.bucket_counts())}
     drop = job.data.remainder == "drop"
-    stream = BatchStream(numbers, batch_size=job.batch_size, seed=job.seed, drop_remainder=drop)
+    stream = BatchStream(
+        np.array([buckets[clip.bucket] for clip in dataset.clips]),
+        np.array([clip.source for clip in dataset.clips]),
+        dataset.rates,
+        batch_size=job.batch_size,
+        seed=job.seed,
+        drop_remainder=drop,
+    )
     if stream.batches_per_epoch == 0:
         raise UserError(f"no bucket has batch_size={job.batch_size} clips; use a smaller one or data.remainder=pad")
     if stream.repeated or stream.dropped:
-        what = f"clips left out: {stream.dropped}" if drop else f"clips seen twice: {stream.repeated}"
+        what = f"samples left out: {stream.dropped}" if drop else f"samples added to fill batches: {stream.repeated}"
         console.print(f"In every epoch, {what} (data.remainder={job.data.remainder})")
     return stream

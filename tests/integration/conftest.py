@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.data.dataset import load_dataset
 from cogvx_exp.tracking.run_folder import RunFolder
 from cogvx_exp.training.run import Result, train
 
@@ -19,6 +20,6 @@ def train_in() -> Train:
     def run(job: TrainJob, folder: Path) -> Result:
         run_folder = RunFolder(folder)
         run_folder.start(job, [])
-        return train(job, run_folder, None)
+        return train(job, run_folder, load_dataset(job.data, job.cache_dir), None)
 
     return run

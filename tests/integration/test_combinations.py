@@ -11,7 +11,7 @@ from cogvx_exp.config.rules import check_train
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.config.typed import typed
 
-NOT_BUILT = {"i2v", "sft", "cpu_offload", "ddp", "zero2", "csv", "nf4", "int8", "fp8", "wandb", "tensorboard"}
+NOT_BUILT = {"i2v", "sft", "cpu_offload", "ddp", "zero2", "nf4", "int8", "fp8", "wandb", "tensorboard"}
 DOES = {"tiny": "t2v", "2b": "t2v", "5b": "t2v", "1.5-5b": "t2v", "5b-i2v": "i2v", "1.5-5b-i2v": "i2v"}
 
 
@@ -22,7 +22,8 @@ def choices(group: str) -> list[str]:
 def verdict(**chosen: str) -> list[tuple[str, str]]:
     """The faults of a combination, as (group=choice, problem)."""
     overrides = [f"{group}={choice}" for group, choice in chosen.items()]
-    job = typed(compose("train", [*overrides, "data.root=somewhere"]), TrainJob)
+    overrides += ["data.sources=[{source: folder, root: x}]"] if chosen.get("data") == "mix" else ["data.root=x"]
+    job = typed(compose("train", overrides), TrainJob)
     return [(fault.setting, fault.problem) for fault in check_train(job)]
 
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.data.dataset import load_dataset
 from cogvx_exp.data.sampler import Draw
 from cogvx_exp.model.device import choose_compute
 from cogvx_exp.tracking.run_folder import Metrics, read_metrics
 from cogvx_exp.training.loop import Schedule, train_loop
 from cogvx_exp.training.run import accelerator_for
-from cogvx_exp.training.setup import EncodedData, Training, build_training, encode_data
+from cogvx_exp.training.setup import PreparedData, Training, build_training, prepare_data
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tiny-t2v-lora.json"
 TIMESTEPS = (950, 975, 999)
@@ -46,11 +47,11 @@ def fixed_loss(training: Training, repeat: int = 0) -> float:
 def train_and_measure(job: TrainJob, folder: Path, shuffle_captions: bool = False) -> tuple[float, float, float]:
     """The fixed loss before and after training, and its spread over other fixed noise."""
     compute = choose_compute("cpu", job.model)
-    data = encode_data(job, compute)
+    data = prepare_data(job, load_dataset(job.data, job.cache_dir), compute, folder / "faults.csv")
     with accelerator_for(compute) as accelerator:
         training = build_training(job, data, accelerator)
         before = fixed_loss(training)
-        batches = training.batches(job, compute)
+        batches = training.batches(job, data)
         if shuffle_captions:
             batches = map(shuffled(data), batches)
         schedule = Schedule(0, training.steps, 1, job.max_grad_norm, job.seed, actions=[])
@@ -61,10 +62,10 @@ def train_and_measure(job: TrainJob, folder: Path, shuffle_captions: bool = Fals
         return before, fixed_loss(training), repeats.std().item()
 
 
-def shuffled(data: EncodedData):
+def shuffled(data: PreparedData):
     """Gives every clip the caption of a clip drawn at random."""
     generator = torch.Generator().manual_seed(0)
-    embeds = torch.stack([data.encoded.cache.load(key) for key in data.encoded.captions])
+    embeds = torch.stack([data.encoder.cache.load(keys[0]) for keys in data.encoded.training.captions])
 
     def shuffle(batch):
         others = torch.randint(CLIPS, (len(batch.samples),), generator=generator)

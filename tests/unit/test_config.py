@@ -1,6 +1,7 @@
 """What a user sees of the configuration: names, values, rules, documentation."""
 
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from cogvx_exp.config.flags import FLAGS
 from cogvx_exp.config.paths import conf_dir
-from cogvx_exp.config.schema import GenerateJob, TrainJob
+from cogvx_exp.config.schema import GenerateJob, PrepareJob, TrainJob
 from cogvx_exp.config.typed import typed
 from cogvx_exp.train import main
 
@@ -40,7 +41,7 @@ def refused(capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
         ("learning_rate=1e-4", "the flag --learning_rate is now optim.lr"),
         ("model=5bb", "did you mean 5b?"),
         ("optim=adamw,sgd", "optim can be adam,"),
-        ("data.dataset_file=a.csv", "only for data=csv"),
+        ("data.dataset_file=a.csv", "only for data=csv or data=hub or data=jsonl"),
         ("lr_scheduler.power=2", "only for lr_scheduler=polynomial"),
         ("steps=-3", "steps=-3  must be greater than 0"),
         ("steps=many", "must be a valid integer"),
@@ -51,7 +52,12 @@ def refused(capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
         ("data.frame_buckets=[8]", "takes 8N+1 frames, 9 to 49; nearest: 9 or 17"),
         ("data.height_buckets=[100]", "must be a multiple of 16 pixels; nearest: 96 or 112"),
         ("validation.width=100", "nearest: 96 or 112"),
-        ("data=files", "set data.root to the folder that has prompt.txt"),
+        ("data=files", "data.root=null  set it to the folder"),
+        ("data=mix", "list the sources"),
+        ("data=mix 'data.sources=[{source: csv}]'", "data.sources[0].root=null"),
+        ("data.reshape=random", "add data.encode=online"),
+        ("data.holdout=1.5", "a share must be below 1"),
+        ("data=latents data.root=x data.encode=online", "has no videos to encode"),
         ("model.weights=pretrained", "set model.path"),
         ("hydra.run.dir=x", "set run_dir=FOLDER"),
         ("model.name=${nothing}", "nothing"),
@@ -61,7 +67,8 @@ def refused(capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
     ],
 )
 def test_a_fault_says_what_to_change(capsys: pytest.CaptureFixture[str], override: str, message: str) -> None:
-    assert message in refused(capsys, *(["-m"] if "," in override else []), override)
+    multirun = ["-m"] if override == "optim=adamw,sgd" else []
+    assert message in refused(capsys, *multirun, *shlex.split(override))
 
 
 def test_all_faults_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,9 +122,11 @@ def composed(config: str, schema: type[BaseModel], *overrides: str) -> BaseModel
         return typed(compose(config, list(overrides)), schema)  # type: ignore[type-var]
 
 
-@pytest.mark.parametrize(("config", "schema"), [("train", TrainJob), ("generate", GenerateJob)])
+@pytest.mark.parametrize(
+    ("config", "schema"), [("train", TrainJob), ("prepare", PrepareJob), ("generate", GenerateJob)]
+)
 def test_every_setting_is_documented_and_its_default_is_true(config: str, schema: type[BaseModel]) -> None:
-    overrides = ["model=5b"] + (["data=files"] if config == "train" else [])
+    overrides = ["model=5b"] + (["data=files"] if config != "generate" else [])
     stated = 0
     for name, value, field in fields(composed(config, schema, *overrides)):
         assert field.description, f"{name} has no docstring"
@@ -129,7 +138,7 @@ def test_every_setting_is_documented_and_its_default_is_true(config: str, schema
             assert actual == yaml.safe_load(default[1]), name
         elif not of_another_choice:
             assert name.startswith(("model.", "data.source", "generate.prompts", "generate.strength")), name
-    assert stated > (60 if config == "train" else 12)
+    assert stated > {"train": 60, "prepare": 30, "generate": 12}[config]
 
 
 def test_the_readme_has_every_old_flag() -> None:

@@ -50,3 +50,36 @@ def test_order_and_sample_numbers_do_not_depend_on_how_a_step_is_cut_into_batche
     singles = [draw for batch in take(stream(1, buckets=one_bucket), 48) for draw in batch]
     fours = [draw for batch in take(stream(4, buckets=one_bucket), 12) for draw in batch]
     assert singles == fours
+
+
+def test_every_process_gets_equally_many_batches_and_together_they_cover_the_epoch() -> None:
+    batches = stream(2)
+    world, steps = 3, -(-batches.batches_per_epoch // 3)
+    seen = [take(stream(2, start=0), world * steps)[rank::world] for rank in range(world)]
+    assert {len(of_rank) for of_rank in seen} == {steps}
+    assert {clip for of_rank in seen for batch in of_rank for _, clip in batch} == set(range(len(BUCKETS)))
+
+
+SOURCES = np.array([0] * 8 + [1] * 5 + [0] * 4 + [1] * 3 + [1] * 2)
+
+
+def counts(rates: list[float], epochs: int) -> np.ndarray:
+    """How often each clip is seen."""
+    batches = BatchStream(BUCKETS, SOURCES, rates, batch_size=1, seed=0, drop_remainder=False)
+    drawn = np.concatenate([batches.epoch(epoch).ravel() for epoch in range(epochs)])
+    return np.bincount(drawn, minlength=len(BUCKETS))
+
+
+def test_repeats_show_every_clip_of_a_source_so_often() -> None:
+    assert list(counts([1.0, 3.0], 1)) == [3 if source else 1 for source in SOURCES]
+
+
+def test_a_fractional_rate_shows_every_clip_equally_often_over_the_epochs() -> None:
+    seen = counts([1.0, 0.4], 20)
+    assert all(seen[SOURCES == 0] == 20)
+    of_one_group = seen[(SOURCES == 1) & (BUCKETS == 0)]  # 5 clips: 2 of them in every epoch
+    assert set(of_one_group) == {8}
+
+
+def test_a_source_without_weight_is_never_seen() -> None:
+    assert counts([1.0, 0.0], 3)[SOURCES == 1].sum() == 0

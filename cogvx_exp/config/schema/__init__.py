@@ -1,7 +1,7 @@
 """The type, the meaning and the unit of every setting. The values live in `conf/`."""
 
 from cogvx_exp.config.schema.data import Data
-from cogvx_exp.config.schema.jobs import Generate, GenerateJob, TrainJob
+from cogvx_exp.config.schema.jobs import Generate, GenerateJob, PrepareJob, TrainJob
 from cogvx_exp.config.schema.model import (
     Model,
     SchedulerArchitecture,
@@ -10,11 +10,21 @@ from cogvx_exp.config.schema.model import (
     VaeArchitecture,
 )
 from cogvx_exp.config.schema.section import Section
-from cogvx_exp.config.schema.training import Checkpoint, LrScheduler, Memory, Method, Optim, Task, Validation
+from cogvx_exp.config.schema.training import (
+    Checkpoint,
+    Distributed,
+    LrScheduler,
+    Memory,
+    Method,
+    Optim,
+    Task,
+    Validation,
+)
 
 __all__ = [
     "Checkpoint",
     "Data",
+    "Distributed",
     "Generate",
     "GenerateJob",
     "LrScheduler",
@@ -22,6 +32,7 @@ __all__ = [
     "Method",
     "Model",
     "Optim",
+    "PrepareJob",
     "SchedulerArchitecture",
     "Section",
     "Task",

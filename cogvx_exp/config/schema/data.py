@@ -1,36 +1,69 @@
 """Group `data`: where the clips are and how they become training samples."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from cogvx_exp.config.schema.section import Section
 
 
-class Data(Section):
-    """Where the clips are and how they become training samples."""
+class Source(Section):
+    """Where clips and captions are."""
 
-    source: Literal["demo", "files", "csv"]
+    source: Literal["demo", "files", "csv", "jsonl", "folder", "hub", "latents"]
     """Form of the dataset; the choice of `data=` sets it."""
-    root: str | None
-    """Folder of the dataset. Paths in the dataset are relative to it. Default: null."""
-    caption_column: str
-    """files: name of the file with one caption a line. csv: column of the captions.
+    root: str | None = None
+    """Folder of the dataset; paths in it are relative to it. hub: the repository, as owner/name. Default: null."""
+    caption_column: str = "prompt.txt"
+    """files: name of the file with one caption a line. csv, jsonl: name of the captions' column.
     Default: prompt.txt."""
-    video_column: str
-    """files: name of the file with one video path a line. csv: column of the video paths.
+    video_column: str = "videos.txt"
+    """files: name of the file with one video path a line. csv, jsonl: name of the paths' column.
     Default: videos.txt."""
     dataset_file: str | None = None
-    """csv: name of the table."""
+    """csv, jsonl: name of the table."""
+    form: Literal["files", "csv", "jsonl", "folder"] | None = None
+    """hub: form of the dataset in the repository."""
+    revision: str | None = None
+    """hub: branch, tag or commit."""
     clips: PositiveInt | None = None
     """demo: how many clips are drawn."""
-    id_token: str | None
-    """Trigger word put in front of every caption, and of every validation prompt taken from them.
-    Default: null."""
+    id_token: str | None = None
+    """Trigger word put in front of every caption. Default: null."""
+    repeats: PositiveFloat = 1.0
+    """How often each clip is seen in an epoch. Default: 1.0."""
+
+
+class MixedSource(Source):
+    """One of several sources that are mixed."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_of_a_table(cls, values: Any) -> Any:
+        """A table in a mix has the same names as conf/data/csv.yaml and jsonl.yaml give to one alone."""
+        form = values.get("source") if isinstance(values, dict) else None
+        if form not in ("csv", "jsonl"):
+            return values
+        return {"caption_column": "caption", "video_column": "video", "dataset_file": f"dataset.{form}"} | values
+
+    weight: NonNegativeFloat | None = None
+    """Share of the samples that come from this source, relative to the other weights. With weights,
+    an epoch has as many samples as there are clips. Set it for all sources or for none."""
+
+
+class Data(Source):
+    """Where the clips are and how they become training samples."""
+
+    source: Literal["demo", "files", "csv", "jsonl", "folder", "hub", "latents", "mix"]  # type: ignore[assignment]
+    """Form of the dataset; the choice of `data=` sets it."""
+    sources: list[MixedSource] | None = None
+    """mix: the sources, each with a `source` (its form), a `root` and what else it needs."""
+    allow_outside_root: bool = False
+    """Whether videos may lie outside `root`. Default: false."""
     caption_dropout: float = Field(ge=0, le=1)
     """Share of the samples trained with an empty caption, which guidance needs. Default: 0.1."""
     random_flip: float = Field(ge=0, le=1)
-    """Probability of a mirrored clip. Default: 0.0."""
+    """Probability of a mirrored clip. With encode=cache every clip is encoded twice. Default: 0.0."""
     skip_frames_start: NonNegativeInt
     """Frames left out at the beginning of every video. Default: 0."""
     skip_frames_end: NonNegativeInt
@@ -47,18 +80,33 @@ class Data(Section):
     frame_buckets: list[PositiveInt] = Field(min_length=1)
     """Numbers of frames. A clip goes to the largest that it fills. Default: [49]."""
     reshape: Literal["center", "resize", "random", "pad"]
-    """How a clip is brought to its bucket's size: center (resize, then crop the middle), resize
-    (distort), random (crop anywhere), pad (black borders). Default: center."""
-    holdout: NonNegativeInt
-    """Clips kept out of training to measure the held-out loss. Default: 0."""
+    """How a clip is brought to its bucket's size: center (scale, then crop the middle), resize
+    (distort), random (crop anywhere; needs encode=online), pad (black borders). Default: center."""
+    holdout: NonNegativeInt | float | list[str]
+    """Clips that never enter training: how many, which share (below 1), or their paths below the root.
+    All rows of a video are held out together. Default: 0."""
     on_error: Literal["raise", "skip"]
-    """What to do with clips that cannot be used: stop before any model loads, or go on without them.
+    """What to do about clips that cannot be used: stop before any model loads, or go on without them.
     Default: raise."""
     encode: Literal["cache", "online"]
-    """cache: encode every clip and caption once, before training. online: in the loop. Default: cache."""
+    """cache: encode every clip once, before training. online: in the loop, with fresh crops and flips;
+    captions are cached all the same. Default: cache."""
+    encode_batch_size: PositiveInt
+    """Clips of one bucket that the VAE encodes at a time. Default: 1."""
     remainder: Literal["pad", "drop"]
     """Last batch of a bucket that is not full: filled with clips of the bucket, or dropped. Default: pad."""
     workers: NonNegativeInt
-    """Processes that load samples. Default: 2."""
+    """Processes that load samples while training. Default: 2."""
+    decode_workers: PositiveInt
+    """Processes that decode videos. Default: 2."""
+    decode_timeout: PositiveFloat
+    """Seconds that decoding one clip may take. Default: 120."""
     pin_memory: bool
     """Whether batches are put in pinned memory, for faster copies to a GPU. Default: true."""
+
+    def all_sources(self) -> list[MixedSource]:
+        """The sources: those of a mix, or the one that the settings describe."""
+        if self.sources is not None:
+            return self.sources
+        own = {name: getattr(self, name) for name in Source.model_fields}
+        return [MixedSource.model_validate(own)]

@@ -1,7 +1,7 @@
 """The whole configuration of each entry point."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -82,6 +82,36 @@ class TrainJob(Section):
     """Training states from which a run can go on."""
     hub: Hub
     """Publishing the result."""
+
+
+class Inspect(Section):
+    """What `mode=inspect` shows."""
+
+    output_dir: Path
+    """Folder for the page. Default: outputs/inspect."""
+    clips: PositiveInt
+    """Clips on the contact sheet. Default: 24."""
+
+
+class PrepareJob(Section):
+    """Everything `python -m cogvx_exp.prepare` knows."""
+
+    mode: Literal["encode", "inspect"]
+    """encode: fill the cache. inspect: show the dataset, as a table and as a page. Default: encode."""
+    cache_dir: Path
+    """Folder for what several runs share. Default: outputs/cache."""
+    device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """auto (a GPU if there is one), cpu, cuda or cuda:N. Default: auto."""
+    model: Model
+    """The checkpoint whose encoders are used."""
+    distributed: Distributed
+    """Processes that share the work; they need not be able to talk to each other."""
+    data: Data
+    """The clips."""
+    memory: Memory
+    """Slicing and tiling of the VAE."""
+    inspect: Inspect
+    """What mode=inspect shows."""
 
 
 class Generate(SamplingSettings):

@@ -79,6 +79,10 @@ class Distributed(Section):
     """single: one process. ddp: data parallel. zero2: DeepSpeed ZeRO-2. Default: single."""
     processes: PositiveInt
     """Processes on this machine. Default: 1."""
+    nodes: PositiveInt = 1
+    """Machines. Default: 1."""
+    node_rank: NonNegativeInt = 0
+    """Number of this machine, from 0. Default: 0."""
     timeout: PositiveInt | None = None
     """Seconds a process waits for the others (the reference's nccl_timeout)."""
 

@@ -1,0 +1,243 @@
+"""From sources to clips: every row is examined, gets a bucket, or is a fault. No video is decoded whole."""
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from cogvx_exp.config.schema import Data
+from cogvx_exp.data.buckets import Bucket, choose_bucket
+from cogvx_exp.data.decoding import DecodingPool
+from cogvx_exp.data.faults import ClipError, DataFault, fault_of, print_faults, write_faults
+from cogvx_exp.data.index import FileIndex, Stamp, stamp_of
+from cogvx_exp.data.latents import LatentFiles, latent_files, latent_info
+from cogvx_exp.data.sources import Row, read_source
+from cogvx_exp.data.video import VideoInfo, probe_video
+from cogvx_exp.errors import UserError
+from cogvx_exp.files import fingerprint
+from cogvx_exp.tracking.progress import progress
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A row whose video can be used."""
+
+    row: Row
+    source: int
+    """Number of the source."""
+    info: VideoInfo
+    bucket: Bucket
+    latents: LatentFiles | None = None
+    """Where it is encoded already (data=latents)."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"row {self.row.number}, {self.row.path}"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All clips of a dataset."""
+
+    clips: list[Clip]
+    """For training."""
+    held_out: list[Clip]
+    """Never trained on."""
+    rates: list[float]
+    """How often a clip of each source is seen in an epoch."""
+    faults: list[DataFault] = field(default_factory=list)
+
+    def bucket_counts(self) -> dict[Bucket, int]:
+        """How many training clips each bucket has."""
+        return dict(sorted(Counter(clip.bucket for clip in self.clips).items()))
+
+    def describe(self) -> str:
+        """How many clips there are, in which buckets."""
+        buckets = ", ".join(f"{count} of {bucket}" for bucket, count in self.bucket_counts().items())
+        held_out = f"; {len(self.held_out)} held out" if self.held_out else ""
+        return f"{len(self.clips)} clips (frames x height x width): {buckets}{held_out}"
+
+
+def load_dataset(data: Data, cache_dir: Path) -> Dataset:
+    """Reads all sources and examines all rows; faults are collected, not raised.
+
+    Raises:
+        UserError: a manifest cannot be read.
+    """
+    clips: list[Clip] = []
+    faults: list[DataFault] = []
+    sources = data.all_sources()
+    for number, source in enumerate(sources):
+        rows, of_manifest = read_source(source, data.allow_outside_root)
+        faults += of_manifest
+        if source.source == "latents":
+            found, of_files = _latent_clips(rows, number)
+        else:
+            infos, of_files = _examine_videos(rows, data, cache_dir)
+            found, of_buckets = assign_buckets(rows, infos, data, number)
+            faults += of_buckets
+        clips += found
+        faults += of_files
+    training, held_out = split_holdout(clips, data)
+    counts = Counter(clip.source for clip in training)
+    rates = _rates([source.repeats for source in sources], [source.weight for source in sources], counts)
+    roots = [f"{source.root}{os.sep}" for source in sources]
+    faults = sorted((_shortened(fault, roots) for fault in faults), key=lambda fault: fault.row or 0)
+    return Dataset(training, held_out, rates, faults)
+
+
+def accept(dataset: Dataset, data: Data, console: Console, report: Path | None) -> None:
+    """Prints and writes the faults; stops if there are any and data.on_error=raise, or if no clip is left.
+
+    Raises:
+        UserError: the dataset cannot be used as it is.
+    """
+    faults, good = dataset.faults, len(dataset.clips) + len(dataset.held_out)
+    if faults:
+        print_faults(faults, console)
+        where = f" (all of them: {report})" if report else ""
+        if report:
+            write_faults(faults, report)
+        if data.on_error == "raise":
+            raise UserError(
+                f"{len(faults)} of {len(faults) + good} rows cannot be used{where}; mend them, or go on without them "
+                "with data.on_error=skip"
+            )
+        console.print(f"Going on without {len(faults)} rows that cannot be used{where}", soft_wrap=True)
+    if not dataset.clips:
+        raise UserError(f"data.root={data.root} has no clip to train on")
+
+
+def assign_buckets(
+    rows: list[Row], infos: dict[str, VideoInfo], data: Data, source: int
+) -> tuple[list[Clip], list[DataFault]]:
+    """Gives every row whose video is known its bucket."""
+    clips, faults = [], []
+    chosen: dict[VideoInfo, Bucket | ClipError] = {}
+    for row in rows:
+        info = infos.get(row.path)
+        if info is None:
+            continue
+        if info not in chosen:
+            chosen[info] = _bucket_or_fault(info, data)
+        bucket = chosen[info]
+        if isinstance(bucket, ClipError):
+            faults.append(fault_of(row.number, row.path, bucket))
+        else:
+            clips.append(Clip(row, source, info, bucket))
+    return clips, faults
+
+
+def split_holdout(clips: list[Clip], data: Data) -> tuple[list[Clip], list[Clip]]:
+    """Training and held-out clips. Which videos are held out follows from their names alone.
+
+    Raises:
+        UserError: more is to be held out than there is, or a listed path is not in the dataset.
+    """
+    wanted = data.holdout
+    paths = sorted({clip.row.path for clip in clips}, key=lambda path: fingerprint(Path(path).name))
+    if isinstance(wanted, list):
+        held = _listed(wanted, set(paths), data)
+    else:
+        held = set(paths[: round(wanted * len(paths)) if isinstance(wanted, float) else wanted])
+    if held and len(held) >= len(paths):
+        raise UserError(f"data.holdout={wanted} holds out all {len(paths)} videos; leave some to train on")
+    return [clip for clip in clips if clip.row.path not in held], [clip for clip in clips if clip.row.path in held]
+
+
+def _examine_videos(rows: list[Row], data: Data, cache_dir: Path) -> tuple[dict[str, VideoInfo], list[DataFault]]:
+    """What is known about each video; those that are not in the index are probed in worker processes."""
+    stamps: dict[str, Stamp] = {}
+    faults = []
+    for row in rows:
+        try:
+            stamps[row.path] = _stamp(row.path)
+        except ClipError as error:
+            faults.append(fault_of(row.number, row.path, error))
+    with FileIndex(cache_dir / "index.sqlite") as index:
+        infos = index.infos(list(stamps.values()))
+        unknown = [path for path in stamps if path not in infos]
+        failed: dict[str, ClipError] = {}
+        if unknown:
+            workers = min(data.decode_workers, len(unknown))
+            with DecodingPool(workers, data.decode_timeout) as pool:
+                results = pool.map(probe_video, ((path,) for path in unknown))
+                for path, result in zip(unknown, progress("Reading videos", results, len(unknown)), strict=True):
+                    if isinstance(result, ClipError):
+                        failed[path] = result
+                    else:
+                        infos[path] = result
+            index.add_infos((stamps[path], infos[path]) for path in unknown if path in infos)
+    faults += [fault_of(row.number, row.path, failed[row.path]) for row in rows if row.path in failed]
+    return infos, faults
+
+
+def _latent_clips(rows: list[Row], source: int) -> tuple[list[Clip], list[DataFault]]:
+    """Clips that are encoded already; their bucket is the shape they were encoded in."""
+    clips, faults = [], []
+    for row in rows:
+        try:
+            files = latent_files(row.path)
+            info = latent_info(files)
+        except ClipError as error:
+            faults.append(fault_of(row.number, row.path, error))
+        else:
+            clips.append(Clip(row, source, info, Bucket(info.num_frames, info.height, info.width), files))
+    return clips, faults
+
+
+def _shortened(fault: DataFault, roots: list[str]) -> DataFault:
+    """The fault with its file relative to the root."""
+    root = next((root for root in roots if fault.file.startswith(root)), "")
+    return replace(fault, file=fault.file.removeprefix(root))
+
+
+def _stamp(path: str) -> Stamp:
+    """The stamp of a readable file.
+
+    Raises:
+        ClipError: it is none.
+    """
+    take_out = "mend the path or take the row out"
+    try:
+        if os.path.isdir(path):
+            raise ClipError("is a folder, not a file", take_out)
+        if not os.path.isfile(path):
+            raise ClipError("does not exist" if not os.path.exists(path) else "is not a file", take_out)
+        stamp = stamp_of(path)
+    except OSError as error:
+        raise ClipError(f"cannot be looked at ({error.strerror})", take_out) from None
+    if stamp[1] == 0:
+        raise ClipError("is empty (0 bytes)", "copy it again or take the row out")
+    if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise ClipError("may not be read", "change its permissions (chmod +r)")
+    return stamp
+
+
+def _bucket_or_fault(info: VideoInfo, data: Data) -> Bucket | ClipError:
+    try:
+        return choose_bucket(info, data)
+    except ClipError as error:
+        return error
+
+
+def _listed(wanted: list[str], paths: set[str], data: Data) -> set[str]:
+    roots = [source.root for source in data.all_sources() if source.root]
+    held = set()
+    for name in wanted:
+        found = {str(Path(root) / name) for root in roots} & paths
+        if not found:
+            raise UserError(f"data.holdout: {name} is not a video of the dataset; give paths relative to data.root")
+        held |= found
+    return held
+
+
+def _rates(repeats: list[float], weights: list[float | None], counts: Counter[int]) -> list[float]:
+    """How often a clip of each source is seen in an epoch."""
+    if all(weight is None for weight in weights):
+        return repeats
+    total, shares = sum(counts.values()), sum(weight or 0 for weight in weights)
+    return [(weight or 0) / shares * total / max(counts[number], 1) for number, weight in enumerate(weights)]

@@ -1,0 +1,87 @@
+"""Decodes in worker processes, so that a file that crashes or hangs a decoder costs only itself."""
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any
+
+import numpy as np
+from pebble import ProcessExpired, ProcessFuture, ProcessPool
+
+from cogvx_exp.data.buckets import Bucket
+from cogvx_exp.data.faults import ClipError
+from cogvx_exp.data.fit import Fit, fit_frame
+from cogvx_exp.data.frames import FrameChoice
+from cogvx_exp.data.video import REENCODE, open_video
+
+AHEAD = 2
+"""Tasks waiting or done, for each worker, before their results are asked for."""
+
+
+class DecodingPool:
+    """Runs functions on files in worker processes; results come in the order of the tasks.
+
+    Args:
+        workers: number of processes.
+        timeout: seconds a task may take; then its process is killed.
+    """
+
+    def __init__(self, workers: int, timeout: float):
+        self._timeout = timeout
+        self._ahead = workers * AHEAD
+        # Spawned, not forked: forking a process that has threads (torch, a GPU) is not safe.
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPool(max_workers=workers, initializer=_silence, context=context)
+
+    def __enter__(self) -> "DecodingPool":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._pool.stop()
+        self._pool.join()
+
+    def map(self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        """The result of `function(*task)` for each task, or the ClipError that it ended with."""
+        waiting: deque[ProcessFuture] = deque()
+        for task in tasks:
+            waiting.append(self._pool.schedule(function, args=task, timeout=self._timeout))
+            if len(waiting) > self._ahead:
+                yield self._result(waiting.popleft())
+        while waiting:
+            yield self._result(waiting.popleft())
+
+    def _result(self, future: ProcessFuture) -> Any:
+        try:
+            return future.result()
+        except ClipError as error:
+            return error
+        except FutureTimeoutError:
+            what = f"decoding took longer than data.decode_timeout={self._timeout:g} seconds"
+            return ClipError(what, f"raise that setting, or {REENCODE}")
+        except ProcessExpired as error:
+            return ClipError(f"crashed the decoder (exit code {error.exitcode})", REENCODE)
+
+
+def read_clip(path: str, choice: FrameChoice, bucket: Bucket, fit: Fit) -> np.ndarray:
+    """Decodes a clip in its bucket's size: uint8, (frames, height, width, 3).
+
+    Raises:
+        ClipError: it cannot be decoded.
+    """
+    reader = open_video(path)
+    try:
+        frames = reader.frames(choice.indices(reader.starts))
+        return np.stack([fit_frame(frame, bucket, fit) for frame in frames])
+    except ClipError:
+        raise
+    except Exception:  # decord raises errors of several classes
+        raise ClipError("has damaged frames that cannot be decoded", REENCODE) from None
+
+
+def _silence() -> None:
+    """Decoders write to the terminal from C; what a user needs comes back as an error."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)

@@ -1,0 +1,80 @@
+"""A whole dataset in the cache, ready to be sampled from."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cogvx_exp.config.schema import Data
+from cogvx_exp.data.cache import TensorCache
+from cogvx_exp.data.dataset import Clip, Dataset, accept
+from cogvx_exp.data.prepare import Encoder, import_embeds, prepare_captions, prepare_videos
+from cogvx_exp.tracking.progress import console
+
+
+@dataclass(frozen=True)
+class EncodedClips:
+    """Keys of clips and captions in the cache."""
+
+    cache: TensorCache
+    videos: list[tuple[str, ...]]
+    """Of each clip: its moments and, with data.random_flip, those of its mirror image. Empty if the
+    clips are encoded in the loop."""
+    captions: list[tuple[str, ...]]
+    """Of each clip: its captions, of which one is drawn."""
+    no_caption: str
+    """Of the empty caption."""
+    names: list[str]
+    """Of each clip, for messages."""
+
+
+@dataclass(frozen=True)
+class EncodedDataset:
+    """The clips that could be encoded, and where they are in the cache."""
+
+    dataset: Dataset
+    training: EncodedClips
+    text_keys: dict[str, str]
+    """Key of each text that was asked for besides the captions."""
+
+
+def encode_dataset(
+    dataset: Dataset, data: Data, encoder: Encoder, texts: list[str], report: Path | None
+) -> EncodedDataset:
+    """Fills the cache with the clips (unless data.encode=online), their captions and other `texts`.
+
+    Held-out clips are encoded too, but are not part of the result's training clips.
+
+    Raises:
+        UserError: clips cannot be encoded and data.on_error=raise; the others are in the cache all the same.
+    """
+    everything = [*dataset.clips, *dataset.held_out]
+    raw = [clip for clip in everything if not clip.latents]
+    text_keys = prepare_captions([*(text for clip in raw for text in clip.row.captions), "", *texts], encoder)
+    imported = [clip for clip in everything if clip.latents]
+    embeds = dict(zip((clip.name for clip in imported), import_embeds(imported, encoder.cache), strict=True))
+
+    keys: list[tuple[str, ...]] = []
+    if data.encode == "cache":
+        keys, faults = prepare_videos(everything, data, encoder)
+        by_name = {clip.name: key for clip, key in zip(everything, keys, strict=True)}
+        dataset = _without(dataset, {(fault.row, fault.file) for fault in faults})
+        accept(replace(dataset, faults=faults), data, console, report)
+        keys = [by_name[clip.name] for clip in dataset.clips]
+
+    def captions(clip: Clip) -> tuple[str, ...]:
+        return (embeds[clip.name],) if clip.latents else tuple(text_keys[text] for text in clip.row.captions)
+
+    training = EncodedClips(
+        cache=encoder.cache,
+        videos=keys,
+        captions=[captions(clip) for clip in dataset.clips],
+        no_caption=text_keys[""],
+        names=[clip.name for clip in dataset.clips],
+    )
+    return EncodedDataset(dataset, training, text_keys)
+
+
+def _without(dataset: Dataset, faulty: set[tuple[int | None, str]]) -> Dataset:
+    def good(clips: list[Clip]) -> list[Clip]:
+        return [clip for clip in clips if (clip.row.number, clip.row.path) not in faulty]
+
+    return replace(dataset, clips=good(dataset.clips), held_out=good(dataset.held_out))

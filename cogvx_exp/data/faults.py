@@ -1,0 +1,62 @@
+"""What is wrong with a dataset, collected for the whole of it and shown as one table."""
+
+import csv
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from cogvx_exp.errors import UserError
+from cogvx_exp.files import whole_file
+
+SHOWN = 30
+"""Most faults that are printed; the file has all of them."""
+
+
+class ClipError(UserError):
+    """A clip that cannot be used: what is wrong, and how to mend it."""
+
+    def __init__(self, what: str, mend: str):
+        super().__init__(what, mend)  # both in args, so that it can be pickled
+        self.what, self.mend = what, mend
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.mend}"
+
+
+@dataclass(frozen=True, slots=True)
+class DataFault:
+    """One fault of a dataset."""
+
+    row: int | None
+    """Line or record of the manifest, counted from 1; None where the whole manifest is meant."""
+    file: str
+    what: str
+    mend: str
+
+
+def fault_of(row: int | None, file: str, error: ClipError) -> DataFault:
+    """The fault that an error at a row is."""
+    return DataFault(row, file, error.what, error.mend)
+
+
+def print_faults(faults: list[DataFault], console: Console) -> None:
+    """Prints the faults as a table."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("row", justify="right")
+    for column in ("file", "what is wrong", "how to mend it"):
+        table.add_column(column, overflow="fold")
+    for fault in faults[:SHOWN]:
+        table.add_row("" if fault.row is None else str(fault.row), fault.file, fault.what, fault.mend)
+    console.print(table)
+    if len(faults) > SHOWN:
+        console.print(f"... and {len(faults) - SHOWN} more")
+
+
+def write_faults(faults: list[DataFault], path: Path) -> None:
+    """Writes the faults as CSV."""
+    with whole_file(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["row", "file", "what is wrong", "how to mend it"])
+        writer.writerows(astuple(fault) for fault in faults)

@@ -1,0 +1,50 @@
+"""Batches whose clips are decoded and encoded while training, with fresh crops and flips."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from cogvx_exp.config.schema import Data
+from cogvx_exp.data.dataset import Clip
+from cogvx_exp.data.decoding import DecodingPool, read_clip
+from cogvx_exp.data.encode import encode_videos, to_pixels
+from cogvx_exp.data.faults import ClipError
+from cogvx_exp.data.fit import Fit
+from cogvx_exp.data.frames import choose_frames
+from cogvx_exp.data.prepare import Encoder
+from cogvx_exp.data.sampler import BatchStream, Draw
+from cogvx_exp.data.samples import Batch, TrainingSamples, collate
+from cogvx_exp.errors import UserError
+from cogvx_exp.model.load import load_vae
+
+
+def online_batches(
+    samples: TrainingSamples, stream: BatchStream, clips: list[Clip], data: Data, encoder: Encoder
+) -> Iterator[Batch]:
+    """An endless iterator of batches; worker processes decode ahead, the VAE stays in memory.
+
+    Raises:
+        UserError: a clip cannot be decoded.
+    """
+    vae = load_vae(encoder.folder, encoder.compute, encoder.memory)
+    with DecodingPool(data.decode_workers, data.decode_timeout) as pool:
+        tasks = (_task(draw, clips[draw.clip], samples, data) for draws in stream for draw in draws)
+        decoded = pool.map(read_clip, tasks)
+        for draws in stream:
+            frames = [_frames(next(decoded), clips[draw.clip]) for draw in draws]
+            moments = encode_videos(to_pixels(frames), vae).cpu()
+            made = [samples.sample(draw, of_clip) for draw, of_clip in zip(draws, moments, strict=True)]
+            yield collate(made).to(encoder.compute.device)
+
+
+def _task(draw: Draw, clip: Clip, samples: TrainingSamples, data: Data) -> tuple[Any, ...]:
+    position = samples.crop_position(draw) if data.reshape == "random" else (0.5, 0.5)
+    fit = Fit(data.reshape, position, samples.flipped(draw))
+    return clip.row.path, choose_frames(data, clip.bucket.num_frames), clip.bucket, fit
+
+
+def _frames(decoded: np.ndarray | ClipError, clip: Clip) -> np.ndarray:
+    if isinstance(decoded, ClipError):
+        raise UserError(f"{clip.name}: {decoded}")
+    return decoded

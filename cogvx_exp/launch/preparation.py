@@ -1,0 +1,62 @@
+"""Encodes a dataset, alone or with other processes, or shows it."""
+
+import os
+from pathlib import Path
+
+from cogvx_exp.config.schema import PrepareJob
+from cogvx_exp.data.dataset import accept, load_dataset
+from cogvx_exp.launch.processes import place_in_job, run_processes
+from cogvx_exp.model.source import pretrained_folder
+from cogvx_exp.quiet import quiet_libraries
+from cogvx_exp.tracking.progress import console
+
+WORKER = "cogvx_exp.launch.prepare_worker"
+
+
+def encode(job: PrepareJob) -> None:
+    """Fills the cache with this machine's processes.
+
+    Raises:
+        UserError: the data or the model cannot be used, or a process failed.
+    """
+    if job.model.weights == "pretrained":
+        pretrained_folder(job.model)
+    dataset = load_dataset(job.data, job.cache_dir)
+    accept(dataset, job.data, console, _faults(job))
+    if job.distributed.processes > 1 and place_in_job() is None:
+        run_processes(WORKER, job.model_dump_json(), job.distributed)
+    else:
+        encode_share(job)
+
+
+def encode_share(job: PrepareJob) -> None:
+    """Fills this process's share of the cache."""
+    quiet_libraries()
+    from cogvx_exp.data.encoded import encode_dataset
+    from cogvx_exp.data.prepare import Encoder, Share
+    from cogvx_exp.model.device import choose_compute
+    from cogvx_exp.model.load import pipeline_folder
+
+    share = Share(*(place_in_job() or (0, 1)))
+    console.quiet = share.rank > 0
+    dataset = load_dataset(job.data, job.cache_dir)
+    console.print(dataset.describe())
+    local = os.environ.get("LOCAL_RANK")
+    device = f"cuda:{local}" if job.device == "cuda" and local else job.device
+    compute = choose_compute(device, job.model)
+    encoder = Encoder(pipeline_folder(job.model, job.cache_dir), compute, job.memory, job.cache_dir, share)
+    encode_dataset(dataset, job.data, encoder, [], _faults(job))
+    console.print(f"Encoded in {encoder.cache.folder}", soft_wrap=True)
+
+
+def inspect(job: PrepareJob) -> None:
+    """Prints what the dataset has and writes a page with a contact sheet."""
+    from cogvx_exp.data.inspect import inspect_dataset
+
+    dataset = load_dataset(job.data, job.cache_dir)
+    inspect_dataset(dataset, job, console)
+
+
+def _faults(job: PrepareJob) -> Path:
+    rank, _ = place_in_job() or (0, 1)
+    return job.cache_dir / (f"faults-{rank}.csv" if rank else "faults.csv")

@@ -1,0 +1,21 @@
+"""One of several processes that encode a dataset. Knows nothing of Hydra: its job is JSON on standard input."""
+
+import sys
+
+from cogvx_exp.config.schema import PrepareJob
+from cogvx_exp.errors import UserError
+from cogvx_exp.launch.preparation import encode_share
+
+
+def main() -> int:
+    """Encodes this process's share; returns the exit code."""
+    try:
+        encode_share(PrepareJob.model_validate_json(sys.stdin.read()))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,20 @@
+"""`python -m cogvx_exp.prepare`: encode a dataset before training, or look at it."""
+
+import sys
+
+from cogvx_exp.config.cli import EntryPoint
+from cogvx_exp.config.rules import check_prepare
+from cogvx_exp.config.schema import PrepareJob
+
+
+def run(job: PrepareJob, overrides: list[str]) -> None:
+    """Fills the cache, or shows the dataset."""
+    from cogvx_exp.launch.preparation import encode, inspect
+
+    (inspect if job.mode == "inspect" else encode)(job)
+
+
+main = EntryPoint("prepare", PrepareJob, run, check_prepare)
+
+if __name__ == "__main__":
+    sys.exit(main())
