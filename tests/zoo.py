@@ -35,7 +35,6 @@ def make_zoo(folder: Path) -> None:
     ffmpeg(*source, *h264, "-frames:v", "1", folder / "one-frame.mp4")
     ffmpeg(*source, *h264, "-frames:v", "5", folder / "short.mp4")
     ffmpeg("-framerate", "30", "-i", draw_frames(folder / "many", 90), *h264, folder / "fast.mp4")
-    ffmpeg("-i", folder / "fast.mp4", "-vf", "fps=8", *h264, folder / "slow.mp4")
     ffmpeg("-display_rotation", "90", "-i", good, "-c", "copy", folder / "rotated.mp4")
     odd = ("-framerate", str(FPS), "-i", draw_frames(folder / "odd", height=67, width=101))
     ffmpeg(*odd, "-c:v", "libx264", "-pix_fmt", "yuv444p", folder / "odd-size.mp4")

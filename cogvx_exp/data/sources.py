@@ -67,7 +67,7 @@ def read_files(root: Path, source: Source) -> Iterator[Found]:
     """One caption a line in one file, and line by line its video in another."""
     captions = _lines(root / source.caption_column, "data.caption_column")
     videos = _lines(root / source.video_column, "data.video_column")
-    if len(captions) != len(videos):
+    if len(captions) != len(videos):  # then empty lines can only be there for the eye
         captions, videos = ([line for line in lines if line] for lines in (captions, videos))
     if len(captions) != len(videos):
         raise UserError(
@@ -191,7 +191,7 @@ def _dataset_file(root: Path, source: Source) -> Path:
 
 
 def _lines(path: Path, setting: str) -> list[str]:
-    """Stripped lines of a text file, with or without BOM and CR, without empty lines at the end."""
+    """Stripped lines of a text file, with or without BOM and CR."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -201,7 +201,8 @@ def _lines(path: Path, setting: str) -> list[str]:
         raise UserError(f"{path} {NOT_UTF8} (line {line}); {SAVE_AS_UTF8}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
-    return [line.strip() for line in re.split(r"\r\n|\n|\r", text.rstrip())] if text.strip() else []
+    lines = [line.strip() for line in re.split(r"\r\n|\n|\r", text)]
+    return lines[:-1] if lines[-1] == "" else lines
 
 
 def _open_text(path: Path) -> Any:

@@ -1,0 +1,299 @@
+"""Files and manifests as users have them: what is wrong is named, what is odd is read right."""
+
+import os
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cogvx_exp.config.schema import Data
+from cogvx_exp.data.buckets import Bucket
+from cogvx_exp.data.dataset import Dataset, load_dataset
+from cogvx_exp.data.decoding import DecodingPool, read_clip
+from cogvx_exp.data.faults import ClipError
+from cogvx_exp.data.fit import Fit
+from cogvx_exp.data.frames import FrameChoice
+from cogvx_exp.data.video import probe_video
+from cogvx_exp.errors import UserError
+from cogvx_exp.train import main
+from tests.zoo import FRAMES, HEIGHT, WIDTH, ffmpeg, make_zoo
+
+BUCKETS = ("data.height_buckets=[48]", "data.width_buckets=[80]", "data.frame_buckets=[9,17]", "data.max_num_frames=17")
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("zoo")
+    make_zoo(folder)
+    return folder
+
+
+@pytest.fixture
+def load(make_job, tmp_path: Path):
+    """Loads a dataset of any form below a folder."""
+
+    def run(form: str, root: Path, *overrides: str) -> Dataset:
+        job = make_job(f"data={form}", f"data.root='{root}'", *BUCKETS, *overrides)
+        return load_dataset(job.data, tmp_path / "cache")
+
+    return run
+
+
+def write_manifest(root: Path, *rows: tuple[str, str]) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "videos.txt").write_text("".join(f"{video}\n" for video, _ in rows), encoding="utf-8")
+    (root / "prompt.txt").write_text("".join(f"{caption}\n" for _, caption in rows), encoding="utf-8")
+    return root
+
+
+BAD = {
+    "missing.mp4": "does not exist",
+    "folder.mp4": "is a folder",
+    "empty.mp4": "is empty (0 bytes)",
+    "header-only.mp4": "frames",
+    "text.mp4": "cannot be decoded (Invalid data found",
+    "audio-only.mp4": "has no video, only sound",
+    "no-frames.mp4": "has no frames",
+    "one-frame.mp4": "has 1 usable frames; the smallest of data.frame_buckets is 9",
+    "short.mp4": "has 5 usable frames",
+    "hidden.mp4": "is not a file",
+}
+
+
+def test_every_bad_file_is_named_with_its_row_and_a_way_out(zoo: Path, load) -> None:
+    if not (zoo / "hidden.mp4").exists():
+        os.mkfifo(zoo / "hidden.mp4")  # opening it would hang
+    write_manifest(zoo, *((name, f"caption of {name}") for name in ["good.mp4", *BAD]))
+    dataset = load("files", zoo)
+    assert [clip.row.path for clip in dataset.clips] == [str(zoo / "good.mp4")]
+    assert [(fault.row, fault.file) for fault in dataset.faults] == list(enumerate(BAD, 2))
+    for fault, words in zip(dataset.faults, BAD.values(), strict=True):
+        assert words in fault.what, fault
+        assert fault.mend
+
+
+@pytest.mark.parametrize("name", ["cut.mp4", "damaged.mp4"])
+def test_damage_in_the_middle_is_found_at_the_latest_when_it_is_decoded(zoo: Path, name: str) -> None:
+    with pytest.raises(ClipError, match=r"damaged|cut off|cannot be decoded"):
+        read_clip(str(zoo / name), FrameChoice(24, 0, 0, None), Bucket(24, 48, 80), Fit("resize"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else for a moment")
+def test_a_file_that_may_not_be_read(zoo: Path, load) -> None:
+    locked = zoo / "locked.mp4"
+    locked.write_bytes((zoo / "good.mp4").read_bytes())
+    locked.chmod(0)
+    for folder in (zoo, *zoo.parents):
+        if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o755)
+    from cogvx_exp.data.dataset import _stamp
+
+    os.seteuid(65534)
+    try:
+        with pytest.raises(ClipError, match="may not be read"):
+            _stamp(str(locked))
+    finally:
+        os.seteuid(0)
+
+
+GOOD = ["good.mp4", "odd-size.mp4", "ten-bit.mp4", "vp9.webm", "alpha.webm", "animation.gif", "variable-rate.mp4"]
+
+
+@pytest.mark.parametrize("name", [*GOOD, "small.mp4"])
+def test_odd_files_are_read_frame_by_frame(zoo: Path, name: str) -> None:
+    """The brightness of the lower half says which frame it is; small.mp4 is of a width that decord2 cannot read."""
+    info = probe_video(str(zoo / name))
+    assert info.num_frames == FRAMES
+    assert info.duration == pytest.approx(31 / 8 if name == "variable-rate.mp4" else 3, abs=0.15)
+    frames = read_clip(str(zoo / name), FrameChoice(8, 0, 0, None), Bucket(8, HEIGHT, WIDTH), Fit("resize"))
+    assert frames.shape == (8, HEIGHT, WIDTH, 3)
+    brightness = [3 * index * 240 // FRAMES for index in range(8)]
+    assert frames[:, HEIGHT // 2 :].mean((1, 2, 3)) == pytest.approx(brightness, abs=8)
+
+
+def test_a_clip_rotated_by_its_metadata_is_upright(zoo: Path) -> None:
+    info = probe_video(str(zoo / "rotated.mp4"))
+    assert (info.height, info.width) == (WIDTH, HEIGHT)
+    frames = read_clip(str(zoo / "rotated.mp4"), FrameChoice(1, 12, 0, None), Bucket(1, WIDTH, HEIGHT), Fit("resize"))
+    red = frames[0, :, :, 0].astype(int) - frames[0, :, :, 1] > 80
+    assert red[-WIDTH // 2 :, : HEIGHT // 4].mean() > 0.8, "a quarter turn to the left moves the top left to the bottom"
+    assert red.mean() < 0.2
+
+
+def test_a_fast_and_a_slow_copy_give_the_same_frames_by_time(zoo: Path) -> None:
+    choice, bucket = FrameChoice(20, 0, 0, 8.0), Bucket(20, HEIGHT, WIDTH)
+    fast, slow = (read_clip(str(zoo / name), choice, bucket, Fit("resize")) for name in ("fast.mp4", "good.mp4"))
+    assert np.abs(fast.astype(int) - slow).mean() < 2
+    assert np.abs(fast[1:].astype(int) - slow[:-1]).mean() > 5, "the measure would notice a shift by one frame"
+
+
+def crash() -> None:
+    os.abort()
+
+
+def test_a_crash_and_a_hang_cost_only_their_own_file(zoo: Path) -> None:
+    with DecodingPool(2, timeout=2) as pool:
+        good = (probe_video, (str(zoo / "good.mp4"),))
+        tasks = [good, (crash, ()), good, (time.sleep, (600,)), good, good]
+        results = list(pool.map(_call, tasks))
+    assert [type(result).__name__ for result in results] == [
+        "VideoInfo",
+        "ClipError",
+        "VideoInfo",
+        "ClipError",
+        "VideoInfo",
+        "VideoInfo",
+    ]
+    assert "crashed the decoder" in str(results[1])
+    assert "longer than data.decode_timeout=2 seconds" in str(results[3])
+
+
+def _call(function, arguments):
+    return function(*arguments)
+
+
+def test_the_memory_for_a_4k_clip_does_not_grow_with_its_length(tmp_path: Path) -> None:
+    source = ("-f", "lavfi", "-i", "testsrc=size=3840x2160:rate=8:duration=6")
+    ffmpeg(*source, "-c:v", "libx264", "-preset", "ultrafast", tmp_path / "4k.mp4")
+    peaks = []
+    for count in (12, 48):
+        with DecodingPool(1, timeout=120) as pool:
+            peaks += pool.map(_read_and_measure, [(str(tmp_path / "4k.mp4"), count)])
+    assert peaks[1] < 1.2 * peaks[0]
+    assert peaks[1] < 48 * 3840 * 2160 * 3 / 2**20
+
+
+def _read_and_measure(path: str, count: int) -> float:
+    """Peak memory in MiB."""
+    read_clip(path, FrameChoice(count, 0, 48 - count, None), Bucket(count, 48, 80), Fit("center"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@pytest.fixture
+def clips(zoo: Path, tmp_path: Path) -> Path:
+    """A dataset folder with two good videos under awkward names."""
+    root = tmp_path / "my clips, ümläut"
+    (root / "sub folder").mkdir(parents=True)
+    for name in ("a.mp4", "sub folder/日本語 clip.mp4"):
+        (root / name).write_bytes((zoo / "good.mp4").read_bytes())
+    return root
+
+
+NAMES = ("a.mp4", "sub folder/日本語 clip.mp4")
+
+
+def captions(dataset: Dataset) -> list[tuple[str, ...]]:
+    assert not dataset.faults
+    return [clip.row.captions for clip in dataset.clips]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_files(clips: Path, load, end: str, encoding: str) -> None:
+    (clips / "videos.txt").write_bytes((end.join(["", *NAMES, "", ""])).encode(encoding))
+    (clips / "prompt.txt").write_bytes(
+        (end.join(["", "  first, with comma ", "zweite ü\u2028x", "", ""])).encode(encoding)
+    )
+    dataset = load("files", clips, "data.id_token=TOK")
+    assert captions(dataset) == [("TOK first, with comma",), ("TOK zweite ü\u2028x",)]
+    assert [clip.row.number for clip in dataset.clips] == [2, 3]
+
+
+def test_csv_with_quotes_and_line_breaks(clips: Path, load) -> None:
+    text = f'id,text,file\n1,"first, ""quoted""\nsecond line",{NAMES[0]}\n2,other,{NAMES[1]}\n'
+    (clips / "dataset.csv").write_text(text, encoding="utf-8-sig")
+    dataset = load("csv", clips, "data.caption_column=text", "data.video_column=file")
+    assert captions(dataset) == [('first, "quoted"\nsecond line',), ("other",)]
+    with pytest.raises(UserError, match=r"no column caption and video; it has id, text, file"):
+        load("csv", clips)
+
+
+def test_jsonl_with_several_captions_and_a_broken_line(clips: Path, load) -> None:
+    lines = [f'{{"caption": ["one", " two "], "video": "{NAMES[0]}"}}', "{broken", '{"caption": "x"}', "[]"]
+    (clips / "dataset.jsonl").write_text("\n".join([*lines, f'{{"caption": 3, "video": "{NAMES[1]}"}}']))
+    dataset = load("jsonl", clips)
+    assert [clip.row.captions for clip in dataset.clips] == [("one", "two")]
+    told = [(fault.row, fault.what) for fault in dataset.faults]
+    assert [row for row, _ in told] == [2, 3, 4, 5]
+    for (_, what), words in zip(
+        told, ("is not JSON", "caption and video", "caption and video", "no text"), strict=True
+    ):
+        assert words in what
+
+
+def test_folder(clips: Path, load) -> None:
+    (clips / "a.txt").write_text("one\ntwo\n")
+    dataset = load("folder", clips)
+    assert [clip.row.captions for clip in dataset.clips] == [("one two",)]
+    assert [fault.what for fault in dataset.faults] == ["has no caption 日本語 clip.txt"]
+
+
+def test_captions_that_cannot_be_used(clips: Path, load) -> None:
+    write_manifest(clips, (NAMES[0], "good"), (NAMES[1], " "), (NAMES[0], "good"), ("", "no video"))
+    faults = load("files", clips).faults
+    assert [(fault.row, fault.what) for fault in faults] == [
+        (2, "has an empty caption"),
+        (3, "repeats the video and the caption of row 1"),
+        (4, "has no video"),
+    ]
+
+
+def test_manifests_that_cannot_be_read(clips: Path, load) -> None:
+    with pytest.raises(UserError, match=r"prompt\.txt does not exist; set data.root and data.caption_column"):
+        load("files", clips)
+    write_manifest(clips, *((name, "x") for name in NAMES))
+    (clips / "prompt.txt").write_text("only one")
+    with pytest.raises(UserError, match=r"has 1 captions and videos\.txt has 2 videos"):
+        load("files", clips)
+    (clips / "prompt.txt").write_bytes("fine\nbad \xff\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"prompt\.txt is not UTF-8 text \(line 2\)"):
+        load("files", clips)
+    with pytest.raises(UserError, match="is not a folder"):
+        load("folder", clips / "nowhere")
+
+
+def test_a_path_outside_the_root_is_refused_unless_allowed(clips: Path, zoo: Path, load) -> None:
+    (clips / "link.mp4").symlink_to(zoo / "good.mp4")
+    outside = ["link.mp4", f"../{clips.name}/../../elsewhere.mp4", str(zoo / "good.mp4")]
+    write_manifest(clips, (NAMES[0], "inside"), *((name, "outside") for name in outside))
+    dataset = load("files", clips)
+    assert [fault.what for fault in dataset.faults] == ["lies outside data.root"] * 3
+    allowed = load("files", clips, "data.allow_outside_root=true")
+    assert len(allowed.clips) == 3
+    assert [fault.what for fault in allowed.faults] == ["does not exist"]
+
+
+def test_faults_stop_a_run_before_torch_or_are_skipped(
+    clips: Path, shared_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_manifest(clips, (NAMES[0], "x" * 10_000), ("nope.mp4", "missing"))
+    run = tmp_path / "run"
+    settings = [f"run_dir='{run}'", f"cache_dir={shared_cache}", "data=files", f"data.root='{clips}'", "steps=1"]
+    settings += [*BUCKETS, "validation=none", "data.workers=0"]
+    assert main(settings) == 2
+    told = capsys.readouterr()
+    assert "nope.mp4  does not exist" in told.out
+    assert "1 of 2 rows cannot be used" in told.err
+    assert "data.on_error=skip" in told.err
+    assert (run / "faults.csv").read_text().splitlines()[1].startswith("2,nope.mp4,does not exist")
+    assert not (run / "environment.json").exists()
+    assert main([*settings, "data.on_error=skip", f"run_dir='{run}-2'"]) == 0
+    out = capsys.readouterr().out
+    assert "Going on without 1 rows" in out
+    assert "Caption cut from" in out
+    assert "to 226 tokens" in out
+
+
+def test_a_dataset_on_the_hub_that_cannot_be_fetched_is_one_clear_line(
+    make_job, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    data: Data = make_job("data=hub").data
+    with pytest.raises(
+        UserError, match="Wild-Heart/Disney-VideoGeneration-Dataset is not in the Hugging Face cache"
+    ) as told:
+        load_dataset(data, tmp_path)
+    assert "data.root=FOLDER" in str(told.value)
+    assert "\n" not in str(told.value)
