@@ -84,9 +84,8 @@ def load_dataset(data: Data, cache_dir: Path) -> Dataset:
     training, held_out = split_holdout(clips, data)
     counts = Counter(clip.source for clip in training)
     rates = _rates([source.repeats for source in sources], [source.weight for source in sources], counts)
-    roots = [f"{source.root}{os.sep}" for source in sources]
-    faults = sorted((_shortened(fault, roots) for fault in faults), key=lambda fault: fault.row or 0)
-    return Dataset(training, held_out, rates, faults)
+    faults.sort(key=lambda fault: fault.row or 0)
+    return Dataset(training, held_out, rates, short_paths(faults, data))
 
 
 def accept(dataset: Dataset, data: Data, console: Console, report: Path | None) -> None:
@@ -148,6 +147,13 @@ def split_holdout(clips: list[Clip], data: Data) -> tuple[list[Clip], list[Clip]
     return [clip for clip in clips if clip.row.path not in held], [clip for clip in clips if clip.row.path in held]
 
 
+def short_paths(faults: list[DataFault], data: Data) -> list[DataFault]:
+    """The faults with their files relative to the root."""
+    roots = [f"{source.root}{os.sep}" for source in data.all_sources()]
+    cuts = [next((len(root) for root in roots if fault.file.startswith(root)), 0) for fault in faults]
+    return [replace(fault, file=fault.file[cut:]) for fault, cut in zip(faults, cuts, strict=True)]
+
+
 def _examine_videos(rows: list[Row], data: Data, cache_dir: Path) -> tuple[dict[str, VideoInfo], list[DataFault]]:
     """What is known about each video; those that are not in the index are probed in worker processes."""
     stamps: dict[str, Stamp] = {}
@@ -187,12 +193,6 @@ def _latent_clips(rows: list[Row], source: int) -> tuple[list[Clip], list[DataFa
         else:
             clips.append(Clip(row, source, info, Bucket(info.num_frames, info.height, info.width), files))
     return clips, faults
-
-
-def _shortened(fault: DataFault, roots: list[str]) -> DataFault:
-    """The fault with its file relative to the root."""
-    root = next((root for root in roots if fault.file.startswith(root)), "")
-    return replace(fault, file=fault.file.removeprefix(root))
 
 
 def _stamp(path: str) -> Stamp:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cogvx_exp.config.schema import Data
 from cogvx_exp.data.cache import TensorCache
-from cogvx_exp.data.dataset import Clip, Dataset, accept
+from cogvx_exp.data.dataset import Clip, Dataset, accept, short_paths
 from cogvx_exp.data.prepare import Encoder, import_embeds, prepare_captions, prepare_videos
 from cogvx_exp.tracking.progress import console
 
@@ -57,7 +57,7 @@ def encode_dataset(
         keys, faults = prepare_videos(everything, data, encoder)
         by_name = {clip.name: key for clip, key in zip(everything, keys, strict=True)}
         dataset = _without(dataset, {(fault.row, fault.file) for fault in faults})
-        accept(replace(dataset, faults=faults), data, console, report)
+        accept(replace(dataset, faults=short_paths(faults, data)), data, console, report)
         keys = [by_name[clip.name] for clip in dataset.clips]
 
     def captions(clip: Clip) -> tuple[str, ...]:
