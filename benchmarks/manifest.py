@@ -41,9 +41,14 @@ def synthetic(count: int, root: Path) -> list[Stamp]:
 
 def settings(root: Path) -> Data:
     """Nine sizes and two lengths."""
-    buckets = ["data.height_buckets=[480,720,1280]", "data.width_buckets=[480,720,1280]", "data.frame_buckets=[25,49]"]
+    overrides = ["model=5b", "data=files", f"data.root={root}", "data.allow_outside_root=true"]
+    overrides += [
+        "data.height_buckets=[480,720,1280]",
+        "data.width_buckets=[480,720,1280]",
+        "data.frame_buckets=[25,49]",
+    ]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = compose("train", ["model=5b", "data=files", f"data.root={root}", "data.allow_outside_root=true", *buckets])
+        config = compose("train", overrides)
     return typed(config, TrainJob).data
 
 
