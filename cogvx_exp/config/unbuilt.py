@@ -10,8 +10,6 @@ from cogvx_exp.config.faults import Fault
 from cogvx_exp.config.schema import TrainJob
 
 UNBUILT: dict[str, tuple[Any, ...]] = {
-    "task.name": ("i2v",),
-    "method.name": ("sft",),
     "optim.name": ("cpu_offload",),
     "distributed.name": ("ddp", "zero2"),
     "memory.activations": ("selective", "offload"),

@@ -6,7 +6,7 @@ from pathlib import Path
 from cogvx_exp.config.schema import Data
 from cogvx_exp.data.cache import TensorCache
 from cogvx_exp.data.dataset import Clip, Dataset, accept, short_paths
-from cogvx_exp.data.prepare import Encoder, import_embeds, prepare_captions, prepare_videos
+from cogvx_exp.data.prepare import Encoder, Entry, import_embeds, prepare_captions, prepare_videos
 from cogvx_exp.tracking.progress import console
 
 
@@ -15,9 +15,9 @@ class EncodedClips:
     """Keys of clips and captions in the cache."""
 
     cache: TensorCache
-    videos: list[tuple[str, ...]]
-    """Of each clip: its moments and, with data.random_flip, those of its mirror image. Empty if the
-    clips are encoded in the loop."""
+    videos: list[tuple[Entry, ...]]
+    """Of each clip: the clip and, with data.random_flip, its mirror image. Empty if the clips are
+    encoded in the loop."""
     captions: list[tuple[str, ...]]
     """Of each clip: its captions, of which one is drawn."""
     no_caption: str
@@ -32,6 +32,7 @@ class EncodedDataset:
 
     dataset: Dataset
     training: EncodedClips
+    held_out: EncodedClips
     text_keys: dict[str, str]
     """Key of each text that was asked for besides the captions."""
 
@@ -40,8 +41,6 @@ def encode_dataset(
     dataset: Dataset, data: Data, encoder: Encoder, texts: list[str], report: Path | None
 ) -> EncodedDataset:
     """Fills the cache with the clips (unless data.encode=online), their captions and other `texts`.
-
-    Held-out clips are encoded too, but are not part of the result's training clips.
 
     Raises:
         UserError: clips cannot be encoded and data.on_error=raise; the others are in the cache all the same.
@@ -52,25 +51,28 @@ def encode_dataset(
     imported = [clip for clip in everything if clip.latents]
     embeds = dict(zip((clip.name for clip in imported), import_embeds(imported, encoder.cache), strict=True))
 
-    keys: list[tuple[str, ...]] = []
-    if data.encode == "cache":
-        keys, faults = prepare_videos(everything, data, encoder)
-        by_name = {clip.name: key for clip, key in zip(everything, keys, strict=True)}
+    entries: dict[str, tuple[Entry, ...]] = {}
+    # Held-out clips are always read from the cache: their loss is measured on the same pixels every time.
+    to_cache = everything if data.encode == "cache" else dataset.held_out
+    if to_cache:
+        found, faults = prepare_videos(to_cache, data, encoder)
+        entries = {clip.name: entry for clip, entry in zip(to_cache, found, strict=True)}
         dataset = _without(dataset, {(fault.row, fault.file) for fault in faults})
         accept(replace(dataset, faults=short_paths(faults, data)), data, console, report)
-        keys = [by_name[clip.name] for clip in dataset.clips]
 
-    def captions(clip: Clip) -> tuple[str, ...]:
-        return (embeds[clip.name],) if clip.latents else tuple(text_keys[text] for text in clip.row.captions)
+    def gather(clips: list[Clip]) -> EncodedClips:
+        return EncodedClips(
+            cache=encoder.cache,
+            videos=[entries[clip.name] for clip in clips if clip.name in entries],
+            captions=[
+                (embeds[clip.name],) if clip.latents else tuple(text_keys[text] for text in clip.row.captions)
+                for clip in clips
+            ],
+            no_caption=text_keys[""],
+            names=[clip.name for clip in clips],
+        )
 
-    training = EncodedClips(
-        cache=encoder.cache,
-        videos=keys,
-        captions=[captions(clip) for clip in dataset.clips],
-        no_caption=text_keys[""],
-        names=[clip.name for clip in dataset.clips],
-    )
-    return EncodedDataset(dataset, training, text_keys)
+    return EncodedDataset(dataset, gather(dataset.clips), gather(dataset.held_out), text_keys)
 
 
 def _without(dataset: Dataset, faulty: set[tuple[int | None, str]]) -> Dataset:

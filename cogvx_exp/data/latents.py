@@ -2,6 +2,7 @@
 
     videos.txt prompts.txt
     video_latents/NAME.pt     moments of the VAE, (2 channels, frames, height, width); in older versions latents/
+    image_latents/NAME.pt     moments of the first frame, (2 channels, 1, height, width)
     prompt_embeds/NAME.pt     embeddings of T5, (tokens, width); in older versions embeddings/
 
 They are read with `weights_only`: a file that holds anything but tensors is refused, not run.
@@ -28,6 +29,18 @@ class LatentFiles:
 
     moments: str
     embeds: str
+    image: str | None
+    """Moments of the first frame, if they were kept."""
+
+    def required_image(self) -> str:
+        """The image's moments.
+
+        Raises:
+            ClipError: they were not kept.
+        """
+        if self.image is None:
+            raise ClipError("has no image_latents, which task=i2v needs", PREPARE_AGAIN)
+        return self.image
 
 
 def latent_files(video: str) -> LatentFiles:
@@ -37,7 +50,10 @@ def latent_files(video: str) -> LatentFiles:
         ClipError: one is missing.
     """
     root, name = Path(video).parent.parent, Path(video).name.split(".")[0]
-    return LatentFiles(_find(root, VIDEO_FOLDERS, name), _find(root, PROMPT_FOLDERS, name))
+    image = root / "image_latents" / f"{name}.pt"
+    return LatentFiles(
+        _find(root, VIDEO_FOLDERS, name), _find(root, PROMPT_FOLDERS, name), str(image) if image.is_file() else None
+    )
 
 
 def latent_info(files: LatentFiles) -> VideoInfo:

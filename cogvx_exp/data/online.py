@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 
 from cogvx_exp.config.schema import Data
 from cogvx_exp.data.dataset import Clip
@@ -34,7 +35,10 @@ def online_batches(
         for draws in stream:
             frames = [_frames(next(decoded), clips[draw.clip]) for draw in draws]
             moments = encode_videos(to_pixels(frames), vae).cpu()
-            made = [samples.sample(draw, of_clip) for draw, of_clip in zip(draws, moments, strict=True)]
+            made = [
+                samples.sample(draw, of_clip, _first_frame(of_frames) if encoder.images else None)
+                for draw, of_clip, of_frames in zip(draws, moments, frames, strict=True)
+            ]
             yield collate(made).to(encoder.compute.device)
 
 
@@ -42,6 +46,10 @@ def _task(draw: Draw, clip: Clip, samples: TrainingSamples, data: Data) -> tuple
     position = samples.crop_position(draw) if data.reshape == "random" else (0.5, 0.5)
     fit = Fit(data.reshape, position, samples.flipped(draw))
     return clip.row.path, choose_frames(data, clip.bucket.num_frames), clip.bucket, fit
+
+
+def _first_frame(frames: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(frames[0].copy()).permute(2, 0, 1)
 
 
 def _frames(decoded: np.ndarray | ClipError, clip: Clip) -> np.ndarray:

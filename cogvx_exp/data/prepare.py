@@ -50,6 +50,10 @@ class Encoder:
     compute: Compute
     memory: Memory
     cache_dir: Path
+    images: bool = False
+    """Whether the clips' first frames are kept, too (image-to-video)."""
+    image_scale: str = "auto"
+    """See task.image_scale."""
     share: Share = Share()
 
     @property
@@ -68,29 +72,46 @@ class Encoder:
 
 
 @dataclass(frozen=True)
+class Entry:
+    """Keys of one encoded clip."""
+
+    moments: str
+    image: str | None
+    """Of its first frame: pixels, uint8, (3, height, width), so that the image's noise is fresh in
+    every step; or, of clips that were encoded elsewhere, moments, (2C, 1, height, width)."""
+
+
+@dataclass(frozen=True)
 class _Work:
     """One entry to make."""
 
-    key: str
+    entry: Entry
     clip: Clip
     flip: bool
 
+    @property
+    def key(self) -> str:
+        """Stands for the whole entry."""
+        return self.entry.moments
 
-def prepare_videos(clips: list[Clip], data: Data, encoder: Encoder) -> tuple[list[tuple[str, ...]], list[DataFault]]:
+    def done(self, cache: TensorCache) -> bool:
+        """Whether the entry is in the cache."""
+        return cache.has(self.entry.moments) and (self.entry.image is None or cache.has(self.entry.image))
+
+
+def prepare_videos(clips: list[Clip], data: Data, encoder: Encoder) -> tuple[list[tuple[Entry, ...]], list[DataFault]]:
     """Encodes the clips that are not in the cache.
 
     Returns:
-        The keys of every clip (with data.random_flip, of the clip and of its mirror image), and the faults
-        of those that could not be encoded.
+        The entries of every clip (with data.random_flip, of the clip and of its mirror image), and the
+        faults of those that could not be encoded.
     """
     works = _all_work(clips, data, encoder)
     faults: dict[str, ClipError] = {}
     groups = _groups(works, data.encode_batch_size)[encoder.share.rank :: encoder.share.world]
-    missing = [group for group in groups if not all(encoder.cache.has(work.key) for work in group)]
-    imports = [work for group in missing for work in group if work.clip.latents]
-    for work in imports:
-        assert work.clip.latents
-        _try(faults, work.clip, encoder.cache, work.key, load_tensor(work.clip.latents.moments, 4))
+    missing = [group for group in groups if not all(work.done(encoder.cache) for work in group)]
+    for work in (work for group in missing for work in group if work.clip.latents):
+        _import(work, encoder.cache, faults)
     missing = [group for group in missing if not group[0].clip.latents]
     if missing:
         vae = load_vae(encoder.folder, encoder.compute, encoder.memory)
@@ -99,12 +120,12 @@ def prepare_videos(clips: list[Clip], data: Data, encoder: Encoder) -> tuple[lis
             pass
         del vae
         release(encoder.compute.device)
-    keys: dict[str, list[str]] = {}
+    entries: dict[str, list[Entry]] = {}
     for work in works:
-        keys.setdefault(_id(work.clip), []).append(work.key)
-    by_clip = [tuple(keys[_id(clip)]) for clip in clips]
-    return by_clip, [
-        fault_of(clip.row.number, clip.row.path, faults[_id(clip)]) for clip in clips if _id(clip) in faults
+        entries.setdefault(_id(work.clip), []).append(work.entry)
+    bad = [clip for clip in clips if _id(clip) in faults]
+    return [tuple(dict.fromkeys(entries[_id(clip)])) for clip in clips], [
+        fault_of(clip.row.number, clip.row.path, faults[_id(clip)]) for clip in bad
     ]
 
 
@@ -150,20 +171,36 @@ def load_embeds(captions: list[str], keys: dict[str, str], cache: TensorCache) -
 
 def _all_work(clips: list[Clip], data: Data, encoder: Encoder) -> list[_Work]:
     """The entries of all clips, in their order; two for each clip with data.random_flip."""
-    hashes = _content_hashes(clips, encoder.cache_dir)
+    hashes = _content_hashes(clips, encoder)
     made_by = encoder.made_by("vae")
     works = []
     for clip in clips:
         if clip.latents:
-            key = encoder.cache.key({"moments": hashes[clip.latents.moments]})
-            works.append(_Work(key, clip, flip=False))
+            works.append(_Work(_imported_entry(clip, hashes, encoder), clip, flip=False))
             continue
         choice = asdict(choose_frames(data, clip.bucket.num_frames))
-        origin: dict[str, Any] = {"video": hashes[clip.row.path], "frames": choice, "bucket": str(clip.bucket)}
-        origin |= {"reshape": data.reshape} | made_by
+        pixels: dict[str, Any] = {"video": hashes[clip.row.path], "frames": choice, "bucket": str(clip.bucket)}
         for flip in (False, True) if data.random_flip else (False,):
-            works.append(_Work(encoder.cache.key(origin | {"flip": flip}), clip, flip))
+            origin = pixels | {"reshape": data.reshape, "flip": flip}
+            image = encoder.cache.key(origin | {"part": "first frame"}) if encoder.images else None
+            works.append(_Work(Entry(encoder.cache.key(origin | made_by), image), clip, flip))
     return works
+
+
+def _imported_entry(clip: Clip, hashes: dict[str, str], encoder: Encoder) -> Entry:
+    assert clip.latents
+    image = None
+    if encoder.images:
+        image = encoder.cache.key({"image moments": hashes[clip.latents.required_image()]})
+    return Entry(encoder.cache.key({"moments": hashes[clip.latents.moments]}), image)
+
+
+def _import(work: _Work, cache: TensorCache, faults: dict[str, ClipError]) -> None:
+    """Takes over a clip that is encoded already."""
+    assert work.clip.latents
+    _try(faults, work.clip, cache, work.entry.moments, load_tensor(work.clip.latents.moments, 4))
+    if work.entry.image:
+        _try(faults, work.clip, cache, work.entry.image, load_tensor(work.clip.latents.required_image(), 4))
 
 
 def _groups(works: list[_Work], size: int) -> list[list[_Work]]:
@@ -191,14 +228,24 @@ def _encode_groups(
             if good:
                 moments = encode_videos(to_pixels([frames[work] for work in good]), vae)
                 for work, of_clip in zip(good, moments, strict=True):
-                    if not cache.has(work.key):
-                        _try(faults, work.clip, cache, work.key, of_clip)
+                    _save(work, of_clip, frames[work][0], cache, faults)
             yield from (None for _ in group)
 
 
 def _decoding_task(work: _Work, data: Data) -> tuple[Any, ...]:
     clip = work.clip
     return clip.row.path, choose_frames(data, clip.bucket.num_frames), clip.bucket, Fit(data.reshape, flip=work.flip)
+
+
+def _save(
+    work: _Work, moments: torch.Tensor, first_frame: np.ndarray, cache: TensorCache, faults: dict[str, ClipError]
+) -> None:
+    """Writes what is missing of an entry."""
+    if not cache.has(work.entry.moments):
+        _try(faults, work.clip, cache, work.entry.moments, moments)
+    if work.entry.image and not cache.has(work.entry.image):
+        pixels = torch.from_numpy(first_frame.copy()).permute(2, 0, 1)
+        _try(faults, work.clip, cache, work.entry.image, pixels)
 
 
 def _try(faults: dict[str, ClipError], clip: Clip, cache: TensorCache, key: str, tensor: torch.Tensor) -> None:
@@ -213,11 +260,12 @@ def _id(clip: Clip) -> str:
     return f"{clip.row.path} {clip.bucket}"
 
 
-def _content_hashes(clips: list[Clip], cache_dir: Path) -> dict[str, str]:
+def _content_hashes(clips: list[Clip], encoder: Encoder) -> dict[str, str]:
     """Hash of each file's content; files that have not changed are not read again."""
     paths = {clip.latents.moments if clip.latents else clip.row.path for clip in clips}
+    paths |= {clip.latents.required_image() for clip in clips if clip.latents and encoder.images}
     stamps = {path: stamp_of(path) for path in paths}
-    with FileIndex(cache_dir / "index.sqlite") as index:
+    with FileIndex(encoder.cache_dir / "index.sqlite") as index:
         known = index.hashes(list(stamps.values()))
         unknown = [path for path in stamps if path not in known]
         with ThreadPoolExecutor() as threads:  # hashing lets other threads run

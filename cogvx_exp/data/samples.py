@@ -3,13 +3,15 @@
 Layout: B batch, F latent frames, C channels, H height and W width in latent pixels.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from cogvx_exp.config.schema import Data
+from cogvx_exp.config.schema import Data, Task
 from cogvx_exp.data.encoded import EncodedClips
 from cogvx_exp.data.sampler import BatchStream, Draw
 from cogvx_exp.randomness import generator
@@ -43,32 +45,47 @@ class Batch:
     """Numbers of the samples in the run."""
     clips: list[str]
     """Names of the clips, for messages."""
+    image: torch.Tensor | None = None
+    """i2v: noisy first frames, float32 in about [-1, 1], (B, 3, height, width) in pixels; or moments of
+    clips that were encoded elsewhere, (B, 2C, 1, H, W)."""
+    image_draw: torch.Tensor | None = None
+    """i2v: standard normal, with which the image's latent is drawn, (B, C, 1, H, W)."""
+    image_kept: torch.Tensor | None = None
+    """i2v: whether the sample keeps its image, (B,)."""
+    image_latents: torch.Tensor | None = None
+    """i2v: what goes into the model beside the noisy latents, shaped like them."""
+
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        """The batch with a function applied to all tensors."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        changes: dict[str, Any] = {name: function(x) for name, x in values.items() if isinstance(x, torch.Tensor)}
+        return replace(self, **changes)
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device; from pinned memory the copy does not block."""
-        tensors = ("latents", "noise", "timesteps", "prompt_embeds")
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in tensors}
-        return replace(self, **moved)
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
         """Called by DataLoader."""
-        tensors = ("latents", "noise", "timesteps", "prompt_embeds")
-        return replace(self, **{name: getattr(self, name).pin_memory() for name in tensors})
+        return self.map(lambda tensor: tensor.pin_memory())
 
 
 class TrainingSamples(Dataset[Batch]):
     """Maps a `Draw` to a sample (a batch of one). Reads the cache; holds no tensors."""
 
-    def __init__(self, clips: EncodedClips, space: LatentSpace, data: Data, seed: int):
+    def __init__(self, clips: EncodedClips, space: LatentSpace, data: Data, task: Task, seed: int):
         self.clips = clips
         self.space = space
         self.caption_dropout = data.caption_dropout
         self.random_flip = data.random_flip
+        self.task = task
         self.seed = seed
 
     def __getitem__(self, draw: Draw) -> Batch:
-        keys = self.clips.videos[draw.clip]
-        return self.sample(draw, self.clips.cache.load(keys[1] if self.flipped(draw) else keys[0]))
+        entries = self.clips.videos[draw.clip]
+        entry = entries[self.flipped(draw) if len(entries) > 1 else 0]
+        cache = self.clips.cache
+        return self.sample(draw, cache.load(entry.moments), cache.load(entry.image) if entry.image else None)
 
     def flipped(self, draw: Draw) -> bool:
         """Whether the clip of this draw is mirrored."""
@@ -78,11 +95,17 @@ class TrainingSamples(Dataset[Batch]):
         """Where a random crop of this draw lies, from 0 (top, left) to 1 (bottom, right)."""
         return self._uniform(draw, "crop y"), self._uniform(draw, "crop x")
 
-    def sample(self, draw: Draw, moments: torch.Tensor) -> Batch:
-        """The sample of a draw, given the moments of its clip, (2C, F, H, W)."""
-        latents = draw_latents(moments.float(), self.space, self._generator(draw, "latents"))
+    def sample(self, draw: Draw, moments: torch.Tensor, image: torch.Tensor | None) -> Batch:
+        """The sample of a draw.
+
+        Args:
+            draw: keys all randomness.
+            moments: of the clip, (2C, F, H, W).
+            image: i2v: the first frame, as an `Entry` describes it.
+        """
+        latents = self._latents(draw, moments.float())
         timesteps = self.space.num_train_timesteps
-        return Batch(
+        batch = Batch(
             latents=latents[None],
             noise=torch.randn(latents.shape, generator=self._generator(draw, "noise"))[None],
             timesteps=torch.randint(timesteps, (1,), generator=self._generator(draw, "timestep")),
@@ -90,6 +113,38 @@ class TrainingSamples(Dataset[Batch]):
             samples=[draw.sample],
             clips=[self.clips.names[draw.clip]],
         )
+        return batch if image is None else self._with_image(draw, batch, image)
+
+    def _with_image(self, draw: Draw, batch: Batch, image: torch.Tensor) -> Batch:
+        channels, height, width = batch.latents.shape[2:]
+        if image.dtype == torch.uint8:
+            image = self._add_image_noise(draw, image.float() / 127.5 - 1)
+        dropout = self.task.image_dropout or 0
+        return replace(
+            batch,
+            image=image.float()[None],
+            image_draw=torch.randn((1, channels, 1, height, width), generator=self._generator(draw, "image latent")),
+            image_kept=torch.tensor([self._uniform(draw, "image dropout") >= dropout]),
+        )
+
+    def _add_image_noise(self, draw: Draw, pixels: torch.Tensor) -> torch.Tensor:
+        """Adds noise of a strength that is drawn anew for every sample: exp(N(mean, std))."""
+        assert self.task.image_noise_mean is not None
+        assert self.task.image_noise_std is not None
+        normal = torch.randn((), generator=self._generator(draw, "image noise strength")).item()
+        sigma = math.exp(self.task.image_noise_mean + self.task.image_noise_std * normal)
+        return pixels + sigma * torch.randn(pixels.shape, generator=self._generator(draw, "image noise"))
+
+    def _latents(self, draw: Draw, moments: torch.Tensor) -> torch.Tensor:
+        """Scaled latents, (F, C, H, W), drawn from the VAE's moments.
+
+        For CogVideoX 1.5 an odd number of frames is padded in front with copies of the first, as the
+        checkpoints were trained.
+        """
+        noise = torch.randn((moments.shape[0] // 2, *moments.shape[1:]), generator=self._generator(draw, "latents"))
+        latents_FCHW = draw_latents(moments, noise).transpose(0, 1) * self.space.scaling_factor
+        missing = -len(latents_FCHW) % (self.space.patch_size_t or 1)
+        return torch.cat([latents_FCHW[:1]] * missing + [latents_FCHW]).contiguous()
 
     def _caption(self, draw: Draw) -> str:
         if self._uniform(draw, "caption") < self.caption_dropout:
@@ -104,30 +159,22 @@ class TrainingSamples(Dataset[Batch]):
         return generator(self.seed, draw.sample, purpose)
 
 
-def draw_latents(moments: torch.Tensor, space: LatentSpace, generator: torch.Generator) -> torch.Tensor:
-    """Draws scaled latents, (F, C, H, W), from the VAE's moments, (2C, F, H, W).
-
-    For CogVideoX 1.5 an odd number of frames is padded in front with copies of the first, as the
-    checkpoints were trained.
-    """
-    mean, log_variance = moments.chunk(2)
-    std = (0.5 * log_variance.clamp(-30, 20)).exp()  # the clamp of diffusers' DiagonalGaussianDistribution
-    latents = mean + std * torch.randn(mean.shape, generator=generator)
-    latents_FCHW = latents.transpose(0, 1) * space.scaling_factor
-    missing = -len(latents_FCHW) % (space.patch_size_t or 1)
-    return torch.cat([latents_FCHW[:1]] * missing + [latents_FCHW]).contiguous()
+def draw_latents(moments: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """A sample of the VAE's distribution: moments are (..., 2C, F, H, W), noise (..., C, F, H, W)."""
+    mean, log_variance = moments.chunk(2, dim=-4)
+    return mean + (0.5 * log_variance.clamp(-30, 20)).exp() * noise  # the clamp of diffusers' distribution
 
 
 def collate(samples: list[Batch]) -> Batch:
     """Joins samples of one bucket."""
-    return Batch(
-        latents=torch.cat([sample.latents for sample in samples]),
-        noise=torch.cat([sample.noise for sample in samples]),
-        timesteps=torch.cat([sample.timesteps for sample in samples]),
-        prompt_embeds=torch.cat([sample.prompt_embeds for sample in samples]),
-        samples=[number for sample in samples for number in sample.samples],
-        clips=[name for sample in samples for name in sample.clips],
-    )
+    joined: dict[str, Any] = {}
+    for item in fields(Batch):
+        values = [getattr(sample, item.name) for sample in samples]
+        if isinstance(values[0], torch.Tensor):
+            joined[item.name] = torch.cat(values)
+        elif isinstance(values[0], list):
+            joined[item.name] = [entry for value in values for entry in value]
+    return Batch(**joined)
 
 
 def cached_batches(samples: TrainingSamples, stream: BatchStream, data: Data, device: torch.device) -> Iterator[Batch]:

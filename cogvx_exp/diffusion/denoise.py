@@ -1,12 +1,16 @@
 """One training forward pass: from a batch to the loss of each sample."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from cogvx_exp.data.samples import Batch
 from cogvx_exp.diffusion.objective import add_noise, velocity_loss
 from cogvx_exp.model.positions import rotary_positions
+
+OFS = 2.0
+"""The only value of this input that CogVideoX1.5-5B-I2V was trained with."""
 
 Loss = Callable[[torch.nn.Module, Batch], torch.Tensor]
 
@@ -22,14 +26,28 @@ def denoising_loss(alphas_cumprod: torch.Tensor, config: dict, dtype: torch.dtyp
 
     def loss(transformer: torch.nn.Module, batch: Batch) -> torch.Tensor:
         alphas = alphas_cumprod[batch.timesteps]
-        frames, _, height, width = batch.latents.shape[1:]
-        prediction = transformer(
-            hidden_states=add_noise(batch.latents, batch.noise, alphas).to(dtype),
-            encoder_hidden_states=batch.prompt_embeds.to(dtype),
-            timestep=batch.timesteps,
-            image_rotary_emb=rotary_positions(config, (frames, height, width), batch.latents.device),
-            return_dict=False,
-        )[0]
+        noisy = add_noise(batch.latents, batch.noise, alphas)
+        prediction = transformer(**model_inputs(noisy, batch, config, dtype), return_dict=False)[0]
         return velocity_loss(prediction, batch.latents, batch.noise, alphas)
 
     return loss
+
+
+def model_inputs(noisy: torch.Tensor, batch: Batch, config: dict, dtype: torch.dtype) -> dict[str, Any]:
+    """Everything the transformer is called with, as the diffusers pipelines call it.
+
+    Args:
+        noisy: noisy latents, (B, F, C, H, W).
+        batch: the other inputs.
+        config: the transformer's configuration.
+        dtype: type of the transformer's input.
+    """
+    frames, _, height, width = noisy.shape[1:]
+    hidden_states = noisy if batch.image_latents is None else torch.cat([noisy, batch.image_latents], dim=2)
+    return {
+        "hidden_states": hidden_states.to(dtype),
+        "encoder_hidden_states": batch.prompt_embeds.to(dtype),
+        "timestep": batch.timesteps,
+        "ofs": noisy.new_full((1,), OFS).to(dtype) if config["ofs_embed_dim"] else None,
+        "image_rotary_emb": rotary_positions(config, (frames, height, width), noisy.device),
+    }

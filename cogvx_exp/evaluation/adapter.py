@@ -5,33 +5,38 @@ from pathlib import Path
 
 from cogvx_exp.config.schema import GenerateJob, Model
 from cogvx_exp.errors import UserError
-from cogvx_exp.tracking.run_folder import LORA_FILE, RunFolder, read_job
+from cogvx_exp.tracking.run_folder import LORA_FILE, PEFT_FILE, TRANSFORMER_FOLDER, RunFolder, read_job
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA file and, if it comes from a run of this project, the model it was trained on."""
+    """What a run has trained and, if it comes from a run of this project, the model it was trained on."""
 
     file: Path
+    """A LoRA file, a peft adapter's file, or the folder of a whole transformer."""
     base: Model | None
 
 
-def find_adapter(path: Path) -> Adapter:
-    """Takes a run folder, an export folder or a file.
+def find_adapter(path: Path, setting: str = "generate.adapter") -> Adapter:
+    """Takes a run folder, an export folder, a file or a transformer folder; `setting` is what named it.
 
     Raises:
-        UserError: there is no LoRA.
+        UserError: there is nothing that was trained.
     """
-    for file, run in (
-        (path, path.parent.parent),
-        (path / LORA_FILE, path.parent),
-        (RunFolder(path).export / LORA_FILE, path),
-    ):
-        if file.is_file():
-            return Adapter(file, read_job(run).model if RunFolder(run).config.is_file() else None)
+    names = (LORA_FILE, PEFT_FILE, TRANSFORMER_FOLDER)
+    for run, folder in ((path, RunFolder(path).export), (path.parent, path)):
+        for file in (folder / name for name in names):
+            if file.exists():
+                return Adapter(file, _base(run))
+    if path.is_file() or (path / "diffusion_pytorch_model.safetensors").exists():
+        return Adapter(path, _base(path.parent.parent))
     if RunFolder(path).config.is_file():
-        raise UserError(f"generate.adapter={path}: this run has no export yet; finish it with resume={path}")
-    raise UserError(f"generate.adapter={path}: neither a run folder, nor a folder or file with {LORA_FILE}")
+        raise UserError(f"{setting}={path}: this run has no export yet; finish it with resume={path}")
+    raise UserError(f"{setting}={path}: neither a run folder, nor a folder or file with {' or '.join(names)}")
+
+
+def _base(run: Path) -> Model | None:
+    return read_job(run).model if RunFolder(run).config.is_file() else None
 
 
 def with_base_model(job: GenerateJob, adapter: Adapter, overrides: list[str]) -> GenerateJob:

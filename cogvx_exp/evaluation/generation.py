@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-from diffusers import CogVideoXTransformer3DModel
-
 from cogvx_exp.config.schema import GenerateJob
 from cogvx_exp.data.prepare import Encoder, load_embeds, prepare_captions
 from cogvx_exp.evaluation.adapter import Adapter
 from cogvx_exp.evaluation.sampling import Sampler, file_name, save_video, split_prompts, video_requests
 from cogvx_exp.model.device import choose_compute
-from cogvx_exp.model.load import load_adapter, load_scheduler, load_transformer, load_vae, pipeline_folder
+from cogvx_exp.model.load import load_scheduler, load_trained, load_transformer, load_vae, pipeline_folder
 from cogvx_exp.tracking.progress import console, progress
 
 
@@ -27,11 +25,14 @@ def generate(job: GenerateJob, adapter: Adapter | None) -> list[Path]:
     texts = [settings.negative_prompt, *prompts]
     keys = prepare_captions(texts, encoder)
     embeds = dict(zip(texts, load_embeds(texts, keys, encoder.cache), strict=True))
-    transformer: CogVideoXTransformer3DModel = load_transformer(pipeline, compute, "t2v").eval()
+    transformer = load_transformer(pipeline, compute, job.model.tasks[0])
     if adapter:
-        load_adapter(transformer, adapter.file, settings.strength)
+        transformer = load_trained(transformer, adapter.file, compute)
+        if not adapter.file.is_dir():
+            transformer.set_adapters(["trained"], [settings.strength])
+    transformer.eval()
     vae = load_vae(pipeline, compute, job.memory)
-    sampler = Sampler(transformer, vae, load_scheduler(pipeline, job.model.sampling.scheduler), embeds)
+    sampler = Sampler(transformer, vae, load_scheduler(pipeline, job.model.sampling.scheduler), embeds, compute)
     about = {
         "model": job.model.name,
         "adapter": str(adapter.file) if adapter else None,

@@ -1,16 +1,27 @@
 """Samples videos with the diffusers pipelines, from prompt embeddings made earlier."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline, CogVideoXTransformer3DModel
+from diffusers import (
+    AutoencoderKLCogVideoX,
+    CogVideoXImageToVideoPipeline,
+    CogVideoXPipeline,
+    CogVideoXTransformer3DModel,
+)
+from diffusers.utils import load_image
+from PIL import Image
 
 from cogvx_exp.config.schema.training import SamplingSettings
-from cogvx_exp.data.video import write_video
+from cogvx_exp.data.video import open_video, write_video
+from cogvx_exp.errors import UserError
 from cogvx_exp.files import write_json
+from cogvx_exp.model.device import Compute
+from cogvx_exp.model.positions import SPATIAL, Rotary, rotary_positions
 
 
 @dataclass(frozen=True)
@@ -29,23 +40,30 @@ class VideoRequest:
     num_inference_steps: int
     guidance_scale: float
     dynamic_cfg: bool
+    image: str | None = None
+    """i2v: path, URL or `first frame of VIDEO`."""
 
 
-def video_requests(settings: SamplingSettings, prompts: list[str], num_videos: int = 1) -> list[VideoRequest]:
-    """The videos of all prompts; video i of a prompt has seed + i."""
+def video_requests(
+    settings: SamplingSettings, prompts: list[str], num_videos: int = 1, images: list[str] | None = None
+) -> list[VideoRequest]:
+    """The videos of all prompts; video i of a prompt has seed + i. `images`: one for each prompt."""
     shared = settings.model_dump(
         include={"negative_prompt", "num_frames", "height", "width", "fps"}
         | {"num_inference_steps", "guidance_scale", "dynamic_cfg"}
     )
+    each: Sequence[str | None] = images or [None] * len(prompts)
     return [
-        VideoRequest(prompt=prompt, seed=settings.seed + index, **shared)
-        for prompt in prompts
+        VideoRequest(prompt=prompt, seed=settings.seed + index, image=image, **shared)
+        for prompt, image in zip(prompts, each, strict=True)
         for index in range(num_videos)
     ]
 
 
 def split_prompts(prompts: str | list[str], separator: str) -> list[str]:
-    """Prompts from a list, or from one text with separators."""
+    """Prompts from a list, from one text with separators, or from the lines of a .txt file."""
+    if isinstance(prompts, str) and prompts.endswith(".txt") and Path(prompts).is_file():
+        return [line.strip() for line in Path(prompts).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     parts = prompts.split(separator) if isinstance(prompts, str) else prompts
     return [part.strip() for part in parts if part.strip()]
 
@@ -54,10 +72,11 @@ class Sampler:
     """Samples latents and decodes them.
 
     Args:
-        transformer: the denoiser; used as it is, in evaluation mode.
-        vae: the decoder.
+        transformer: the denoiser, in evaluation mode.
+        vae: the decoder and, for image-to-video, encoder.
         scheduler: the sampler's schedule.
         embeds: embeddings of each prompt and negative prompt, (tokens, width).
+        compute: type of the computation.
     """
 
     def __init__(
@@ -66,37 +85,67 @@ class Sampler:
         vae: AutoencoderKLCogVideoX,
         scheduler: Any,
         embeds: dict[str, torch.Tensor],
+        compute: Compute,
     ):
         self.embeds = embeds
-        self.pipeline = CogVideoXPipeline(
+        self.compute = compute
+        takes_image = transformer.config.in_channels > transformer.config.out_channels
+        pipeline = CogVideoXImageToVideoPipeline if takes_image else CogVideoXPipeline
+        self.pipeline = pipeline(
             tokenizer=None, text_encoder=None, vae=vae, transformer=transformer, scheduler=scheduler
         )
         self.pipeline.set_progress_bar_config(disable=True)
+        self.pipeline._prepare_rotary_positional_embeddings = self._rotary
 
     @torch.no_grad()
     def sample(self, request: VideoRequest) -> np.ndarray:
         """Frames of a video: uint8, (frames, height, width, 3)."""
-        transformer = self.pipeline.transformer
-        dtype = transformer.dtype
-        embed = {name: self.embeds[name][None].to(transformer.device, dtype) for name in _texts(request)}
-        latents = self.pipeline(
-            prompt_embeds=embed[request.prompt],
-            negative_prompt_embeds=embed[request.negative_prompt],
-            num_frames=request.num_frames,
-            height=request.height,
-            width=request.width,
-            num_inference_steps=request.num_inference_steps,
-            guidance_scale=request.guidance_scale,
-            use_dynamic_cfg=request.dynamic_cfg,
-            generator=torch.Generator().manual_seed(request.seed),
-            max_sequence_length=embed[request.prompt].shape[1],
-            output_type="latent",
-        ).frames
+        device, dtype = self.compute.device, self.compute.dtype
+        embed = {name: self.embeds[name][None].to(device, dtype) for name in (request.prompt, request.negative_prompt)}
+        image = {"image": open_image(request.image)} if request.image else {}
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            latents = self.pipeline(
+                **image,
+                prompt_embeds=embed[request.prompt],
+                negative_prompt_embeds=embed[request.negative_prompt],
+                num_frames=request.num_frames,
+                height=request.height,
+                width=request.width,
+                num_inference_steps=request.num_inference_steps,
+                guidance_scale=request.guidance_scale,
+                use_dynamic_cfg=request.dynamic_cfg,
+                generator=torch.Generator().manual_seed(request.seed),
+                max_sequence_length=embed[request.prompt].shape[1],
+                output_type="latent",
+            ).frames
         # With output_type="latent" the pipeline leaves in the frames that 1.5 was padded with.
         padding = latents.shape[1] - ((request.num_frames - 1) // self.pipeline.vae_scale_factor_temporal + 1)
         video = self.pipeline.decode_latents(latents[:, padding:].to(self.pipeline.vae.dtype))
         frames = self.pipeline.video_processor.postprocess_video(video, output_type="np")[0]
         return (frames * 255).round().astype(np.uint8)
+
+    def _rotary(self, height: int, width: int, num_frames: int, device: torch.device) -> Rotary | None:
+        """Ours, which equal the pipeline's where that works, and work for portrait with 1.5."""
+        shape = (num_frames, height // SPATIAL, width // SPATIAL)
+        return rotary_positions(self.pipeline.transformer.config, shape, device)
+
+
+FIRST_FRAME = "first frame of "
+"""How an image that is the beginning of a video is named."""
+
+
+def open_image(source: str) -> Image.Image:
+    """Opens an image from a path, a URL, or the first frame of a video.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    if source.startswith(FIRST_FRAME):
+        return Image.fromarray(next(open_video(source.removeprefix(FIRST_FRAME)).frames([0])))
+    try:
+        return load_image(source)
+    except Exception as error:  # several libraries are behind it
+        raise UserError(f"the image {source} cannot be opened: {str(error).splitlines()[0]}") from None
 
 
 def save_video(path: Path, frames: np.ndarray, request: VideoRequest, **about: Any) -> None:
@@ -110,7 +159,3 @@ def file_name(index: int, prompt: str) -> str:
     letters = "".join(letter if letter.isalnum() else "-" for letter in prompt.lower())
     slug = "-".join(part for part in letters.split("-") if part)[:48].rstrip("-")
     return f"{index:02d}-{slug or 'empty'}.mp4"
-
-
-def _texts(request: VideoRequest) -> set[str]:
-    return {request.prompt, request.negative_prompt}

@@ -24,6 +24,7 @@ class Validator:
     pipeline_folder: Path
     compute: Compute
     memory: Memory
+    image_scale: str = "auto"
 
     def run(self, transformer: CogVideoXTransformer3DModel, folder: Path, step: int) -> list[Path]:
         """Samples all videos into `folder`. The VAE is loaded for this and released.
@@ -32,9 +33,9 @@ class Validator:
         """
         was_training = transformer.training
         transformer.eval()
-        vae = load_vae(self.pipeline_folder, self.compute, self.memory)
+        vae = load_vae(self.pipeline_folder, self.compute, self.memory, self.image_scale)
         scheduler = load_scheduler(self.pipeline_folder, self.model.sampling.scheduler)
-        sampler = Sampler(transformer, vae, scheduler, self.embeds)
+        sampler = Sampler(transformer, vae, scheduler, self.embeds, self.compute)
         paths = []
         try:
             for index, request in enumerate(progress(f"Sampling at step {step}", self.requests)):

@@ -44,7 +44,8 @@ def encode_share(job: PrepareJob) -> None:
     local = os.environ.get("LOCAL_RANK")
     device = f"cuda:{local}" if job.device == "cuda" and local else job.device
     compute = choose_compute(device, job.model)
-    encoder = Encoder(pipeline_folder(job.model, job.cache_dir), compute, job.memory, job.cache_dir, share)
+    pipeline, images = pipeline_folder(job.model, job.cache_dir), job.task.name == "i2v"
+    encoder = Encoder(pipeline, compute, job.memory, job.cache_dir, images=images, share=share)
     encode_dataset(dataset, job.data, encoder, [], _faults(job))
     console.print(f"Encoded in {encoder.cache.folder}", soft_wrap=True)
 

@@ -1,46 +1,28 @@
 """Makes a frozen transformer trainable, and gives out what was trained."""
 
-from typing import Any
+import re
 
 import torch
 from diffusers import CogVideoXTransformer3DModel
-from peft import LoraConfig
+from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftConfig
 
 from cogvx_exp.config.schema import Method
 from cogvx_exp.errors import UserError
 from cogvx_exp.randomness import keyed_seed
 
-INIT = {"default": True}
-"""peft's names for `method.init`, where they differ from ours."""
 
+def make_trainable(transformer: CogVideoXTransformer3DModel, method: Method, seed: int) -> None:
+    """Adds an adapter, or frees the weights themselves.
 
-def add_adapter(transformer: CogVideoXTransformer3DModel, method: Method, seed: int) -> None:
-    """Adds a LoRA whose weights are float32 and trainable.
-
-    float32, because gradients in float16 cannot be unscaled and small updates are lost in bfloat16.
+    What is trained is float32: gradients in float16 cannot be unscaled, and bfloat16 loses small updates.
 
     Raises:
-        UserError: no layer has one of the target names.
+        UserError: no layer or parameter has one of the names asked for.
     """
-    assert method.rank
-    assert method.alpha
-    assert method.targets
-    assert method.dropout is not None
-    assert method.init
-    config = LoraConfig(
-        r=method.rank,
-        lora_alpha=method.alpha,
-        lora_dropout=method.dropout,
-        target_modules=list(method.targets),
-        init_lora_weights=INIT.get(method.init, method.init),
-    )
-    devices = [transformer.device] if transformer.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(keyed_seed(seed, "adapter"))
-        try:
-            transformer.add_adapter(config)
-        except ValueError as error:
-            raise UserError(f"method.targets={list(method.targets)}: {str(error).splitlines()[0]}") from None
+    if method.kind == "full":
+        _free(transformer, method.parameters)
+    else:
+        _add_adapter(transformer, method, seed)
     for parameter in trainable_parameters(transformer).values():
         parameter.data = parameter.data.float()
 
@@ -50,8 +32,35 @@ def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def adapter_metadata(transformer: CogVideoXTransformer3DModel) -> dict[str, Any]:
-    """The adapter's configuration as diffusers stores it; without it a loader takes alpha = rank."""
-    (config,) = transformer.peft_config.values()
-    metadata = config.to_dict()
-    return {key: sorted(value) if isinstance(value, set) else value for key, value in metadata.items()}
+def _free(transformer: CogVideoXTransformer3DModel, pattern: str | None) -> None:
+    for name, parameter in transformer.named_parameters():
+        parameter.requires_grad_(pattern is None or re.search(pattern, name) is not None)
+    if not trainable_parameters(transformer):
+        example = next(iter(dict(transformer.named_parameters())))
+        raise UserError(f"method.parameters={pattern} matches no parameter; their names are like {example}")
+
+
+def _add_adapter(transformer: CogVideoXTransformer3DModel, method: Method, seed: int) -> None:
+    devices = [transformer.device] if transformer.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(keyed_seed(seed, "adapter"))
+        try:
+            transformer.add_adapter(_peft_config(method))
+        except ValueError as error:
+            raise UserError(f"method.targets={method.targets}: {str(error).splitlines()[0]}") from None
+
+
+def _peft_config(method: Method) -> PeftConfig:
+    assert method.targets
+    shared = {"r": method.rank, "target_modules": list(method.targets)}
+    if method.adapter == "loha":
+        return LoHaConfig(**shared, alpha=method.alpha)
+    if method.adapter == "lokr":
+        return LoKrConfig(**shared, alpha=method.alpha)
+    return LoraConfig(
+        **shared,
+        lora_alpha=method.alpha,
+        lora_dropout=method.dropout,
+        init_lora_weights=True if method.init == "default" else method.init,
+        use_dora=method.adapter == "dora",
+    )

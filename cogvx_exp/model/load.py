@@ -1,10 +1,14 @@
 """Loads the parts of a pipeline one at a time, so that no more is in memory than is used."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline, CogVideoXTransformer3DModel
+from peft import PeftConfig, set_peft_model_state_dict
+from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import T5EncoderModel, T5Tokenizer
 
 from cogvx_exp.config.schema import Memory, Model
@@ -12,7 +16,9 @@ from cogvx_exp.errors import UserError
 from cogvx_exp.files import file_hash, fingerprint, read_json
 from cogvx_exp.model.build import SCHEDULERS, build_pipeline, built_folder
 from cogvx_exp.model.device import Compute
+from cogvx_exp.model.positions import drop_learned_positions
 from cogvx_exp.model.source import pretrained_folder
+from cogvx_exp.tracking.run_folder import ABOUT, PEFT_FILE
 
 HASHED_WHOLE = 64 << 20
 """Weight files up to this many bytes are hashed whole; of larger ones, name and size count."""
@@ -52,24 +58,69 @@ def load_transformer(folder: Path, compute: Compute, task: str) -> CogVideoXTran
     return transformer.requires_grad_(False).to(compute.device)
 
 
-def load_adapter(transformer: CogVideoXTransformer3DModel, file: Path, strength: float) -> None:
-    """Adds a LoRA file to a transformer, at `strength` times the strength it was trained with.
+def load_trained(
+    transformer: CogVideoXTransformer3DModel, file: Path, compute: Compute, name: str = "trained"
+) -> CogVideoXTransformer3DModel:
+    """Puts what a run has trained on its base: adds an adapter, or gives back the trained transformer instead.
+
+    Learned positions that were dropped in training are dropped here, too.
 
     Raises:
         UserError: it belongs to another model.
     """
-    weights, metadata = CogVideoXPipeline.lora_state_dict(
-        str(file.parent), weight_name=file.name, use_safetensors=True, return_lora_metadata=True
-    )
+    if file.is_dir():
+        trained = CogVideoXTransformer3DModel.from_pretrained(file, torch_dtype=compute.dtype, use_safetensors=True)
+        return trained.requires_grad_(False).to(compute.device)
+    about = json.loads(file_metadata(file).get(ABOUT, "{}"))
+    if about.get("learned_positions") == "dropped" and transformer.config.use_learned_positional_embeddings:
+        drop_learned_positions(transformer)
     try:
-        CogVideoXPipeline.load_lora_into_transformer(weights, transformer, adapter_name="adapter", metadata=metadata)
-    except (RuntimeError, ValueError) as error:
+        if file.name == PEFT_FILE:
+            transformer.add_adapter(PeftConfig.from_pretrained(file.parent), name)
+            weights = {key.removeprefix("base_model.model."): weight for key, weight in load_file(file).items()}
+            _check(set_peft_model_state_dict(transformer, weights, name), name)
+        else:
+            lora, metadata = CogVideoXPipeline.lora_state_dict(
+                str(file.parent), weight_name=file.name, use_safetensors=True, return_lora_metadata=True
+            )
+            CogVideoXPipeline.load_lora_into_transformer(lora, transformer, adapter_name=name, metadata=metadata)
+    except (RuntimeError, ValueError, KeyError) as error:
         raise UserError(f"{file} does not fit this model: {str(error).splitlines()[0]}") from None
-    transformer.set_adapters(["adapter"], [strength])
+    return transformer.requires_grad_(False)
 
 
-def load_vae(folder: Path, compute: Compute, memory: Memory) -> AutoencoderKLCogVideoX:
-    """Loads the autoencoder with frozen weights."""
+def load_adapter_weights(transformer: CogVideoXTransformer3DModel, file: Path) -> None:
+    """Lets an adapter that is there already start from the weights of a LoRA file.
+
+    Raises:
+        UserError: the file has other layers or another rank.
+    """
+    weights = {key.removeprefix("transformer."): weight for key, weight in load_file(file).items()}
+    try:
+        _check(set_peft_model_state_dict(transformer, weights, "default"), "default")
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"method.init_from={file} does not fit: {reason}; use its rank and its targets") from None
+
+
+def _check(result: Any, name: str) -> None:
+    missing = [key for key in result.missing_keys if f".{name}." in key or key.endswith(f".{name}")]
+    if missing or result.unexpected_keys:
+        raise ValueError(f"{len(missing)} weights are missing and {len(result.unexpected_keys)} are unknown")
+
+
+def file_metadata(file: Path) -> dict[str, str]:
+    """The metadata of a safetensors file."""
+    with safe_open(file, framework="pt") as opened:
+        return dict(opened.metadata() or {})
+
+
+def load_vae(folder: Path, compute: Compute, memory: Memory, image_scale: str = "auto") -> AutoencoderKLCogVideoX:
+    """Loads the autoencoder with frozen weights.
+
+    `image_scale` (task.image_scale) is written into its configuration, where training and the diffusers
+    pipeline both look.
+    """
     vae = AutoencoderKLCogVideoX.from_pretrained(
         folder, subfolder="vae", torch_dtype=compute.dtype, use_safetensors=True
     )
@@ -77,6 +128,8 @@ def load_vae(folder: Path, compute: Compute, memory: Memory) -> AutoencoderKLCog
         vae.enable_slicing()
     if memory.vae_tiling:
         vae.enable_tiling()
+    if image_scale != "auto":
+        vae.register_to_config(invert_scale_latents=image_scale == "divide")
     if compute.device.type == "cpu":
         # Without this, oneDNN leaves a third of the convolutions to a slow path: 1.2 times as fast with it.
         for parameter in vae.parameters():

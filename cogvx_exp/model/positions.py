@@ -1,12 +1,19 @@
-"""Rotary positions, as the diffusers pipelines compute them."""
+"""Positions, as the diffusers pipelines compute them, and learned positions, which fit one shape only."""
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 import torch
+from diffusers import CogVideoXTransformer3DModel
 from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
 
+from cogvx_exp.data.buckets import Bucket
+
 Rotary = tuple[torch.Tensor, torch.Tensor]
+
+SPATIAL = 8
+"""Pixels of a latent pixel, in every CogVideoX."""
 
 
 def rotary_positions(config: dict, latent_shape: tuple[int, int, int], device: torch.device) -> Rotary | None:
@@ -37,6 +44,7 @@ def _rotary(
         return get_3d_rotary_pos_embed(
             embed_dim=head_dim, crops_coords=crop, grid_size=grid, temporal_size=frames, device=device
         )
+    # The grid is taken from the actual size, not cut from the native one: portrait would not fit in that.
     return get_3d_rotary_pos_embed(
         embed_dim=head_dim,
         crops_coords=None,
@@ -46,3 +54,18 @@ def _rotary(
         max_size=grid,
         device=device,
     )
+
+
+def fits_learned_positions(config: dict, shapes: Iterable[Bucket]) -> bool:
+    """Whether a model has no learned positions, or all shapes are the one they fit."""
+    native = (config["sample_frames"], config["sample_height"] * SPATIAL, config["sample_width"] * SPATIAL)
+    if not config["use_learned_positional_embeddings"]:
+        return True
+    return all((shape.num_frames, shape.height, shape.width) == native for shape in shapes)
+
+
+def drop_learned_positions(transformer: CogVideoXTransformer3DModel) -> None:
+    """Takes the learned positions out, so that the model takes any shape; the rotary ones stay."""
+    del transformer.patch_embed.pos_embedding
+    transformer.patch_embed.use_learned_positional_embeddings = False
+    transformer.register_to_config(use_learned_positional_embeddings=False)

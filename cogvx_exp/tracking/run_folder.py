@@ -13,6 +13,12 @@ from cogvx_exp.files import write_text
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """Name of an exported LoRA; the one diffusers looks for."""
+PEFT_FILE = "adapter_model.safetensors"
+"""Name of another exported adapter; the one peft looks for."""
+TRANSFORMER_FOLDER = "transformer"
+"""Name of an exported whole transformer, as in a pipeline's folder."""
+ABOUT = "cogvx_exp"
+"""Key in an exported file's metadata under which this project keeps what else has to be known."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,11 @@ class RunFolder:
     def faults(self) -> Path:
         """The clips that could not be used."""
         return self.path / "faults.csv"
+
+    @property
+    def held_out(self) -> Path:
+        """One JSON object for each measurement of the held-out loss."""
+        return self.path / "held_out.jsonl"
 
     @property
     def checkpoints(self) -> Path:

@@ -1,10 +1,12 @@
 """What a checkpoint holds: written to and read from tensors and JSON, never pickle."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -23,12 +25,32 @@ class TrainingState:
         transformer: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
         lr_scheduler: LRScheduler,
-        accelerator: Accelerator,
+        scaler: Any = None,
+        ema: EMAModel | None = None,
     ):
         self.transformer = transformer
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
-        self.scaler = accelerator.scaler
+        self.scaler = scaler
+        self.ema = ema
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the trained weights are their running average, if there is one."""
+        parameters = list(trainable_parameters(self.transformer).values())
+        if self.ema:
+            self.ema.store(parameters)
+            self.ema.copy_to(parameters)
+        try:
+            yield
+        finally:
+            if self.ema:
+                self.ema.restore(parameters)
+
+    def update_average(self) -> None:
+        """Counts the weights of a new step into the running average."""
+        if self.ema:
+            self.ema.step(trainable_parameters(self.transformer).values())
 
     def save(self, folder: Path) -> None:
         """Writes the state into an existing folder.
@@ -45,6 +67,7 @@ class TrainingState:
             "optimizer": _take_tensors(self.optimizer.state_dict(), tensors, "optimizer"),
             "lr_scheduler": _take_tensors(self.lr_scheduler.state_dict(), tensors, "lr_scheduler"),
             "scaler": self.scaler.state_dict() if self.scaler else None,
+            "ema": _take_tensors(self.ema.state_dict(), tensors, "ema") if self.ema else None,
         }
         save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / WEIGHTS)
         save_file(tensors, folder / OPTIMIZER)
@@ -70,6 +93,9 @@ class TrainingState:
         self.lr_scheduler.load_state_dict(_put_tensors(state["lr_scheduler"], tensors))
         if self.scaler and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
+        if self.ema and state["ema"]:
+            self.ema.load_state_dict(_put_tensors(state["ema"], tensors))
+            self.ema.to(device=next(iter(parameters.values())).device)
 
 
 def _take_tensors(value: Any, tensors: dict[str, torch.Tensor], path: str) -> Any:

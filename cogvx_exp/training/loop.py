@@ -112,4 +112,5 @@ def _optimizer_step(
     state.optimizer.step()
     state.lr_scheduler.step()
     state.optimizer.zero_grad(set_to_none=True)
+    state.update_average()
     return StepResult(value, float(grad_norm), waited)

@@ -23,7 +23,7 @@ from cogvx_exp.tracking.plot import plot_loss
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.run_folder import Metrics, RunFolder, read_metrics
 from cogvx_exp.training.checkpoint_files import CheckpointFolder, remove_old_checkpoints, write_checkpoint
-from cogvx_exp.training.export import export_adapter
+from cogvx_exp.training.export import export, export_merged
 from cogvx_exp.training.loop import Action, Schedule, train_loop
 from cogvx_exp.training.memory import MemoryLog
 from cogvx_exp.training.setup import PreparedData, Training, build_training, prepare_data
@@ -79,10 +79,14 @@ def train(job: TrainJob, folder: RunFolder, dataset: Dataset, checkpoint: Checkp
             train_loop(training.state, batches, training.loss, accelerator, metrics, schedule)
         memory.record("after_training")
 
-    exported = export_adapter(training.transformer, folder.export)
+    with training.state.averaged():
+        exported = export(training.transformer, job.method, folder.export, compute.dtype, training.about)
+    if job.export.merge:
+        export_merged(training.transformer, folder.export, compute.dtype)
     lines = read_metrics(folder.metrics)
     plot_loss(lines, folder.path / "loss.png", job.name)
     summary = _summary(job, lines, memory, exported, time.monotonic() - started)
+    summary |= {"held_out": read_metrics(folder.held_out)[-1]} if training.held_out else {}
     write_json(folder.path / "summary.json", summary)
     _say_result(folder, summary)
     return Result(training.transformer, summary)
@@ -107,14 +111,25 @@ def _actions(
         write_checkpoint(folder.checkpoint(step), training.state.save, about)
         remove_old_checkpoints(folder.checkpoints, job.checkpoint.keep)
 
+    def measure(step: int) -> None:
+        assert training.held_out
+        with training.state.averaged():
+            losses = training.held_out.measure(training.transformer, training.loss)
+        with Metrics(folder.held_out, step - 1) as held_out:
+            held_out.write(step=step, **losses)
+        console.print(f"Held-out loss at step {step}: {losses['loss']:.4f}")
+
     def validate(step: int) -> None:
         assert data.validator
         memory.record("before_validation")
-        data.validator.run(training.transformer, folder.validation(step), step)
+        with training.state.averaged():
+            data.validator.run(training.transformer, folder.validation(step), step)
         memory.record("after_validation")
 
     actions: list[tuple[int | None, Action]] = [(job.checkpoint.every, save)]
     if isinstance(job.validation, Validation):
+        if training.held_out:
+            actions.append((job.validation.loss_every, measure))
         steps_per_epoch = math.ceil(training.stream.batches_per_epoch / job.gradient_accumulation)
         epochs = job.validation.every_epochs
         actions.append((epochs * steps_per_epoch if epochs else job.validation.every, validate))

@@ -4,26 +4,34 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
 from diffusers import CogVideoXTransformer3DModel
+from diffusers.training_utils import EMAModel
 
 from cogvx_exp.config.schema import TrainJob, Validation
+from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.dataset import Clip, Dataset
 from cogvx_exp.data.encoded import EncodedDataset, encode_dataset
+from cogvx_exp.data.images import with_images
 from cogvx_exp.data.online import online_batches
 from cogvx_exp.data.prepare import Encoder, load_embeds
 from cogvx_exp.data.sampler import BatchStream
 from cogvx_exp.data.samples import Batch, LatentSpace, TrainingSamples, cached_batches
 from cogvx_exp.diffusion.denoise import Loss, denoising_loss
 from cogvx_exp.errors import UserError
-from cogvx_exp.evaluation.sampling import split_prompts, video_requests
+from cogvx_exp.evaluation.adapter import find_adapter
+from cogvx_exp.evaluation.held_out import SEED as HELD_OUT_SEED
+from cogvx_exp.evaluation.held_out import HeldOutLoss, fixed_timesteps
+from cogvx_exp.evaluation.sampling import FIRST_FRAME, split_prompts, video_requests
 from cogvx_exp.evaluation.validation import Validator
 from cogvx_exp.files import read_json
-from cogvx_exp.model.adapt import add_adapter, trainable_parameters
+from cogvx_exp.model.adapt import make_trainable, trainable_parameters
 from cogvx_exp.model.device import Compute
-from cogvx_exp.model.load import load_scheduler, load_transformer, pipeline_folder
+from cogvx_exp.model.load import load_adapter_weights, load_scheduler, load_transformer, pipeline_folder
+from cogvx_exp.model.positions import drop_learned_positions, fits_learned_positions
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.training.checkpoint import TrainingState
 from cogvx_exp.training.checkpoint_files import CheckpointFolder
@@ -65,8 +73,16 @@ class Training:
     stream: BatchStream
     steps: int
     """Optimizer steps of the whole run."""
+    positions_dropped: bool
+    """Whether the model's learned positions were taken out."""
+    held_out: HeldOutLoss | None = None
     first_step: int = 0
     """Steps that are already done."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What has to be known, besides the weights, to use what was trained."""
+        return {"learned_positions": "dropped"} if self.positions_dropped else {}
 
     def resume(self, checkpoint: CheckpointFolder) -> None:
         """Takes over a checkpoint's state and its position in the data."""
@@ -78,8 +94,10 @@ class Training:
     def batches(self, job: TrainJob, data: PreparedData) -> Iterator[Batch]:
         """The batches from the current position on."""
         if job.data.encode == "online":
-            return online_batches(self.samples, self.stream, data.clips, job.data, data.encoder)
-        return cached_batches(self.samples, self.stream, job.data, data.compute.device)
+            batches = online_batches(self.samples, self.stream, data.clips, job.data, data.encoder)
+        else:
+            batches = cached_batches(self.samples, self.stream, job.data, data.compute.device)
+        return with_images(batches, data.encoder) if job.task.name == "i2v" else batches
 
 
 def prepare_data(job: TrainJob, dataset: Dataset, compute: Compute, faults: Path) -> PreparedData:
@@ -96,7 +114,14 @@ def prepare_data(job: TrainJob, dataset: Dataset, compute: Compute, faults: Path
     """
     console.print(dataset.describe())
     pipeline = pipeline_folder(job.model, job.cache_dir)
-    encoder = Encoder(pipeline, compute, job.memory, job.cache_dir)
+    encoder = Encoder(
+        pipeline,
+        compute,
+        job.memory,
+        job.cache_dir,
+        images=job.task.name == "i2v",
+        image_scale=job.task.image_scale or "auto",
+    )
     validation = job.validation if isinstance(job.validation, Validation) else None
     prompts = _prompts(validation, dataset.clips) if validation else []
     texts = [validation.negative_prompt, *prompts] if validation else []
@@ -104,8 +129,9 @@ def prepare_data(job: TrainJob, dataset: Dataset, compute: Compute, faults: Path
     validator = None
     if validation:
         embeds = dict(zip(texts, load_embeds(texts, encoded.text_keys, encoder.cache), strict=True))
-        requests = video_requests(validation, prompts, validation.num_videos)
-        validator = Validator(requests, embeds, job.model, pipeline, compute, job.memory)
+        images = _images(validation, dataset.clips, len(prompts)) if encoder.images else None
+        requests = video_requests(validation, prompts, validation.num_videos, images)
+        validator = Validator(requests, embeds, job.model, pipeline, compute, job.memory, encoder.image_scale)
     return PreparedData(encoder, encoded, validator)
 
 
@@ -121,14 +147,21 @@ def build_training(job: TrainJob, data: PreparedData, accelerator: Accelerator) 
         steps = math.ceil(job.epochs * stream.batches_per_epoch / job.gradient_accumulation)
 
     transformer = load_transformer(data.pipeline, data.compute, job.task.name)
-    add_adapter(transformer, job.method, job.seed)
+    positions_dropped = not fits_learned_positions(transformer.config, _shapes(job, data.clips))
+    if positions_dropped:
+        drop_learned_positions(transformer)
+        console.print(f"{job.model.name}'s learned positions fit its native shape only: dropped for this run")
+    make_trainable(transformer, job.method, job.seed)
+    if job.method.init_from:
+        load_adapter_weights(transformer, find_adapter(job.method.init_from, "method.init_from").file)
     transformer.train()
     if job.memory.activations == "checkpoint":
         transformer.enable_gradient_checkpointing()
     parameters = trainable_parameters(transformer)
     optimizer = build_optimizer(parameters.values(), job.optim)
     lr_scheduler = build_lr_scheduler(optimizer, job.lr_scheduler, steps)
-    state = TrainingState(transformer, accelerator.prepare(optimizer), lr_scheduler, accelerator)
+    ema = EMAModel(parameters.values(), decay=job.ema_decay) if job.ema_decay else None
+    state = TrainingState(transformer, accelerator.prepare(optimizer), lr_scheduler, accelerator.scaler, ema)
 
     trained = sum(parameter.numel() for parameter in parameters.values())
     everything = sum(parameter.numel() for parameter in transformer.parameters())
@@ -145,16 +178,47 @@ def build_training(job: TrainJob, data: PreparedData, accelerator: Accelerator) 
         transformer=transformer,
         state=state,
         loss=denoising_loss(noise_schedule.to(data.compute.device), config, data.compute.dtype),
-        samples=TrainingSamples(data.encoded.training, space, job.data, job.seed),
+        samples=TrainingSamples(data.encoded.training, space, job.data, job.task, job.seed),
         stream=stream,
         steps=steps,
+        positions_dropped=positions_dropped,
+        held_out=_held_out(job, data, space),
     )
+
+
+def _held_out(job: TrainJob, data: PreparedData, space: LatentSpace) -> HeldOutLoss | None:
+    """The measure on held-out clips, if there are any."""
+    if not data.encoded.held_out.names or not isinstance(job.validation, Validation):
+        return None
+    plain = job.data.model_copy(update={"caption_dropout": 0.0, "random_flip": 0.0})
+    task = job.task.model_copy(update={"image_dropout": 0.0})
+    samples = TrainingSamples(data.encoded.held_out, space, plain, task, HELD_OUT_SEED)
+    timesteps = fixed_timesteps(job.validation.loss_timesteps, space.num_train_timesteps)
+    return HeldOutLoss(samples, data.encoded.held_out, data.encoder, timesteps)
+
+
+def _shapes(job: TrainJob, clips: list[Clip]) -> set[Bucket]:
+    """All shapes of videos that the run will see."""
+    shapes = {clip.bucket for clip in clips}
+    if isinstance(job.validation, Validation):
+        shapes.add(Bucket(job.validation.num_frames, job.validation.height, job.validation.width))
+    return shapes
 
 
 def _prompts(validation: Validation, clips: list[Clip]) -> list[str]:
     if validation.prompts is None:
         return [clips[0].row.captions[0]]
     return split_prompts(validation.prompts, validation.separator)
+
+
+def _images(validation: Validation, clips: list[Clip], count: int) -> list[str]:
+    """One image for each prompt."""
+    if validation.images is None:
+        return [FIRST_FRAME + clips[index % len(clips)].row.path for index in range(count)]
+    images = split_prompts(validation.images, validation.separator)
+    if len(images) != count:
+        raise UserError(f"validation.images has {len(images)} images for {count} prompts; give one for each")
+    return images
 
 
 def _stream(job: TrainJob, dataset: Dataset) -> BatchStream:

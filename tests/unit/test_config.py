@@ -82,7 +82,7 @@ def test_all_faults_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_a_refused_run_leaves_nothing(capsys: pytest.CaptureFixture[str], in_tmp: Path) -> None:
     refused(capsys, "steps=-1")
-    refused(capsys, "distributed=ddp", "quant=nf4")
+    refused(capsys, "distributed=zero2", "quant=nf4")
     assert list(in_tmp.iterdir()) == []
 
 
@@ -101,7 +101,7 @@ def test_nothing_imports_torch_before_the_configuration_is_checked(arguments: st
 def test_help_lists_groups_and_settings_with_values(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help", "model=2b"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"model +1.5-5b, 1.5-5b-i2v, 2b, 5b, 5b-i2v, tiny", out)
+    assert re.search(r"model +1.5-5b, 1.5-5b-i2v, 2b, 5b, 5b-i2v, tiny, tiny-1.5", out)
     assert "optim.lr=0.0001" in out
     assert "Peak learning rate." in out
     assert "data.dataset_file" not in out, "a setting of another choice"

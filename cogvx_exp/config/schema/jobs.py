@@ -11,6 +11,7 @@ from cogvx_exp.config.schema.section import Section
 from cogvx_exp.config.schema.training import (
     Checkpoint,
     Distributed,
+    Export,
     Hub,
     LrScheduler,
     Memory,
@@ -56,6 +57,9 @@ class TrainJob(Section):
     """Forward passes in an optimizer step. Default: 1."""
     max_grad_norm: PositiveFloat | None
     """Gradients are scaled down to this global norm; null: never. Default: 1.0."""
+    ema_decay: float | None = Field(gt=0, lt=1)
+    """Decay of a running average of the trained weights, which is then validated and exported.
+    null: none. Default: null."""
     model: Model
     """The checkpoint."""
     task: Task
@@ -80,6 +84,8 @@ class TrainJob(Section):
     """Where metrics go besides the run folder."""
     checkpoint: Checkpoint
     """Training states from which a run can go on."""
+    export: Export
+    """The result."""
     hub: Hub
     """Publishing the result."""
 
@@ -104,6 +110,8 @@ class PrepareJob(Section):
     """auto (a GPU if there is one), cpu, cuda or cuda:N. Default: auto."""
     model: Model
     """The checkpoint whose encoders are used."""
+    task: Task
+    """For image-to-video, the clips' first frames are kept, too."""
     distributed: Distributed
     """Processes that share the work; they need not be able to talk to each other."""
     data: Data

@@ -1,5 +1,6 @@
 """The groups that say how a model is trained: task, method, optimizer, schedule, memory, validation."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -18,26 +19,36 @@ class Task(Section):
     """i2v: the image's noise is exp(N(mean, std)), in pixels of [-1, 1]."""
     image_noise_std: NonNegativeFloat | None = None
     """i2v: see image_noise_mean."""
+    image_scale: Literal["auto", "multiply", "divide"] | None = None
+    """i2v: whether the image's latent is multiplied or divided by the VAE's scaling factor. auto: as the
+    checkpoint's diffusers pipeline does (1.5 divides). Public trainers multiply for 1.5, too."""
 
 
 class Method(Section):
     """Which weights are trained."""
 
-    name: Literal["lora", "sft"]
-    """lora: low-rank adapters on a frozen base. sft: all weights. Default: lora."""
+    name: str
+    """Name of the choice, as in `method=NAME`. Default: lora."""
     kind: Literal["adapter", "full"]
     """Whether the base stays frozen (adapter) or is trained itself (full). Default: adapter."""
+    adapter: Literal["lora", "dora", "loha", "lokr"] | None = None
+    """Form of the adapter, built by peft. Default: lora."""
     rank: PositiveInt | None = None
-    """lora: rank of the update. Default: 128."""
+    """Adapters: rank of the update. Default: 128."""
     alpha: PositiveFloat | None = None
-    """lora: the update is scaled by alpha / rank. Default: 128."""
+    """Adapters: the update is scaled by alpha / rank. Default: 128."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """lora: dropout on the adapter's input. Default: 0.0."""
     targets: list[str] | None = None
-    """lora: endings of the names of the linear layers that get an adapter.
+    """Adapters: endings of the names of the linear layers that get an adapter.
     Default: [to_q, to_k, to_v, to_out.0]."""
     init: Literal["default", "gaussian", "pissa", "olora"] | None = None
     """lora: initial weights. default: Kaiming for A, zero for B. Default: default."""
+    init_from: Path | None = None
+    """lora: run folder, export folder or file of a LoRA whose weights the training starts from.
+    Default: null."""
+    parameters: str | None = None
+    """sft: regular expression; only parameters whose name has a match are trained. null: all."""
 
 
 class Optim(Section):
@@ -122,6 +133,13 @@ class Checkpoint(Section):
     """How many of the newest stay on disk; null keeps all. Default: 3."""
 
 
+class Export(Section):
+    """The result of a run."""
+
+    merge: bool
+    """Whether an adapter is also merged into the base and written as a whole transformer. Default: false."""
+
+
 class Hub(Section):
     """Publishing the result on the Hugging Face Hub."""
 
@@ -170,6 +188,14 @@ class Validation(SamplingSettings):
     """Steps between two validations; null: only after the last step. Default: null."""
     every_epochs: PositiveInt | None
     """Epochs between two validations, instead of `every`. Default: null."""
+    images: str | list[str] | None
+    """i2v: paths or URLs of the images that the prompts start from, one for each prompt. null: the
+    first frames of the first clips. Default: null."""
+    loss_every: PositiveInt | None
+    """Steps between two measurements of the held-out loss (with data.holdout); null: only after the last
+    step. Default: 500."""
+    loss_timesteps: PositiveInt
+    """How many timesteps, evenly over the schedule, the held-out loss is measured at. Default: 10."""
     baseline: bool
     """Whether the videos are also sampled before the first step, to compare with. Default: true."""
     offload: bool

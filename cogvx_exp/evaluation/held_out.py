@@ -1,0 +1,62 @@
+"""The loss on clips that are never trained on, always at the same timesteps and with the same noise.
+
+The training loss hardly shows whether a model learns, since most of it is which timestep was drawn. This
+measure has no such chance in it, so runs can be compared by it.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from cogvx_exp.data.encoded import EncodedClips
+from cogvx_exp.data.images import image_condition
+from cogvx_exp.data.prepare import Encoder
+from cogvx_exp.data.sampler import Draw
+from cogvx_exp.data.samples import TrainingSamples
+from cogvx_exp.diffusion.denoise import Loss
+from cogvx_exp.model.device import release
+from cogvx_exp.model.load import load_vae
+
+SEED = 0
+"""The same for all runs, whatever their seed, so that they measure the same thing."""
+
+
+@dataclass(frozen=True)
+class HeldOutLoss:
+    """Measures the loss on held-out clips."""
+
+    samples: TrainingSamples
+    """Without dropout and flips."""
+    clips: EncodedClips
+    encoder: Encoder
+    timesteps: list[int]
+
+    @torch.no_grad()
+    def measure(self, transformer: torch.nn.Module, loss: Loss) -> dict[str, float]:
+        """The mean loss, and the mean at each timestep as `loss_t0050`."""
+        was_training = transformer.training
+        transformer.eval()
+        compute = self.encoder.compute
+        vae = None
+        if self.encoder.images:
+            vae = load_vae(self.encoder.folder, compute, self.encoder.memory, self.encoder.image_scale)
+        by_timestep: dict[int, list[float]] = {timestep: [] for timestep in self.timesteps}
+        enabled = compute.dtype != torch.float32
+        for clip in range(len(self.clips.names)):
+            for number, timestep in enumerate(self.timesteps):
+                batch = self.samples[Draw(-1 - clip * len(self.timesteps) - number, clip)].to(compute.device)
+                batch = replace(batch, timesteps=torch.full_like(batch.timesteps, timestep))
+                if vae is not None:
+                    batch = replace(batch, image_latents=image_condition(batch, vae))
+                with torch.autocast(compute.device.type, compute.dtype, enabled=enabled):
+                    by_timestep[timestep].append(loss(transformer, batch).item())
+        del vae
+        release(compute.device)
+        transformer.train(was_training)
+        means = {f"loss_t{timestep:04d}": sum(values) / len(values) for timestep, values in by_timestep.items()}
+        return {"loss": sum(means.values()) / len(means), **means}
+
+
+def fixed_timesteps(count: int, num_train_timesteps: int) -> list[int]:
+    """Timesteps in the middle of `count` equal parts of the schedule."""
+    return [int((index + 0.5) * num_train_timesteps / count) for index in range(count)]

@@ -1,0 +1,253 @@
+"""Every shape of model, every task, method and way of encoding: trains, validates, exports, reloads, resumes."""
+
+import json
+import shutil
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cogvx_exp.evaluation.sampling import Sampler
+from cogvx_exp.model.device import choose_compute
+from cogvx_exp.model.load import load_scheduler, load_trained, load_transformer, load_vae, pipeline_folder
+from cogvx_exp.tracking.run_folder import RunFolder, read_metrics
+from cogvx_exp.train import main
+from tests.integration.test_parity import SHAPES
+
+SHORT = ["steps=4", "checkpoint.every=2", "lr_scheduler=constant", "validation.num_inference_steps=2", "data.workers=0"]
+METHODS = ["lora", "sft"]
+
+
+def train(folder: Path, cache: Path, model: str, *overrides: str) -> RunFolder:
+    settings = [f"run_dir={folder}", f"cache_dir={cache}", f"model={model}", f"task={SHAPES[model]}"]
+    assert main([*settings, *SHORT, *overrides]) == 0
+    return RunFolder(folder)
+
+
+@pytest.mark.parametrize("encode", ["cache", "online"])
+@pytest.mark.parametrize(("model", "method"), list(product(SHAPES, METHODS)))
+def test_every_combination_trains_validates_exports_and_resumes(
+    model: str, method: str, encode: str, tmp_path: Path, shared_cache: Path
+) -> None:
+    settings = [f"method={method}", f"data.encode={encode}", "data.holdout=1", "ema_decay=0.9"]
+    run = train(tmp_path / "run", shared_cache, model, *settings)
+    assert len(list(run.path.glob("validation/*/*.mp4"))) == 2
+    assert read_metrics(run.held_out)[-1]["step"] == 4
+    expected = "transformer/config.json" if method == "sft" else "pytorch_lora_weights.safetensors"
+    assert (run.export / expected).is_file()
+    if encode == "cache":
+        tensors = {
+            name: load_file(run.checkpoint(4) / name) for name in ("trainable.safetensors", "optimizer.safetensors")
+        }
+        held_out = read_metrics(run.held_out)
+        shutil.rmtree(run.checkpoint(4))
+        train(tmp_path / "run", shared_cache, model, *settings, "resume=latest")
+        for name, before in tensors.items():
+            after = load_file(run.checkpoint(4) / name)
+            assert after.keys() == before.keys()
+            assert all(torch.equal(after[key], before[key]) for key in before), name
+        assert read_metrics(run.held_out) == held_out
+
+
+RELOAD = """
+import sys, torch
+from diffusers import CogVideoXPipeline, CogVideoXTransformer3DModel
+from peft import PeftModel
+base, export, method, inputs, outputs = sys.argv[1:]
+given = torch.load(inputs, weights_only=True)
+if method == "sft":
+    model = CogVideoXTransformer3DModel.from_pretrained(export + "/transformer")
+else:
+    model = CogVideoXTransformer3DModel.from_pretrained(base, subfolder="transformer")
+    if method.startswith("lora"):
+        pipe = CogVideoXPipeline.from_pretrained(base, transformer=model)
+        pipe.load_lora_weights(export)
+    else:
+        model = PeftModel.from_pretrained(model, export)
+with torch.no_grad():
+    torch.save(model.eval()(**given, return_dict=False)[0], outputs)
+"""
+
+
+def some_inputs(config: dict) -> dict[str, torch.Tensor]:
+    from cogvx_exp.model.positions import rotary_positions
+
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "hidden_states": torch.randn(1, 3, config["in_channels"], 4, 6, generator=generator),
+        "encoder_hidden_states": torch.randn(1, 226, config["text_embed_dim"], generator=generator),
+        "timestep": torch.tensor([500]),
+        "image_rotary_emb": rotary_positions(config, (3, 4, 6), torch.device("cpu")),
+    }
+
+
+@pytest.mark.parametrize("method", ["lora", "lora_ff", "dora", "loha", "lokr", "sft"])
+def test_a_fresh_process_loads_what_was_trained(method: str, make_job, train_in, tmp_path: Path) -> None:
+    extra = [] if method == "sft" else ["method.rank=4", "method.alpha=12"]
+    job = make_job(f"method={method}", "steps=4", "lr_scheduler=constant", "validation=none", *extra)
+    transformer = train_in(job, tmp_path / "run").transformer.eval()
+    given = some_inputs(transformer.config)
+    torch.save(given, tmp_path / "in.pt")
+    with torch.no_grad():
+        trained = transformer(**given, return_dict=False)[0]
+    base = pipeline_folder(job.model, job.cache_dir)
+    paths = [str(base), str(tmp_path / "run/export"), method, str(tmp_path / "in.pt"), str(tmp_path / "out.pt")]
+    subprocess.run([sys.executable, "-c", RELOAD, *paths], check=True, capture_output=True)
+    torch.testing.assert_close(torch.load(tmp_path / "out.pt", weights_only=True), trained, rtol=1e-5, atol=1e-5)
+
+    compute = choose_compute("cpu", job.model)
+    untouched = load_transformer(base, compute, "t2v")
+    with torch.no_grad():
+        before = untouched(**given, return_dict=False)[0]
+        file = next(
+            path for path in (tmp_path / "run/export").iterdir() if path.suffix == ".safetensors" or path.is_dir()
+        )
+        ours = load_trained(untouched, file, compute).eval()(**given, return_dict=False)[0]
+    assert (before - trained).abs().max() > 1e-3
+    torch.testing.assert_close(ours, trained, rtol=1e-5, atol=1e-5)
+
+
+def test_sft_trains_only_the_parameters_asked_for(make_job, train_in, tmp_path: Path) -> None:
+    job = make_job("method=sft", "method.parameters=attn1", "steps=2", "lr_scheduler=constant", "validation=none")
+    trained = dict(train_in(job, tmp_path / "run").transformer.named_parameters())
+    base = load_transformer(pipeline_folder(job.model, job.cache_dir), choose_compute("cpu", job.model), "t2v")
+    changed = {name for name, parameter in base.named_parameters() if not torch.equal(parameter, trained[name])}
+    assert changed
+    assert all("attn1" in name for name in changed)
+
+
+def test_merging_equals_base_and_adapter(make_job, train_in, tmp_path: Path) -> None:
+    job = make_job("steps=4", "lr_scheduler=constant", "validation=none", "export.merge=true", "method.alpha=40")
+    compute = choose_compute("cpu", job.model)
+    train_in(job, tmp_path / "run")
+    base = pipeline_folder(job.model, job.cache_dir)
+    merged = load_trained(load_transformer(base, compute, "t2v"), tmp_path / "run/export/transformer", compute)
+    adapted = load_trained(
+        load_transformer(base, compute, "t2v"), tmp_path / "run/export/pytorch_lora_weights.safetensors", compute
+    )
+    given = some_inputs(merged.config)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            merged(**given, return_dict=False)[0], adapted(**given, return_dict=False)[0], rtol=1e-4, atol=1e-5
+        )
+    assert not any("lora" in name for name, _ in merged.named_parameters())
+
+
+def test_training_starts_from_another_lora(make_job, train_in, tmp_path: Path, shared_cache: Path, capsys) -> None:
+    shared = ["lr_scheduler=constant", "validation=none"]
+    train_in(make_job("steps=4", *shared), tmp_path / "first")
+    job = make_job("steps=1", "optim.lr=0", f"method.init_from={tmp_path}/first", *shared)
+    train_in(job, tmp_path / "second")
+    first, second = (
+        load_file(tmp_path / name / "export/pytorch_lora_weights.safetensors") for name in ("first", "second")
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    settings = [f"cache_dir={shared_cache}", f"run_dir={tmp_path}/third", "steps=1", "validation=none"]
+    assert main([*settings, f"method.init_from={tmp_path}/first", "method.rank=3"]) == 2
+    assert "use its rank and its targets" in capsys.readouterr().err
+
+
+def test_an_average_of_the_weights_is_exported_and_validated(make_job, train_in, tmp_path: Path) -> None:
+    shared = ["steps=6", "lr_scheduler=constant", "validation=none"]
+    plain = train_in(make_job(*shared), tmp_path / "plain").transformer
+    train_in(make_job(*shared, "ema_decay=0.5"), tmp_path / "average")
+    exports = [load_file(tmp_path / name / "export/pytorch_lora_weights.safetensors") for name in ("plain", "average")]
+    assert any(not torch.equal(exports[0][name], exports[1][name]) for name in exports[0])
+    live = load_file(tmp_path / "average/checkpoints/step-000006/trainable.safetensors")
+    weights = dict(plain.named_parameters())
+    assert all(torch.equal(live[name], weights[name]) for name in live), "training itself goes on with the live weights"
+
+
+def test_learned_positions_are_dropped_off_the_native_shape_and_remembered(
+    tmp_path: Path, shared_cache: Path, make_job, capsys
+) -> None:
+    other = ["data.height_buckets=[48]", "data.width_buckets=[48]", "validation.height=48", "validation.width=48"]
+    run = train(tmp_path / "run", shared_cache, "tiny-5b-i2v", *other)
+    assert "learned positions fit its native shape only" in capsys.readouterr().out
+    job = make_job("model=tiny-5b-i2v", "task=i2v")
+    compute = choose_compute("cpu", job.model)
+    transformer = load_transformer(pipeline_folder(job.model, job.cache_dir), compute, "i2v")
+    load_trained(transformer, run.export / "pytorch_lora_weights.safetensors", compute)
+    assert not transformer.config.use_learned_positional_embeddings
+    native = train(tmp_path / "native", shared_cache, "tiny-5b-i2v")
+    transformer = load_transformer(pipeline_folder(job.model, job.cache_dir), compute, "i2v")
+    load_trained(transformer, native.export / "pytorch_lora_weights.safetensors", compute)
+    assert transformer.config.use_learned_positional_embeddings
+
+
+def test_portrait_works_with_1_5(tmp_path: Path, shared_cache: Path) -> None:
+    portrait = ["data.height_buckets=[64]", "data.width_buckets=[32]", "validation.height=64", "validation.width=32"]
+    run = train(tmp_path / "run", shared_cache, "tiny-1.5", *portrait)
+    (video,) = run.validation(4).glob("*.mp4")
+    assert json.loads(video.with_suffix(".json").read_text())["height"] == 64
+
+
+def test_sampling_leaves_the_model_as_it_was(make_job, train_in, tmp_path: Path) -> None:
+    """Type, mode, hooks and memory: the model returns to training in the state it left."""
+    import gc
+
+    from diffusers import AutoencoderKLCogVideoX
+
+    from cogvx_exp.data.dataset import load_dataset
+    from cogvx_exp.training.run import accelerator_for
+    from cogvx_exp.training.setup import build_training, prepare_data
+
+    job = make_job("steps=2", "validation.num_inference_steps=2")
+    compute = choose_compute("cpu", job.model)
+    data = prepare_data(job, load_dataset(job.data, job.cache_dir), compute, tmp_path / "faults.csv")
+    with accelerator_for(compute) as accelerator:
+        transformer = build_training(job, data, accelerator).transformer
+
+    def state() -> tuple:
+        gc.collect()
+        modules = dict(transformer.named_modules())
+        return (
+            {name: (p.dtype, p.device, p.requires_grad, p.grad is None) for name, p in transformer.named_parameters()},
+            {name: module.training for name, module in modules.items()},
+            {name: (len(module._forward_hooks), len(module._forward_pre_hooks)) for name, module in modules.items()},
+            hasattr(transformer, "_hf_hook"),
+            sum(1 for thing in gc.get_objects() if isinstance(thing, AutoencoderKLCogVideoX | Sampler)),
+            transformer.is_gradient_checkpointing,
+        )
+
+    before = state()
+    weights = {name: parameter.clone() for name, parameter in transformer.named_parameters()}
+    data.validator.run(transformer, tmp_path / "videos", 1)
+    assert state() == before
+    assert all(torch.equal(weights[name], parameter) for name, parameter in transformer.named_parameters())
+
+
+def test_a_task_must_suit_the_checkpoint(make_job, shared_cache: Path, tmp_path: Path, capsys) -> None:
+    """A t2v checkpoint under the name of an i2v model: the weights decide, not the name."""
+    folder = pipeline_folder(make_job().model, shared_cache)
+    settings = [f"cache_dir={shared_cache}", f"run_dir={tmp_path}/run", "model=tiny-5b-i2v", "task=i2v", "steps=1"]
+    assert main([*settings, "model.weights=pretrained", f"model.path={folder}"]) == 2
+    assert "needs a transformer with 8 input channels" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
+    tmp_path: Path, shared_cache: Path, capsys
+) -> None:
+    settings = [f"cache_dir={shared_cache}", f"run_dir={tmp_path}/run", "steps=50", "checkpoint.every=1"]
+    settings += ["validation=none", "method=sft", "optim.lr=1e30", "lr_scheduler=constant", "max_grad_norm=null"]
+    assert main(settings) == 2
+    error = capsys.readouterr().err
+    assert "not finite" in error or "the loss is nan" in error
+    if "the loss is" in error:
+        assert "at step" in error
+        assert "videos/00" in error
+    assert RunFolder(tmp_path / "run").checkpoint(1).is_dir()
+
+
+def test_the_vae_and_the_sampler_of_an_image_model_agree_on_the_scale(make_job) -> None:
+    from cogvx_exp.data.images import image_scale
+
+    job = make_job("model=tiny-1.5-i2v", "task=i2v")
+    folder, compute = pipeline_folder(job.model, job.cache_dir), choose_compute("cpu", job.model)
+    scales = [image_scale(load_vae(folder, compute, job.memory, how).config) for how in ("auto", "multiply", "divide")]
+    assert scales == pytest.approx([1 / 2.8, 2.8, 1 / 2.8])
+    assert load_scheduler(folder, job.model.sampling.scheduler) is not None
