@@ -1,5 +1,6 @@
 """Rules that hold between settings. Each returns the faults it finds, with the change that mends them."""
 
+import re
 from collections.abc import Iterator
 
 from cogvx_exp.config.choices import models_for
@@ -21,6 +22,8 @@ def check_train(job: TrainJob) -> list[Fault]:
         _encoding_is_possible,
         _buckets_are_legal,
         _validation_is_legal,
+        _hub_is_named,
+        _method_settings_fit,
     )
     return [fault for rule in rules for fault in rule(job)]
 
@@ -52,6 +55,13 @@ def train_notes(job: TrainJob) -> list[str]:
     if job.model.native_dtype == "float16" and job.model.dtype == "bfloat16":
         notes.append(f"model.dtype=bfloat16 has given NaN with {job.model.name}, which was trained in float16")
     return notes
+
+
+def _method_settings_fit(job: TrainJob) -> Faults:
+    if job.method.init_from and job.method.adapter != "lora":
+        yield Fault(f"method.init_from={job.method.init_from}", f"only for method=lora, not {job.method.name}")
+    if job.export.merge and job.method.kind == "full":
+        yield Fault("export.merge=true", f"method={job.method.name} trains the base itself; there is nothing to merge")
 
 
 def _task_suits_model(job: TrainJob) -> Faults:
@@ -118,6 +128,13 @@ def _validation_is_legal(job: TrainJob) -> Faults:
     if validation.every and validation.every_epochs:
         given = f"validation.every={validation.every}"
         yield Fault(given, f"and validation.every_epochs={validation.every_epochs} exclude each other; set one to null")
+
+
+def _hub_is_named(job: TrainJob) -> Faults:
+    if job.hub.push and not re.fullmatch(r"[\w.-]+/[\w.-]+", job.hub.repo or ""):
+        yield Fault(f"hub.repo={job.hub.repo or 'null'}", "hub.push=true needs a repository, as owner/name")
+    if job.hub.push and job.model.weights == "random" and not job.hub.dry_run:
+        yield Fault("hub.push=true", "what was trained on random weights is of no use to others; use hub.dry_run=true")
 
 
 def _shape_faults(model: Model, section: str, num_frames: int, height: int, width: int) -> Faults:

@@ -16,7 +16,6 @@ UNBUILT: dict[str, tuple[Any, ...]] = {
     "quant.name": ("nf4", "int8", "fp8"),
     "tracker.name": ("wandb", "tensorboard"),
     "compile": (True,),
-    "hub.push": (True,),
 }
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cogvx_exp.config.schema import GenerateJob, Model
+from cogvx_exp.config.schema import Generate, GenerateJob, Model
 from cogvx_exp.errors import UserError
 from cogvx_exp.tracking.run_folder import LORA_FILE, PEFT_FILE, TRANSFORMER_FOLDER, RunFolder, read_job
 
@@ -39,22 +39,41 @@ def _base(run: Path) -> Model | None:
     return read_job(run).model if RunFolder(run).config.is_file() else None
 
 
-def with_base_model(job: GenerateJob, adapter: Adapter, overrides: list[str]) -> GenerateJob:
-    """The job with the model the adapter was trained on, unless the command line chose a model.
+def find_adapters(generate: Generate) -> list[Adapter]:
+    """All adapters of a generate job.
 
     Raises:
-        UserError: the chosen model has another architecture than the adapter's.
+        UserError: one is not there, or they were trained on different models.
     """
-    if adapter.base is None:
+    paths = generate.adapter if isinstance(generate.adapter, list) else [generate.adapter] if generate.adapter else []
+    adapters = [find_adapter(path) for path in paths]
+    if len(adapters) > 1 and any(adapter.file.is_dir() for adapter in adapters):
+        raise UserError("generate.adapter: a whole transformer cannot be combined with others; give it alone")
+    if generate.weights is not None and len(generate.weights) != len(adapters):
+        raise UserError(f"generate.weights has {len(generate.weights)} values for {len(adapters)} adapters")
+    bases = {adapter.base.name: adapter.base for adapter in adapters if adapter.base}
+    if len({base.transformer for base in bases.values()}) > 1:
+        raise UserError(f"generate.adapter: they were trained on different models: {', '.join(bases)}")
+    return adapters
+
+
+def with_base_model(job: GenerateJob, adapters: list[Adapter], overrides: list[str]) -> GenerateJob:
+    """The job with the model the adapters were trained on, unless the command line chose a model.
+
+    Raises:
+        UserError: the chosen model has another architecture than the adapters'.
+    """
+    base = next((adapter.base for adapter in adapters if adapter.base), None)
+    if base is None:
         return job
     if not any(text.startswith(("model=", "model.")) for text in overrides):
-        shape = adapter.base.native.model_dump() | adapter.base.sampling.model_dump(exclude={"scheduler"})
+        shape = base.native.model_dump() | base.sampling.model_dump(exclude={"scheduler"})
         chosen = {text.partition("=")[0].removeprefix("generate.") for text in overrides}
         changes = {name: value for name, value in shape.items() if name not in chosen}
-        return job.model_copy(update={"model": adapter.base, "generate": job.generate.model_copy(update=changes)})
-    if job.model.transformer != adapter.base.transformer:
+        return job.model_copy(update={"model": base, "generate": job.generate.model_copy(update=changes)})
+    if job.model.transformer != base.transformer:
         raise UserError(
-            f"generate.adapter was trained on model={adapter.base.name} and does not fit model={job.model.name}; "
+            f"generate.adapter was trained on model={base.name} and does not fit model={job.model.name}; "
             "leave model out to use the right one"
         )
     return job

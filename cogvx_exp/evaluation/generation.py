@@ -1,48 +1,152 @@
-"""Samples videos from a base model with an adapter on it."""
+"""Samples videos from a base model with adapters on it, and makes old videos again."""
 
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
-from cogvx_exp.config.schema import GenerateJob
+import numpy as np
+from diffusers import CogVideoXTransformer3DModel
+
+from cogvx_exp.config.schema import GenerateJob, Model
 from cogvx_exp.data.prepare import Encoder, load_embeds, prepare_captions
+from cogvx_exp.errors import UserError
 from cogvx_exp.evaluation.adapter import Adapter
-from cogvx_exp.evaluation.sampling import Sampler, file_name, save_video, split_prompts, video_requests
-from cogvx_exp.model.device import choose_compute
+from cogvx_exp.evaluation.grid import side_by_side
+from cogvx_exp.evaluation.sampling import (
+    Sampler,
+    VideoRequest,
+    file_name,
+    save_video,
+    split_prompts,
+    video_requests,
+)
+from cogvx_exp.files import read_json
+from cogvx_exp.model.device import Compute, choose_compute
 from cogvx_exp.model.load import load_scheduler, load_trained, load_transformer, load_vae, pipeline_folder
 from cogvx_exp.tracking.progress import console, progress
 
 
-def generate(job: GenerateJob, adapter: Adapter | None) -> list[Path]:
-    """Writes one video, with its settings beside it, for each prompt; returns their paths.
+@dataclass(frozen=True)
+class Recipe:
+    """What, besides the request, decides how a video looks; kept beside it."""
+
+    model: Model
+    adapters: list[Path]
+    weights: list[float]
+    """Share of each adapter."""
+    strengths: list[float]
+    """More than one are shown side by side."""
+
+    def about(self) -> dict[str, Any]:
+        """As JSON."""
+        trained = [
+            {"file": str(file), "weight": weight} for file, weight in zip(self.adapters, self.weights, strict=True)
+        ]
+        return {"adapters": trained, "strengths": self.strengths, "model": self.model.model_dump(mode="json")}
+
+
+def generate(job: GenerateJob, adapters: list[Adapter]) -> list[Path]:
+    """Writes one video, with its settings beside it, for each prompt and seed; returns their paths.
 
     Raises:
         UserError: anything only the user can mend.
     """
     settings = job.generate
     prompts = split_prompts(settings.prompts, settings.separator)
-    compute = choose_compute(job.device, job.model)
-    pipeline = pipeline_folder(job.model, job.cache_dir)
+    images = split_prompts(settings.images, settings.separator) if settings.images else None
+    takes_images = "i2v" in job.model.tasks
+    if takes_images != bool(images) or (images and len(images) != len(prompts)):
+        given = len(images or [])
+        raise UserError(
+            f"model={job.model.name} does {job.model.tasks[0]}: it needs "
+            f"{f'one image for each of the {len(prompts)} prompts' if takes_images else 'no images'}, but "
+            f"generate.images has {given}"
+        )
+    strengths = settings.strength if isinstance(settings.strength, list) else [settings.strength]
+    recipe = Recipe(
+        job.model,
+        [adapter.file for adapter in adapters],
+        settings.weights or [1.0] * len(adapters),
+        ([0.0] if settings.compare else []) + list(strengths),
+    )
+    requests = video_requests(settings, prompts, settings.num_videos, images)
+    named = [
+        (settings.output_dir / file_name(index, request.prompt), request) for index, request in enumerate(requests)
+    ]
+    return _make(job, recipe, named)
+
+
+def replay(job: GenerateJob) -> list[Path]:
+    """Makes the video again whose settings are in `generate.replay`, into `generate.output_dir`.
+
+    Raises:
+        UserError: the file is no video's settings, or its weights were not kept.
+    """
+    file = job.generate.replay
+    assert file is not None
+    try:
+        kept = read_json(file)
+        request = VideoRequest(**{item.name: kept[item.name] for item in fields(VideoRequest)})
+        recipe = Recipe(
+            Model.model_validate(kept["model"]),
+            [Path(trained["file"]) for trained in kept["adapters"]],
+            [trained["weight"] for trained in kept["adapters"]],
+            kept["strengths"],
+        )
+    except FileNotFoundError:
+        raise UserError(f"generate.replay={file} does not exist; give the .json beside a video") from None
+    except (KeyError, ValueError, TypeError):
+        raise UserError(
+            f"generate.replay={file} does not have all that is needed; videos sampled in the middle of a training run "
+            "cannot be made again, since their weights are not kept"
+        ) from None
+    missing = [str(path) for path in recipe.adapters if not path.exists()]
+    if missing:
+        raise UserError(f"generate.replay={file}: {', '.join(missing)} is not there any more")
+    return _make(job, recipe, [(job.generate.output_dir / file.with_suffix(".mp4").name, request)])
+
+
+def _make(job: GenerateJob, recipe: Recipe, named: list[tuple[Path, VideoRequest]]) -> list[Path]:
+    compute = choose_compute(job.device, recipe.model)
+    pipeline = pipeline_folder(recipe.model, job.cache_dir)
     encoder = Encoder(pipeline, compute, job.memory, job.cache_dir)
-    texts = [settings.negative_prompt, *prompts]
+    texts = sorted({text for _, request in named for text in (request.prompt, request.negative_prompt)})
     keys = prepare_captions(texts, encoder)
     embeds = dict(zip(texts, load_embeds(texts, keys, encoder.cache), strict=True))
-    transformer = load_transformer(pipeline, compute, job.model.tasks[0])
-    if adapter:
-        transformer = load_trained(transformer, adapter.file, compute)
-        if not adapter.file.is_dir():
-            transformer.set_adapters(["trained"], [settings.strength])
-    transformer.eval()
+    transformer = _load(recipe, pipeline, compute)
     vae = load_vae(pipeline, compute, job.memory)
-    sampler = Sampler(transformer, vae, load_scheduler(pipeline, job.model.sampling.scheduler), embeds, compute)
-    about = {
-        "model": job.model.name,
-        "adapter": str(adapter.file) if adapter else None,
-        "strength": settings.strength if adapter else None,
-    }
-    paths = []
-    for index, request in enumerate(progress("Sampling", video_requests(settings, prompts))):
-        path = settings.output_dir / file_name(index, request.prompt)
-        save_video(path, sampler.sample(request), request, **about)
-        paths.append(path)
-    for path in paths:
+    scheduler = load_scheduler(pipeline, recipe.model.sampling.scheduler)
+    sampler = Sampler(transformer, vae, scheduler, embeds, compute)
+    for path, request in progress("Sampling", named):
+        save_video(path, _sample(sampler, request, recipe), request, **recipe.about())
+    for path, _ in named:
         console.print(f"  {path}", soft_wrap=True)
-    return paths
+    return [path for path, _ in named]
+
+
+def _load(recipe: Recipe, pipeline: Path, compute: Compute) -> CogVideoXTransformer3DModel:
+    transformer = load_transformer(pipeline, compute, recipe.model.tasks[0])
+    for number, file in enumerate(recipe.adapters):
+        transformer = load_trained(transformer, file, compute, _name(number))
+    if any(file.is_dir() for file in recipe.adapters) and recipe.strengths != [1.0]:
+        raise UserError("generate.strength and generate.compare need an adapter; this is a whole transformer")
+    return transformer.eval()
+
+
+def _sample(sampler: Sampler, request: VideoRequest, recipe: Recipe) -> np.ndarray:
+    """One video, or one for each strength side by side."""
+    videos = []
+    for strength in recipe.strengths:
+        if recipe.adapters and not recipe.adapters[0].is_dir():
+            names = [_name(number) for number in range(len(recipe.adapters))]
+            sampler.pipeline.transformer.set_adapters(names, [strength * weight for weight in recipe.weights])
+        videos.append(sampler.sample(request))
+    if len(videos) == 1:
+        return videos[0]
+    return side_by_side(
+        videos, ["base" if strength == 0 else f"strength {strength:g}" for strength in recipe.strengths]
+    )
+
+
+def _name(number: int) -> str:
+    return f"trained{number}"

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import CogVideoXTransformer3DModel
@@ -26,8 +27,8 @@ class Validator:
     memory: Memory
     image_scale: str = "auto"
 
-    def run(self, transformer: CogVideoXTransformer3DModel, folder: Path, step: int) -> list[Path]:
-        """Samples all videos into `folder`. The VAE is loaded for this and released.
+    def run(self, transformer: CogVideoXTransformer3DModel, folder: Path, step: int, **about: Any) -> list[Path]:
+        """Samples all videos into `folder`, with `about` beside them. The VAE is loaded for this and released.
 
         The transformer comes back in the mode (training or evaluation) it was in.
         """
@@ -40,7 +41,7 @@ class Validator:
         try:
             for index, request in enumerate(progress(f"Sampling at step {step}", self.requests)):
                 path = folder / file_name(index, request.prompt)
-                save_video(path, sampler.sample(request), request, model=self.model.name, step=step)
+                save_video(path, sampler.sample(request), request, step=step, **about)
                 paths.append(path)
         finally:
             transformer.train(was_training)

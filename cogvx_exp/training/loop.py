@@ -17,8 +17,21 @@ from cogvx_exp.tracking.run_folder import Metrics
 from cogvx_exp.training.checkpoint import TrainingState
 from cogvx_exp.training.memory import memory_in_use
 
-Action = Callable[[int], None]
-"""Something to do after a step, given its number."""
+
+@dataclass(frozen=True)
+class Action:
+    """Something to do between steps."""
+
+    run: Callable[[int], None]
+    """Is given the number of the step that was done."""
+    every: int | None
+    """Steps between two times; None: never."""
+    at_end: bool = True
+    """Whether it is also done after the last step."""
+
+    def is_due(self, step: int, last: int) -> bool:
+        """Whether it is to be done after this step."""
+        return self.at_end if step == last else bool(self.every and step % self.every == 0)
 
 
 @dataclass(frozen=True)
@@ -31,8 +44,8 @@ class Schedule:
     accumulation: int
     max_grad_norm: float | None
     seed: int
-    actions: list[tuple[int | None, Action]]
-    """What is called with the step's number, every so many steps and after the last; None: only then."""
+    actions: list[Action]
+    """What is done between steps, in this order."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +90,9 @@ def train_loop(
                 memory_gib=round(memory, 3),
             )
             bar.show(step, f"loss {result.loss:.4f}  lr {lr:.2e}  {seconds:.2f} s/step  {memory:.1f} GiB")
-            for interval, action in schedule.actions:
-                if step == schedule.steps or (interval and step % interval == 0):
-                    action(step)
+            for action in schedule.actions:
+                if action.is_due(step, schedule.steps):
+                    action.run(step)
 
 
 def _optimizer_step(

@@ -16,11 +16,14 @@ from diffusers import CogVideoXTransformer3DModel
 
 from cogvx_exp.config.schema import TrainJob, Validation
 from cogvx_exp.data.dataset import Dataset
+from cogvx_exp.evaluation.generation import Recipe
 from cogvx_exp.files import write_json
-from cogvx_exp.model.device import Compute, choose_compute
+from cogvx_exp.model.device import Compute, choose_compute, release
+from cogvx_exp.model.load import load_trained, load_transformer
 from cogvx_exp.tracking.environment import environment
 from cogvx_exp.tracking.plot import plot_loss
 from cogvx_exp.tracking.progress import console
+from cogvx_exp.tracking.publish import publish
 from cogvx_exp.tracking.run_folder import Metrics, RunFolder, read_metrics
 from cogvx_exp.training.checkpoint_files import CheckpointFolder, remove_old_checkpoints, write_checkpoint
 from cogvx_exp.training.export import export, export_merged
@@ -83,12 +86,21 @@ def train(job: TrainJob, folder: RunFolder, dataset: Dataset, checkpoint: Checkp
         exported = export(training.transformer, job.method, folder.export, compute.dtype, training.about)
     if job.export.merge:
         export_merged(training.transformer, folder.export, compute.dtype)
+    if data.validator:
+        memory.record("before_testing")
+        _sample_from_export(job, data, training, folder, exported)
+        memory.record("after_testing")
     lines = read_metrics(folder.metrics)
     plot_loss(lines, folder.path / "loss.png", job.name)
     summary = _summary(job, lines, memory, exported, time.monotonic() - started)
     summary |= {"held_out": read_metrics(folder.held_out)[-1]} if training.held_out else {}
+    summary["clips"] = data.encoded.dataset.describe()
     write_json(folder.path / "summary.json", summary)
     _say_result(folder, summary)
+    if job.hub.push:
+        gathered = publish(job, folder, training.about)
+        done = "Would be pushed" if job.hub.dry_run else f"Pushed to {job.hub.repo}"
+        console.print(f"{done}: {gathered}", soft_wrap=True)
     return Result(training.transformer, summary)
 
 
@@ -103,7 +115,7 @@ def accelerator_for(compute: Compute) -> Iterator[Accelerator]:
 
 def _actions(
     job: TrainJob, data: PreparedData, training: Training, folder: RunFolder, memory: MemoryLog
-) -> list[tuple[int | None, Action]]:
+) -> list[Action]:
     """What happens between steps: checkpoints first, so that a crash while sampling loses nothing."""
 
     def save(step: int) -> None:
@@ -126,14 +138,28 @@ def _actions(
             data.validator.run(training.transformer, folder.validation(step), step)
         memory.record("after_validation")
 
-    actions: list[tuple[int | None, Action]] = [(job.checkpoint.every, save)]
+    actions = [Action(save, job.checkpoint.every)]
     if isinstance(job.validation, Validation):
         if training.held_out:
-            actions.append((job.validation.loss_every, measure))
+            actions.append(Action(measure, job.validation.loss_every))
         steps_per_epoch = math.ceil(training.stream.batches_per_epoch / job.gradient_accumulation)
         epochs = job.validation.every_epochs
-        actions.append((epochs * steps_per_epoch if epochs else job.validation.every, validate))
+        every = epochs * steps_per_epoch if epochs else job.validation.every
+        actions.append(Action(validate, every, at_end=False))  # then the export is sampled from
     return actions
+
+
+def _sample_from_export(
+    job: TrainJob, data: PreparedData, training: Training, folder: RunFolder, exported: Path
+) -> None:
+    """The last videos come from what was written, not from the model in memory, which makes room for it."""
+    assert data.validator
+    training.transformer.to("cpu")
+    release(data.compute.device)
+    transformer = load_transformer(data.pipeline, data.compute, job.task.name)
+    transformer = load_trained(transformer, exported, data.compute)
+    recipe = Recipe(job.model, [exported], [1.0], [1.0])
+    data.validator.run(transformer, folder.validation(training.steps), training.steps, **recipe.about())
 
 
 def _summary(
@@ -158,7 +184,7 @@ def _say_result(folder: RunFolder, summary: dict[str, Any]) -> None:
         "loss": folder.path / "loss.png",
         "videos": folder.path / "validation",
         "checkpoints": folder.checkpoints,
-        "LoRA": Path(summary["export"]),
+        "export": Path(summary["export"]),
         "summary": folder.path / "summary.json",
     }
     for label, path in results.items():

@@ -108,7 +108,7 @@ def test_generate_samples_from_a_run(
     assert len(set(videos.values())) == 3
     assert len(list(in_tmp.glob("*/*.mp4"))) == 8
     settings = json.loads(Path("twice/01-a-b.json").read_text())
-    assert (settings["prompt"], settings["strength"]) == ("a b", 2)
+    assert (settings["prompt"], settings["strengths"]) == ("a b", [2])
 
 
 def test_generate_refuses_what_does_not_fit(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:

@@ -126,12 +126,23 @@ class Generate(SamplingSettings):
     """What `python -m cogvx_exp.generate` samples."""
 
     prompts: str | list[str]
-    """Prompts, as a list or as one text with separators."""
-    adapter: Path | None
-    """A run folder, an export folder or a LoRA file; null samples the base model. The run's own base
-    model is used unless `model=` is given. Default: null."""
-    strength: float
-    """Strength of the adapter: 1 as trained, 0 not at all. Default: 1.0."""
+    """Prompts, as a list, as one text with separators, or as a .txt file with one a line."""
+    images: str | list[str] | None
+    """i2v: paths or URLs of the images that the prompts start from, one for each prompt. Default: null."""
+    num_videos: PositiveInt
+    """Videos for each prompt, with seeds that count up. Default: 1."""
+    adapter: Path | list[Path] | None
+    """A run folder, an export folder or a file, or a list of them; null samples the base model. The
+    run's own base model is used unless `model=` is given. Default: null."""
+    weights: list[float] | None
+    """Shares of several adapters, one for each; null: 1 for each. Default: null."""
+    strength: float | list[float]
+    """Strength of the adapters: 1 as trained, 0 not at all. A list makes one video that shows all of
+    them side by side."""
+    compare: bool
+    """Whether the base model's video is put beside. Default: false."""
+    replay: Path | None
+    """The .json beside a video: makes that video again, and nothing else. Default: null."""
     output_dir: Path
     """Folder for the videos. Default: outputs/generated."""
 

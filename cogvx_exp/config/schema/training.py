@@ -146,7 +146,12 @@ class Hub(Section):
     push: bool
     """Whether the export is pushed after training. Default: false."""
     repo: str | None
-    """Repository to push to, as owner/name. Default: null."""
+    """Repository to push to, as owner/name. The token comes from the environment (HF_TOKEN) or the Hub's
+    login. Default: null."""
+    private: bool
+    """Whether a new repository is private. Default: false."""
+    dry_run: bool
+    """Writes the folder that would be pushed, and pushes nothing. Default: false."""
 
 
 class SamplingSettings(Section):
