@@ -6,7 +6,6 @@ Used to answer someone who types the old name, and to build the table in the REA
 FLAGS = {
     "pretrained_model_name_or_path": "model= (or model.path)",
     "revision": "model.revision",
-    "variant": "model.variant",
     "cache_dir": "cache_dir (downloads: the HF_HOME variable)",
     "data_root": "data.root",
     "dataset_file": "data=csv data.dataset_file",

@@ -1,6 +1,7 @@
 """Samples videos with the diffusers pipelines, from prompt embeddings made earlier."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from cogvx_exp.config.schema.training import SamplingSettings
 from cogvx_exp.data.video import open_video, write_video
 from cogvx_exp.errors import UserError
 from cogvx_exp.files import write_json
-from cogvx_exp.model.device import Compute
+from cogvx_exp.model.device import Compute, release
 from cogvx_exp.model.positions import SPATIAL, Rotary, rotary_positions
 
 
@@ -76,7 +77,8 @@ class Sampler:
         vae: the decoder and, for image-to-video, encoder.
         scheduler: the sampler's schedule.
         embeds: embeddings of each prompt and negative prompt, (tokens, width).
-        compute: type of the computation.
+        compute: device and type of the computation.
+        offload: whether the transformer leaves the GPU while the VAE decodes.
     """
 
     def __init__(
@@ -86,9 +88,12 @@ class Sampler:
         scheduler: Any,
         embeds: dict[str, torch.Tensor],
         compute: Compute,
+        *,
+        offload: bool = False,
     ):
         self.embeds = embeds
         self.compute = compute
+        self.offload = offload and compute.device.type == "cuda"
         takes_image = transformer.config.in_channels > transformer.config.out_channels
         pipeline = CogVideoXImageToVideoPipeline if takes_image else CogVideoXPipeline
         self.pipeline = pipeline(
@@ -100,11 +105,20 @@ class Sampler:
     @torch.no_grad()
     def sample(self, request: VideoRequest) -> np.ndarray:
         """Frames of a video: uint8, (frames, height, width, 3)."""
+        latents = self._sample_latents(request)
+        with self._without_transformer():
+            video = self.pipeline.decode_latents(latents.to(self.pipeline.vae.dtype))
+        frames = self.pipeline.video_processor.postprocess_video(video, output_type="np")[0]
+        return (frames * 255).round().astype(np.uint8)
+
+    def _sample_latents(self, request: VideoRequest) -> torch.Tensor:
+        """Latents of a video, (1, frames, channels, height, width)."""
         device, dtype = self.compute.device, self.compute.dtype
-        embed = {name: self.embeds[name][None].to(device, dtype) for name in (request.prompt, request.negative_prompt)}
+        texts = (request.prompt, request.negative_prompt)
+        embed = {text: self.embeds[text][None].to(device, dtype) for text in texts}
         image = {"image": open_image(request.image)} if request.image else {}
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            latents = self.pipeline(
+            latents: torch.Tensor = self.pipeline(
                 **image,
                 prompt_embeds=embed[request.prompt],
                 negative_prompt_embeds=embed[request.negative_prompt],
@@ -120,9 +134,19 @@ class Sampler:
             ).frames
         # With output_type="latent" the pipeline leaves in the frames that 1.5 was padded with.
         padding = latents.shape[1] - ((request.num_frames - 1) // self.pipeline.vae_scale_factor_temporal + 1)
-        video = self.pipeline.decode_latents(latents[:, padding:].to(self.pipeline.vae.dtype))
-        frames = self.pipeline.video_processor.postprocess_video(video, output_type="np")[0]
-        return (frames * 255).round().astype(np.uint8)
+        return latents[:, padding:]
+
+    @contextmanager
+    def _without_transformer(self) -> Iterator[None]:
+        """Inside, with offload, the transformer is in host memory."""
+        if self.offload:
+            self.pipeline.transformer.to("cpu")
+            release(self.compute.device)
+        try:
+            yield
+        finally:
+            if self.offload:
+                self.pipeline.transformer.to(self.compute.device)
 
     def _rotary(self, height: int, width: int, num_frames: int, device: torch.device) -> Rotary | None:
         """Ours, which equal the pipeline's where that works, and work for portrait with 1.5."""

@@ -26,6 +26,8 @@ class Validator:
     compute: Compute
     memory: Memory
     image_scale: str = "auto"
+    offload: bool = False
+    """Whether the transformer leaves the GPU while the VAE decodes."""
 
     def run(self, transformer: CogVideoXTransformer3DModel, folder: Path, step: int, **about: Any) -> list[Path]:
         """Samples all videos into `folder`, with `about` beside them. The VAE is loaded for this and released.
@@ -36,7 +38,7 @@ class Validator:
         transformer.eval()
         vae = load_vae(self.pipeline_folder, self.compute, self.memory, self.image_scale)
         scheduler = load_scheduler(self.pipeline_folder, self.model.sampling.scheduler)
-        sampler = Sampler(transformer, vae, scheduler, self.embeds, self.compute)
+        sampler = Sampler(transformer, vae, scheduler, self.embeds, self.compute, offload=self.offload)
         paths = []
         try:
             for index, request in enumerate(progress(f"Sampling at step {step}", self.requests)):

@@ -131,7 +131,9 @@ def prepare_data(job: TrainJob, dataset: Dataset, compute: Compute, faults: Path
         embeds = dict(zip(texts, load_embeds(texts, encoded.text_keys, encoder.cache), strict=True))
         images = _images(validation, dataset.clips, len(prompts)) if encoder.images else None
         requests = video_requests(validation, prompts, validation.num_videos, images)
-        validator = Validator(requests, embeds, job.model, pipeline, compute, job.memory, encoder.image_scale)
+        validator = Validator(
+            requests, embeds, job.model, pipeline, compute, job.memory, encoder.image_scale, validation.offload
+        )
     return PreparedData(encoder, encoded, validator)
 
 

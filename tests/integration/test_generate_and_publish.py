@@ -134,7 +134,7 @@ def test_publishing(runs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
         assert words in card, card
     secrets = [path for path in run.path.rglob("*") if path.is_file() and b"hf_planted_secret" in path.read_bytes()]
     assert not secrets
-    with pytest.raises(UserError, match="could not be written.*hf auth login"):
+    with pytest.raises(UserError, match=r"could not be written.*hf auth login"):
         publish(job, run, {}, FakeHub(fail=True))
     dry = job.model_copy(update={"hub": job.hub.model_copy(update={"dry_run": True})})
     silent = FakeHub()

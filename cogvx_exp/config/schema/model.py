@@ -178,8 +178,6 @@ class Model(Section):
     """Hub repository or local folder of the pretrained pipeline."""
     revision: str | None
     """Branch, tag or commit of the Hub repository. Default: null."""
-    variant: str | None
-    """Variant of the weight files, such as fp16. Default: null."""
     weights: Literal["pretrained", "random"]
     """pretrained: load `path`. random: build the architecture below from a seed, with no download
     (to try memory, speed and code). Default: pretrained."""
