@@ -4,22 +4,27 @@ import json
 import shutil
 import subprocess
 import sys
-from itertools import product
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from cogvx_exp.evaluation.sampling import Sampler
 from cogvx_exp.model.device import choose_compute
 from cogvx_exp.model.load import load_scheduler, load_trained, load_transformer, load_vae, pipeline_folder
-from cogvx_exp.tracking.run_folder import RunFolder, read_metrics
+from cogvx_exp.tracking.run_folder import LORA_FILE, PEFT_FILE, RunFolder, read_metrics
 from cogvx_exp.train import main
 from tests.integration.test_parity import SHAPES
 
 SHORT = ["steps=4", "checkpoint.every=2", "lr_scheduler=constant", "validation.num_inference_steps=2", "data.workers=0"]
-METHODS = ["lora", "sft"]
+METHODS = ["lora", "lora_ff", "dora", "loha", "lokr", "sft"]
+CACHED = [(shape, method, "cache") for shape in SHAPES for method in METHODS]
+ONLINE = [(shape, method, "online") for shape in SHAPES for method in ("lora", "sft")]
 
 
 def train(folder: Path, cache: Path, model: str, *overrides: str) -> RunFolder:
@@ -28,8 +33,7 @@ def train(folder: Path, cache: Path, model: str, *overrides: str) -> RunFolder:
     return RunFolder(folder)
 
 
-@pytest.mark.parametrize("encode", ["cache", "online"])
-@pytest.mark.parametrize(("model", "method"), list(product(SHAPES, METHODS)))
+@pytest.mark.parametrize(("model", "method", "encode"), [*CACHED, *ONLINE])
 def test_every_combination_trains_validates_exports_and_resumes(
     model: str, method: str, encode: str, tmp_path: Path, shared_cache: Path
 ) -> None:
@@ -37,8 +41,8 @@ def test_every_combination_trains_validates_exports_and_resumes(
     run = train(tmp_path / "run", shared_cache, model, *settings)
     assert len(list(run.path.glob("validation/*/*.mp4"))) == 2
     assert read_metrics(run.held_out)[-1]["step"] == 4
-    expected = "transformer/config.json" if method == "sft" else "pytorch_lora_weights.safetensors"
-    assert (run.export / expected).is_file()
+    files = {"sft": "transformer/config.json", "lora": LORA_FILE, "lora_ff": LORA_FILE}
+    assert (run.export / files.get(method, PEFT_FILE)).is_file()
     if encode == "cache":
         tensors = {
             name: load_file(run.checkpoint(4) / name) for name in ("trainable.safetensors", "optimizer.safetensors")
@@ -251,3 +255,30 @@ def test_the_vae_and_the_sampler_of_an_image_model_agree_on_the_scale(make_job) 
     scales = [image_scale(load_vae(folder, compute, job.memory, how).config) for how in ("auto", "multiply", "divide")]
     assert scales == pytest.approx([1 / 2.8, 2.8, 1 / 2.8])
     assert load_scheduler(folder, job.model.sampling.scheduler) is not None
+
+
+@pytest.mark.parametrize("method", ["lora", "sft"])
+def test_a_frozen_base_in_bfloat16_trains_float32_weights(method: str, tmp_path: Path, shared_cache: Path) -> None:
+    run = train(tmp_path / "run", shared_cache, "tiny", f"method={method}", "model.dtype=bfloat16")
+    trained = load_file(run.checkpoint(4) / "trainable.safetensors")
+    assert {weight.dtype for weight in trained.values()} == {torch.float32}
+    assert all(line["loss"] < 3 for line in read_metrics(run.metrics))
+    if method == "sft":
+        exported = load_file(run.export / "transformer/diffusion_pytorch_model.safetensors")
+        assert {weight.dtype for weight in exported.values()} == {torch.bfloat16}
+
+
+def test_validation_images_come_from_paths_and_urls(tmp_path: Path, shared_cache: Path) -> None:
+    folder = tmp_path / "web"
+    folder.mkdir()
+    Image.new("RGB", (60, 40), (200, 30, 30)).save(folder / "red.png")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/red.png"
+        images = f"validation.images='{folder}/red.png:::{url}'"
+        run = train(tmp_path / "run", shared_cache, "tiny-5b-i2v", images, "validation.prompts=[same,same]")
+        server.shutdown()
+    videos = [path.read_bytes() for path in sorted(run.validation(4).glob("*.mp4"))]
+    assert len(videos) == 2
+    assert videos[0] == videos[1]
