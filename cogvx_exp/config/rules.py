@@ -32,6 +32,8 @@ def check_prepare(job: PrepareJob) -> list[Fault]:
     """All faults of a prepare job."""
     rules = (_weights_can_be_found, _data_is_complete, _encoding_is_possible, _buckets_are_legal)
     faults = [fault for rule in rules for fault in rule(job)]
+    if job.distributed.name not in ("single", "ddp"):
+        faults.append(Fault(f"distributed={job.distributed.name}", "encoding can use single or ddp"))
     if job.mode == "encode" and job.data.encode == "online":
         faults.append(Fault("data.encode=online", "there is nothing to prepare; use data.encode=cache"))
     return faults

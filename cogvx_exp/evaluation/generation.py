@@ -143,9 +143,7 @@ def _sample(sampler: Sampler, request: VideoRequest, recipe: Recipe) -> np.ndarr
         videos.append(sampler.sample(request))
     if len(videos) == 1:
         return videos[0]
-    return side_by_side(
-        videos, ["base" if strength == 0 else f"strength {strength:g}" for strength in recipe.strengths]
-    )
+    return side_by_side(videos, ["base" if strength == 0 else f"x {strength:g}" for strength in recipe.strengths])
 
 
 def _name(number: int) -> str:

@@ -10,7 +10,7 @@ from cogvx_exp.config.rules import train_notes
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.data.dataset import accept, load_dataset
 from cogvx_exp.errors import UserError
-from cogvx_exp.launch.resume import find_checkpoint
+from cogvx_exp.launch.resume import changes, find_checkpoint
 from cogvx_exp.model.source import pretrained_folder
 from cogvx_exp.quiet import quiet_libraries
 from cogvx_exp.tracking.progress import console
@@ -29,6 +29,8 @@ def launch(job: TrainJob, overrides: list[str]) -> float:
     for note in train_notes(job):
         console.print(f"Note: {note}")
     checkpoint = find_checkpoint(job, OUTPUTS) if job.resume else None
+    for change in changes(job, checkpoint) if checkpoint else []:
+        console.print(f"Changed since the checkpoint: {change}", soft_wrap=True)
     folder = RunFolder(_run_dir(job, checkpoint))
     if checkpoint is None and (folder.path / "config.yaml").exists():
         raise UserError(f"run_dir={folder.path} already has a run; add resume=latest to go on with it, or name another")

@@ -1,11 +1,15 @@
 """Finds the checkpoint that `resume` asks for."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.errors import UserError
 from cogvx_exp.training.checkpoint_files import CheckpointFolder, newest_checkpoint, open_checkpoint, runs_newest_first
+
+MAY_DIFFER = ("run_dir", "cache_dir", "resume", "name", "hub", "model.usual")
+"""Settings whose change says nothing about the run."""
 
 MUST_AGREE = ("model.name", "model.path", "model.weights", "model.transformer", "task", "method", "optim.target")
 """Settings that decide which tensors a checkpoint has and what they mean."""
@@ -56,9 +60,26 @@ def _agreeing(job: TrainJob, checkpoint: CheckpointFolder) -> CheckpointFolder:
 
 
 def _differences(job: TrainJob, checkpoint: CheckpointFolder) -> list[str]:
+    """What has changed and must not."""
     now, then = job.model_dump(mode="json"), checkpoint.manifest["config"]
     pairs = ((setting, _get(then, setting), _get(now, setting)) for setting in MUST_AGREE)
     return [f"{setting} was {old}, is {new}" for setting, old, new in pairs if old != new]
+
+
+def changes(job: TrainJob, checkpoint: CheckpointFolder) -> list[str]:
+    """What has changed since the checkpoint and may."""
+    now = dict(_leaves(job.model_dump(mode="json")))
+    then = dict(_leaves(checkpoint.manifest["config"]))
+    changed = [key for key in now | then if now.get(key) != then.get(key) and not key.startswith(MAY_DIFFER)]
+    return [f"{key} was {then.get(key)}, is {now.get(key)}" for key in changed]
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _get(config: Any, setting: str) -> Any:

@@ -66,7 +66,9 @@ def test_a_finished_run_is_not_overwritten(run: RunFolder, capsys: pytest.Captur
     assert run.metrics.read_bytes() == before
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(run: RunFolder, tmp_path: Path, shared_cache: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    run: RunFolder, tmp_path: Path, shared_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Takes away what came after step 6 of 12, and resumes. Sampling videos must not change training."""
     copy = RunFolder(tmp_path / "copy")
     settings = [f"run_dir={copy.path}", f"cache_dir={shared_cache}", *SHORT, "validation=none"]
@@ -74,7 +76,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run: RunFolder, tmp_path: Pat
     last = copy.checkpoint(12)
     (last / "trainable.safetensors").write_bytes(b"damaged")
     copy.metrics.write_text(copy.metrics.read_text() + '{"step": 13, "lo')
-    assert train([*settings, "resume=latest"]) == 0
+    capsys.readouterr()
+    assert train([*settings, "resume=latest", "checkpoint.keep=7"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"Passed over: checkpoint \S+/step-000012: trainable.safetensors is damaged", out)
+    assert re.findall("Changed since the checkpoint: (.*)", out) == ["checkpoint.keep was 3, is 7"]
+    assert "Going on from step 6" in out
     resumed, whole = (load_file(folder.checkpoint(12) / "trainable.safetensors") for folder in (copy, run))
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
     resumed, whole = (load_file(folder.checkpoint(12) / "optimizer.safetensors") for folder in (copy, run))
