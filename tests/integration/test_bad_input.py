@@ -161,8 +161,9 @@ def test_the_memory_for_a_4k_clip_does_not_grow_with_its_length(tmp_path: Path) 
     for count in (12, 48):
         with DecodingPool(1, timeout=120) as pool:
             peaks += pool.map(_read_and_measure, [(str(tmp_path / "4k.mp4"), count)])
-    assert peaks[1] < 1.2 * peaks[0]
-    assert peaks[1] < 48 * 3840 * 2160 * 3 / 2**20
+    whole = 48 * 3840 * 2160 * 3 / 2**20
+    assert peaks[1] - peaks[0] < 0.2 * whole
+    assert peaks[1] < 0.6 * whole
 
 
 def _read_and_measure(path: str, count: int) -> float:

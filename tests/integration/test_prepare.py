@@ -208,7 +208,7 @@ def test_several_captions_dropout_and_flips_are_drawn_as_often_as_asked(root: Pa
     shares = [drawn.count(key) / len(drawn) for key in (*keys, data.encoded.training.no_caption)]
     assert shares == pytest.approx([0.4, 0.4, 0.2], abs=0.04)
     assert np.mean([samples.flipped(draw) for draw in draws]) == pytest.approx(0.3, abs=0.04)
-    assert not torch.equal(*(samples.clips.cache.load(key) for key in samples.clips.videos[0]))
+    assert not torch.equal(*(samples.clips.cache.load(entry.moments) for entry in samples.clips.videos[0]))
 
 
 def test_held_out_videos_never_enter_training(root: Path, make_job, tmp_path: Path) -> None:
