@@ -87,8 +87,8 @@ class EntryPoint(Generic[Job]):
             rest = [text for text in overrides if text.lstrip("+").partition("=")[0] not in at_fault]
             if len(rest) == len(overrides):
                 return None, error.faults
-            more = self._try(rest, extra)[1]
-            return None, [*error.faults, *(fault for fault in more if fault not in error.faults)]
+            more = [fault for fault in self._try(rest, extra)[1] if fault.setting.partition("=")[0] not in at_fault]
+            return None, [*error.faults, *more]
         except HydraException as error:
             return None, [Fault(" ".join(overrides), _first_lines(error))]
 
