@@ -25,6 +25,7 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters are wanted
 
     import diffusers.utils.logging
     import transformers.utils.logging

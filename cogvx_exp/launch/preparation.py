@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from cogvx_exp.config.schema import PrepareJob
-from cogvx_exp.data.dataset import accept, load_dataset
+from cogvx_exp.data.dataset import Dataset, accept, load_dataset
 from cogvx_exp.launch.processes import place_in_job, run_processes
 from cogvx_exp.model.source import pretrained_folder
 from cogvx_exp.quiet import quiet_libraries
@@ -26,10 +26,10 @@ def encode(job: PrepareJob) -> None:
     if job.distributed.processes > 1 and place_in_job() is None:
         run_processes(WORKER, job.model_dump_json(), job.distributed)
     else:
-        encode_share(job)
+        encode_share(job, dataset)
 
 
-def encode_share(job: PrepareJob) -> None:
+def encode_share(job: PrepareJob, dataset: Dataset) -> None:
     """Fills this process's share of the cache."""
     quiet_libraries()
     from cogvx_exp.data.encoded import encode_dataset
@@ -39,7 +39,6 @@ def encode_share(job: PrepareJob) -> None:
 
     share = Share(*(place_in_job() or (0, 1)))
     console.quiet = share.rank > 0
-    dataset = load_dataset(job.data, job.cache_dir)
     console.print(dataset.describe())
     local = os.environ.get("LOCAL_RANK")
     device = f"cuda:{local}" if job.device == "cuda" and local else job.device

@@ -3,6 +3,7 @@
 import sys
 
 from cogvx_exp.config.schema import PrepareJob
+from cogvx_exp.data.dataset import load_dataset
 from cogvx_exp.errors import UserError
 from cogvx_exp.launch.preparation import encode_share
 
@@ -10,7 +11,8 @@ from cogvx_exp.launch.preparation import encode_share
 def main() -> int:
     """Encodes this process's share; returns the exit code."""
     try:
-        encode_share(PrepareJob.model_validate_json(sys.stdin.read()))
+        job = PrepareJob.model_validate_json(sys.stdin.read())
+        encode_share(job, load_dataset(job.data, job.cache_dir))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

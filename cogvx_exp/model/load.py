@@ -1,7 +1,6 @@
 """Loads the parts of a pipeline one at a time, so that no more is in memory than is used."""
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +75,6 @@ def load_trained(
     if about.get("learned_positions") == "dropped" and transformer.config.use_learned_positional_embeddings:
         drop_learned_positions(transformer)
     try:
-        if hasattr(transformer, "peft_config"):
-            warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several are wanted
         if file.name == PEFT_FILE:
             transformer.add_adapter(PeftConfig.from_pretrained(file.parent), name)
             weights = {key.removeprefix("base_model.model."): weight for key, weight in load_file(file).items()}
