@@ -26,6 +26,8 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters are wanted
+    warnings.filterwarnings("ignore", message=".*does not implement _stable_hash_for_caching")
+    warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")  # nothing to page from
 
     import diffusers.utils.logging
     import transformers.utils.logging

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from cogvx_exp.config.choices import models_for
+from cogvx_exp.config.choices import choices_with, models_for
 from cogvx_exp.config.faults import Fault
 from cogvx_exp.config.schema import GenerateJob, Model, PrepareJob, TrainJob, Validation
 from cogvx_exp.config.unbuilt import unbuilt
@@ -24,6 +24,8 @@ def check_train(job: TrainJob) -> list[Fault]:
         _validation_is_legal,
         _hub_is_named,
         _method_settings_fit,
+        _optimizer_is_possible,
+        _memory_settings_fit,
     )
     return [fault for rule in rules for fault in rule(job)]
 
@@ -54,9 +56,62 @@ def train_notes(job: TrainJob) -> list[str]:
             f"lr_scheduler.warmup_steps={warmup} is not over when the run ends after steps={job.steps}: "
             f"the learning rate gets to {job.steps / warmup:.0%} of optim.lr"
         )
+    schedule_free = job.optim.name == "schedule_free"
+    if schedule_free and job.lr_scheduler.name not in ("constant", "constant_with_warmup"):
+        notes.append("optim=schedule_free needs no falling learning rate; use lr_scheduler=constant_with_warmup")
     if job.model.native_dtype == "float16" and job.model.dtype == "bfloat16":
         notes.append(f"model.dtype=bfloat16 has given NaN with {job.model.name}, which was trained in float16")
     return notes
+
+
+def _optimizer_is_possible(job: TrainJob) -> Faults:
+    optim, release = job.optim, "optim.release_gradients=true"
+    if optim.offload_gradients and not optim.offload:
+        yield Fault("optim.offload_gradients=true", f"optim={optim.name} keeps its states; use optim=cpu_offload")
+    if optim.offload_gradients and job.gradient_accumulation > 1:
+        problem = "gradients that have left the GPU cannot be added to; use 1, or optim.offload_gradients=false"
+        yield Fault(f"gradient_accumulation={job.gradient_accumulation}", problem)
+    if optim.release_gradients:
+        if optim.offload:
+            yield Fault(release, f"optim={optim.name} has optim.offload_gradients for this")
+        if job.gradient_accumulation > 1:
+            problem = "released gradients cannot be added to; use 1, or optim.release_gradients=false"
+            yield Fault(f"gradient_accumulation={job.gradient_accumulation}", problem)
+        if job.max_grad_norm is not None:
+            problem = (
+                "the weights have moved before the norm is known; with optim.release_gradients=true set it to null"
+            )
+            yield Fault(f"max_grad_norm={job.max_grad_norm:g}", problem)
+    dtype = job.model.native_dtype if job.model.dtype == "auto" else job.model.dtype
+    if dtype == "float16" and job.device != "cpu" and (optim.release_gradients or optim.offload):
+        which = release if optim.release_gradients else f"optim={optim.name}"
+        yield Fault(which, "float16 needs a gradient scaler, which needs all gradients; add model.dtype=bfloat16")
+    if optim.stochastic_rounding and not optim.rounding_argument:
+        can = ", ".join(choices_with("optim.rounding_argument"))
+        yield Fault("optim.stochastic_rounding=true", f"optim={optim.name} cannot; these can: {can}")
+    if optim.stochastic_rounding and dtype != "bfloat16":
+        problem = f"trains bfloat16 weights, and the model computes in {dtype}; add model.dtype=bfloat16"
+        yield Fault("optim.stochastic_rounding=true", problem)
+
+
+def _memory_settings_fit(job: TrainJob) -> Faults:
+    memory, quant, method = job.memory, job.quant.name, job.method
+    if memory.stream_blocks:
+        if method.kind == "full":
+            problem = f"method={method.name} trains the blocks themselves; use optim=cpu_offload_bf16 to save memory"
+            yield Fault("memory.stream_blocks=true", problem)
+        if quant != "none":
+            yield Fault("memory.stream_blocks=true", f"quant={quant} keeps the blocks on the device; use one of both")
+        if memory.activations in ("keep", "selective"):
+            problem = "blocks that are streamed must be computed again; use checkpoint or offload"
+            yield Fault(f"memory.activations={memory.activations}", problem)
+    if quant != "none":
+        if method.adapter != "lora":
+            yield Fault(f"quant={quant}", f"only for method=lora or lora_ff, not {method.name}")
+        elif method.init not in (None, "default", "gaussian"):
+            yield Fault(
+                f"method.init={method.init}", f"reads the base's weights, which quant={quant} packs; use default"
+            )
 
 
 def _method_settings_fit(job: TrainJob) -> Faults:

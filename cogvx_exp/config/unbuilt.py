@@ -10,10 +10,7 @@ from cogvx_exp.config.faults import Fault
 from cogvx_exp.config.schema import TrainJob
 
 UNBUILT: dict[str, tuple[Any, ...]] = {
-    "optim.name": ("cpu_offload",),
     "distributed.name": ("ddp", "zero2"),
-    "memory.activations": ("selective", "offload"),
-    "quant.name": ("nf4", "int8", "fp8"),
     "tracker.name": ("wandb", "tensorboard"),
     "compile": (True,),
 }

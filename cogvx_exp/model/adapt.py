@@ -11,10 +11,13 @@ from cogvx_exp.errors import UserError
 from cogvx_exp.randomness import keyed_seed
 
 
-def make_trainable(transformer: CogVideoXTransformer3DModel, method: Method, seed: int) -> None:
-    """Adds an adapter, or frees the weights themselves.
+def make_trainable(
+    transformer: CogVideoXTransformer3DModel, method: Method, seed: int, dtype: torch.dtype = torch.float32
+) -> None:
+    """Adds an adapter, or frees the weights themselves, and gives what is trained its type.
 
-    What is trained is float32: gradients in float16 cannot be unscaled, and bfloat16 loses small updates.
+    float32 is the rule: gradients in float16 cannot be unscaled, and bfloat16 loses small updates unless the
+    optimizer rounds them stochastically.
 
     Raises:
         UserError: no layer or parameter has one of the names asked for.
@@ -24,7 +27,7 @@ def make_trainable(transformer: CogVideoXTransformer3DModel, method: Method, see
     else:
         _add_adapter(transformer, method, seed)
     for parameter in trainable_parameters(transformer).values():
-        parameter.data = parameter.data.float()
+        parameter.data = parameter.data.to(dtype)
 
 
 def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

@@ -17,6 +17,7 @@ from cogvx_exp.files import file_hash, fingerprint, read_json
 from cogvx_exp.model.build import SCHEDULERS, build_pipeline, built_folder
 from cogvx_exp.model.device import Compute
 from cogvx_exp.model.positions import drop_learned_positions
+from cogvx_exp.model.quantize import quantize_block
 from cogvx_exp.model.source import pretrained_folder
 from cogvx_exp.tracking.run_folder import ABOUT, PEFT_FILE
 
@@ -39,8 +40,18 @@ def pipeline_folder(model: Model, cache_dir: Path) -> Path:
     return folder
 
 
-def load_transformer(folder: Path, compute: Compute, task: str) -> CogVideoXTransformer3DModel:
+def load_transformer(
+    folder: Path, compute: Compute, task: str, *, quant: str = "none", blocks_on_host: bool = False
+) -> CogVideoXTransformer3DModel:
     """Loads the denoiser with frozen weights.
+
+    Args:
+        folder: the pipeline.
+        compute: device and type.
+        task: t2v or i2v.
+        quant: storage of the blocks' linear layers (`quant=NAME`); never more than one block is on the device in
+            its own type.
+        blocks_on_host: leave the blocks in host memory (`memory.stream_blocks`).
 
     Raises:
         UserError: its input channels do not fit the task.
@@ -55,7 +66,15 @@ def load_transformer(folder: Path, compute: Compute, task: str) -> CogVideoXTran
     transformer = CogVideoXTransformer3DModel.from_pretrained(
         folder, subfolder="transformer", torch_dtype=compute.dtype, use_safetensors=True
     )
-    return transformer.requires_grad_(False).to(compute.device)
+    transformer.requires_grad_(False)
+    for block in transformer.transformer_blocks if quant != "none" else []:
+        quantize_block(block, quant, compute)
+    if blocks_on_host:
+        for name, part in transformer.named_children():
+            if name != "transformer_blocks":
+                part.to(compute.device)
+        return transformer
+    return transformer.to(compute.device)
 
 
 def load_trained(

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from cogvx_exp.errors import UserError
 from cogvx_exp.files import read_json, write_json
 from cogvx_exp.model.adapt import trainable_parameters
+from cogvx_exp.training.nested import put_tensors, take_tensors
 
 WEIGHTS, OPTIMIZER, STATE = "trainable.safetensors", "optimizer.safetensors", "state.json"
 
@@ -36,8 +37,14 @@ class TrainingState:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside, the trained weights are their running average, if there is one."""
+        """Inside, the trained weights are those to use: their running average, if there is one.
+
+        A schedule-free optimizer averages by itself and swaps the weights in its own way.
+        """
         parameters = list(trainable_parameters(self.transformer).values())
+        averages_itself = hasattr(self.optimizer, "eval") and hasattr(self._inner, "eval")
+        if averages_itself:
+            self._inner.eval()
         if self.ema:
             self.ema.store(parameters)
             self.ema.copy_to(parameters)
@@ -46,6 +53,13 @@ class TrainingState:
         finally:
             if self.ema:
                 self.ema.restore(parameters)
+            if averages_itself:
+                self._inner.train()
+
+    @property
+    def _inner(self) -> Any:
+        """The optimizer itself, out of accelerate's wrapper."""
+        return getattr(self.optimizer, "optimizer", self.optimizer)
 
     def update_average(self) -> None:
         """Counts the weights of a new step into the running average."""
@@ -64,10 +78,10 @@ class TrainingState:
                 raise UserError(f"{name} has values that are not finite, so no checkpoint was written; lower optim.lr")
         tensors: dict[str, torch.Tensor] = {}
         state = {
-            "optimizer": _take_tensors(self.optimizer.state_dict(), tensors, "optimizer"),
-            "lr_scheduler": _take_tensors(self.lr_scheduler.state_dict(), tensors, "lr_scheduler"),
+            "optimizer": take_tensors(self.optimizer.state_dict(), tensors, "optimizer"),
+            "lr_scheduler": take_tensors(self.lr_scheduler.state_dict(), tensors, "lr_scheduler"),
             "scaler": self.scaler.state_dict() if self.scaler else None,
-            "ema": _take_tensors(self.ema.state_dict(), tensors, "ema") if self.ema else None,
+            "ema": take_tensors(self.ema.state_dict(), tensors, "ema") if self.ema else None,
         }
         save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / WEIGHTS)
         save_file(tensors, folder / OPTIMIZER)
@@ -89,37 +103,10 @@ class TrainingState:
                 parameters[name].copy_(weight)
         tensors = load_file(folder / OPTIMIZER)
         state = read_json(folder / STATE)
-        self.optimizer.load_state_dict(_put_tensors(state["optimizer"], tensors))
-        self.lr_scheduler.load_state_dict(_put_tensors(state["lr_scheduler"], tensors))
+        self.optimizer.load_state_dict(put_tensors(state["optimizer"], tensors))
+        self.lr_scheduler.load_state_dict(put_tensors(state["lr_scheduler"], tensors))
         if self.scaler and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         if self.ema and state["ema"]:
-            self.ema.load_state_dict(_put_tensors(state["ema"], tensors))
+            self.ema.load_state_dict(put_tensors(state["ema"], tensors))
             self.ema.to(device=next(iter(parameters.values())).device)
-
-
-def _take_tensors(value: Any, tensors: dict[str, torch.Tensor], path: str) -> Any:
-    """Moves the tensors of a nested state into `tensors`; what is left is JSON."""
-    if isinstance(value, torch.Tensor):
-        tensors[path] = value.detach().cpu().contiguous().clone()
-        return {"tensor": path}
-    if isinstance(value, dict):
-        return {"items": [[key, _take_tensors(item, tensors, f"{path}.{key}")] for key, item in value.items()]}
-    if isinstance(value, list | tuple):
-        items = [_take_tensors(item, tensors, f"{path}.{index}") for index, item in enumerate(value)]
-        return {"tuple": items} if isinstance(value, tuple) else items
-    assert value is None or isinstance(value, bool | int | float | str), f"{path} is {type(value).__name__}"
-    return value
-
-
-def _put_tensors(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """The inverse of `_take_tensors`."""
-    if isinstance(value, list):
-        return [_put_tensors(item, tensors) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if "tensor" in value:
-        return tensors[value["tensor"]]
-    if "tuple" in value:
-        return tuple(_put_tensors(item, tensors) for item in value["tuple"])
-    return {key: _put_tensors(item, tensors) for key, item in value["items"]}

@@ -16,6 +16,7 @@ from cogvx_exp.tracking.progress import Bar
 from cogvx_exp.tracking.run_folder import Metrics
 from cogvx_exp.training.checkpoint import TrainingState
 from cogvx_exp.training.memory import memory_in_use
+from cogvx_exp.training.optimizer import clip_gradients
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def train_loop(
     with Bar("Training", schedule.steps, schedule.first_step) as bar:
         for step in range(schedule.first_step + 1, schedule.steps + 1):
             started = time.perf_counter()
-            lr = state.lr_scheduler.get_last_lr()[0]
+            lr = float(state.lr_scheduler.get_last_lr()[0])
             result = _optimizer_step(state, batches, loss, accelerator, schedule, step)
             seconds = time.perf_counter() - started
             memory = memory_in_use(accelerator.device)
@@ -120,8 +121,7 @@ def _optimizer_step(
             f"the loss is {value} at step {step} (clips: {', '.join(sorted(set(clips)))}); the last checkpoint is "
             "kept. Lower optim.lr, check these clips, or use model.dtype=float32"
         )
-    parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
-    grad_norm = accelerator.clip_grad_norm_(parameters, schedule.max_grad_norm or math.inf)
+    grad_norm = clip_gradients(state.optimizer, accelerator, schedule.max_grad_norm)
     state.optimizer.step()
     state.lr_scheduler.step()
     state.optimizer.zero_grad(set_to_none=True)

@@ -18,6 +18,7 @@ from cogvx_exp.config.schema import TrainJob, Validation
 from cogvx_exp.data.dataset import Dataset
 from cogvx_exp.evaluation.generation import Recipe
 from cogvx_exp.files import write_json
+from cogvx_exp.model.blocks import arrange_blocks
 from cogvx_exp.model.device import Compute, choose_compute, release
 from cogvx_exp.model.load import load_trained, load_transformer
 from cogvx_exp.tracking.environment import environment
@@ -29,7 +30,7 @@ from cogvx_exp.training.checkpoint_files import CheckpointFolder, remove_old_che
 from cogvx_exp.training.export import export, export_merged
 from cogvx_exp.training.loop import Action, Schedule, train_loop
 from cogvx_exp.training.memory import MemoryLog
-from cogvx_exp.training.setup import PreparedData, Training, build_training, prepare_data
+from cogvx_exp.training.setup import PreparedData, Training, build_training, load_base, prepare_data
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,9 @@ def train(job: TrainJob, folder: RunFolder, dataset: Dataset, checkpoint: Checkp
     with training.state.averaged():
         exported = export(training.transformer, job.method, folder.export, compute.dtype, training.about)
     if job.export.merge:
-        export_merged(training.transformer, folder.export, compute.dtype)
+        host = Compute(torch.device("cpu"), compute.dtype)
+        base = load_transformer(data.pipeline, host, job.task.name)
+        export_merged(load_trained(base, exported, host), folder.export, compute.dtype)
     if data.validator:
         memory.record("before_testing")
         _sample_from_export(job, data, training, folder, exported)
@@ -155,9 +158,10 @@ def _sample_from_export(
     """The last videos come from what was written, not from the model in memory, which makes room for it."""
     assert data.validator
     training.transformer.to("cpu")
+    training.state.optimizer.state.clear()
     release(data.compute.device)
-    transformer = load_transformer(data.pipeline, data.compute, job.task.name)
-    transformer = load_trained(transformer, exported, data.compute)
+    transformer = load_trained(load_base(job, data), exported, data.compute)
+    arrange_blocks(transformer, job.memory, data.compute.device)
     recipe = Recipe(job.model, [exported], [1.0], [1.0])
     data.validator.run(transformer, folder.validation(training.steps), training.steps, **recipe.about())
 

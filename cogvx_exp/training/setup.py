@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from diffusers import CogVideoXTransformer3DModel
 from diffusers.training_utils import EMAModel
@@ -29,6 +30,7 @@ from cogvx_exp.evaluation.sampling import FIRST_FRAME, split_prompts, video_requ
 from cogvx_exp.evaluation.validation import Validator
 from cogvx_exp.files import read_json
 from cogvx_exp.model.adapt import make_trainable, trainable_parameters
+from cogvx_exp.model.blocks import arrange_blocks
 from cogvx_exp.model.device import Compute
 from cogvx_exp.model.load import load_adapter_weights, load_scheduler, load_transformer, pipeline_folder
 from cogvx_exp.model.positions import drop_learned_positions, fits_learned_positions
@@ -148,26 +150,25 @@ def build_training(job: TrainJob, data: PreparedData, accelerator: Accelerator) 
     if job.epochs is not None:
         steps = math.ceil(job.epochs * stream.batches_per_epoch / job.gradient_accumulation)
 
-    transformer = load_transformer(data.pipeline, data.compute, job.task.name)
+    transformer = load_base(job, data)
     positions_dropped = not fits_learned_positions(transformer.config, _shapes(job, data.clips))
     if positions_dropped:
         drop_learned_positions(transformer)
         console.print(f"{job.model.name}'s learned positions fit its native shape only: dropped for this run")
-    make_trainable(transformer, job.method, job.seed)
+    trained_dtype = torch.bfloat16 if job.optim.stochastic_rounding else torch.float32
+    make_trainable(transformer, job.method, job.seed, trained_dtype)
     if job.method.init_from:
         load_adapter_weights(transformer, find_adapter(job.method.init_from, "method.init_from").file)
     transformer.train()
-    if job.memory.activations == "checkpoint":
-        transformer.enable_gradient_checkpointing()
+    _say_parameters(job, transformer, steps)
+    arrange_blocks(transformer, job.memory, data.compute.device)
     parameters = trainable_parameters(transformer)
-    optimizer = build_optimizer(parameters.values(), job.optim)
+    samples_per_step = job.batch_size * job.gradient_accumulation
+    optimizer = build_optimizer(parameters, job.optim, data.compute.device, samples_per_step)
     lr_scheduler = build_lr_scheduler(optimizer, job.lr_scheduler, steps)
     ema = EMAModel(parameters.values(), decay=job.ema_decay) if job.ema_decay else None
-    state = TrainingState(transformer, accelerator.prepare(optimizer), lr_scheduler, accelerator.scaler, ema)
-
-    trained = sum(parameter.numel() for parameter in parameters.values())
-    everything = sum(parameter.numel() for parameter in transformer.parameters())
-    console.print(f"Training {trained:,} of {everything:,} parameters of {job.model.name} for {steps} steps")
+    prepared = accelerator.prepare(optimizer, device_placement=[False])  # its states are where they belong
+    state = TrainingState(transformer, prepared, lr_scheduler, accelerator.scaler, ema)
 
     config = dict(transformer.config)
     noise_schedule = load_scheduler(data.pipeline, job.model.sampling.scheduler).alphas_cumprod
@@ -186,6 +187,25 @@ def build_training(job: TrainJob, data: PreparedData, accelerator: Accelerator) 
         positions_dropped=positions_dropped,
         held_out=_held_out(job, data, space),
     )
+
+
+def load_base(job: TrainJob, data: PreparedData) -> CogVideoXTransformer3DModel:
+    """The frozen transformer as the run stores it: quantized, or with its blocks on the host."""
+    return load_transformer(
+        data.pipeline,
+        data.compute,
+        job.task.name,
+        quant=job.quant.name,
+        blocks_on_host=job.memory.stream_blocks,
+    )
+
+
+def _say_parameters(job: TrainJob, transformer: CogVideoXTransformer3DModel, steps: int) -> None:
+    trained = sum(parameter.numel() for parameter in trainable_parameters(transformer).values())
+    everything = transformer.num_parameters()
+    of = f" of {everything:,}" if job.quant.name == "none" else ""  # packed weights cannot be counted
+    stored = f", the base in {job.quant.name}," if job.quant.name != "none" else ""
+    console.print(f"Training {trained:,}{of} parameters of {job.model.name}{stored} for {steps} steps")
 
 
 def _held_out(job: TrainJob, data: PreparedData, space: LatentSpace) -> HeldOutLoss | None:

@@ -1,7 +1,7 @@
 """The groups that say how a model is trained: task, method, optimizer, schedule, memory, validation."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -60,14 +60,39 @@ class Optim(Section):
     """Class of the optimizer. Default: torch.optim.AdamW."""
     lr: NonNegativeFloat
     """Peak learning rate. Default: 1.0e-4."""
-    betas: tuple[float, float] | None = None
+    scale_lr: bool
+    """Whether the learning rate is multiplied by the samples in an optimizer step (batch size, accumulation,
+    processes). Default: false."""
+    betas: list[Annotated[float, Field(ge=0, lt=1)]] | None = Field(default=None, min_length=2, max_length=3)
     """Decay of the running averages of gradient and squared gradient. Default: [0.9, 0.95]."""
     eps: PositiveFloat | None = None
     """Added to the denominator. Default: 1.0e-8."""
     weight_decay: NonNegativeFloat
     """Weight decay. Default: 0.001."""
-    offload_gradients: bool | None = None
-    """cpu_offload: whether gradients move to the host as they come."""
+    decay_norms_and_biases: bool
+    """Whether parameters of one dimension (norms, biases) decay, too. Default: true."""
+    settings: dict[str, Any]
+    """Further arguments of the class. Default: {}."""
+    matrix_flag: str | None = None
+    """muon: key that tells the class which parameter groups are matrices."""
+    state_values: NonNegativeFloat
+    """Numbers the optimizer keeps for each trained value, in the weight's own type (for the prediction of
+    memory only). Default: 2."""
+    state_bytes: NonNegativeFloat
+    """Bytes it keeps besides for each trained value (for the prediction of memory only). Default: 0."""
+    rounding_argument: str | None = None
+    """torchao: argument of the class that switches stochastic rounding on."""
+    stochastic_rounding: bool = False
+    """Trains bfloat16 weights, rounded up or down at random so that small updates are kept on average; no
+    float32 copy of the weights is needed. Default: false."""
+    offload: bool = False
+    """Whether optimizer states live in host memory and the step is made there (torchao CPUOffloadOptimizer).
+    Default: false."""
+    offload_gradients: bool = False
+    """With offload: whether gradients leave the GPU as soon as they are there. Default: false."""
+    release_gradients: bool
+    """Whether each weight is moved as soon as its gradient is there, which is then freed: never more than one
+    gradient is in memory. Without accumulation and without max_grad_norm. Default: false."""
 
 
 class LrScheduler(Section):
@@ -99,15 +124,27 @@ class Distributed(Section):
 
 
 class Memory(Section):
-    """What is kept in memory, and what is computed again instead."""
+    """What is kept in memory, and what is computed again or fetched instead."""
 
     activations: Literal["keep", "checkpoint", "selective", "offload"]
     """keep: store all activations. checkpoint: store each block's input and compute the rest again in
-    the backward pass. Default: checkpoint."""
+    the backward pass. selective: store the attention's output, too, so that attention is not computed twice.
+    offload: as checkpoint, with the blocks' inputs in host memory. Default: checkpoint."""
+    stream_blocks: bool
+    """Adapters: whether the frozen blocks' weights wait in host memory and come to the GPU one block ahead.
+    Default: false."""
+    ff_chunks: PositiveInt
+    """Parts in which a block's feed-forward layer is computed, each computed again in the backward pass.
+    Default: 1."""
     vae_slicing: bool
     """Encode and decode one video of a batch at a time. Default: true."""
     vae_tiling: bool
     """Encode and decode large frames in tiles. Default: true."""
+    budget: PositiveFloat | None
+    """GiB that a run may take on the device; null: what the GPU has. Default: null."""
+    preflight: bool
+    """Whether `train` predicts its memory first, and stops if it is above the budget. Without a GPU only if a
+    budget is set. Default: true."""
 
 
 class Quant(Section):
@@ -115,6 +152,8 @@ class Quant(Section):
 
     name: Literal["none", "nf4", "int8", "fp8"]
     """none: the model's own type. Default: none."""
+    bytes_per_weight: PositiveFloat | None = None
+    """Bytes of a weight, scales included (for the prediction of memory only)."""
 
 
 class Tracker(Section):
