@@ -6,7 +6,7 @@ import torch
 from diffusers import CogVideoXTransformer3DModel
 from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftConfig
 
-from cogvx_exp.config.schema import Method
+from cogvx_exp.config.schema import Method, Optim
 from cogvx_exp.errors import UserError
 from cogvx_exp.randomness import keyed_seed
 
@@ -28,6 +28,11 @@ def make_trainable(
         _add_adapter(transformer, method, seed)
     for parameter in trainable_parameters(transformer).values():
         parameter.data = parameter.data.to(dtype)
+
+
+def trained_dtype(optim: Optim) -> torch.dtype:
+    """Type of what is trained: float32, unless the optimizer rounds stochastically."""
+    return torch.bfloat16 if optim.stochastic_rounding else torch.float32
 
 
 def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from diffusers import CogVideoXTransformer3DModel
+from torch import nn
 from torch.autograd.graph import register_multi_grad_hook, saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
@@ -29,6 +30,10 @@ def arrange_blocks(
 ) -> None:
     """Sets how all blocks are run from now on. `host`: where tensors are parked, if not in the device's host."""
     host = host or HostMemory(device)
+    if memory.norms == "model":
+        for module in transformer.modules():
+            if type(module) is nn.LayerNorm:
+                module.forward = partial(_norm, module)  # type: ignore[method-assign]
     if memory.ff_chunks > 1:
         for block in transformer.transformer_blocks:
             block.ff.forward = partial(_chunked, block.ff.forward, memory.ff_chunks)
@@ -53,6 +58,16 @@ def _runner(activations: str, host: HostMemory) -> Callable[..., Any]:
             return run(*args)
 
     return run_offloaded
+
+
+def _norm(norm: nn.LayerNorm, x: torch.Tensor) -> torch.Tensor:
+    """A layer norm in the type of its input, as in the diffusers pipelines; autocast would make it float32 on a GPU.
+
+    The kernel computes mean and variance in float32 either way.
+    """
+    weight, bias = (None if value is None else value.to(x.dtype) for value in (norm.weight, norm.bias))
+    with torch.autocast(x.device.type, enabled=False):
+        return nn.functional.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
 
 
 def _chunked(forward: Callable[..., torch.Tensor], chunks: int, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -119,7 +134,7 @@ class BlockStream:
             block.register_forward_pre_hook(partial(self._before, index), with_kwargs=True)
             block.register_forward_hook(partial(self._after, index), always_call=True)
 
-    def _before(self, index: int, block: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _before(self, index: int, block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         self._arrive(index)
         neighbour = index - 1 if _in_backward() else index + 1
         if 0 <= neighbour < len(self._blocks) and not self._on_device[neighbour]:
@@ -130,7 +145,7 @@ class BlockStream:
         if inputs and not _in_backward():
             register_multi_grad_hook(inputs, lambda gradients: self._leave(index))
 
-    def _after(self, index: int, block: torch.nn.Module, args: tuple, output: Any) -> None:
+    def _after(self, index: int, block: nn.Module, args: tuple, output: Any) -> None:
         if not _in_backward():  # else the gradients of this block are still to come
             self._leave(index)
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import string
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -17,6 +18,7 @@ from diffusers import (
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from cogvx_exp.config.schema import Model
+from cogvx_exp.config.schema.model import VaeArchitecture
 from cogvx_exp.files import fingerprint, sync_folder
 
 FORMAT = 1
@@ -80,13 +82,18 @@ def build_pipeline(model: Model, folder: Path) -> None:
         shutil.rmtree(beside)
 
 
+def vae_arguments(architecture: VaeArchitecture) -> dict[str, Any]:
+    """Arguments of AutoencoderKLCogVideoX."""
+    levels = len(architecture.block_out_channels)
+    return {
+        **architecture.model_dump(),
+        "down_block_types": ("CogVideoXDownBlock3D",) * levels,
+        "up_block_types": ("CogVideoXUpBlock3D",) * levels,
+    }
+
+
 def _build_vae(model: Model) -> AutoencoderKLCogVideoX:
-    levels = len(model.vae.block_out_channels)
-    vae = AutoencoderKLCogVideoX(
-        **model.vae.model_dump(),
-        down_block_types=("CogVideoXDownBlock3D",) * levels,
-        up_block_types=("CogVideoXUpBlock3D",) * levels,
-    )
+    vae = AutoencoderKLCogVideoX(**vae_arguments(model.vae))
     # A trained encoder is all but certain of its latents. With the usual initialization they would
     # have unit variance around small means, and there would be nothing to learn.
     last = vae.encoder.conv_out.conv

@@ -22,6 +22,21 @@ class Compute:
         return {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.dtype]
 
 
+def resolve_dtype(model: Model, device: str) -> torch.dtype:
+    """The type a model computes in: the native one unless another is asked for; a CPU has no use for float16.
+
+    Raises:
+        UserError: float16 was asked for on a CPU.
+    """
+    dtype = model.native_dtype if model.dtype == "auto" else model.dtype
+    if dtype == "float16" and device == "cpu":
+        if model.dtype != "auto":
+            raise UserError("model.dtype=float16 needs a GPU; on a CPU use model.dtype=float32 or auto")
+        dtype = "float32"
+    resolved: torch.dtype = getattr(torch, dtype)
+    return resolved
+
+
 def choose_compute(device: str, model: Model) -> Compute:
     """Resolves `auto`.
 
@@ -34,12 +49,7 @@ def choose_compute(device: str, model: Model) -> Compute:
         raise UserError(f"device={device}: this machine has no CUDA GPU that torch {torch.__version__} can use")
     # Some library functions import DeepSpeed, which otherwise warns that it looked for a GPU in vain.
     os.environ.setdefault("DS_ACCELERATOR", device.partition(":")[0])
-    dtype = model.native_dtype if model.dtype == "auto" else model.dtype
-    if dtype == "float16" and device == "cpu":
-        if model.dtype != "auto":
-            raise UserError("model.dtype=float16 needs a GPU; on a CPU use model.dtype=float32 or auto")
-        dtype = "float32"
-    return Compute(torch.device(device), getattr(torch, dtype))
+    return Compute(torch.device(device), resolve_dtype(model, device))
 
 
 def release(device: torch.device) -> None:

@@ -28,6 +28,11 @@ def rotary_positions(config: dict, latent_shape: tuple[int, int, int], device: t
     return _rotary(*(config[key] for key in keys), latent_shape, device)
 
 
+def forget_rotary_positions() -> None:
+    """Empties the store of what was computed."""
+    _rotary.cache_clear()
+
+
 @lru_cache(maxsize=64)
 def _rotary(
     head_dim: int,

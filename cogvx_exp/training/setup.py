@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from diffusers import CogVideoXTransformer3DModel
 from diffusers.training_utils import EMAModel
@@ -29,7 +28,7 @@ from cogvx_exp.evaluation.held_out import HeldOutLoss, fixed_timesteps
 from cogvx_exp.evaluation.sampling import FIRST_FRAME, split_prompts, video_requests
 from cogvx_exp.evaluation.validation import Validator
 from cogvx_exp.files import read_json
-from cogvx_exp.model.adapt import make_trainable, trainable_parameters
+from cogvx_exp.model.adapt import make_trainable, trainable_parameters, trained_dtype
 from cogvx_exp.model.blocks import arrange_blocks
 from cogvx_exp.model.device import Compute
 from cogvx_exp.model.load import load_adapter_weights, load_scheduler, load_transformer, pipeline_folder
@@ -155,8 +154,7 @@ def build_training(job: TrainJob, data: PreparedData, accelerator: Accelerator) 
     if positions_dropped:
         drop_learned_positions(transformer)
         console.print(f"{job.model.name}'s learned positions fit its native shape only: dropped for this run")
-    trained_dtype = torch.bfloat16 if job.optim.stochastic_rounding else torch.float32
-    make_trainable(transformer, job.method, job.seed, trained_dtype)
+    make_trainable(transformer, job.method, job.seed, trained_dtype(job.optim))
     if job.method.init_from:
         load_adapter_weights(transformer, find_adapter(job.method.init_from, "method.init_from").file)
     transformer.train()

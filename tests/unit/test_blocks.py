@@ -12,7 +12,14 @@ from cogvx_exp.model.blocks import arrange_blocks
 from cogvx_exp.model.host_memory import HostMemory, Parked
 from tests.conftest import MakeJob
 
-PLAIN = {"stream_blocks": False, "ff_chunks": 1, "vae_slicing": True, "vae_tiling": True, "budget": None}
+PLAIN = {
+    "stream_blocks": False,
+    "ff_chunks": 1,
+    "vae_slicing": True,
+    "vae_tiling": True,
+    "budget": None,
+    "norms": "model",
+}
 
 
 class CountingHost(HostMemory):

@@ -136,6 +136,9 @@ class Memory(Section):
     ff_chunks: PositiveInt
     """Parts in which a block's feed-forward layer is computed, each computed again in the backward pass.
     Default: 1."""
+    norms: Literal["model", "float32"]
+    """Type of the layer norms' results. model: the model's own, as in the diffusers pipelines. float32: as autocast
+    makes them on a GPU. Default: model."""
     vae_slicing: bool
     """Encode and decode one video of a batch at a time. Default: true."""
     vae_tiling: bool

@@ -1,0 +1,66 @@
+"""Memory of the VAE and of the text encoder, each alone on the device."""
+
+from functools import lru_cache
+from typing import Literal
+
+import torch
+
+from cogvx_exp.config.schema import Memory
+from cogvx_exp.config.schema.model import TextEncoderArchitecture, VaeArchitecture
+from cogvx_exp.data.buckets import Bucket
+from cogvx_exp.estimate.stand_ins import place, text_encoder_without_data, vae_without_data, without_data
+from cogvx_exp.model.positions import SPATIAL
+
+
+def vae_weights(architecture: VaeArchitecture, dtype: torch.dtype) -> int:
+    """Bytes of the autoencoder's weights."""
+    vae = vae_without_data(architecture, dtype)
+    return sum(weight.numel() for weight in vae.parameters()) * dtype.itemsize
+
+
+def vae_peak(
+    architecture: VaeArchitecture,
+    memory: Memory,
+    dtype: torch.dtype,
+    shape: Bucket,
+    batch_size: int,
+    what: Literal["encode", "decode"],
+) -> int:
+    """Most bytes while the autoencoder encodes or decodes clips, its weights included."""
+    tiles = (memory.vae_slicing, memory.vae_tiling)
+    return _vae_peak(architecture.model_dump_json(), *tiles, dtype, shape, batch_size, what)
+
+
+def text_encoder_peak(architecture: TextEncoderArchitecture, dtype: torch.dtype, tokens: tuple[int, int]) -> int:
+    """Most bytes while (captions, length) tokens are encoded, the weights included."""
+    return _text_encoder_peak(architecture.model_dump_json(), dtype, tokens)
+
+
+@lru_cache(maxsize=64)
+def _vae_peak(
+    architecture: str, slicing: bool, tiling: bool, dtype: torch.dtype, shape: Bucket, batch_size: int, what: str
+) -> int:
+    parsed = VaeArchitecture.model_validate_json(architecture)
+    vae = vae_without_data(parsed, dtype)
+    if slicing:
+        vae.enable_slicing()
+    if tiling:
+        vae.enable_tiling()
+    with without_data("cuda") as live, torch.no_grad():
+        place(vae, live, "VAE")
+        if what == "encode":
+            vae.encode(torch.empty(batch_size, 3, shape.num_frames, shape.height, shape.width, dtype=dtype))
+        else:
+            frames = (shape.num_frames - 1) // parsed.temporal_compression_ratio + 1
+            size = (parsed.latent_channels, frames, shape.height // SPATIAL, shape.width // SPATIAL)
+            vae.decode(torch.empty(batch_size, *size, dtype=dtype))
+        return live.peak
+
+
+@lru_cache(maxsize=16)
+def _text_encoder_peak(architecture: str, dtype: torch.dtype, tokens: tuple[int, int]) -> int:
+    encoder = text_encoder_without_data(TextEncoderArchitecture.model_validate_json(architecture), dtype)
+    with without_data("cuda") as live, torch.no_grad():
+        place(encoder, live, "text encoder")
+        encoder(torch.zeros(tokens, dtype=torch.long))
+        return live.peak

@@ -1,0 +1,110 @@
+"""Counts the bytes of all tensors that are alive, as a device's allocator would."""
+
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+BLOCK = 512
+"""Bytes that torch's CUDA allocator rounds up to."""
+
+aten = torch.ops.aten
+KINDS = {
+    "attention": (
+        aten._scaled_dot_product_flash_attention_for_cpu,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward,
+        aten._scaled_dot_product_flash_attention,
+        aten._scaled_dot_product_flash_attention_backward,
+    ),
+    "linear layers": (aten.addmm, aten.mm, aten.bmm),
+    "norms": (aten.native_layer_norm, aten.native_layer_norm_backward, aten.native_group_norm),
+    "gelu": (aten.gelu, aten.gelu_backward),
+    "convolutions": (aten.convolution, aten.convolution_backward),
+}
+"""What a tensor is counted as, by the operation that made it; by default, it is `other`."""
+
+FLASH_BACKWARD = KINDS["attention"][1]
+
+
+class LiveBytes(TorchDispatchMode):
+    """Inside, the storages of new tensors are counted until they are freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = 0
+        self.peak = 0
+        self.by_kind: Counter[str] = Counter()
+        """Bytes alive now."""
+        self.at_peak: Counter[str] = Counter()
+        """Bytes that were alive at the peak."""
+        self._kind_of: dict[int, tuple[str, int]] = {}
+        self._references: dict[int, weakref.ref] = {}
+        self._new = "other"
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        packet = getattr(function, "overloadpacket", None)
+        kind = next((name for name, packets in KINDS.items() if packet in packets), self._new)
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self._count(tensor, kind)
+        if packet is FLASH_BACKWARD:
+            # On a GPU, FlashAttention-2 sums the gradient of the queries in float32 beside the result.
+            self._see_peak("attention", 4 * args[1].numel())
+        return result
+
+    @contextmanager
+    def making(self, kind: str) -> Iterator[None]:
+        """Inside, new tensors are of this kind, unless their operation says otherwise."""
+        before, self._new = self._new, kind
+        try:
+            yield
+        finally:
+            self._new = before
+
+    def label(self, tensor: torch.Tensor, kind: str) -> None:
+        """Counts a tensor as another kind from now on."""
+        key = tensor.untyped_storage()._cdata
+        if key in self._kind_of:
+            old, size = self._kind_of[key]
+            self.by_kind[old] -= size
+            self.by_kind[kind] += size
+            self._kind_of[key] = (kind, size)
+
+    def exclude(self, tensor: torch.Tensor) -> None:
+        """Stops counting a tensor: it is not on the device."""
+        self._forget(tensor.untyped_storage()._cdata)
+
+    def reset_peak(self) -> None:
+        """Forgets the peak so far."""
+        self.peak, self.at_peak = self.live, Counter(self.by_kind)
+
+    def _count(self, tensor: torch.Tensor, kind: str) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._kind_of or tensor.device.type == "meta":
+            return
+        size = -(-storage.nbytes() // BLOCK) * BLOCK
+        self._kind_of[key] = (kind, size)
+        self._references[key] = weakref.ref(storage, lambda _: self._forget(key))
+        self.live += size
+        self.by_kind[kind] += size
+        self._see_peak(kind, 0)
+
+    def _see_peak(self, kind: str, temporary: int) -> None:
+        if self.live + temporary > self.peak:
+            self.peak = self.live + temporary
+            self.at_peak = Counter(self.by_kind)
+            self.at_peak[kind] += temporary
+
+    def _forget(self, key: int) -> None:
+        if key in self._kind_of:
+            kind, size = self._kind_of.pop(key)
+            self._references.pop(key, None)
+            self.live -= size
+            self.by_kind[kind] -= size

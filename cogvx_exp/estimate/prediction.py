@@ -1,0 +1,118 @@
+"""What a run will take: bytes by kind and by phase."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import product
+
+from cogvx_exp.config.schema import TrainJob, Validation
+from cogvx_exp.data.buckets import Bucket
+from cogvx_exp.data.prepare import CAPTIONS_AT_ONCE
+from cogvx_exp.estimate.encoders import text_encoder_peak, vae_peak, vae_weights
+from cogvx_exp.estimate.training_step import StepBytes, go_through
+from cogvx_exp.model.device import resolve_dtype
+from cogvx_exp.training.memory import GIB
+
+RESERVE_GIB = 0.7
+"""What a GPU needs besides tensors: the CUDA context (0.4 to 0.6 GiB on recent cards) and matrix workspaces."""
+
+PHASES = ("encoding", "before_training", "before_validation", "after_validation", "after_testing")
+"""Encoding captions and clips, then the four moments of the CogVideoX Factory's tables: the weights are there; the
+peak of training; the peak with validations between steps; the peak of the validation at the end."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Memory of a run on its device. All figures are GiB."""
+
+    name: str
+    shape: str
+    """The largest clip, frames x height x width."""
+    batch_size: int
+    weights: float
+    """Frozen weights on the device."""
+    trained: float
+    """Trained weights, and their running average if there is one."""
+    gradients: float
+    """Gradients that are held at the end of a backward pass."""
+    optimizer: float
+    """States of the optimizer on the device."""
+    host: float
+    """Weights, gradients and states that wait in host memory."""
+    at_peak: dict[str, float]
+    """What is alive at the peak of a training step, by kind."""
+    phases: dict[str, float]
+    """Peak of each of `PHASES` that the run has."""
+
+    @property
+    def peak(self) -> float:
+        """The highest peak of all phases."""
+        return max(self.phases.values())
+
+    def fits(self, budget: float) -> bool:
+        """Whether a device with `budget` GiB suffices."""
+        return self.peak + RESERVE_GIB <= budget
+
+
+def predict(job: TrainJob, shapes: Iterable[Bucket] | None = None, device: str = "cuda") -> Prediction:
+    """Predicts a run's memory.
+
+    Args:
+        job: a checked job.
+        shapes: the buckets that the data has; by default all that the configuration allows.
+        device: cuda, or cpu, whose autocast keeps layer norms in the lower type.
+    """
+    buckets = set(shapes or _configured_buckets(job))
+    largest = max(buckets, key=lambda bucket: bucket.num_frames * bucket.height * bucket.width)
+    step = go_through(job, largest, buckets, device)
+    phases = {
+        "encoding": _encoding_peak(job, largest, device),
+        "before_training": step.resident,
+        "before_validation": step.peak,
+        **_sampling_peaks(job, step, device),
+    }
+    kinds = {kind: round(size / GIB, 3) for kind, size in step.at_peak.most_common()}
+    return Prediction(
+        name=job.name,
+        shape=str(largest),
+        batch_size=job.batch_size,
+        weights=round(step.weights / GIB, 3),
+        trained=round(step.trained / GIB, 3),
+        gradients=round(step.gradients / GIB, 3),
+        optimizer=round(step.optimizer / GIB, 3),
+        host=round(step.host / GIB, 3),
+        at_peak={kind: size for kind, size in kinds.items() if size > 0},
+        phases={name: round(value / GIB, 3) for name, value in phases.items()},
+    )
+
+
+def _encoding_peak(job: TrainJob, largest: Bucket, device: str) -> int:
+    """Peak of what comes before training: captions, then clips."""
+    dtype = resolve_dtype(job.model, device)
+    clips = vae_peak(job.model.vae, job.memory, dtype, largest, job.data.encode_batch_size, "encode")
+    tokens = (CAPTIONS_AT_ONCE, job.model.transformer.max_text_seq_length)
+    return max(clips, text_encoder_peak(job.model.text_encoder, dtype, tokens))
+
+
+def _sampling_peaks(job: TrainJob, step: StepBytes, device: str) -> dict[str, int]:
+    """Peaks of the validation between steps and of the one at the end."""
+    validation = job.validation
+    if not isinstance(validation, Validation):
+        return {}
+    dtype = resolve_dtype(job.model, device)
+    shape = Bucket(validation.num_frames, validation.height, validation.width)
+    vae = vae_weights(job.model.vae, dtype)
+    transformer = step.weights + step.trained
+    decoding = vae_peak(job.model.vae, job.memory, dtype, shape, 1, "decode") - (
+        transformer if validation.offload else 0
+    )
+    sampling = max(step.sampling + vae, decoding)
+    # At the end, neither the optimizer's states nor the running average are there any more.
+    return {
+        "after_validation": max(step.peak, step.between + sampling),
+        "after_testing": max(transformer + sampling, 0),
+    }
+
+
+def _configured_buckets(job: TrainJob) -> set[Bucket]:
+    data = job.data
+    return {Bucket(*sizes) for sizes in product(data.frame_buckets, data.height_buckets, data.width_buckets)}
