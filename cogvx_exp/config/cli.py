@@ -34,13 +34,19 @@ class EntryPoint(Generic[Job]):
     """A command: its primary config, the type of its job, its rules and what it does."""
 
     name: str
-    """Name of the module and of the primary config: `train` reads conf/train.yaml."""
+    """Name of the module."""
     schema: type[Job]
     """Type of the whole configuration."""
     run: Callable[[Job, list[str]], Any]
     """Does the work, given the job and the overrides it was made from."""
     check: Callable[[Job], list[Fault]] = lambda job: []
     """The rules between settings, if they can be known from the configuration alone."""
+    config: str = ""
+    """Primary config in conf/, if it is not that of the module's name."""
+    finish: Callable[[list[Any]], None] = lambda results: None
+    """Is given what `run` returned, for all jobs of a sweep."""
+    extra: tuple[str, ...] = ()
+    """Overrides of Hydra's own settings."""
 
     def __call__(self, argv: Sequence[str] | None = None) -> int:
         """Runs the command and returns its exit code: 0, 2 for a user's error, 130 for Ctrl-C."""
@@ -56,12 +62,17 @@ class EntryPoint(Generic[Job]):
             print(f"cogvx_exp.{self.name}: interrupted", file=sys.stderr)
             return INTERRUPTED
 
+    @property
+    def _config(self) -> str:
+        return self.config or self.name
+
     def _main(self, argv: list[str]) -> int:
         flags = get_args_parser().parse_args(argv)
         runs_once = not (flags.multirun or flags.cfg or flags.info or flags.shell_completion or flags.hydra_help)
         extra = [f"hydra.searchpath=[file://{Path(flags.config_dir).resolve()}]"] if flags.config_dir else []
+        argv = [*argv, *self.extra]
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            good, faults = check_names(self.name, flags.overrides, extra)
+            good, faults = check_names(self._config, flags.overrides, extra)
             if faults or runs_once:
                 job, more = self._try(good, extra)
                 faults += more
@@ -81,7 +92,7 @@ class EntryPoint(Generic[Job]):
         taken out and the rest is tried again, until all faults are known.
         """
         try:
-            return self.job(compose(self.name, [*extra, *overrides])), []
+            return self.job(compose(self._config, [*extra, *overrides])), []
         except ConfigError as error:
             at_fault = {fault.setting.partition("=")[0] for fault in error.faults}
             rest = [text for text in overrides if text.lstrip("+").partition("=")[0] not in at_fault]
@@ -111,11 +122,13 @@ class EntryPoint(Generic[Job]):
         sys.argv = [sys.argv[0], *argv]
 
         failed: list[UserError] = []
+        results: list[Any] = []
 
         def start(config: DictConfig) -> Any:
             overrides = list(HydraConfig.get().overrides.task)
             try:
-                return self.run(self.job(config), overrides)
+                results.append(self.run(self.job(config), overrides))
+                return results[-1] if isinstance(results[-1], float) else None
             except UserError as error:
                 failed.append(error)  # raised below: a sweep goes on with its next job
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -123,9 +136,10 @@ class EntryPoint(Generic[Job]):
                 return None
 
         try:
-            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=self.name)(start)()
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=self._config)(start)()
         except HydraException as error:
             raise UserError(_first_lines(error)) from error
+        self.finish(results)
         if len(failed) > 1:
             raise UserError(f"{len(failed)} jobs failed; see above")
         if failed:

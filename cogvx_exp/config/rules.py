@@ -30,6 +30,12 @@ def check_train(job: TrainJob) -> list[Fault]:
     return [fault for rule in rules for fault in rule(job)]
 
 
+def check_memory(job: TrainJob) -> list[Fault]:
+    """Faults of a job whose memory is predicted: as for training, but it needs neither data nor weights."""
+    needless = ("data.root", "data.sources", "model.path", "hub.")
+    return [fault for fault in check_train(job) if not fault.setting.startswith(needless)]
+
+
 def check_prepare(job: PrepareJob) -> list[Fault]:
     """All faults of a prepare job."""
     rules = (_weights_can_be_found, _data_is_complete, _encoding_is_possible, _buckets_are_legal)

@@ -8,7 +8,7 @@ from cogvx_exp.config.schema import TrainJob, Validation
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.prepare import CAPTIONS_AT_ONCE
 from cogvx_exp.estimate.encoders import text_encoder_peak, vae_peak, vae_weights
-from cogvx_exp.estimate.training_step import StepBytes, go_through
+from cogvx_exp.estimate.training_step import StepBytes, step_bytes
 from cogvx_exp.model.device import resolve_dtype
 from cogvx_exp.training.memory import GIB
 
@@ -63,26 +63,30 @@ def predict(job: TrainJob, shapes: Iterable[Bucket] | None = None, device: str =
     """
     buckets = set(shapes or _configured_buckets(job))
     largest = max(buckets, key=lambda bucket: bucket.num_frames * bucket.height * bucket.width)
-    step = go_through(job, largest, buckets, device)
+    step = step_bytes(job, largest, buckets, device)
     phases = {
         "encoding": _encoding_peak(job, largest, device),
-        "before_training": step.resident,
-        "before_validation": step.peak,
+        "before_training": step.resident.total(),
+        "before_validation": step.peak.total(),
         **_sampling_peaks(job, step, device),
     }
-    kinds = {kind: round(size / GIB, 3) for kind, size in step.at_peak.most_common()}
+    kinds = {kind: _gib(size) for kind, size in step.peak.most_common()}
     return Prediction(
         name=job.name,
         shape=str(largest),
         batch_size=job.batch_size,
-        weights=round(step.weights / GIB, 3),
-        trained=round(step.trained / GIB, 3),
-        gradients=round(step.gradients / GIB, 3),
-        optimizer=round(step.optimizer / GIB, 3),
-        host=round(step.host / GIB, 3),
+        weights=_gib(step.resident["weights"]),
+        trained=_gib(step.resident["trained weights"]),
+        gradients=_gib(step.gradients.total()),
+        optimizer=_gib(step.between["optimizer"]),
+        host=_gib(step.host.total()),
         at_peak={kind: size for kind, size in kinds.items() if size > 0},
-        phases={name: round(value / GIB, 3) for name, value in phases.items()},
+        phases={name: _gib(value) for name, value in phases.items()},
     )
+
+
+def _gib(size: int) -> float:
+    return round(size / GIB, 3)
 
 
 def _encoding_peak(job: TrainJob, largest: Bucket, device: str) -> int:
@@ -101,16 +105,13 @@ def _sampling_peaks(job: TrainJob, step: StepBytes, device: str) -> dict[str, in
     dtype = resolve_dtype(job.model, device)
     shape = Bucket(validation.num_frames, validation.height, validation.width)
     vae = vae_weights(job.model.vae, dtype)
-    transformer = step.weights + step.trained
-    decoding = vae_peak(job.model.vae, job.memory, dtype, shape, 1, "decode") - (
-        transformer if validation.offload else 0
-    )
-    sampling = max(step.sampling + vae, decoding)
-    # At the end, neither the optimizer's states nor the running average are there any more.
-    return {
-        "after_validation": max(step.peak, step.between + sampling),
-        "after_testing": max(transformer + sampling, 0),
-    }
+    decoding = vae_peak(job.model.vae, job.memory, dtype, shape, 1, "decode")
+    transformer = step.resident["weights"] + step.resident["trained weights"]
+    without = transformer if validation.offload else 0
+    # At the end, neither the optimizer's states nor a running average are there any more.
+    gone = step.between.total() - transformer
+    sampling = max(step.sampling.total() + vae, step.between.total() - without + decoding)
+    return {"after_validation": max(step.peak.total(), sampling), "after_testing": sampling - gone}
 
 
 def _configured_buckets(job: TrainJob) -> set[Bucket]:

@@ -1,6 +1,7 @@
 """Goes through training steps, and one step of sampling, without data."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -14,31 +15,44 @@ from cogvx_exp.estimate.live import LiveBytes
 from cogvx_exp.estimate.stand_ins import TracedHost, place, transformer_without_data, vae_without_data, without_data
 from cogvx_exp.model.adapt import trainable_parameters
 from cogvx_exp.model.blocks import arrange_blocks
-from cogvx_exp.model.device import resolve_dtype
+from cogvx_exp.model.device import Compute, resolve_dtype
 from cogvx_exp.model.positions import SPATIAL
+
+DEPTHS = (5, 8)
+"""Depths of model at which deep ones are gone through. Not less: where blocks are streamed, the peak of a shallower one
+is elsewhere."""
 
 
 @dataclass(frozen=True)
 class StepBytes:
-    """What going through the steps has shown, in bytes."""
+    """Bytes by kind at the moments of training that matter."""
 
-    weights: int
-    trained: int
-    gradients: int
-    optimizer: int
-    host: int
-    resident: int
+    resident: Counter[str]
     """Before the first step."""
-    peak: int
-    at_peak: Any
-    between: int
+    forward: Counter[str]
+    """At the peak of the forward pass."""
+    backward: Counter[str]
+    """At the peak of the backward pass."""
+    between: Counter[str]
     """After a step: what stays while videos are sampled."""
-    sampling: int
-    """Peak of a denoising step above `between`."""
+    sampling: Counter[str]
+    """At the peak of a denoising step."""
+    gradients: Counter[str]
+    """Held at the end of a backward pass."""
+    host: Counter[str]
+    """In host memory."""
+
+    @property
+    def peak(self) -> Counter[str]:
+        """The higher of the two peaks of a step."""
+        return max(self.forward, self.backward, key=Counter.total)
 
 
-def go_through(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: str) -> StepBytes:
-    """Builds the job's model without data and takes two training steps and a denoising step with it.
+def step_bytes(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: str) -> StepBytes:
+    """What two training steps and a denoising step of a job take.
+
+    All blocks are alike, so a deep model is gone through at two depths, and the rest follows: the result is that
+    of the whole depth (a test compares them), in a third of the time.
 
     Args:
         job: a checked job.
@@ -46,61 +60,72 @@ def go_through(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: str
         buckets: all shapes of the data.
         device: cuda or cpu.
     """
-    dtype = resolve_dtype(job.model, device)
-    transformer = transformer_without_data(job, dtype, buckets)
+    depth = job.model.transformer.num_layers
+    if depth <= max(DEPTHS):
+        return go_through(job, largest, buckets, device)
+    low, high = (go_through(_with_depth(job, layers), largest, buckets, device) for layers in DEPTHS)
+    times = (depth - DEPTHS[0]) / (DEPTHS[1] - DEPTHS[0])
+    return StepBytes(
+        **{item.name: _extend(getattr(low, item.name), getattr(high, item.name), times) for item in fields(low)}
+    )
+
+
+def _with_depth(job: TrainJob, layers: int) -> TrainJob:
+    transformer = job.model.transformer.model_copy(update={"num_layers": layers})
+    return job.model_copy(update={"model": job.model.model_copy(update={"transformer": transformer})})
+
+
+def _extend(low: Counter[str], high: Counter[str], times: float) -> Counter[str]:
+    return Counter({kind: round(low[kind] + times * (high[kind] - low[kind])) for kind in low | high})
+
+
+def go_through(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: str) -> StepBytes:
+    """Builds the job's model without data and takes the steps with it."""
+    compute = Compute(torch.device("cpu"), resolve_dtype(job.model, device))
+    transformer = transformer_without_data(job, compute.dtype, buckets)
     config = dict(transformer.config)
     with without_data(device) as live:
         place(transformer, live, "weights")
         parameters = trainable_parameters(transformer)
         for parameter in parameters.values():
             live.label(parameter, "trained weights")
-        everything = live.live
+        weights = Counter(live.by_kind)
         with live.making("trained weights"):
             average = [parameter.detach().clone() for parameter in parameters.values()] if job.ema_decay else []
         transformer.train()
-        arrange_blocks(transformer, job.memory, torch.device("cpu"), TracedHost(live))
+        arrange_blocks(transformer, job.memory, compute.device, TracedHost(live))
         _label_checkpoints(transformer, live)
-        held = _Gradients(parameters, job.optim, live)
-        encoder = _EncoderInTheLoop(job, dtype, live)
-        resident, weights = live.live, live.by_kind["weights"]
-        loss = denoising_loss(torch.empty(job.model.scheduler.num_train_timesteps), config, dtype)
+        gradients = _Gradients(parameters, job.optim, live)
+        encoder = _EncoderInTheLoop(job, compute.dtype, live)
+        loss = denoising_loss(torch.empty(job.model.scheduler.num_train_timesteps), config, compute.dtype)
+        resident = Counter(live.by_kind)
         states: list[torch.Tensor] = []
         for _ in range(2):
-            live.reset_peak()
+            forward, backward = Counter[str](), Counter[str]()
             for _ in range(min(job.gradient_accumulation, 2)):
+                live.reset_peak()
                 encoder.encode(largest, job.batch_size)
                 batch = _batch(job, largest, job.batch_size)
-                with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+                with compute.autocast():
                     value = loss(transformer, batch).mean()
+                forward = max(forward, live.at_peak, key=Counter.total)
+                live.reset_peak()
                 value.backward()
+                backward = max(backward, live.at_peak, key=Counter.total)
                 del value, batch
-            if not states:
-                states = _optimizer_states(parameters, job.optim, live)
-            gradients = live.by_kind["gradients"]
-            held.free()
-        peak, at_peak, between = live.peak, live.at_peak, live.live
-        sampling = 0
+            states = states or _optimizer_states(parameters, job.optim, live)
+            held = Counter(gradients=live.by_kind["gradients"])
+            gradients.free()
+        between = Counter(live.by_kind)
+        live.reset_peak()
         if isinstance(job.validation, Validation):
-            live.reset_peak()
-            _denoise(transformer, config, job, dtype)
-            sampling = live.peak - between
-        optimizer_bytes = sum(state.numel() for state in states)
-        on_host = (
-            optimizer_bytes + sum(parameter.nbytes for parameter in parameters.values()) if job.optim.offload else 0
-        )
-        trained = sum(parameter.nbytes for parameter in parameters.values()) + sum(tensor.nbytes for tensor in average)
-    return StepBytes(
-        weights=weights,
-        trained=trained,
-        gradients=gradients,
-        optimizer=0 if job.optim.offload else optimizer_bytes,
-        host=on_host + (everything - resident if job.memory.stream_blocks else 0),
-        resident=resident,
-        peak=peak,
-        at_peak=at_peak,
-        between=between,
-        sampling=sampling,
-    )
+            _denoise(transformer, config, job, compute)
+        host = Counter(weights=weights["weights"] - resident["weights"])
+        if job.optim.offload:
+            host["optimizer"] = sum(state.nbytes for state in states)
+            host["copies"] = sum(parameter.nbytes * 2 for parameter in parameters.values())  # of weights and gradients
+        del average
+        return StepBytes(resident, forward, backward, between, Counter(live.at_peak), held, host)
 
 
 class _Gradients:
@@ -191,12 +216,12 @@ def _batch(job: TrainJob, shape: Bucket, batch_size: int) -> Batch:
 
 
 @torch.no_grad()
-def _denoise(transformer: CogVideoXTransformer3DModel, config: dict, job: TrainJob, dtype: torch.dtype) -> None:
+def _denoise(transformer: CogVideoXTransformer3DModel, config: dict, job: TrainJob, compute: Compute) -> None:
     """One step of sampling the validation's videos: with guidance, two at once."""
     validation = job.validation
     assert isinstance(validation, Validation)
     shape = Bucket(validation.num_frames, validation.height, validation.width)
     batch = _batch(job, shape, 2 if validation.guidance_scale > 1 else 1)
     transformer.eval()
-    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        transformer(**model_inputs(batch.latents, batch, config, dtype), return_dict=False)
+    with compute.autocast():
+        transformer(**model_inputs(batch.latents, batch, config, compute.dtype), return_dict=False)

@@ -41,14 +41,13 @@ class HeldOutLoss:
         if self.encoder.images:
             vae = load_vae(self.encoder.folder, compute, self.encoder.memory, self.encoder.image_scale)
         by_timestep: dict[int, list[float]] = {timestep: [] for timestep in self.timesteps}
-        enabled = compute.dtype != torch.float32
         for clip in range(len(self.clips.names)):
             for number, timestep in enumerate(self.timesteps):
                 batch = self.samples[Draw(-1 - clip * len(self.timesteps) - number, clip)].to(compute.device)
                 batch = replace(batch, timesteps=torch.full_like(batch.timesteps, timestep))
                 if vae is not None:
                     batch = replace(batch, image_latents=image_condition(batch, vae))
-                with torch.autocast(compute.device.type, compute.dtype, enabled=enabled):
+                with compute.autocast():
                     by_timestep[timestep].append(loss(transformer, batch).item())
         del vae
         release(compute.device)

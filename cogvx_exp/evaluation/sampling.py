@@ -117,7 +117,7 @@ class Sampler:
         texts = (request.prompt, request.negative_prompt)
         embed = {text: self.embeds[text][None].to(device, dtype) for text in texts}
         image = {"image": open_image(request.image)} if request.image else {}
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        with self.compute.autocast():
             latents: torch.Tensor = self.pipeline(
                 **image,
                 prompt_embeds=embed[request.prompt],

@@ -21,6 +21,15 @@ class Compute:
         """The name accelerate has for `dtype`."""
         return {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.dtype]
 
+    def autocast(self) -> torch.autocast:
+        """Mixed precision outside of the training loop; nothing in float32.
+
+        Autocast would keep the copies of float32 weights until the end, all of them. Each is used once a pass, so
+        that gains nothing.
+        """
+        enabled = self.dtype != torch.float32
+        return torch.autocast(self.device.type, self.dtype, enabled=enabled, cache_enabled=False)
+
 
 def resolve_dtype(model: Model, device: str) -> torch.dtype:
     """The type a model computes in: the native one unless another is asked for; a CPU has no use for float16.

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import AutocastKwargs
 from diffusers import CogVideoXTransformer3DModel
 
 from cogvx_exp.config.schema import TrainJob, Validation
@@ -111,7 +112,11 @@ def train(job: TrainJob, folder: RunFolder, dataset: Dataset, checkpoint: Checkp
 def accelerator_for(compute: Compute) -> Iterator[Accelerator]:
     """An Accelerator whose process-wide state ends with the run, so that the next job can choose its own."""
     try:
-        yield Accelerator(cpu=compute.device.type == "cpu", mixed_precision=compute.mixed_precision)
+        yield Accelerator(
+            cpu=compute.device.type == "cpu",
+            mixed_precision=compute.mixed_precision,
+            kwargs_handlers=[AutocastKwargs(cache_enabled=False)],  # see Compute.autocast
+        )
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
 

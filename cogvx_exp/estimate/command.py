@@ -1,0 +1,157 @@
+"""What `python -m cogvx_exp.memory` does and shows."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from hydra import compose
+from rich import box
+from rich.table import Table
+
+from cogvx_exp.config.faults import ConfigError
+from cogvx_exp.config.rules import check_memory
+from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.config.typed import typed
+from cogvx_exp.data.buckets import Bucket
+from cogvx_exp.errors import UserError
+from cogvx_exp.estimate.advice import Advice, advise
+from cogvx_exp.estimate.prediction import PHASES, RESERVE_GIB, Prediction, predict
+from cogvx_exp.files import write_json
+from cogvx_exp.tracking.progress import console
+
+DEFAULT_BUDGET = 24.0
+"""GiB of a card that is not named."""
+
+OUTPUT = Path("outputs/memory")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A job's prediction, and what to change if it does not fit."""
+
+    overrides: list[str]
+    budget: float
+    """GiB."""
+    prediction: Prediction
+    advice: Advice | None = None
+
+
+def estimate(job: TrainJob, overrides: list[str]) -> Estimate:
+    """Predicts one job of the command."""
+    console.print(f"Going through a step of {job.name} without data ...", style="dim")
+    return predict_and_advise(job, overrides, job.memory.budget or DEFAULT_BUDGET)
+
+
+def predict_and_advise(
+    job: TrainJob, overrides: list[str], budget: float, shapes: Iterable[Bucket] | None = None
+) -> Estimate:
+    """Predicts a job and, if it does not fit, finds settings with which it does."""
+    predicted = partial(predict, shapes=set(shapes) if shapes else None)
+    prediction = predicted(job)
+    if prediction.fits(budget):
+        return Estimate(overrides, budget, prediction)
+    advice = advise(job, prediction, budget, partial(_recompose, overrides), predicted)
+    return Estimate(overrides, budget, prediction, advice)
+
+
+def _recompose(overrides: list[str], more: list[str]) -> TrainJob:
+    """The job with further overrides. Works inside a Hydra program."""
+    replaced = {text.partition("=")[0] for text in more}
+    kept = [text for text in overrides if text.lstrip("+").partition("=")[0] not in replaced]
+    job = typed(compose("train", [*kept, *more]), TrainJob)
+    faults = check_memory(job)
+    if faults:
+        raise ConfigError(faults)
+    return job
+
+
+def refuse_if_too_large(
+    job: TrainJob, overrides: list[str], shapes: Iterable[Bucket], budget: float, card: str
+) -> Prediction:
+    """The prediction of a job that fits.
+
+    Raises:
+        UserError: it does not; says what would.
+    """
+    found = predict_and_advise(job, overrides, budget, shapes)
+    if found.advice is None:
+        return found.prediction
+    peak, advice = found.prediction.peak, found.advice
+    lines = [f"this run would take {peak:.1f} GiB and {RESERVE_GIB} GiB for CUDA itself, and {card} has {budget:.1f}"]
+    if advice.remedies:
+        enough = "would fit" if advice.fits else "is the least that was found"
+        lines.append(f"With these settings it takes {advice.prediction.peak:.1f} GiB, which {enough}:")
+        lines.append("  " + " ".join(advice.overrides))
+    lines.append("Look closer with python -m cogvx_exp.memory; memory.preflight=false skips this.")
+    raise UserError("\n".join(lines))
+
+
+def show(estimates: list[Estimate]) -> None:
+    """Prints tables, and writes a picture and the figures beside each other."""
+    if not estimates:
+        return
+    from cogvx_exp.estimate.picture import draw
+
+    labels = _labels(estimates)
+    console.print(_phases_table(estimates, labels))
+    if len(estimates) == 1:
+        console.print(_kinds_table(estimates[0].prediction))
+        _say_advice(estimates[0])
+    name = estimates[0].prediction.name if len(estimates) == 1 else "grid"
+    figures = [{"overrides": item.overrides, "budget": item.budget, **asdict(item.prediction)} for item in estimates]
+    write_json(OUTPUT / f"{name}.json", figures)
+    draw([item.prediction for item in estimates], labels, estimates[0].budget, OUTPUT / f"{name}.png")
+    console.print(f"Picture: {OUTPUT / name}.png   figures: {OUTPUT / name}.json", soft_wrap=True)
+
+
+def _labels(estimates: list[Estimate]) -> list[str]:
+    """Names of the runs: their settings, without those that all have."""
+    shared = set.intersection(*(set(item.overrides) for item in estimates)) if len(estimates) > 1 else set()
+    return [" ".join(text for text in item.overrides if text not in shared) or "defaults" for item in estimates]
+
+
+def _phases_table(estimates: list[Estimate], labels: list[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), title_justify="left", title_style="bold")
+    table.title = "Predicted memory on the device, GiB"
+    for phase in PHASES:
+        table.add_column(phase.replace("_", "\n"), justify="right", no_wrap=True)
+    budgets = {item.budget for item in estimates}
+    table.add_column(f"fits\n{budgets.pop():g} GiB" if len(budgets) == 1 else "fits", no_wrap=True)
+    table.add_column("run", overflow="fold")
+    for item, label in zip(estimates, labels, strict=True):
+        phases = item.prediction.phases
+        figures = [f"{phases[phase]:.2f}" if phase in phases else "-" for phase in PHASES]
+        answer = "[green]yes[/green]" if item.advice is None else "[red]no[/red]"
+        table.add_row(*figures, answer, label)
+    return table
+
+
+def _kinds_table(prediction: Prediction) -> Table:
+    console.print(
+        f"[bold]At the peak of a training step, GiB[/bold] (clips of {prediction.shape}, batch {prediction.batch_size})"
+    )
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    for kind, size in prediction.at_peak.items():
+        table.add_row(kind, f"{size:6.2f}")
+    if prediction.host:
+        table.add_row("[dim]in host memory[/dim]", f"[dim]{prediction.host:6.2f}[/dim]")
+    return table
+
+
+def _say_advice(item: Estimate) -> None:
+    advice = item.advice
+    if advice is None:
+        spare = item.budget - item.prediction.peak - RESERVE_GIB
+        console.print(f"Fits {item.budget:g} GiB: {spare:.1f} GiB to spare, {RESERVE_GIB} GiB for CUDA itself left out")
+        return
+    if not advice.remedies:
+        console.print("Nothing was found that takes less.")
+        return
+    enough = "fits" if advice.fits else "is still too much, but the least that was found"
+    console.print(f"Does not fit. With these settings it takes {advice.prediction.peak:.2f} GiB, which {enough}:")
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    for remedy in advice.remedies:
+        kept = [text for text in remedy.overrides if text in advice.overrides]
+        table.add_row(" ".join(kept), f"[dim]costs: {remedy.price}[/dim]")
+    console.print(table)

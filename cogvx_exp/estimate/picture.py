@@ -1,0 +1,57 @@
+"""Predicted memory as bars."""
+
+import textwrap
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from cogvx_exp.estimate.prediction import RESERVE_GIB, Prediction
+from cogvx_exp.files import whole_file
+
+COLOURS = {
+    "weights": "#33415c",
+    "trained weights": "#5c7da8",
+    "gradients": "#b0702c",
+    "optimizer": "#d9a441",
+    "checkpoints": "#4f8a5b",
+    "inside a block": "#a7c9a0",
+}
+
+
+def draw(predictions: list[Prediction], labels: list[str], budget: float, path: Path) -> None:
+    """Draws a bar for each run: the peak of a training step by kind; other phases are marks, the budget is a line."""
+    bars = [_parts(prediction) for prediction in predictions]
+    figure, axes = plt.subplots(figsize=(9, 1.9 + 0.5 * len(bars)), dpi=120, layout="constrained")
+    rows = range(len(bars))
+    left = [0.0] * len(bars)
+    for kind, colour in COLOURS.items():
+        sizes = [parts[kind] for parts in bars]
+        axes.barh(rows, sizes, left=left, color=colour, label=kind, height=0.62)
+        left = [start + size for start, size in zip(left, sizes, strict=True)]
+    for marker, phase in (("|", "encoding"), ("D", "after_validation"), ("x", "after_testing")):
+        values = [prediction.phases.get(phase) for prediction in predictions]
+        if any(value is not None for value in values):
+            shown = [float("nan") if value is None else value for value in values]
+            axes.plot(
+                shown, rows, marker, color="#c2313a", markersize=8, label=phase.replace("_", " "), linestyle="none"
+            )
+    axes.axvline(budget - RESERVE_GIB, color="#c2313a", linewidth=1.2, linestyle="--")
+    axes.set_title(f"Predicted memory; dashed: {budget:g} GiB less what CUDA takes", fontsize=10, loc="left")
+    axes.set_yticks(rows, [textwrap.fill(label, 42) for label in labels], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, max(max(left), budget) * 1.03)
+    axes.set_xlabel("GiB at the peak of a training step (red: peaks of other phases)", fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(frameon=False, fontsize=8, ncols=5, loc="outside lower center")
+    with whole_file(path) as beside:
+        figure.savefig(beside, format="png")
+    plt.close(figure)
+
+
+def _parts(prediction: Prediction) -> dict[str, float]:
+    """The peak by the kinds that have a colour; all that comes and goes inside a block is one."""
+    known = {kind: prediction.at_peak.get(kind, 0.0) for kind in COLOURS if kind != "inside a block"}
+    return {**known, "inside a block": prediction.phases["before_validation"] - sum(known.values())}

@@ -1,0 +1,36 @@
+"""`python -m cogvx_exp.memory`: predict what a run will take, with no GPU, no data and no download.
+
+It takes the command line of `train`.
+"""
+
+import sys
+from typing import Any
+
+from cogvx_exp.config.cli import EntryPoint
+from cogvx_exp.config.rules import check_memory
+from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.quiet import quiet_libraries
+
+
+def run(job: TrainJob, overrides: list[str]) -> Any:
+    """Predicts one run."""
+    quiet_libraries()
+    from cogvx_exp.estimate.command import estimate
+
+    return estimate(job, overrides)
+
+
+def show(estimates: list[Any]) -> None:
+    """Prints and draws what was predicted."""
+    from cogvx_exp.estimate.command import show
+
+    show(estimates)
+
+
+# A sweep's jobs have no folders.
+NO_FOLDERS = ("hydra.sweep.dir=outputs/memory", "hydra.sweep.subdir=.")
+
+main = EntryPoint("memory", TrainJob, run, check_memory, config="train", finish=show, extra=NO_FOLDERS)
+
+if __name__ == "__main__":
+    sys.exit(main())
