@@ -27,6 +27,7 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters are wanted
     warnings.filterwarnings("ignore", message=".*does not implement _stable_hash_for_caching")
+    warnings.filterwarnings("ignore", message="TorchaoLoraLinear was instantiated")  # merging is done on the plain base
     warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")  # nothing to page from
 
     import diffusers.utils.logging

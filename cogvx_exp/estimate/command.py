@@ -67,9 +67,16 @@ def _recompose(overrides: list[str], more: list[str]) -> TrainJob:
 
 
 def refuse_if_too_large(
-    job: TrainJob, overrides: list[str], shapes: Iterable[Bucket], budget: float, card: str
+    job: TrainJob, overrides: list[str], shapes: Iterable[Bucket], budget: float, limit: str
 ) -> Prediction:
     """The prediction of a job that fits.
+
+    Args:
+        job: the checked configuration.
+        overrides: the command line it came from.
+        shapes: the buckets of the data.
+        budget: GiB of the device.
+        limit: what the budget is, in words.
 
     Raises:
         UserError: it does not; says what would.
@@ -78,7 +85,7 @@ def refuse_if_too_large(
     if found.advice is None:
         return found.prediction
     peak, advice = found.prediction.peak, found.advice
-    lines = [f"this run would take {peak:.1f} GiB and {RESERVE_GIB} GiB for CUDA itself, and {card} has {budget:.1f}"]
+    lines = [f"this run would take {peak:.1f} GiB, and CUDA itself {RESERVE_GIB}, which is more than {limit}"]
     if advice.remedies:
         enough = "would fit" if advice.fits else "is the least that was found"
         lines.append(f"With these settings it takes {advice.prediction.peak:.1f} GiB, which {enough}:")
@@ -107,23 +114,31 @@ def show(estimates: list[Estimate]) -> None:
 
 def _labels(estimates: list[Estimate]) -> list[str]:
     """Names of the runs: their settings, without those that all have."""
-    shared = set.intersection(*(set(item.overrides) for item in estimates)) if len(estimates) > 1 else set()
-    return [" ".join(text for text in item.overrides if text not in shared) or "defaults" for item in estimates]
+    if len(estimates) == 1:
+        return [estimates[0].prediction.name]
+    shared = set.intersection(*(set(item.overrides) for item in estimates))
+    return [" ".join(map(_short, [text for text in item.overrides if text not in shared])) for item in estimates]
+
+
+def _short(override: str) -> str:
+    """A choice of a group without the group: it is known by its name."""
+    group, _, choice = override.partition("=")
+    return override if "." in group or choice.isdigit() else choice
 
 
 def _phases_table(estimates: list[Estimate], labels: list[str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), title_justify="left", title_style="bold")
-    table.title = "Predicted memory on the device, GiB"
+    console.print("[bold]Predicted memory on the device, GiB[/bold]")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("run", overflow="fold", min_width=16)
     for phase in PHASES:
         table.add_column(phase.replace("_", "\n"), justify="right", no_wrap=True)
     budgets = {item.budget for item in estimates}
     table.add_column(f"fits\n{budgets.pop():g} GiB" if len(budgets) == 1 else "fits", no_wrap=True)
-    table.add_column("run", overflow="fold")
     for item, label in zip(estimates, labels, strict=True):
         phases = item.prediction.phases
         figures = [f"{phases[phase]:.2f}" if phase in phases else "-" for phase in PHASES]
         answer = "[green]yes[/green]" if item.advice is None else "[red]no[/red]"
-        table.add_row(*figures, answer, label)
+        table.add_row(label, *figures, answer)
     return table
 
 

@@ -10,6 +10,7 @@ from cogvx_exp.config.rules import train_notes
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.data.dataset import accept, load_dataset
 from cogvx_exp.errors import UserError
+from cogvx_exp.launch.preflight import preflight
 from cogvx_exp.launch.resume import changes, find_checkpoint
 from cogvx_exp.model.source import pretrained_folder
 from cogvx_exp.quiet import quiet_libraries
@@ -38,6 +39,7 @@ def launch(job: TrainJob, overrides: list[str]) -> float:
     if job.model.weights == "pretrained":
         pretrained_folder(job.model)
     dataset = load_dataset(job.data, job.cache_dir)
+    preflight(job, overrides, {clip.bucket for clip in dataset.clips})
     folder.start(job, overrides)
     console.print(f"Run folder: {folder.path}", soft_wrap=True)
     accept(dataset, job.data, console, folder.faults)

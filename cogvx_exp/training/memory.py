@@ -7,6 +7,10 @@ import torch
 
 GIB = 1 << 30
 
+FIGURES = ("before_training", "before_validation", "after_validation", "after_testing")
+"""The moments that the CogVideoX Factory reports. Memory up to then: of the loaded model, of training, of the
+validations between steps, of the validation at the end."""
+
 
 @dataclass
 class MemoryLog:
@@ -17,14 +21,20 @@ class MemoryLog:
     """For each phase: allocated and peak on the GPU, and the peak of the process."""
 
     def record(self, phase: str) -> None:
-        """Notes the memory in use now and the peak since the last record."""
+        """Notes the memory in use now and the peak since the last record. Of a repeated phase, the highest counts."""
         figures = {"process_peak_gib": process_peak()}
         if self.device.type == "cuda":
             figures["allocated_gib"] = torch.cuda.memory_allocated(self.device) / GIB
             figures["reserved_gib"] = torch.cuda.memory_reserved(self.device) / GIB
             figures["peak_gib"] = torch.cuda.max_memory_allocated(self.device) / GIB
             torch.cuda.reset_peak_memory_stats(self.device)
-        self.phases[phase] = {name: round(value, 3) for name, value in figures.items()}
+        before = self.phases.get(phase, {})
+        self.phases[phase] = {name: round(max(value, before.get(name, 0.0)), 3) for name, value in figures.items()}
+
+    def figures(self) -> dict[str, float]:
+        """The four figures of the CogVideoX Factory's tables, as far as the run has them: peaks, GiB."""
+        which = "peak_gib" if self.device.type == "cuda" else "process_peak_gib"
+        return {phase: self.phases[phase][which] for phase in FIGURES if phase in self.phases}
 
 
 def memory_in_use(device: torch.device) -> float:

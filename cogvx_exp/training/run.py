@@ -63,7 +63,7 @@ def train(job: TrainJob, folder: RunFolder, dataset: Dataset, checkpoint: Checkp
     write_json(folder.path / "environment.json", environment(compute.device))
 
     data = prepare_data(job, dataset, compute, folder.faults)
-    memory.record("after_encoding")
+    memory.record("encoding")
     with accelerator_for(compute) as accelerator:
         training = build_training(job, data, accelerator)
         if checkpoint:
@@ -82,7 +82,7 @@ def train(job: TrainJob, folder: RunFolder, dataset: Dataset, checkpoint: Checkp
         batches = training.batches(job, data)
         with Metrics(folder.metrics, training.first_step) as metrics:
             train_loop(training.state, batches, training.loss, accelerator, metrics, schedule)
-        memory.record("after_training")
+        memory.record("before_validation")
 
     with training.state.averaged():
         exported = export(training.transformer, job.method, folder.export, compute.dtype, training.about)
@@ -91,7 +91,6 @@ def train(job: TrainJob, folder: RunFolder, dataset: Dataset, checkpoint: Checkp
         base = load_transformer(data.pipeline, host, job.task.name)
         export_merged(load_trained(base, exported, host), folder.export, compute.dtype)
     if data.validator:
-        memory.record("before_testing")
         _sample_from_export(job, data, training, folder, exported)
         memory.record("after_testing")
     lines = read_metrics(folder.metrics)
@@ -183,12 +182,15 @@ def _summary(
         "seconds": round(seconds, 1),
         "seconds_per_step": round(float(np.median([line["step_seconds"] for line in lines])), 4),
         "memory": memory.phases,
+        "memory_figures": memory.figures(),
         "export": str(exported),
     }
 
 
 def _say_result(folder: RunFolder, summary: dict[str, Any]) -> None:
     console.print(f"\nDone in {summary['seconds']:.0f} s, {summary['seconds_per_step']:.2f} s a step")
+    figures = "  ".join(f"{name.replace('_', ' ')} {size:.2f}" for name, size in summary["memory_figures"].items())
+    console.print(f"Memory, GiB at most:  {figures}", soft_wrap=True)
     results = {
         "loss": folder.path / "loss.png",
         "videos": folder.path / "validation",

@@ -60,6 +60,17 @@ def refused(capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
         ("data=latents data.root=x data.encode=online", "has no videos to encode"),
         ("model.weights=pretrained", "set model.path"),
         ("hydra.run.dir=x", "set run_dir=FOLDER"),
+        ("optim=cpu_offload gradient_accumulation=2", "or optim.offload_gradients=false"),
+        ("optim.release_gradients=true gradient_accumulation=2", "released gradients cannot be added to"),
+        ("optim.release_gradients=true", "max_grad_norm=1  the weights have moved"),
+        ("optim=cpu_offload model.dtype=float16", "add model.dtype=bfloat16"),
+        ("optim=ao_adamw optim.stochastic_rounding=true", "computes in float32; add model.dtype=bfloat16"),
+        ("optim.stochastic_rounding=true", "only for optim=ao_adamw or"),
+        ("method=sft memory=12gb", "trains the blocks themselves"),
+        ("memory=12gb quant=nf4", "use one of both"),
+        ("memory.stream_blocks=true", "memory.activations=keep  blocks that are streamed must be computed again"),
+        ("quant=int8 method=sft", "only for method=lora or lora_ff, not sft"),
+        ("quant=nf4 method.init=pissa", "use default"),
         ("model.name=${nothing}", "nothing"),
         ("a=b=c", "cannot be read"),
         ("=", "cannot be read"),
@@ -82,7 +93,7 @@ def test_all_faults_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_a_refused_run_leaves_nothing(capsys: pytest.CaptureFixture[str], in_tmp: Path) -> None:
     refused(capsys, "steps=-1")
-    refused(capsys, "distributed=zero2", "quant=nf4")
+    refused(capsys, "distributed=zero2", "quant=nf4", "method=sft")
     assert list(in_tmp.iterdir()) == []
 
 

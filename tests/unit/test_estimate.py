@@ -1,0 +1,155 @@
+"""Predicted memory against what real tensors take."""
+
+import pytest
+import torch
+from diffusers import CogVideoXTransformer3DModel
+from torch.profiler import ProfilerActivity, profile
+
+from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.data.buckets import Bucket
+from cogvx_exp.data.samples import Batch
+from cogvx_exp.diffusion.denoise import denoising_loss
+from cogvx_exp.estimate.advice import advise
+from cogvx_exp.estimate.prediction import Prediction, predict
+from cogvx_exp.estimate.training_step import StepBytes, go_through, step_bytes
+from cogvx_exp.model import blocks
+from cogvx_exp.model.adapt import make_trainable, trainable_parameters
+from cogvx_exp.model.blocks import arrange_blocks
+from cogvx_exp.model.device import Compute, resolve_dtype
+from cogvx_exp.model.positions import rotary_positions
+from cogvx_exp.training.optimizer import build_optimizer
+from tests.conftest import MakeJob
+
+SHAPE = Bucket(17, 96, 128)
+
+WIDE = [
+    "model.transformer.num_attention_heads=8",
+    "model.transformer.attention_head_dim=32",
+    "model.transformer.num_layers=4",
+    "validation=none",
+]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["memory.activations=keep", "model.dtype=bfloat16"],
+        ["memory.activations=checkpoint"],
+        ["memory.activations=checkpoint", "batch_size=3", "model.dtype=bfloat16"],
+        ["memory.activations=selective", "memory.ff_chunks=2"],
+        ["method=sft", "memory.activations=keep", "model.dtype=bfloat16", "optim=adamw8bit"],
+        ["method=sft", "memory.activations=checkpoint", "model=tiny-2b", "ema_decay=0.9"],
+        ["method=lora_ff", "model=tiny-1.5", "memory.activations=checkpoint"],
+    ],
+    ids=" ".join,
+)
+def test_prediction_is_near_what_the_allocator_gives(make_job: MakeJob, settings: list[str]) -> None:
+    model = [text for text in settings if text.startswith("model=")]
+    job = make_job(*model, *WIDE, *[text for text in settings if text not in model])
+    predicted = go_through(job, SHAPE, {SHAPE}, "cpu").peak.total()
+    assert predicted == pytest.approx(allocated(job), rel=0.1)
+
+
+def allocated(job: TrainJob) -> int:
+    """Peak bytes of a real second training step: what is there before it, and what torch's allocator adds."""
+    compute = Compute(torch.device("cpu"), resolve_dtype(job.model, "cpu"))
+    transformer = CogVideoXTransformer3DModel(**job.model.transformer.model_dump()).to(compute.dtype)
+    transformer.requires_grad_(False)
+    make_trainable(transformer, job.method, 0)
+    arrange_blocks(transformer.train(), job.memory, compute.device)
+    parameters = trainable_parameters(transformer)
+    average = [parameter.detach().clone() for parameter in parameters.values()] if job.ema_decay else []
+    optimizer = build_optimizer(parameters, job.optim, compute.device)
+    loss = denoising_loss(torch.linspace(0.999, 0, 1000), dict(transformer.config), compute.dtype)
+    for parameter in parameters.values():  # the first optimizer step makes its states
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    tensors = [*transformer.parameters(), *average, *(value for value in states if isinstance(value, torch.Tensor))]
+    rotary_positions(dict(transformer.config), latent_shape(job), compute.device)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        with compute.autocast():
+            value = loss(transformer, batch(job)).mean()
+        value.backward()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    now = highest = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        highest = max(highest, now)
+    return highest + sum(tensor.nbytes for tensor in tensors)
+
+
+def latent_shape(job: TrainJob) -> tuple[int, int, int]:
+    frames = (SHAPE.num_frames - 1) // 4 + 1
+    return frames + -frames % (job.model.transformer.patch_size_t or 1), SHAPE.height // 8, SHAPE.width // 8
+
+
+def batch(job: TrainJob) -> Batch:
+    frames, height, width = latent_shape(job)
+    latents = torch.randn(job.batch_size, frames, job.model.vae.latent_channels, height, width)
+    texts = torch.randn(job.batch_size, 226, job.model.transformer.text_embed_dim)
+    return Batch(latents, torch.randn_like(latents), torch.full((job.batch_size,), 500), texts, [], [])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["memory.activations=checkpoint"],
+        ["memory.activations=offload", "memory.stream_blocks=true"],
+        ["method=sft", "optim=cpu_offload"],
+        ["quant=nf4", "memory.activations=selective"],
+    ],
+    ids=" ".join,
+)
+def test_two_depths_tell_the_whole(make_job: MakeJob, settings: list[str]) -> None:
+    job = make_job("model.transformer.num_layers=13", "model.dtype=bfloat16", *WIDE[:2], *settings)
+    extended, whole = (way(job, SHAPE, {SHAPE}, "cuda") for way in (step_bytes, go_through))
+    for moment in ("resident", "forward", "backward", "between", "sampling", "gradients", "host"):
+        assert getattr(extended, moment).total() == pytest.approx(getattr(whole, moment).total(), rel=0.005), moment
+
+
+def test_settings_move_the_prediction_as_they_should(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "WORTH_PARKING", 1)
+
+    def of(*settings: str) -> StepBytes:
+        return go_through(make_job(*WIDE, "model.dtype=bfloat16", *settings), SHAPE, {SHAPE}, "cuda")
+
+    plain = of("memory.activations=checkpoint")
+    trained = plain.resident["trained weights"]
+    assert plain.between["optimizer"] == pytest.approx(2 * trained, rel=0.01)
+    assert plain.gradients.total() == pytest.approx(trained, rel=0.01)
+    keep, offloaded = of("memory.activations=keep"), of("memory.activations=offload")
+    assert offloaded.peak.total() < plain.peak.total() < keep.peak.total()
+    assert of("memory.activations=checkpoint", "memory.norms=float32").peak.total() > plain.peak.total()
+    streamed = of("memory.activations=checkpoint", "memory.stream_blocks=true")
+    assert streamed.resident["weights"] < plain.resident["weights"] / 2
+    assert streamed.host["weights"] + streamed.resident["weights"] == plain.resident["weights"]
+    weights = [of("memory.activations=checkpoint", f"quant={quant}").resident["weights"] for quant in ("nf4", "int8")]
+    assert weights[0] < weights[1] < plain.resident["weights"]
+    released = of("method=sft", "optim=adamw", "optim.release_gradients=true", "max_grad_norm=null")
+    assert released.gradients.total() == 0
+    host = of("method=sft", "optim=cpu_offload")
+    assert host.between["optimizer"] == 0
+    assert host.host["optimizer"] == pytest.approx(2 * host.resident["trained weights"], rel=0.01)
+
+
+def test_advice_keeps_only_what_is_needed(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "WORTH_PARKING", 1)
+    overrides = [*WIDE, "memory.activations=keep", "model.dtype=bfloat16"]
+    job = make_job(*overrides)
+    before = predict(job, {SHAPE})
+
+    def recompose(more: list[str]) -> TrainJob:
+        return make_job(*overrides, *more)
+
+    checkpointed = predict(recompose(["memory.activations=offload"]), {SHAPE})
+    budget = (before.phases["before_validation"] + checkpointed.phases["before_validation"]) / 2 + 0.7
+
+    def predicted(job: TrainJob) -> Prediction:
+        found = predict(job, {SHAPE})  # the text encoder alone would be the peak of so small a model
+        return found.__class__(**{**vars(found), "phases": {"step": found.phases["before_validation"]}})
+
+    advice = advise(job, predicted(job), budget, recompose, predicted)
+    assert advice.fits
+    assert advice.overrides == ["memory.activations=offload"]
