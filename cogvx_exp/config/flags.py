@@ -49,6 +49,7 @@ FLAGS = {
     "gradient_accumulation_steps": "gradient_accumulation",
     "gradient_checkpointing": "memory.activations=checkpoint",
     "learning_rate": "optim.lr",
+    "scale_lr": "optim.scale_lr",
     "lr_scheduler": "lr_scheduler",
     "lr_warmup_steps": "lr_scheduler.warmup_steps",
     "lr_num_cycles": "lr_scheduler.num_cycles",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from diffusers import CogVideoXTransformer3DModel
 
-from cogvx_exp.config.schema import GenerateJob, Model
+from cogvx_exp.config.schema import GenerateJob, Memory, Model
 from cogvx_exp.data.prepare import Encoder, load_embeds, prepare_captions
 from cogvx_exp.errors import UserError
 from cogvx_exp.evaluation.adapter import Adapter
@@ -21,6 +21,7 @@ from cogvx_exp.evaluation.sampling import (
     video_requests,
 )
 from cogvx_exp.files import read_json
+from cogvx_exp.model.blocks import arrange_blocks
 from cogvx_exp.model.device import Compute, choose_compute
 from cogvx_exp.model.load import load_scheduler, load_trained, load_transformer, load_vae, pipeline_folder
 from cogvx_exp.tracking.progress import console, progress
@@ -113,7 +114,7 @@ def _make(job: GenerateJob, recipe: Recipe, named: list[tuple[Path, VideoRequest
     texts = sorted({text for _, request in named for text in (request.prompt, request.negative_prompt)})
     keys = prepare_captions(texts, encoder)
     embeds = dict(zip(texts, load_embeds(texts, keys, encoder.cache), strict=True))
-    transformer = _load(recipe, pipeline, compute)
+    transformer = _load(recipe, pipeline, compute, job.memory)
     vae = load_vae(pipeline, compute, job.memory)
     scheduler = load_scheduler(pipeline, recipe.model.sampling.scheduler)
     sampler = Sampler(transformer, vae, scheduler, embeds, compute)
@@ -124,12 +125,14 @@ def _make(job: GenerateJob, recipe: Recipe, named: list[tuple[Path, VideoRequest
     return [path for path, _ in named]
 
 
-def _load(recipe: Recipe, pipeline: Path, compute: Compute) -> CogVideoXTransformer3DModel:
-    transformer = load_transformer(pipeline, compute, recipe.model.tasks[0])
+def _load(recipe: Recipe, pipeline: Path, compute: Compute, memory: Memory) -> CogVideoXTransformer3DModel:
+    task = recipe.model.tasks[0]
+    transformer = load_transformer(pipeline, compute, task, blocks_on_host=memory.stream_blocks)
     for number, file in enumerate(recipe.adapters):
         transformer = load_trained(transformer, file, compute, _name(number))
     if any(file.is_dir() for file in recipe.adapters) and recipe.strengths != [1.0]:
         raise UserError("generate.strength and generate.compare need an adapter; this is a whole transformer")
+    arrange_blocks(transformer, memory, compute.device)
     return transformer.eval()
 
 

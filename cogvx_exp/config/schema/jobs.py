@@ -117,7 +117,7 @@ class PrepareJob(Section):
     data: Data
     """The clips."""
     memory: Memory
-    """Slicing and tiling of the VAE."""
+    """Slicing and tiling of the VAE; the rest is about training."""
     inspect: Inspect
     """What mode=inspect shows."""
 
@@ -157,6 +157,6 @@ class GenerateJob(Section):
     model: Model
     """The checkpoint."""
     memory: Memory
-    """Slicing and tiling of the VAE."""
+    """Slicing and tiling of the VAE, streaming of the blocks; the rest is about training."""
     generate: Generate
     """What is sampled, and how."""

@@ -1,0 +1,312 @@
+"""Writes docs/memory.md: predicted memory of this project's settings and of the CogVideoX Factory's tables.
+
+`python benchmarks/memory.py` takes about ten minutes on 2 cores. On a machine with a GPU, `--measure` also trains
+each row of the first tables with random weights and fills the column of what was measured.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from cogvx_exp.quiet import quiet_libraries
+
+quiet_libraries()
+
+from hydra import compose, initialize_config_dir
+from step import ratios
+
+from cogvx_exp.config.paths import conf_dir
+from cogvx_exp.config.rules import check_memory
+from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.config.typed import typed
+from cogvx_exp.estimate.encoders import text_encoder_peak, vae_weights
+from cogvx_exp.estimate.prediction import RESERVE_GIB, Prediction, predict
+from cogvx_exp.model.device import resolve_dtype
+from cogvx_exp.training.memory import GIB
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "memory.md"
+
+LORA = "method=lora method.rank=64"
+RELEASE = "optim.stochastic_rounding=true optim.release_gradients=true max_grad_norm=null"
+TARGETS = [
+    # settings, reference without and with validation, wanted without and with validation
+    (f"model=2b {LORA} memory=24gb", (13.0, 21.6), (7, 8)),
+    (f"model=2b {LORA} memory=16gb", (13.0, 21.6), (7, 8)),
+    (f"model=5b {LORA} memory=24gb", (20.8, 30.3), (14, 16)),
+    (f"model=5b {LORA} memory=16gb", (20.8, 30.3), (14, 16)),
+    (f"model=5b {LORA} memory=12gb", (20.8, 30.3), (14, 16)),
+    (f"model=5b {LORA} memory=24gb quant=int8", (20.8, 30.3), (14, 16)),
+    (f"model=5b {LORA} memory=24gb quant=nf4", (20.8, 30.3), (8, 10)),
+    ("model=2b method=sft memory=24gb model.dtype=bfloat16 optim=cpu_offload_bf16", (16.4, 26.1), (10, 12)),
+    (f"model=2b method=sft memory=24gb model.dtype=bfloat16 optim=ao_adamw8bit {RELEASE}", (16.4, 26.1), (10, 12)),
+    ("model=5b method=sft memory=24gb optim=cpu_offload_bf16", (39.4, 48.3), (20, 24)),
+    (f"model=5b method=sft memory=24gb optim=ao_adamw4bit {RELEASE}", (39.4, 48.3), (20, 24)),
+]
+
+MATRIX = [
+    f"model={model} {task} memory=24gb method={method}"
+    for model, task in (
+        ("2b", ""),
+        ("5b", ""),
+        ("5b-i2v", "task=i2v"),
+        ("1.5-5b", ""),
+        ("1.5-5b-i2v", "task=i2v"),
+    )
+    for method in ("lora method.rank=64", "sft optim=cpu_offload_bf16 model.dtype=bfloat16")
+]
+
+PRESETS = [f"model=5b {LORA} memory={preset}" for preset in ("default", "fast", "24gb", "16gb", "12gb")]
+
+ADAMW, ADAMW8, OFFLOAD = "optim=adamw", "optim=adamw8bit", "optim=cpu_offload"
+OOM = float("nan")
+# From the CogVideoX Factory's README (github.com/huggingface/cogvideox-factory), GiB on one A100 with 80 GB:
+# before training, before validation, after validation, after testing.
+LORA_TABLE = {
+    (ADAMW, 1): {
+        ("2b", 16, "keep"): (12.945, 43.764, 46.918, 24.234),
+        ("2b", 16, "checkpoint"): (12.945, 12.945, 21.121, 24.234),
+        ("2b", 64, "keep"): (13.035, 44.314, 47.469, 24.469),
+        ("2b", 64, "checkpoint"): (13.036, 13.035, 21.564, 24.500),
+        ("2b", 256, "keep"): (13.095, 45.826, 48.990, 25.543),
+        ("2b", 256, "checkpoint"): (13.094, 13.095, 22.344, 25.537),
+        ("5b", 16, "checkpoint"): (19.742, 19.742, 28.746, 38.123),
+        ("5b", 64, "checkpoint"): (20.006, 20.818, 30.338, 38.738),
+        ("5b", 256, "checkpoint"): (20.771, 22.119, 31.939, 41.537),
+    },
+    (ADAMW, 4): {
+        ("2b", 16, "checkpoint"): (12.945, 21.803, 21.814, 24.322),
+        ("2b", 64, "checkpoint"): (13.035, 22.254, 22.254, 24.572),
+        ("2b", 256, "checkpoint"): (13.094, 22.020, 22.033, 25.574),
+        ("5b", 16, "checkpoint"): (19.742, 46.492, 46.492, 38.197),
+        ("5b", 64, "checkpoint"): (20.006, 47.805, 47.805, 39.365),
+        ("5b", 256, "checkpoint"): (20.771, 47.268, 47.332, 41.008),
+    },
+    (ADAMW8, 1): {
+        ("2b", 16, "keep"): (12.945, 43.732, 46.887, 24.195),
+        ("2b", 16, "checkpoint"): (12.945, 12.945, 21.430, 24.195),
+        ("2b", 64, "keep"): (13.035, 44.004, 47.158, 24.369),
+        ("2b", 64, "checkpoint"): (13.035, 13.035, 21.297, 24.357),
+        ("2b", 256, "keep"): (13.035, 45.291, 48.455, 24.836),
+        ("2b", 256, "checkpoint"): (13.035, 13.035, 21.625, 24.869),
+        ("5b", 16, "checkpoint"): (19.742, 19.742, 28.602, 38.049),
+        ("5b", 64, "checkpoint"): (20.006, 20.818, 29.359, 38.520),
+        ("5b", 256, "checkpoint"): (20.771, 21.352, 30.727, 39.596),
+    },
+    (ADAMW8, 4): {
+        ("2b", 16, "checkpoint"): (12.945, 21.734, 21.775, 24.281),
+        ("2b", 64, "checkpoint"): (13.036, 21.941, 21.941, 24.445),
+        ("2b", 256, "checkpoint"): (13.094, 22.020, 22.266, 24.943),
+        ("5b", 16, "checkpoint"): (19.742, 46.320, 46.326, 38.104),
+        ("5b", 64, "checkpoint"): (20.006, 46.820, 46.820, 38.588),
+        ("5b", 256, "checkpoint"): (20.771, 47.920, 47.980, 40.002),
+    },
+    (OFFLOAD, 1): {
+        ("2b", 16, "keep"): (12.945, 43.705, 46.859, 24.180),
+        ("2b", 16, "checkpoint"): (12.945, 12.945, 21.395, 24.180),
+        ("2b", 64, "keep"): (13.035, 43.916, 47.070, 24.234),
+        ("2b", 64, "checkpoint"): (13.035, 13.035, 20.887, 24.266),
+        ("2b", 256, "keep"): (13.095, 44.947, 48.111, 24.607),
+        ("2b", 256, "checkpoint"): (13.095, 13.095, 21.391, 24.635),
+        ("5b", 16, "checkpoint"): (19.742, 19.742, 28.533, 38.002),
+        ("5b", 64, "checkpoint"): (20.006, 20.006, 29.107, 38.785),
+        ("5b", 256, "checkpoint"): (20.771, 20.771, 30.078, 39.559),
+    },
+    (OFFLOAD, 4): {
+        ("2b", 16, "checkpoint"): (12.945, 21.709, 21.762, 24.254),
+        ("2b", 64, "checkpoint"): (13.035, 21.844, 21.855, 24.338),
+        ("2b", 256, "checkpoint"): (13.095, 22.020, 22.031, 24.709),
+        ("5b", 16, "checkpoint"): (19.742, 46.262, 46.297, 38.400),
+        ("5b", 64, "checkpoint"): (20.006, 46.561, 46.574, 38.840),
+        ("5b", 256, "checkpoint"): (20.771, 47.268, 47.332, 39.623),
+    },
+}
+SFT_TABLE = {
+    (ADAMW, 1): {("2b",): (16.396, 33.934, 43.848, 37.520), ("5b",): (30.061, OOM, OOM, OOM)},
+    (ADAMW, 4): {("2b",): (16.396, 38.281, 48.341, 37.544), ("5b",): (30.061, OOM, OOM, OOM)},
+    (ADAMW8, 1): {("2b",): (16.396, 16.447, 27.555, 27.156), ("5b",): (30.061, 52.826, 58.570, 49.541)},
+    (ADAMW8, 4): {("2b",): (16.396, 27.930, 27.990, 27.326), ("5b",): (16.396, 66.648, 66.705, 48.828)},
+    (OFFLOAD, 1): {("2b",): (16.396, 16.396, 26.100, 23.832), ("5b",): (30.061, 39.359, 48.307, 37.947)},
+    (OFFLOAD, 4): {("2b",): (16.396, 27.916, 27.975, 23.936), ("5b",): (30.061, 66.607, 66.668, 38.061)},
+}
+
+INTRODUCTION = """\
+# Memory
+
+Written by `python benchmarks/memory.py`. All figures are GiB of the device's memory, predicted by `python -m cogvx_exp.memory`
+for clips of the model's native size: 49 frames of 480x720, for 1.5 81 frames of 768x1360. A card needs about {reserve} GiB
+more for CUDA itself. Measured cells are filled by `--measure` on a machine with a GPU; an empty cell has not been measured.
+
+**How it predicts.** The real model is built without data, the adapter is added, the blocks are arranged as for training, and
+two training steps and a denoising step are taken with tensors that have a shape and no content. Every storage is
+counted from its birth to its death in units of 512 bytes, as torch's CUDA allocator does. What CUDA does otherwise than a CPU
+is put in: autocast's float32 layer norms, the float32 sum in FlashAttention's backward pass. Optimizer states count as the
+bytes that each optimizer's file in `conf/optim` states, which a test holds against the real states.
+
+**How good it is.** Tests compare predictions with the bytes that torch's CPU allocator hands out for real steps of small models:
+within 10 % (`tests/unit/test_estimate.py`). The last part of this page compares them with the reference's tables. Fragmentation of
+the allocator, workspaces of cuDNN, and temporary copies in the step of prodigy, came, schedule_free and muon are not predicted.
+"""
+
+
+def job_of(settings: str) -> TrainJob:
+    """A checked job."""
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        job = typed(compose("train", settings.split()), TrainJob)
+    faults = check_memory(job)
+    assert not faults, faults
+    return job
+
+
+def predicted(settings: str) -> Prediction:
+    """The prediction for settings."""
+    print("  " + settings, flush=True)
+    return predict(job_of(settings))
+
+
+def training_peaks(prediction: Prediction) -> tuple[float, float]:
+    """Peak of training without and with validations, what is encoded before left out."""
+    return prediction.phases["before_validation"], prediction.phases["after_validation"]
+
+
+def measured(settings: str) -> tuple[str, str]:
+    """The same two peaks of a real run with random weights."""
+    clip = f"data=files data.root={CLIPS} model.weights=random memory.preflight=false"
+    rest = "steps=3 validation.every=2 validation.num_inference_steps=2 validation.baseline=false"
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "cogvx_exp.train", *settings.split(), *clip.split(), *rest.split()]
+        done = subprocess.run([*command, f"run_dir={folder}/run"], check=False)
+        if done.returncode:
+            return "failed", "failed"
+        figures = json.loads(Path(folder, "run", "summary.json").read_text())["memory_figures"]
+    return f"{figures['before_validation']:.2f}", f"{figures['after_validation']:.2f}"
+
+
+CLIPS = Path(tempfile.gettempdir()) / "memory-clips"
+
+
+def table(header: list[str], rows: Iterator[list[str]] | list[list[str]]) -> str:
+    """A table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def shown(values: tuple[float, ...]) -> list[str]:
+    """Figures with two decimals; what did not fit is `OOM`."""
+    return ["OOM" if value != value else f"{value:.2f}" for value in values]
+
+
+def targets(measure: bool) -> Iterator[list[str]]:
+    """Rows of the first table."""
+    for settings, reference, wanted in TARGETS:
+        peaks = training_peaks(predicted(settings))
+        real = measured(settings) if measure else ("", "")
+        row = [f"`{settings}`"]
+        for number in range(2):
+            row += [f"{reference[number]:.1f}", f"{wanted[number]}", f"**{peaks[number]:.2f}**", real[number]]
+        yield row
+
+
+def plain_rows(choices: list[str], measure: bool) -> Iterator[list[str]]:
+    """Rows of settings with all phases."""
+    for settings in choices:
+        prediction = predicted(settings)
+        real = measured(settings) if measure else ("", "")
+        phases = [f"{value:.2f}" for value in prediction.phases.values()]
+        yield [f"`{' '.join(settings.split())}`", *phases, f"{prediction.host:.1f}", *real]
+
+
+def comparison(method: str, rows: dict, optim: str, batch_size: int) -> Iterator[list[str]]:
+    """Rows that put the reference's figures beside predictions for its settings and for ours."""
+    for key, reference in rows.items():
+        model, rank, activations = (*key, "", "checkpoint")[:3] if len(key) == 1 else key
+        shared = f"model={model} method={method} {optim} batch_size={batch_size} model.dtype=bfloat16"
+        shared += f" method.rank={rank}" if rank else ""
+        same = f"{shared} memory.activations={activations} memory.norms=float32"
+        theirs, ours = predicted(same), predicted(f"{shared} memory=24gb")
+        job = job_of(same)
+        dtype = resolve_dtype(job.model, "cuda")
+        others = (text_encoder_peak(job.model.text_encoder, dtype, (1, 1)) + vae_weights(job.model.vae, dtype)) / GIB
+        everything = theirs.phases["before_training"] + others
+        figures = (everything, max(everything, theirs.phases["before_validation"]))
+        label = f"{model}, rank {rank}, {activations}" if rank else model
+        yield [label, *shown(reference[:3]), *shown(figures), *shown(training_peaks(ours))]
+
+
+def write(measure: bool) -> None:
+    """Predicts everything and writes the page."""
+    phases = ["encoding", "before training", "before validation", "after validation", "after testing"]
+    parts = [INTRODUCTION.format(reserve=RESERVE_GIB), "## Targets\n"]
+    parts.append(
+        "Peaks of training without and with validation: the reference's, what is wanted, predicted, measured.\n"
+        "Captions are encoded before (9.5 GiB with T5 in 16 bits), when nothing else is on the device.\n"
+    )
+    both = ["reference", "wanted", "predicted", "measured"]
+    header = ["settings", *(f"{what}: {name}" for what in ("without", "with") for name in both)]
+    parts.append(table(header, targets(measure)))
+    real = ["host", "measured without", "measured with"]
+    parts += ["## Every model, on a 24 GB card\n", table(["settings", *phases, *real], plain_rows(MATRIX, measure))]
+    parts += ["## Presets\n", PRESET_NOTES, table(["settings", *phases, *real], plain_rows(PRESETS, measure))]
+    keep = predicted(f"model=5b {LORA} memory.activations=keep validation=none").peak
+    times = [[f"`{name}`", f"{ratio:.2f}"] for name, ratio in ratios().items()]
+    parts += [TIME_NOTES.format(keep=keep), table(["blocks", "time"], times)]
+    parts += ["## The reference's tables\n", COMPARISON_NOTES]
+    header = ["", "ref. before training", "ref. before validation", "ref. after validation"]
+    header += ["same settings: all models", "same settings: training", "ours: training", "ours: with validation"]
+    for method, tables in (("lora", LORA_TABLE), ("sft", SFT_TABLE)):
+        for (optim, batch_size), rows in tables.items():
+            parts.append(f"### {method}, {optim.removeprefix('optim=')}, batch size {batch_size}\n")
+            parts.append(table(header, comparison(method, rows, optim, batch_size)))
+    PAGE.write_text("\n".join(parts), encoding="utf-8")
+
+
+PRESET_NOTES = """\
+| preset | sets | price against `default` |
+| --- | --- | --- |
+| `default` | each block's input is kept, the rest computed again | |
+| `fast` | attention's output is kept, too; the VAE does whole frames | faster: attention once a step less |
+| `24gb` | the inputs wait in pinned host memory | copies beside the computation |
+| `16gb` | and feed-forward layers in four parts | feed-forward layers computed once more |
+| `12gb` | and frozen weights come from the host, one block ahead | copies, hidden if a block computes for longer |
+"""
+
+TIME_NOTES = """\
+Time of a training step over that of `memory.activations=keep` (which the 5b would need {keep:.0f} GiB for), on 2 CPU cores with
+a small CogVideoX (`python benchmarks/step.py`). On a CPU attention is a small part of the step and copies to the host are
+no copies over a bus, so `selective`, `offload` and `stream_blocks` show their bookkeeping only.
+"""
+
+COMPARISON_NOTES = """\
+The reference's figures (an A100 with 80 GB) are the highest so far in a run. *Before training* theirs is T5, the VAE and
+the transformer at once; T5 leaves before the first step, so *before validation* is the higher of that and of the training
+step; *after validation* T5 is on the device again. The columns *same settings* compute the first two so: float32 layer norms,
+T5 (8.9 GiB) and the VAE beside. What remains between theirs and these:
+
+- LoRA, batch size 4, 5b: theirs is up to 18 % higher. The prediction is what tensors take, not what the allocator holds.
+- Full fine-tuning with AdamW: theirs is 6.3 GiB higher for 2b, as much as one more float32 copy of the weights. torch's
+  AdamW makes such temporary copies unless it is fused; here it is.
+- Full fine-tuning with CPU offload: theirs is 9 to 13 GiB higher for 5b. Autocast keeps 16-bit copies of all float32 weights
+  (10.4 GiB) until the end of a pass; here it does not.
+- 5b, 8-bit AdamW, batch size 4: their 16.396 before training is the 2b's figure.
+
+*Ours* is the same training with `memory=24gb`; T5 is never beside the transformer, since the embeddings are cached.
+DeepSpeed's rows are left out.
+"""
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--measure", action="store_true", help="also train with random weights, on a GPU")
+    arguments = parser.parse_args()
+    if arguments.measure:
+        (CLIPS / "videos").mkdir(parents=True, exist_ok=True)
+        from tests.zoo import draw_frames, ffmpeg
+
+        frames = draw_frames(CLIPS / "frames", 81, 768, 1360)
+        ffmpeg("-framerate", "16", "-i", frames, "-pix_fmt", "yuv420p", CLIPS / "videos" / "0.mp4")
+        (CLIPS / "videos.txt").write_text("videos/0.mp4\n")
+        (CLIPS / "prompt.txt").write_text("a rectangle\n")
+    write(arguments.measure)
+    print(f"Wrote {PAGE}")

@@ -1,0 +1,82 @@
+"""Time of a training step for each way of running the blocks, as ratios: `python benchmarks/step.py`.
+
+A small CogVideoX (4 layers of 8 heads, 17 frames of 128x192, LoRA) takes steps in turn with each arrangement, so that a
+slower moment of the machine falls on all of them. Copies to the host cost nothing on a CPU: `offload` and
+`stream_blocks` show their bookkeeping only.
+"""
+
+import statistics
+import time
+
+from cogvx_exp.quiet import quiet_libraries
+
+quiet_libraries()
+
+import torch
+from diffusers import CogVideoXTransformer3DModel
+from hydra import compose, initialize_config_dir
+
+from cogvx_exp.config.paths import conf_dir
+from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.config.typed import typed
+from cogvx_exp.data.samples import Batch
+from cogvx_exp.diffusion.denoise import denoising_loss
+from cogvx_exp.model.adapt import make_trainable
+from cogvx_exp.model.blocks import arrange_blocks
+from cogvx_exp.model.device import Compute
+
+SMALL = ["model=5b", "model.transformer.num_layers=4", "model.transformer.num_attention_heads=8", "method.rank=32"]
+ARRANGEMENTS = {
+    "keep": [],
+    "checkpoint": ["memory.activations=checkpoint"],
+    "selective": ["memory.activations=selective"],
+    "offload": ["memory.activations=offload"],
+    "checkpoint, ff_chunks=4": ["memory.activations=checkpoint", "memory.ff_chunks=4"],
+    "checkpoint, stream_blocks": ["memory.activations=checkpoint", "memory.stream_blocks=true"],
+}
+ROUNDS = 7
+
+
+def seconds_a_step() -> dict[str, list[float]]:
+    """Seconds of each round, by arrangement."""
+    compute = Compute(torch.device("cpu"), torch.float32)
+    steps = {name: _step(settings, compute) for name, settings in ARRANGEMENTS.items()}
+    for step in steps.values():
+        step()
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(ROUNDS):
+        for name, step in steps.items():
+            started = time.perf_counter()
+            step()
+            times[name].append(time.perf_counter() - started)
+    return times
+
+
+def _step(settings, compute):
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        job = typed(compose("train", [*SMALL, "memory.activations=keep", *settings]), TrainJob)
+    torch.manual_seed(0)
+    transformer = CogVideoXTransformer3DModel(**job.model.transformer.model_dump()).requires_grad_(False)
+    make_trainable(transformer, job.method, 0)
+    arrange_blocks(transformer.train(), job.memory, compute.device)
+    loss = denoising_loss(torch.linspace(0.999, 0, 1000), dict(transformer.config), compute.dtype)
+    latents = torch.randn(1, 5, 16, 16, 24)
+    batch = Batch(latents, torch.randn_like(latents), torch.tensor([500]), torch.randn(1, 226, 4096), [], [])
+
+    def step():
+        loss(transformer, batch).mean().backward()
+        transformer.zero_grad()
+
+    return step
+
+
+def ratios() -> dict[str, float]:
+    """Time of each arrangement over that of `keep`: the median of the rounds' ratios."""
+    times = seconds_a_step()
+    pairs = {name: [a / b for a, b in zip(values, times["keep"], strict=True)] for name, values in times.items()}
+    return {name: statistics.median(values) for name, values in pairs.items()}
+
+
+if __name__ == "__main__":
+    for name, ratio in ratios().items():
+        print(f"{name:<28} {ratio:.2f}")
