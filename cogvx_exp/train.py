@@ -7,7 +7,7 @@ from cogvx_exp.config.rules import check_train
 from cogvx_exp.config.schema import TrainJob
 
 
-def run(job: TrainJob, overrides: list[str]) -> float:
+def run(job: TrainJob, overrides: list[str]) -> float | None:
     """Trains, and returns the objective that a sweep may search for."""
     from cogvx_exp.launch import launch
 

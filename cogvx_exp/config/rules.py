@@ -26,6 +26,8 @@ def check_train(job: TrainJob) -> list[Fault]:
         _method_settings_fit,
         _optimizer_is_possible,
         _memory_settings_fit,
+        _processes_fit,
+        _resume_has_a_folder,
     )
     return [fault for rule in rules for fault in rule(job)]
 
@@ -98,6 +100,24 @@ def _optimizer_is_possible(job: TrainJob) -> Faults:
     if optim.stochastic_rounding and dtype != "bfloat16":
         problem = f"trains bfloat16 weights, and the model computes in {dtype}; add model.dtype=bfloat16"
         yield Fault("optim.stochastic_rounding=true", problem)
+
+
+def _processes_fit(job: TrainJob) -> Faults:
+    distributed, optim = job.distributed, job.optim
+    if distributed.name == "single":
+        return
+    if distributed.nodes > 1 and distributed.rendezvous is None:
+        yield Fault(f"distributed.nodes={distributed.nodes}", "add distributed.rendezvous=HOST:PORT of node 0")
+    if distributed.node_rank >= distributed.nodes:
+        problem = f"machines are numbered from 0 to {distributed.nodes - 1} (distributed.nodes={distributed.nodes})"
+        yield Fault(f"distributed.node_rank={distributed.node_rank}", problem)
+    together = f"distributed={distributed.name}"
+    if optim.offload:
+        yield Fault(together, f"optim={optim.name} is for one process; use distributed=zero2_offload with optim=adamw")
+    if optim.release_gradients:
+        yield Fault(together, "optim.release_gradients=true is for one process; set it to false")
+    if job.device.startswith("cuda:"):
+        yield Fault(f"device={job.device}", "each process takes a GPU of its own; use device=cuda")
 
 
 def _memory_settings_fit(job: TrainJob) -> Faults:
@@ -191,6 +211,11 @@ def _validation_is_legal(job: TrainJob) -> Faults:
     if validation.every and validation.every_epochs:
         given = f"validation.every={validation.every}"
         yield Fault(given, f"and validation.every_epochs={validation.every_epochs} exclude each other; set one to null")
+
+
+def _resume_has_a_folder(job: TrainJob) -> Faults:
+    if job.resume == "auto" and job.run_dir is None:
+        yield Fault("resume=auto", "add run_dir=FOLDER, so that the same command finds its own run")
 
 
 def _hub_is_named(job: TrainJob) -> Faults:

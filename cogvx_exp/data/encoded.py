@@ -1,11 +1,12 @@
 """A whole dataset in the cache, ready to be sampled from."""
 
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from cogvx_exp.config.schema import Data
 from cogvx_exp.data.cache import TensorCache
 from cogvx_exp.data.dataset import Clip, Dataset, accept, short_paths
+from cogvx_exp.data.faults import DataFault
 from cogvx_exp.data.prepare import Encoder, Entry, import_embeds, prepare_captions, prepare_videos
 from cogvx_exp.tracking.progress import console
 
@@ -56,6 +57,8 @@ def encode_dataset(
     to_cache = everything if data.encode == "cache" else dataset.held_out
     if to_cache:
         found, faults = prepare_videos(to_cache, data, encoder)
+        told = encoder.team.exchange([astuple(fault) for fault in faults])
+        faults = [DataFault(*fault) for of_one in told for fault in of_one]
         entries = {clip.name: entry for clip, entry in zip(to_cache, found, strict=True)}
         dataset = _without(dataset, {(fault.row, fault.file) for fault in faults})
         accept(replace(dataset, faults=short_paths(faults, data)), data, console, report)
@@ -72,6 +75,7 @@ def encode_dataset(
             names=[clip.name for clip in clips],
         )
 
+    encoder.team.wait()  # what the others encode is in the cache
     return EncodedDataset(dataset, gather(dataset.clips), gather(dataset.held_out), text_keys)
 
 

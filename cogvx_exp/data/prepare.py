@@ -8,7 +8,7 @@ Processes share the work by its number and need not talk to each other: an entry
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -29,17 +29,10 @@ from cogvx_exp.data.latents import load_tensor
 from cogvx_exp.files import file_hash, read_json
 from cogvx_exp.model.device import Compute, release
 from cogvx_exp.model.load import identity, load_text_encoder, load_vae
+from cogvx_exp.team import Team
 from cogvx_exp.tracking.progress import console, progress
 
 CAPTIONS_AT_ONCE = 16
-
-
-@dataclass(frozen=True)
-class Share:
-    """The part of the work that this process does."""
-
-    rank: int = 0
-    world: int = 1
 
 
 @dataclass(frozen=True)
@@ -54,7 +47,8 @@ class Encoder:
     """Whether the clips' first frames are kept, too (image-to-video)."""
     image_scale: str = "auto"
     """See task.image_scale."""
-    share: Share = Share()
+    team: Team = field(default_factory=Team)
+    """The processes that share the work."""
 
     @property
     def cache(self) -> TensorCache:
@@ -108,7 +102,7 @@ def prepare_videos(clips: list[Clip], data: Data, encoder: Encoder) -> tuple[lis
     """
     works = _all_work(clips, data, encoder)
     faults: dict[str, ClipError] = {}
-    groups = _groups(works, data.encode_batch_size)[encoder.share.rank :: encoder.share.world]
+    groups = _groups(works, data.encode_batch_size)[encoder.team.rank :: encoder.team.world]
     missing = [group for group in groups if not all(work.done(encoder.cache) for work in group)]
     for work in (work for group in missing for work in group if work.clip.latents):
         _import(work, encoder.cache, faults)
@@ -137,7 +131,7 @@ def prepare_captions(captions: Iterable[str], encoder: Encoder) -> dict[str, str
     keys = {caption: cache.key({"caption": caption} | made_by) for caption in dict.fromkeys(captions)}
     ordered = sorted(keys)
     groups = [ordered[first : first + CAPTIONS_AT_ONCE] for first in range(0, len(ordered), CAPTIONS_AT_ONCE)]
-    groups = groups[encoder.share.rank :: encoder.share.world]
+    groups = groups[encoder.team.rank :: encoder.team.world]
     missing = [group for group in groups if not all(cache.has(keys[caption]) for caption in group)]
     if missing:
         tokenizer, text_encoder = load_text_encoder(encoder.folder, encoder.compute)

@@ -44,7 +44,9 @@ class BatchStream(Sampler[list[Draw]]):
         batch_size: clips in a batch.
         seed: seed of the order.
         drop_remainder: drop a bucket's last batch if it is not full; else fill it with clips of the bucket.
-        start: number of the first batch to yield.
+        start: number of the first batch to yield to any process.
+        rank: this process takes the batches `start + rank`, `start + rank + world` and so on.
+        world: processes that share the stream.
     """
 
     def __init__(
@@ -57,11 +59,15 @@ class BatchStream(Sampler[list[Draw]]):
         seed: int,
         drop_remainder: bool,
         start: int = 0,
+        rank: int = 0,
+        world: int = 1,
     ):
         self.batch_size = batch_size
         self.seed = seed
         self.drop_remainder = drop_remainder
         self.start = start
+        self.rank = rank
+        self.world = world
         sources = np.zeros(len(buckets), int) if sources is None else sources
         self._groups = list(_groups(np.asarray(buckets), sources, rates or [1.0]))
         draws = np.bincount(
@@ -79,8 +85,9 @@ class BatchStream(Sampler[list[Draw]]):
         number = self.start
         while True:
             for clips in self.epoch(epoch)[position:]:
-                first = number * self.batch_size
-                yield [Draw(first + offset, int(clip)) for offset, clip in enumerate(clips)]
+                if (number - self.start) % self.world == self.rank:
+                    first = number * self.batch_size
+                    yield [Draw(first + offset, int(clip)) for offset, clip in enumerate(clips)]
                 number += 1
             epoch, position = epoch + 1, 0
 

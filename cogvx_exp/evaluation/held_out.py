@@ -33,22 +33,28 @@ class HeldOutLoss:
 
     @torch.no_grad()
     def measure(self, transformer: torch.nn.Module, loss: Loss) -> dict[str, float]:
-        """The mean loss, and the mean at each timestep as `loss_t0050`."""
+        """The mean loss, and the mean at each timestep as `loss_t0050`; the processes share the work."""
         was_training = transformer.training
         transformer.eval()
         compute = self.encoder.compute
         vae = None
         if self.encoder.images:
             vae = load_vae(self.encoder.folder, compute, self.encoder.memory, self.encoder.image_scale)
-        by_timestep: dict[int, list[float]] = {timestep: [] for timestep in self.timesteps}
-        for clip in range(len(self.clips.names)):
-            for number, timestep in enumerate(self.timesteps):
-                batch = self.samples[Draw(-1 - clip * len(self.timesteps) - number, clip)].to(compute.device)
-                batch = replace(batch, timesteps=torch.full_like(batch.timesteps, timestep))
-                if vae is not None:
-                    batch = replace(batch, image_latents=image_condition(batch, vae))
-                with compute.autocast():
-                    by_timestep[timestep].append(loss(transformer, batch).item())
+        timesteps, team = self.timesteps, self.encoder.team
+        items = [(clip, number) for clip in range(len(self.clips.names)) for number in range(len(timesteps))]
+        measured: list[float] = []
+        for position in range(-(-len(items) // team.world)):  # equally many in every process
+            clip, number = items[min(position * team.world + team.rank, len(items) - 1)]
+            batch = self.samples[Draw(-1 - clip * len(timesteps) - number, clip)].to(compute.device)
+            batch = replace(batch, timesteps=torch.full_like(batch.timesteps, timesteps[number]))
+            if vae is not None:
+                batch = replace(batch, image_latents=image_condition(batch, vae))
+            with compute.autocast():
+                measured.append(loss(transformer, batch).item())
+        told = team.exchange(measured)
+        by_timestep: dict[int, list[float]] = {timestep: [] for timestep in timesteps}
+        for index, (_, number) in enumerate(items):
+            by_timestep[timesteps[number]].append(told[index % team.world][index // team.world])
         del vae
         release(compute.device)
         transformer.train(was_training)

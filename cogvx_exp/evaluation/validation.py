@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from diffusers import CogVideoXTransformer3DModel
 
-from cogvx_exp.config.schema import Memory, Model
+from cogvx_exp.config.schema import Model
+from cogvx_exp.data.prepare import Encoder
 from cogvx_exp.evaluation.sampling import Sampler, VideoRequest, file_name, save_video
-from cogvx_exp.model.device import Compute, release
+from cogvx_exp.model.device import release
 from cogvx_exp.model.load import load_scheduler, load_vae
 from cogvx_exp.tracking.progress import progress
 
@@ -22,31 +23,37 @@ class Validator:
     embeds: dict[str, torch.Tensor]
     """Embeddings of each prompt and negative prompt, (tokens, width)."""
     model: Model
-    pipeline_folder: Path
-    compute: Compute
-    memory: Memory
-    image_scale: str = "auto"
+    encoder: Encoder
+    """Where the pipeline and its settings are, and the processes that share the videos."""
     offload: bool = False
     """Whether the transformer leaves the GPU while the VAE decodes."""
 
     def run(self, transformer: CogVideoXTransformer3DModel, folder: Path, step: int, **about: Any) -> list[Path]:
         """Samples all videos into `folder`, with `about` beside them. The VAE is loaded for this and released.
 
+        Each process samples its share; all sample equally many (the last ones twice, if need be), since a model that
+        is split over them needs all of them for every pass.
+
         The transformer comes back in the mode (training or evaluation) it was in.
         """
         was_training = transformer.training
         transformer.eval()
-        vae = load_vae(self.pipeline_folder, self.compute, self.memory, self.image_scale)
-        scheduler = load_scheduler(self.pipeline_folder, self.model.sampling.scheduler)
-        sampler = Sampler(transformer, vae, scheduler, self.embeds, self.compute, offload=self.offload)
-        paths = []
+        encoder, compute, team = self.encoder, self.encoder.compute, self.encoder.team
+        vae = load_vae(encoder.folder, compute, encoder.memory, encoder.image_scale)
+        scheduler = load_scheduler(encoder.folder, self.model.sampling.scheduler)
+        sampler = Sampler(transformer, vae, scheduler, self.embeds, compute, offload=self.offload)
+        paths = [folder / file_name(index, request.prompt) for index, request in enumerate(self.requests)]
+        rounds = -(-len(paths) // team.world)
         try:
-            for index, request in enumerate(progress(f"Sampling at step {step}", self.requests)):
-                path = folder / file_name(index, request.prompt)
-                save_video(path, sampler.sample(request), request, step=step, **about)
-                paths.append(path)
+            for number in progress(f"Sampling at step {step}", range(rounds)):
+                index = number * team.world + team.rank
+                request = self.requests[min(index, len(paths) - 1)]
+                frames = sampler.sample(request)
+                if index < len(paths):
+                    save_video(paths[index], frames, request, step=step, **about)
         finally:
             transformer.train(was_training)
             del sampler, vae
-            release(self.compute.device)
+            release(compute.device)
+        team.wait()
         return paths

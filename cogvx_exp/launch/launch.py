@@ -1,5 +1,9 @@
 """Chooses the run's folder and starts the work."""
 
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 
@@ -8,45 +12,125 @@ from hydra.types import RunMode
 
 from cogvx_exp.config.rules import train_notes
 from cogvx_exp.config.schema import TrainJob
-from cogvx_exp.data.dataset import accept, load_dataset
+from cogvx_exp.data.dataset import Dataset, accept, load_dataset
 from cogvx_exp.errors import UserError
+from cogvx_exp.files import read_json
 from cogvx_exp.launch.preflight import preflight
 from cogvx_exp.launch.resume import changes, find_checkpoint
+from cogvx_exp.launch.workers import run_workers
 from cogvx_exp.model.source import pretrained_folder
 from cogvx_exp.quiet import quiet_libraries
+from cogvx_exp.team import place_in_job
 from cogvx_exp.tracking.progress import console
-from cogvx_exp.tracking.run_folder import RunFolder
-from cogvx_exp.training.checkpoint_files import CheckpointFolder
+from cogvx_exp.tracking.run_folder import RunFolder, write_status
+from cogvx_exp.training.checkpoint_files import CheckpointFolder, open_checkpoint
 
 OUTPUTS = Path("outputs")
 
 
-def launch(job: TrainJob, overrides: list[str]) -> float:
-    """Runs a training job in this process and returns the objective of a sweep: the last loss.
+def launch(job: TrainJob, overrides: list[str]) -> float | None:
+    """Runs a training job: in this process, or in several that it starts.
+
+    Returns:
+        The objective of a sweep, the loss; None in processes that were started by others and are not the first.
 
     Raises:
         UserError: anything only the user can mend.
+        Stopped: the run was asked to stop and has saved its state.
     """
+    place = place_in_job()
+    console.quiet = place is not None and place[0] > 0
     for note in train_notes(job):
         console.print(f"Note: {note}")
+    if place:
+        return _run_as_started(job, overrides, place)
+    checkpoint, folder, dataset = _begin(job, overrides)
+    job = job.model_copy(update={"run_dir": folder.path})
+    with _status(folder):
+        if job.distributed.name == "single":
+            return _run_here(job, folder, dataset, checkpoint)
+        code = run_workers(job, folder, checkpoint.path if checkpoint else None)
+        if code:
+            raise SystemExit(code)
+    if job.distributed.node_rank:
+        return None
+    return float(read_json(folder.path / "summary.json")["loss_last_tenth"])
+
+
+def _begin(job: TrainJob, overrides: list[str]) -> tuple[CheckpointFolder | None, RunFolder, Dataset]:
+    """Finds the checkpoint, checks the data and the memory, and starts the run's folder."""
     checkpoint = find_checkpoint(job, OUTPUTS) if job.resume else None
     for change in changes(job, checkpoint) if checkpoint else []:
         console.print(f"Changed since the checkpoint: {change}", soft_wrap=True)
     folder = RunFolder(_run_dir(job, checkpoint))
-    if checkpoint is None and (folder.path / "config.yaml").exists():
+    if checkpoint is None and job.resume != "auto" and folder.config.exists():
         raise UserError(f"run_dir={folder.path} already has a run; add resume=latest to go on with it, or name another")
     # What fails most often comes before the run's folder, and before torch is imported.
     if job.model.weights == "pretrained":
         pretrained_folder(job.model)
     dataset = load_dataset(job.data, job.cache_dir)
     preflight(job, overrides, {clip.bucket for clip in dataset.clips})
-    folder.start(job, overrides)
-    console.print(f"Run folder: {folder.path}", soft_wrap=True)
-    accept(dataset, job.data, console, folder.faults)
+    if job.distributed.node_rank == 0:
+        folder.start(job, overrides)
+        console.print(f"Run folder: {folder.path}", soft_wrap=True)
+    if job.distributed.name == "single":
+        accept(dataset, job.data, console, folder.faults)
+    return checkpoint, folder, dataset
+
+
+def _run_here(job: TrainJob, folder: RunFolder, dataset: Dataset, checkpoint: CheckpointFolder | None) -> float:
+    """Trains in this process."""
     quiet_libraries()
     from cogvx_exp.training.run import train
 
     return float(train(job, folder, dataset, checkpoint).summary["loss_last_tenth"])
+
+
+def _run_as_started(job: TrainJob, overrides: list[str], place: tuple[int, int]) -> float | None:
+    """Trains as one of several processes that torchrun, accelerate or Slurm has started."""
+    rank, world = place
+    if job.distributed.name == "single":
+        raise UserError(
+            f"this is process {rank} of {world}, but distributed=single; use distributed=ddp or another one"
+        )
+    quiet_libraries()
+    from cogvx_exp.training.run import joined
+
+    # The first process finds the run's folder and checkpoint; the others are told.
+    with joined(job) as team:
+        told: list[str | None] = [None, None]
+        failure = ""
+        if team.is_first:
+            try:
+                checkpoint, folder, _ = _begin(job, overrides)
+                told = [str(folder.path), str(checkpoint.path) if checkpoint else None]
+            except UserError as error:
+                failure = str(error)
+        failure, (run_dir, path) = team.exchange([failure, told])[0]
+        if failure:
+            raise UserError(failure)
+        folder = RunFolder(Path(run_dir))
+        job = job.model_copy(update={"run_dir": folder.path})
+        with _status(folder) if team.is_first else nullcontext():
+            dataset = load_dataset(job.data, job.cache_dir)
+            return _run_here(job, folder, dataset, open_checkpoint(Path(path)) if path else None)
+
+
+@contextmanager
+def _status(folder: RunFolder) -> Iterator[None]:
+    """Notes in the run's folder how the run stands and how it ends."""
+    write_status(folder, "running", pid=os.getpid(), host=platform.node())
+    try:
+        yield
+    except SystemExit as stopped:
+        message = getattr(stopped, "message", "")
+        write_status(folder, "stopped", message=message)
+        if message:
+            console.print(message, soft_wrap=True)
+        raise
+    except BaseException as error:
+        write_status(folder, "failed", message=str(error) or type(error).__name__)
+        raise
 
 
 def _run_dir(job: TrainJob, checkpoint: CheckpointFolder | None) -> Path:

@@ -1,13 +1,13 @@
 """Encodes a dataset, alone or with other processes, or shows it."""
 
-import os
 from pathlib import Path
 
 from cogvx_exp.config.schema import PrepareJob
 from cogvx_exp.data.dataset import Dataset, accept, load_dataset
-from cogvx_exp.launch.processes import place_in_job, run_processes
+from cogvx_exp.launch.processes import run_processes
 from cogvx_exp.model.source import pretrained_folder
 from cogvx_exp.quiet import quiet_libraries
+from cogvx_exp.team import Team, local_device, place_in_job
 from cogvx_exp.tracking.progress import console
 
 WORKER = "cogvx_exp.launch.prepare_worker"
@@ -33,18 +33,16 @@ def encode_share(job: PrepareJob, dataset: Dataset) -> None:
     """Fills this process's share of the cache."""
     quiet_libraries()
     from cogvx_exp.data.encoded import encode_dataset
-    from cogvx_exp.data.prepare import Encoder, Share
+    from cogvx_exp.data.prepare import Encoder
     from cogvx_exp.model.device import choose_compute
     from cogvx_exp.model.load import pipeline_folder
 
-    share = Share(*(place_in_job() or (0, 1)))
-    console.quiet = share.rank > 0
+    team = Team(*(place_in_job() or (0, 1)))
+    console.quiet = not team.is_first
     console.print(dataset.describe())
-    local = os.environ.get("LOCAL_RANK")
-    device = f"cuda:{local}" if job.device == "cuda" and local else job.device
-    compute = choose_compute(device, job.model)
+    compute = choose_compute(local_device(job.device), job.model)
     pipeline, images = pipeline_folder(job.model, job.cache_dir), job.task.name == "i2v"
-    encoder = Encoder(pipeline, compute, job.memory, job.cache_dir, images=images, share=share)
+    encoder = Encoder(pipeline, compute, job.memory, job.cache_dir, images=images, team=team)
     encode_dataset(dataset, job.data, encoder, [], _faults(job))
     console.print(f"Encoded in {encoder.cache.folder}", soft_wrap=True)
 

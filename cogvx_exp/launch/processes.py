@@ -12,14 +12,6 @@ from cogvx_exp.errors import UserError
 PR_SET_PDEATHSIG = 1
 
 
-def place_in_job() -> tuple[int, int] | None:
-    """(rank, world size) if this process is one of several: under torchrun, accelerate, Slurm or `run_processes`."""
-    for rank, world in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
-        if rank in os.environ and int(os.environ.get(world, "1")) > 1:
-            return int(os.environ[rank]), int(os.environ[world])
-    return None
-
-
 def run_processes(module: str, job: str, distributed: Distributed) -> None:
     """Starts `distributed.processes` processes of a module, gives each the job and waits for all.
 
@@ -35,7 +27,7 @@ def run_processes(module: str, job: str, distributed: Distributed) -> None:
         place = {"RANK": rank, "LOCAL_RANK": local, "WORLD_SIZE": world}
         environment = os.environ | {name: str(value) for name, value in place.items()}
         command = [sys.executable, "-m", module]
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, preexec_fn=_die_with_parent)
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, preexec_fn=die_with_parent)
         assert child.stdin
         child.stdin.write(job.encode())
         child.stdin.close()
@@ -53,5 +45,6 @@ def run_processes(module: str, job: str, distributed: Distributed) -> None:
         )
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Called in a new process: it is sent SIGTERM when the one that started it ends, however that ends."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -15,13 +15,15 @@ MUST_AGREE = ("model.name", "model.path", "model.weights", "model.transformer", 
 """Settings that decide which tensors a checkpoint has and what they mean."""
 
 
-def find_checkpoint(job: TrainJob, outputs: Path) -> CheckpointFolder:
-    """The checkpoint to resume from, verified.
+def find_checkpoint(job: TrainJob, outputs: Path) -> CheckpointFolder | None:
+    """The checkpoint to resume from, verified. None with resume=auto if there is none yet.
 
     Raises:
         UserError: there is none, or it was made with other settings (which are named).
     """
     assert job.resume
+    if job.resume == "auto":
+        return _newest_if_any(job)
     if job.resume == "latest":
         return _latest(job, outputs)
     path = Path(job.resume)
@@ -30,6 +32,15 @@ def find_checkpoint(job: TrainJob, outputs: Path) -> CheckpointFolder:
     if path.is_dir():
         return _agreeing(job, open_checkpoint(path))
     raise UserError(f"resume={job.resume}: no such folder; give a run folder, one of its checkpoints, or latest")
+
+
+def _newest_if_any(job: TrainJob) -> CheckpointFolder | None:
+    if job.run_dir is None or not (job.run_dir / "checkpoints").is_dir():
+        return None
+    checkpoint, passed_over = newest_checkpoint(job.run_dir)
+    for reason in passed_over:
+        print(f"Passed over: {reason}")
+    return _agreeing(job, checkpoint) if checkpoint else None
 
 
 def _latest(job: TrainJob, outputs: Path) -> CheckpointFolder:
@@ -54,8 +65,11 @@ def _newest_of(run: Path) -> CheckpointFolder:
 
 def _agreeing(job: TrainJob, checkpoint: CheckpointFolder) -> CheckpointFolder:
     differences = _differences(job, checkpoint)
-    if differences:
-        raise UserError(f"resume: {checkpoint.path} was made with other settings: {'; '.join(differences)}")
+    if differences and not job.resume_changed:
+        raise UserError(
+            f"resume: {checkpoint.path} was made with other settings: {'; '.join(differences)}; set them back, or add "
+            "resume_changed=true"
+        )
     return checkpoint
 
 

@@ -3,13 +3,14 @@
 import json
 import shlex
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from cogvx_exp.config.schema import TrainJob
-from cogvx_exp.files import write_text
+from cogvx_exp.files import read_json, write_json, write_text
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """Name of an exported LoRA; the one diffusers looks for."""
@@ -36,6 +37,16 @@ class RunFolder:
     def metrics(self) -> Path:
         """One JSON object for each step."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def status(self) -> Path:
+        """How the run stands: running, finished, stopped (to be resumed) or failed."""
+        return self.path / "status.json"
+
+    @property
+    def logs(self) -> Path:
+        """What the processes of a run with several leave."""
+        return self.path / "logs"
 
     @property
     def faults(self) -> Path:
@@ -73,6 +84,19 @@ class RunFolder:
         write_text(self.path / "command.txt", command + "\n")
 
 
+def write_status(folder: RunFolder, status: str, **about: Any) -> None:
+    """Notes how a run stands."""
+    write_json(folder.status, {"status": status, "time": datetime.now().isoformat(timespec="seconds"), **about})
+
+
+def read_status(run_dir: Path) -> dict[str, Any]:
+    """How a run stands; empty if that was never written."""
+    try:
+        return dict(read_json(RunFolder(run_dir).status))
+    except (OSError, ValueError):
+        return {}
+
+
 def read_job(run_dir: Path) -> TrainJob:
     """The configuration a run was started with."""
     return TrainJob.model_validate(yaml.safe_load(RunFolder(run_dir).config.read_text(encoding="utf-8")))
@@ -99,6 +123,18 @@ class Metrics:
         """Adds one line."""
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()
+
+
+class NoMetrics:
+    """Takes the place of `Metrics` in processes that write nothing."""
+
+    def __enter__(self) -> "NoMetrics":
+        return self
+
+    def __exit__(self, *exception: object) -> None: ...
+
+    def write(self, **values: Any) -> None:
+        """Drops the values."""
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -1,12 +1,12 @@
 """What a checkpoint holds: written to and read from tensors and JSON, never pickle."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -14,6 +14,7 @@ from cogvx_exp.errors import UserError
 from cogvx_exp.files import read_json, write_json
 from cogvx_exp.model.adapt import trainable_parameters
 from cogvx_exp.training.nested import put_tensors, take_tensors
+from cogvx_exp.training.stepper import Stepper
 
 WEIGHTS, OPTIMIZER, STATE = "trainable.safetensors", "optimizer.safetensors", "state.json"
 
@@ -21,18 +22,11 @@ WEIGHTS, OPTIMIZER, STATE = "trainable.safetensors", "optimizer.safetensors", "s
 class TrainingState:
     """Everything that changes while training, besides the step."""
 
-    def __init__(
-        self,
-        transformer: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
-        lr_scheduler: LRScheduler,
-        scaler: Any = None,
-        ema: EMAModel | None = None,
-    ):
-        self.transformer = transformer
-        self.optimizer = optimizer
+    def __init__(self, stepper: Stepper, lr_scheduler: LRScheduler, ema: EMAModel | None = None):
+        self.stepper = stepper
+        self.transformer = stepper.transformer
         self.lr_scheduler = lr_scheduler
-        self.scaler = scaler
+        self.scaler = stepper.accelerator.scaler
         self.ema = ema
 
     @contextmanager
@@ -42,9 +36,10 @@ class TrainingState:
         A schedule-free optimizer averages by itself and swaps the weights in its own way.
         """
         parameters = list(trainable_parameters(self.transformer).values())
-        averages_itself = hasattr(self.optimizer, "eval") and hasattr(self._inner, "eval")
+        optimizer = getattr(self.stepper.optimizer, "optimizer", self.stepper.optimizer)  # out of accelerate's wrapper
+        averages_itself = hasattr(optimizer, "eval")
         if averages_itself:
-            self._inner.eval()
+            optimizer.eval()
         if self.ema:
             self.ema.store(parameters)
             self.ema.copy_to(parameters)
@@ -54,38 +49,41 @@ class TrainingState:
             if self.ema:
                 self.ema.restore(parameters)
             if averages_itself:
-                self._inner.train()
-
-    @property
-    def _inner(self) -> Any:
-        """The optimizer itself, out of accelerate's wrapper."""
-        return getattr(self.optimizer, "optimizer", self.optimizer)
+                optimizer.train()
 
     def update_average(self) -> None:
         """Counts the weights of a new step into the running average."""
         if self.ema:
             self.ema.step(trainable_parameters(self.transformer).values())
 
-    def save(self, folder: Path) -> None:
-        """Writes the state into an existing folder.
+    def take(self) -> Callable[[Path], None]:
+        """Copies the state to the host, and returns what writes the copy into an existing folder.
+
+        All processes call it; what the first one returns is complete.
 
         Raises:
             UserError: a weight is not finite.
         """
-        weights = {name: parameter.detach().cpu() for name, parameter in trainable_parameters(self.transformer).items()}
+        weights = self.stepper.weights()
         for name, weight in weights.items():
             if not torch.isfinite(weight).all():
                 raise UserError(f"{name} has values that are not finite, so no checkpoint was written; lower optim.lr")
+        assert weights, "something is trained"
         tensors: dict[str, torch.Tensor] = {}
         state = {
-            "optimizer": take_tensors(self.optimizer.state_dict(), tensors, "optimizer"),
+            "optimizer": take_tensors(self.stepper.optimizer_state(), tensors, "optimizer"),
             "lr_scheduler": take_tensors(self.lr_scheduler.state_dict(), tensors, "lr_scheduler"),
             "scaler": self.scaler.state_dict() if self.scaler else None,
             "ema": take_tensors(self.ema.state_dict(), tensors, "ema") if self.ema else None,
         }
-        save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / WEIGHTS)
-        save_file(tensors, folder / OPTIMIZER)
-        write_json(folder / STATE, state)
+
+        def write(folder: Path) -> None:
+            with _disk_errors():
+                save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / WEIGHTS)
+                save_file(tensors, folder / OPTIMIZER)
+            write_json(folder / STATE, state)
+
+        return write
 
     def load(self, folder: Path) -> None:
         """Reads the state from a checkpoint.
@@ -93,20 +91,26 @@ class TrainingState:
         Raises:
             UserError: the checkpoint has other weights than the model.
         """
-        parameters = trainable_parameters(self.transformer)
         weights = load_file(folder / WEIGHTS)
         shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
-        if shapes != {name: tuple(parameter.shape) for name, parameter in parameters.items()}:
+        if shapes != self.stepper.shapes():
             raise UserError(f"checkpoint {folder} was trained with another model or method; resume with its settings")
-        with torch.no_grad():
-            for name, weight in weights.items():
-                parameters[name].copy_(weight)
+        self.stepper.load_weights(weights)
         tensors = load_file(folder / OPTIMIZER)
         state = read_json(folder / STATE)
-        self.optimizer.load_state_dict(put_tensors(state["optimizer"], tensors))
+        self.stepper.load_optimizer_state(put_tensors(state["optimizer"], tensors))
         self.lr_scheduler.load_state_dict(put_tensors(state["lr_scheduler"], tensors))
         if self.scaler and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         if self.ema and state["ema"]:
             self.ema.load_state_dict(put_tensors(state["ema"], tensors))
-            self.ema.to(device=next(iter(parameters.values())).device)
+            self.ema.to(device=self.transformer.device)
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """safetensors reports a full disk as an error of its own."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(str(error)) from None

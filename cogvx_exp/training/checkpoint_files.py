@@ -45,24 +45,44 @@ def write_checkpoint(folder: Path, write: Callable[[Path], None], about: dict[st
         write: writes the files into the folder it is given.
         about: what the manifest says besides the files; must have `step`.
     """
-    beside = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    write(beside)
-    files = {path.name: {"bytes": path.stat().st_size, "blake2": file_hash(path)} for path in sorted(beside.iterdir())}
-    write_json(beside / MANIFEST, {**about, "files": files})
-    sync_folder(beside)
+    beside, before = (folder.with_name(f".{folder.name}.{what}") for what in ("tmp", "before"))
+    for left in (beside, before):
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        beside.mkdir(parents=True)
+        write(beside)
+        files = sorted(path for path in beside.iterdir())
+        hashes = {path.name: {"bytes": path.stat().st_size, "blake2": file_hash(path)} for path in files}
+        write_json(beside / MANIFEST, {**about, "files": hashes})
+        sync_folder(beside)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)  # a full disk needs the space
+        raise
     if folder.exists():
-        shutil.rmtree(folder)
+        folder.replace(before)
     beside.replace(folder)
     sync_folder(folder.parent)
+    shutil.rmtree(before, ignore_errors=True)
 
 
-def remove_old_checkpoints(folder: Path, keep: int | None) -> None:
-    """Removes all but the newest `keep` checkpoints of a run."""
-    if keep is not None:
-        for path in _newest_first(folder)[keep:]:
+def prune_checkpoints(folder: Path, keep: int | None, *, keep_best: bool) -> None:
+    """Removes all checkpoints but the newest `keep` and, with `keep_best`, that of the lowest held-out loss."""
+    if keep is None:
+        return
+    paths = _newest_first(folder)
+    losses = {path: loss for path in paths if (loss := _held_out_loss(path)) is not None}
+    best = min(losses, key=lambda path: losses[path]) if keep_best and losses else None
+    for path in paths[keep:]:
+        if path != best:
             shutil.rmtree(path)
+
+
+def _held_out_loss(path: Path) -> float | None:
+    try:
+        loss = read_json(path / MANIFEST).get("held_out_loss")
+    except (OSError, ValueError):
+        return None
+    return None if loss is None else float(loss)
 
 
 def open_checkpoint(path: Path) -> CheckpointFolder:

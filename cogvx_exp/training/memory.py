@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from cogvx_exp.team import Team
+
 GIB = 1 << 30
 
 FIGURES = ("before_training", "before_validation", "after_validation", "after_testing")
@@ -14,9 +16,10 @@ validations between steps, of the validation at the end."""
 
 @dataclass
 class MemoryLog:
-    """Records memory at named moments, in GiB."""
+    """Records memory at named moments, in GiB: of several processes, that of the one that takes most."""
 
     device: torch.device
+    team: Team
     phases: dict[str, dict[str, float]] = field(default_factory=dict)
     """For each phase: allocated and peak on the GPU, and the peak of the process."""
 
@@ -28,6 +31,8 @@ class MemoryLog:
             figures["reserved_gib"] = torch.cuda.memory_reserved(self.device) / GIB
             figures["peak_gib"] = torch.cuda.max_memory_allocated(self.device) / GIB
             torch.cuda.reset_peak_memory_stats(self.device)
+        told = self.team.exchange(figures)
+        figures = {name: max(one[name] for one in told) for name in figures}
         before = self.phases.get(phase, {})
         self.phases[phase] = {name: round(max(value, before.get(name, 0.0)), 3) for name, value in figures.items()}
 

@@ -1,6 +1,5 @@
 """One training run, from a checked job to a folder with its results."""
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,16 +21,23 @@ from cogvx_exp.files import write_json
 from cogvx_exp.model.blocks import arrange_blocks
 from cogvx_exp.model.device import Compute, choose_compute, release
 from cogvx_exp.model.load import load_trained, load_transformer
+from cogvx_exp.team import Team, join_team, leave_team, local_device
 from cogvx_exp.tracking.environment import environment
 from cogvx_exp.tracking.plot import plot_loss
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.publish import publish
-from cogvx_exp.tracking.run_folder import Metrics, RunFolder, read_metrics
-from cogvx_exp.training.checkpoint_files import CheckpointFolder, remove_old_checkpoints, write_checkpoint
+from cogvx_exp.tracking.run_folder import Metrics, NoMetrics, RunFolder, read_metrics, write_status
+from cogvx_exp.training.actions import Actions
+from cogvx_exp.training.checkpoint_files import CheckpointFolder
 from cogvx_exp.training.export import export, export_merged
-from cogvx_exp.training.loop import Action, Schedule, train_loop
+from cogvx_exp.training.loop import Schedule, train_loop
 from cogvx_exp.training.memory import MemoryLog
+from cogvx_exp.training.saving import CheckpointSaver
 from cogvx_exp.training.setup import PreparedData, Training, build_training, load_base, prepare_data
+from cogvx_exp.training.stopping import Stopped, StopRequest
+
+DEFAULT_TIMEOUT = 1800
+"""Seconds that a process waits for the others in a step, as in the reference."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Result:
 
 
 def train(job: TrainJob, folder: RunFolder, dataset: Dataset, checkpoint: CheckpointFolder | None) -> Result:
-    """Prepares the data, trains, validates and exports.
+    """Prepares the data, trains, validates and exports. Of several processes, the first one writes.
 
     Args:
         job: the checked configuration.
@@ -55,56 +61,81 @@ def train(job: TrainJob, folder: RunFolder, dataset: Dataset, checkpoint: Checkp
 
     Raises:
         UserError: anything only the user can mend.
+        Stopped: the run was asked to stop and has saved its state.
     """
     started = time.monotonic()
-    compute = choose_compute(job.device, job.model)
-    torch.backends.cuda.matmul.allow_tf32 = job.allow_tf32
-    memory = MemoryLog(compute.device)
-    write_json(folder.path / "environment.json", environment(compute.device))
+    stop = StopRequest(job.checkpoint.max_minutes)
+    with stop.listening(), joined(job) as team:
+        compute = choose_compute(local_device(job.device), job.model)
+        torch.backends.cuda.matmul.allow_tf32 = job.allow_tf32
+        memory = MemoryLog(compute.device, team)
+        if team.is_first:
+            write_json(folder.path / "environment.json", environment(compute.device))
+        data = prepare_data(job, dataset, compute, folder.faults, team)
+        memory.record("encoding")
+        with accelerator_for(compute) as accelerator:
+            training = build_training(job, data, accelerator)
+            if checkpoint:
+                training.resume(checkpoint)
+            elif data.validator and isinstance(job.validation, Validation) and job.validation.baseline:
+                data.validator.run(training.transformer, folder.validation(0), 0)
+            memory.record("before_training")
+            last = _train(job, data, training, folder, memory, stop)
+            memory.record("before_validation")
+        if last < training.steps:
+            raise Stopped(
+                f"Stopped after step {last} of {training.steps}: {stop.reason}; resume=auto goes on from there"
+            )
+        exported = _export(job, data, training, folder)
+        if data.validator:
+            _sample_from_export(job, data, training, folder, exported)
+            memory.record("after_testing")
+        summary: dict[str, Any] = {}
+        if team.is_first:
+            summary = _finish(job, data, training, folder, memory, exported, time.monotonic() - started)
+        return Result(training.transformer, team.exchange(summary)[0])
 
-    data = prepare_data(job, dataset, compute, folder.faults)
-    memory.record("encoding")
-    with accelerator_for(compute) as accelerator:
-        training = build_training(job, data, accelerator)
-        if checkpoint:
-            training.resume(checkpoint)
-        elif data.validator and isinstance(job.validation, Validation) and job.validation.baseline:
-            data.validator.run(training.transformer, folder.validation(0), 0)
-        memory.record("before_training")
-        schedule = Schedule(
-            first_step=training.first_step,
-            steps=training.steps,
-            accumulation=job.gradient_accumulation,
-            max_grad_norm=job.max_grad_norm,
-            seed=job.seed,
-            actions=_actions(job, data, training, folder, memory),
-        )
-        batches = training.batches(job, data)
-        with Metrics(folder.metrics, training.first_step) as metrics:
-            train_loop(training.state, batches, training.loss, accelerator, metrics, schedule)
-        memory.record("before_validation")
 
-    with training.state.averaged():
-        exported = export(training.transformer, job.method, folder.export, compute.dtype, training.about)
-    if job.export.merge:
-        host = Compute(torch.device("cpu"), compute.dtype)
-        base = load_transformer(data.pipeline, host, job.task.name)
-        export_merged(load_trained(base, exported, host), folder.export, compute.dtype)
-    if data.validator:
-        _sample_from_export(job, data, training, folder, exported)
-        memory.record("after_testing")
-    lines = read_metrics(folder.metrics)
-    plot_loss(lines, folder.path / "loss.png", job.name)
-    summary = _summary(job, lines, memory, exported, time.monotonic() - started)
-    summary |= {"held_out": read_metrics(folder.held_out)[-1]} if training.held_out else {}
-    summary["clips"] = data.encoded.dataset.describe()
-    write_json(folder.path / "summary.json", summary)
-    _say_result(folder, summary)
-    if job.hub.push:
-        gathered = publish(job, folder, training.about)
-        done = "Would be pushed" if job.hub.dry_run else f"Pushed to {job.hub.repo}"
-        console.print(f"{done}: {gathered}", soft_wrap=True)
-    return Result(training.transformer, summary)
+@contextmanager
+def joined(job: TrainJob) -> Iterator[Team]:
+    """Joins the processes that share the job, if there are others."""
+    cuda = local_device(job.device) != "cpu" and torch.cuda.is_available()
+    team = join_team(cuda, job.distributed.timeout or DEFAULT_TIMEOUT)
+    console.quiet = not team.is_first
+    try:
+        yield team
+    finally:
+        leave_team()
+
+
+def _train(
+    job: TrainJob, data: PreparedData, training: Training, folder: RunFolder, memory: MemoryLog, stop: StopRequest
+) -> int:
+    """The training loop with what happens between steps; returns the last step done."""
+    saver = CheckpointSaver(folder.checkpoints, job.checkpoint)
+    actions = Actions(job, data, training, folder, memory, saver)
+    schedule = Schedule(
+        first_step=training.first_step,
+        steps=training.steps,
+        accumulation=job.gradient_accumulation,
+        max_grad_norm=job.max_grad_norm,
+        seed=job.seed,
+        team=data.team,
+        wants_stop=stop,
+        actions=actions.between_steps(),
+    )
+    batches = training.batches(job, data)
+    try:
+        writer = Metrics(folder.metrics, training.first_step) if data.team.is_first else NoMetrics()
+        with writer as metrics, stop.after_step():
+            last = train_loop(training.state, batches, training.loss, metrics, schedule)
+        if last < training.steps:
+            actions.save(last)
+    finally:
+        saver.wait()
+    saver.finish()
+    training.seconds_for_checkpoints = {"waited": saver.seconds_waited, "writing": saver.seconds_writing}
+    return last
 
 
 @contextmanager
@@ -120,40 +151,46 @@ def accelerator_for(compute: Compute) -> Iterator[Accelerator]:
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def _actions(
-    job: TrainJob, data: PreparedData, training: Training, folder: RunFolder, memory: MemoryLog
-) -> list[Action]:
-    """What happens between steps: checkpoints first, so that a crash while sampling loses nothing."""
+def _export(job: TrainJob, data: PreparedData, training: Training, folder: RunFolder) -> Path:
+    """Writes the result as diffusers or peft load it."""
+    compute = data.compute
+    exported = ""
+    with training.state.stepper.whole(), training.state.averaged():
+        if data.team.is_first:
+            exported = str(export(training.transformer, job.method, folder.export, compute.dtype, training.about))
+    exported = data.team.exchange(exported)[0]
+    if job.export.merge and data.team.is_first:
+        host = Compute(torch.device("cpu"), compute.dtype)
+        base = load_transformer(data.pipeline, host, job.task.name)
+        export_merged(load_trained(base, Path(exported), host), folder.export, compute.dtype)
+    return Path(exported)
 
-    def save(step: int) -> None:
-        about = {"step": step, "batches": step * job.gradient_accumulation, "config": job.model_dump(mode="json")}
-        write_checkpoint(folder.checkpoint(step), training.state.save, about)
-        remove_old_checkpoints(folder.checkpoints, job.checkpoint.keep)
 
-    def measure(step: int) -> None:
-        assert training.held_out
-        with training.state.averaged():
-            losses = training.held_out.measure(training.transformer, training.loss)
-        with Metrics(folder.held_out, step - 1) as held_out:
-            held_out.write(step=step, **losses)
-        console.print(f"Held-out loss at step {step}: {losses['loss']:.4f}")
-
-    def validate(step: int) -> None:
-        assert data.validator
-        memory.record("before_validation")
-        with training.state.averaged():
-            data.validator.run(training.transformer, folder.validation(step), step)
-        memory.record("after_validation")
-
-    actions = [Action(save, job.checkpoint.every)]
-    if isinstance(job.validation, Validation):
-        if training.held_out:
-            actions.append(Action(measure, job.validation.loss_every))
-        steps_per_epoch = math.ceil(training.stream.batches_per_epoch / job.gradient_accumulation)
-        epochs = job.validation.every_epochs
-        every = epochs * steps_per_epoch if epochs else job.validation.every
-        actions.append(Action(validate, every, at_end=False))  # then the export is sampled from
-    return actions
+def _finish(
+    job: TrainJob,
+    data: PreparedData,
+    training: Training,
+    folder: RunFolder,
+    memory: MemoryLog,
+    exported: Path,
+    seconds: float,
+) -> dict[str, Any]:
+    """Sums the run up."""
+    lines = read_metrics(folder.metrics)
+    plot_loss(lines, folder.path / "loss.png", job.name)
+    summary = _summary(job, lines, memory, exported, seconds)
+    summary |= {"held_out": read_metrics(folder.held_out)[-1]} if training.held_out else {}
+    summary["processes"] = data.team.world
+    summary["checkpoint_seconds"] = {name: round(value, 3) for name, value in training.seconds_for_checkpoints.items()}
+    summary["clips"] = data.encoded.dataset.describe()
+    write_json(folder.path / "summary.json", summary)
+    write_status(folder, "finished", step=training.steps)
+    _say_result(folder, summary)
+    if job.hub.push:
+        gathered = publish(job, folder, training.about)
+        done = "Would be pushed" if job.hub.dry_run else f"Pushed to {job.hub.repo}"
+        console.print(f"{done}: {gathered}", soft_wrap=True)
+    return summary
 
 
 def _sample_from_export(
@@ -162,7 +199,7 @@ def _sample_from_export(
     """The last videos come from what was written, not from the model in memory, which makes room for it."""
     assert data.validator
     training.transformer.to("cpu")
-    training.state.optimizer.state.clear()
+    training.state.stepper.optimizer.state.clear()
     release(data.compute.device)
     transformer = load_trained(load_base(job, data), exported, data.compute)
     arrange_blocks(transformer, job.memory, data.compute.device)

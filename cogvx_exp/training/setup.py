@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,12 @@ from cogvx_exp.model.blocks import arrange_blocks
 from cogvx_exp.model.device import Compute
 from cogvx_exp.model.load import load_adapter_weights, load_scheduler, load_transformer, pipeline_folder
 from cogvx_exp.model.positions import drop_learned_positions, fits_learned_positions
+from cogvx_exp.team import Team
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.training.checkpoint import TrainingState
 from cogvx_exp.training.checkpoint_files import CheckpointFolder
 from cogvx_exp.training.optimizer import build_lr_scheduler, build_optimizer
+from cogvx_exp.training.stepper import build_stepper
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,11 @@ class PreparedData:
     def compute(self) -> Compute:
         """Where and in which type the run computes."""
         return self.encoder.compute
+
+    @property
+    def team(self) -> Team:
+        """The processes that train together."""
+        return self.encoder.team
 
     @property
     def clips(self) -> list[Clip]:
@@ -79,6 +86,14 @@ class Training:
     held_out: HeldOutLoss | None = None
     first_step: int = 0
     """Steps that are already done."""
+    first_batch: int = 0
+    """Batches that are already done, of all processes together."""
+    seconds_for_checkpoints: dict[str, float] = field(default_factory=dict)
+    """How long the training stood still for checkpoints, and how long they were being written."""
+
+    def batches_done(self, step: int, batches_per_step: int) -> int:
+        """Batches that are done after a step, of all processes together."""
+        return self.first_batch + (step - self.first_step) * batches_per_step
 
     @property
     def about(self) -> dict[str, Any]:
@@ -88,8 +103,11 @@ class Training:
     def resume(self, checkpoint: CheckpointFolder) -> None:
         """Takes over a checkpoint's state and its position in the data."""
         self.state.load(checkpoint.path)
-        self.stream.start = checkpoint.manifest["batches"]
+        self.first_batch = self.stream.start = checkpoint.manifest["batches"]
         self.first_step = checkpoint.step
+        before, now = checkpoint.manifest.get("processes", 1), self.stream.world
+        if before != now:
+            console.print(f"Changed since the checkpoint: processes were {before}, are {now}")
         console.print(f"Going on from step {self.first_step} ({checkpoint.path})", soft_wrap=True)
 
     def batches(self, job: TrainJob, data: PreparedData) -> Iterator[Batch]:
@@ -101,7 +119,7 @@ class Training:
         return with_images(batches, data.encoder) if job.task.name == "i2v" else batches
 
 
-def prepare_data(job: TrainJob, dataset: Dataset, compute: Compute, faults: Path) -> PreparedData:
+def prepare_data(job: TrainJob, dataset: Dataset, compute: Compute, faults: Path, team: Team) -> PreparedData:
     """Fills the cache with everything the run will read.
 
     Args:
@@ -109,12 +127,17 @@ def prepare_data(job: TrainJob, dataset: Dataset, compute: Compute, faults: Path
         dataset: the clips.
         compute: where and in which type the run computes.
         faults: file for the faults that encoding finds.
+        team: the processes that share the work.
 
     Raises:
         UserError: the data or the model cannot be used.
     """
     console.print(dataset.describe())
+    if not team.is_first:
+        team.wait()  # the first one downloads or builds
     pipeline = pipeline_folder(job.model, job.cache_dir)
+    if team.is_first:
+        team.wait()
     encoder = Encoder(
         pipeline,
         compute,
@@ -122,6 +145,7 @@ def prepare_data(job: TrainJob, dataset: Dataset, compute: Compute, faults: Path
         job.cache_dir,
         images=job.task.name == "i2v",
         image_scale=job.task.image_scale or "auto",
+        team=team,
     )
     validation = job.validation if isinstance(job.validation, Validation) else None
     prompts = _prompts(validation, dataset.clips) if validation else []
@@ -132,9 +156,7 @@ def prepare_data(job: TrainJob, dataset: Dataset, compute: Compute, faults: Path
         embeds = dict(zip(texts, load_embeds(texts, encoded.text_keys, encoder.cache), strict=True))
         images = _images(validation, dataset.clips, len(prompts)) if encoder.images else None
         requests = video_requests(validation, prompts, validation.num_videos, images)
-        validator = Validator(
-            requests, embeds, job.model, pipeline, compute, job.memory, encoder.image_scale, validation.offload
-        )
+        validator = Validator(requests, embeds, job.model, encoder, validation.offload)
     return PreparedData(encoder, encoded, validator)
 
 
@@ -144,10 +166,11 @@ def build_training(job: TrainJob, data: PreparedData, accelerator: Accelerator) 
     Raises:
         UserError: the settings do not fit the model or the data.
     """
-    stream = _stream(job, data.encoded.dataset)
+    stream = _stream(job, data.encoded.dataset, data.team)
     steps = job.steps
+    batches_per_step = job.gradient_accumulation * data.team.world
     if job.epochs is not None:
-        steps = math.ceil(job.epochs * stream.batches_per_epoch / job.gradient_accumulation)
+        steps = math.ceil(job.epochs * stream.batches_per_epoch / batches_per_step)
 
     transformer = load_base(job, data)
     positions_dropped = not fits_learned_positions(transformer.config, _shapes(job, data.clips))
@@ -161,12 +184,11 @@ def build_training(job: TrainJob, data: PreparedData, accelerator: Accelerator) 
     _say_parameters(job, transformer, steps)
     arrange_blocks(transformer, job.memory, data.compute.device)
     parameters = trainable_parameters(transformer)
-    samples_per_step = job.batch_size * job.gradient_accumulation
-    optimizer = build_optimizer(parameters, job.optim, data.compute.device, samples_per_step)
+    optimizer = build_optimizer(parameters, job.optim, data.compute.device, job.batch_size * batches_per_step)
     lr_scheduler = build_lr_scheduler(optimizer, job.lr_scheduler, steps)
     ema = EMAModel(parameters.values(), decay=job.ema_decay) if job.ema_decay else None
-    prepared = accelerator.prepare(optimizer, device_placement=[False])  # its states are where they belong
-    state = TrainingState(transformer, prepared, lr_scheduler, accelerator.scaler, ema)
+    stepper = build_stepper(job.distributed.name, transformer, optimizer, accelerator)
+    state = TrainingState(stepper, lr_scheduler, ema)
 
     config = dict(transformer.config)
     noise_schedule = load_scheduler(data.pipeline, job.model.sampling.scheduler).alphas_cumprod
@@ -241,7 +263,7 @@ def _images(validation: Validation, clips: list[Clip], count: int) -> list[str]:
     return images
 
 
-def _stream(job: TrainJob, dataset: Dataset) -> BatchStream:
+def _stream(job: TrainJob, dataset: Dataset, team: Team) -> BatchStream:
     buckets = {bucket: number for number, bucket in enumerate(dataset.bucket_counts())}
     drop = job.data.remainder == "drop"
     stream = BatchStream(
@@ -251,6 +273,8 @@ def _stream(job: TrainJob, dataset: Dataset) -> BatchStream:
         batch_size=job.batch_size,
         seed=job.seed,
         drop_remainder=drop,
+        rank=team.rank,
+        world=team.world,
     )
     if stream.batches_per_epoch == 0:
         raise UserError(f"no bucket has batch_size={job.batch_size} clips; use a smaller one or data.remainder=pad")

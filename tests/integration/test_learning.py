@@ -13,6 +13,7 @@ from cogvx_exp.data.sampler import Draw
 from cogvx_exp.data.samples import TrainingSamples
 from cogvx_exp.evaluation.held_out import HeldOutLoss
 from cogvx_exp.model.device import choose_compute
+from cogvx_exp.team import Team
 from cogvx_exp.tracking.run_folder import Metrics, read_metrics
 from cogvx_exp.training.loop import Schedule, train_loop
 from cogvx_exp.training.run import accelerator_for
@@ -49,7 +50,7 @@ def fixed_loss(training: Training, repeat: int = 0) -> float:
 def train_and_measure(job: TrainJob, folder: Path, shuffle_captions: bool = False) -> tuple[float, float, float]:
     """The fixed loss before and after training, and its spread over other fixed noise."""
     compute = choose_compute("cpu", job.model)
-    data = prepare_data(job, load_dataset(job.data, job.cache_dir), compute, folder / "faults.csv")
+    data = prepare_data(job, load_dataset(job.data, job.cache_dir), compute, folder / "faults.csv", Team())
     with accelerator_for(compute) as accelerator:
         training = build_training(job, data, accelerator)
         before = fixed_loss(training)
@@ -104,7 +105,7 @@ def test_every_task_and_method_learns(make_job, tmp_path: Path, model: str, task
     settings = [*OVERFIT[:4], f"model={model}", f"task={task}", f"method={method}", "batch_size=4", "steps=200"]
     job = make_job(*settings, *OVERFIT[4:6] if method == "lora" else [])
     compute = choose_compute("cpu", job.model)
-    data = prepare_data(job, load_dataset(job.data, job.cache_dir), compute, tmp_path / "faults.csv")
+    data = prepare_data(job, load_dataset(job.data, job.cache_dir), compute, tmp_path / "faults.csv", Team())
     with accelerator_for(compute) as accelerator:
         training = build_training(job, data, accelerator)
 

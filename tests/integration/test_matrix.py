@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from cogvx_exp.evaluation.sampling import Sampler
 from cogvx_exp.model.device import choose_compute
 from cogvx_exp.model.load import load_scheduler, load_trained, load_transformer, load_vae, pipeline_folder
+from cogvx_exp.team import Team
 from cogvx_exp.tracking.run_folder import LORA_FILE, PEFT_FILE, RunFolder, read_metrics
 from cogvx_exp.train import main
 from tests.integration.test_parity import SHAPES
@@ -202,7 +203,7 @@ def test_sampling_leaves_the_model_as_it_was(make_job, train_in, tmp_path: Path)
 
     job = make_job("steps=2", "validation.num_inference_steps=2")
     compute = choose_compute("cpu", job.model)
-    data = prepare_data(job, load_dataset(job.data, job.cache_dir), compute, tmp_path / "faults.csv")
+    data = prepare_data(job, load_dataset(job.data, job.cache_dir), compute, tmp_path / "faults.csv", Team())
     with accelerator_for(compute) as accelerator:
         transformer = build_training(job, data, accelerator).transformer
 

@@ -19,6 +19,7 @@ from cogvx_exp.diffusion.denoise import model_inputs
 from cogvx_exp.diffusion.objective import add_noise
 from cogvx_exp.model.device import choose_compute
 from cogvx_exp.model.load import load_scheduler, load_vae
+from cogvx_exp.team import Team
 from cogvx_exp.training.run import accelerator_for
 from cogvx_exp.training.setup import Training, build_training, prepare_data
 
@@ -52,7 +53,7 @@ def prepare(make_job, tmp_path: Path, model: str, size: tuple[str, str]):
         *(["task.image_dropout=0"] if SHAPES[model] == "i2v" else []),
     )
     compute = choose_compute("cpu", job.model)
-    data = prepare_data(job, load_dataset(job.data, job.cache_dir), compute, tmp_path / "faults.csv")
+    data = prepare_data(job, load_dataset(job.data, job.cache_dir), compute, tmp_path / "faults.csv", Team())
     with accelerator_for(compute) as accelerator:
         return job, data, build_training(job, data, accelerator)
 

@@ -22,6 +22,7 @@ from cogvx_exp.files import file_hash
 from cogvx_exp.model.device import choose_compute
 from cogvx_exp.model.load import pipeline_folder
 from cogvx_exp.prepare import main as prepare_main
+from cogvx_exp.team import Team
 from cogvx_exp.tracking.run_folder import read_metrics
 from cogvx_exp.train import main as train_main
 from cogvx_exp.training.run import accelerator_for
@@ -199,7 +200,7 @@ def test_several_captions_dropout_and_flips_are_drawn_as_often_as_asked(root: Pa
     ]
     job = make_job(*settings)
     compute = choose_compute("cpu", job.model)
-    data = prepare_data(job, load_dataset(job.data, job.cache_dir), compute, tmp_path / "faults.csv")
+    data = prepare_data(job, load_dataset(job.data, job.cache_dir), compute, tmp_path / "faults.csv", Team())
     with accelerator_for(compute) as accelerator:
         samples = build_training(job, data, accelerator).samples
     draws = [Draw(number, number % 2) for number in range(2000)]

@@ -7,7 +7,7 @@ from cogvx_exp.files import fingerprint, whole_file, write_text
 from cogvx_exp.training.checkpoint_files import (
     newest_checkpoint,
     open_checkpoint,
-    remove_old_checkpoints,
+    prune_checkpoints,
     write_checkpoint,
 )
 
@@ -79,7 +79,7 @@ def test_an_unfinished_checkpoint_is_not_seen(run: Path) -> None:
 
 
 def test_only_the_newest_are_kept(run: Path) -> None:
-    remove_old_checkpoints(run / "checkpoints", 2)
+    prune_checkpoints(run / "checkpoints", 2, keep_best=True)
     assert [path.name for path in sorted((run / "checkpoints").glob("step-*"))] == ["step-000002", "step-000003"]
     with pytest.raises(UserError, match="missing"):
         open_checkpoint(run / "checkpoints" / "step-000001")

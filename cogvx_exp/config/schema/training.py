@@ -111,14 +111,18 @@ class LrScheduler(Section):
 class Distributed(Section):
     """Processes and machines."""
 
-    name: Literal["single", "ddp", "zero2"]
-    """single: one process. ddp: data parallel. zero2: DeepSpeed ZeRO-2. Default: single."""
+    name: Literal["single", "ddp", "fsdp", "zero2", "zero2_offload", "zero3"]
+    """single: one process. ddp: each process has all of the model. fsdp: weights, gradients and states are split
+    (FSDP2). zero2: DeepSpeed splits gradients and states. zero2_offload: and keeps the states on the host. zero3: and
+    splits the weights. Default: single."""
     processes: PositiveInt
     """Processes on this machine. Default: 1."""
     nodes: PositiveInt = 1
     """Machines. Default: 1."""
     node_rank: NonNegativeInt = 0
     """Number of this machine, from 0. Default: 0."""
+    rendezvous: str | None = Field(default=None, pattern=r"^[^:]+:\d+$")
+    """With several machines: HOST:PORT of the one with number 0. Default: null."""
     timeout: PositiveInt | None = None
     """Seconds a process waits for the others (the reference's nccl_timeout)."""
 
@@ -173,6 +177,12 @@ class Checkpoint(Section):
     """Steps between two checkpoints; the last step is always saved. Default: 500."""
     keep: PositiveInt | None
     """How many of the newest stay on disk; null keeps all. Default: 3."""
+    keep_best: bool
+    """Whether the one with the lowest held-out loss stays, too (with data.holdout). Default: true."""
+    background: bool
+    """Whether they are written while training goes on. Default: true."""
+    max_minutes: PositiveFloat | None
+    """After this time the run saves its state and exits with code 75, to be resumed; null: never. Default: null."""
 
 
 class Export(Section):

@@ -1,0 +1,166 @@
+"""Runs a training job in several processes, through torchrun.
+
+The processes know nothing of Hydra: their job is a JSON file in the run's folder. Whatever ends this process ends them:
+torchrun is told by the kernel when its parent dies, and each of them when torchrun dies.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from cogvx_exp.config.schema import Distributed, TrainJob
+from cogvx_exp.errors import UserError
+from cogvx_exp.files import read_json, write_json
+from cogvx_exp.launch.processes import die_with_parent
+from cogvx_exp.tracking.progress import console
+from cogvx_exp.tracking.run_folder import RunFolder
+
+WORKER = "cogvx_exp.launch.train_worker"
+
+STOPPED = 75
+"""Exit code of a process that has saved its state and is to be started again."""
+
+SECONDS_TO_SAVE = 600
+"""How long the processes have to end after they were asked to stop."""
+
+
+class WorkersFailedError(Exception):
+    """A process failed with an error that is no user's: the text is its own traceback."""
+
+
+def run_workers(job: TrainJob, folder: RunFolder, checkpoint: Path | None) -> int:
+    """Runs the job in `distributed.processes` processes of this machine. Returns 0, or 75 if the run was stopped.
+
+    Raises:
+        UserError: a process failed with one.
+        WorkersFailedError: a process failed with another error.
+    """
+    logs = folder.logs / f"node-{job.distributed.node_rank}"
+    logs.mkdir(parents=True, exist_ok=True)
+    for left in logs.glob("failure-*.json"):
+        left.unlink()
+    write_json(logs / "job.json", {"job": job.model_dump(mode="json"), "checkpoint": checkpoint and str(checkpoint)})
+    command = [sys.executable, "-m", "torch.distributed.run", *_torchrun_flags(job.distributed)]
+    command += [f"--log-dir={logs}", f"--redirects={_redirects(job.distributed)}", "-m", WORKER, str(logs)]
+    console.print(
+        f"Starting {job.distributed.processes} processes ({job.distributed.name}); logs in {logs}", soft_wrap=True
+    )
+    with (logs / "torchrun.log").open("w") as log:
+        torchrun = subprocess.Popen(
+            command, stderr=log, env=_environment(job), start_new_session=True, preexec_fn=_before_torchrun
+        )
+    with _passing_signals_on(torchrun):
+        try:
+            code = torchrun.wait()
+        except BaseException:
+            _kill(torchrun)
+            raise
+    failure = _first_failure(logs)
+    if failure and failure["stopped"]:
+        console.print(failure["message"], soft_wrap=True)
+        return STOPPED
+    if failure and failure["user"]:
+        raise UserError(failure["message"])
+    if failure:
+        raise WorkersFailedError(f"process {failure['rank']} failed:\n{failure['traceback']}")
+    if code:
+        tail = "\n".join((logs / "torchrun.log").read_text().splitlines()[-15:])
+        raise WorkersFailedError(
+            f"a process ended without a word (torchrun's exit code {code}); {logs} has its logs:\n{tail}"
+        )
+    return 0
+
+
+def _torchrun_flags(distributed: Distributed) -> list[str]:
+    flags = [f"--nproc-per-node={distributed.processes}"]
+    if distributed.nodes == 1:
+        return [*flags, "--standalone"]  # a free port of its own
+    assert distributed.rendezvous
+    host, _, port = distributed.rendezvous.partition(":")
+    flags += [f"--nnodes={distributed.nodes}", f"--node-rank={distributed.node_rank}"]
+    return [*flags, f"--master-addr={host}", f"--master-port={port}"]
+
+
+def _redirects(distributed: Distributed) -> str:
+    """The first process of all speaks on the terminal, the others into files."""
+    speaks = 0 if distributed.node_rank == 0 else None
+    return ",".join(f"{local}:3" for local in range(distributed.processes) if local != speaks) or "0:0"
+
+
+def _environment(job: TrainJob) -> dict[str, str]:
+    threads = max((os.cpu_count() or 1) // job.distributed.processes, 1)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # ninja, for DeepSpeed
+    return {"OMP_NUM_THREADS": str(threads), **os.environ, "PATH": path}
+
+
+def _before_torchrun() -> None:
+    die_with_parent()
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # for the workers only, which take it up again
+
+
+@contextmanager
+def _passing_signals_on(torchrun: subprocess.Popen) -> Iterator[None]:
+    """Inside, SIGTERM and SIGUSR1 reach the workers, which save and end. A second one ends them at once."""
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked and number == signal.SIGTERM:
+            _kill(torchrun)
+        asked = True
+        for worker in _children(torchrun.pid):
+            _send(worker, signal.SIGUSR1)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _kill(torchrun: subprocess.Popen) -> None:
+    """Ends torchrun and its workers at once."""
+    workers = _children(torchrun.pid)
+    for process in (torchrun.pid, *workers):
+        _send(process, signal.SIGKILL)
+    torchrun.wait()
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _send(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _first_failure(logs: Path) -> dict[str, Any] | None:
+    """What the process that failed first has left."""
+    failures = [read_json(path) for path in logs.glob("failure-*.json")]
+    return min(failures, key=lambda failure: failure["time"], default=None)
+
+
+def leave_failure(logs: Path, rank: int, error: BaseException, traceback: str, *, stopped: str = "") -> None:
+    """Called in a worker: says what ended it."""
+    about = {"user": isinstance(error, UserError), "stopped": bool(stopped), "message": stopped or str(error)}
+    write_json(logs / f"failure-{rank}.json", {"rank": rank, "time": time.time(), "traceback": traceback, **about})
+
+
+def read_work(logs: Path) -> tuple[TrainJob, Path | None]:
+    """The job that `run_workers` has left, and the checkpoint to go on from."""
+    work = json.loads((logs / "job.json").read_text(encoding="utf-8"))
+    checkpoint = work["checkpoint"]
+    return TrainJob.model_validate(work["job"]), Path(checkpoint) if checkpoint else None

@@ -1,0 +1,106 @@
+"""The processes of a job, and what they tell each other. Importing it does not import torch."""
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from cogvx_exp.errors import UserError
+
+LONGEST_WAIT = timedelta(days=2)
+"""How long a process waits for the others outside of training steps: they may be encoding for hours."""
+
+
+@dataclass(frozen=True)
+class Team:
+    """A process's place among those that share a job. These ones do not talk to each other."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process speaks and writes for all."""
+        return self.rank == 0
+
+    def exchange(self, value: Any) -> list[Any]:
+        """The JSON-like values of all processes, in the order of their ranks."""
+        return [value]
+
+    def wait(self) -> None:
+        """Returns when all have come here."""
+        self.exchange(None)
+
+
+@dataclass(frozen=True)
+class TalkingTeam(Team):
+    """Processes joined by torch.distributed."""
+
+    group: Any = None
+
+    def exchange(self, value: Any) -> list[Any]:
+        """The JSON-like values of all processes, in the order of their ranks."""
+        import torch
+        from torch.distributed import all_gather
+
+        mine = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
+        all_gather(sizes, torch.tensor([len(mine)]), group=self.group)
+        longest = int(max(sizes))
+        padded = torch.zeros(longest, dtype=torch.uint8)
+        padded[: len(mine)] = mine
+        received = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.world)]
+        all_gather(received, padded, group=self.group)
+        texts = [bytes(data[: int(size)].tolist()) for data, size in zip(received, sizes, strict=True)]
+        return [json.loads(text) for text in texts]
+
+
+def place_in_job() -> tuple[int, int] | None:
+    """(rank, world size) if this process is one of several: under torchrun, accelerate, Slurm or our own launch."""
+    for rank, world in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+        if rank in os.environ and int(os.environ.get(world, "1")) > 1:
+            return int(os.environ[rank]), int(os.environ[world])
+    return None
+
+
+def local_device(device: str) -> str:
+    """The device of this process: of several on one machine, each takes its own GPU."""
+    local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID"))
+    return f"cuda:{local}" if device == "cuda" and local and place_in_job() else device
+
+
+def join_team(cuda: bool, timeout: int) -> Team:
+    """Joins the other processes of the job; alone if there are none.
+
+    Args:
+        cuda: whether tensors on a GPU are exchanged (nccl), besides those on the host (gloo).
+        timeout: seconds to wait for the others in a training step.
+
+    Raises:
+        UserError: the others cannot be found.
+    """
+    place = place_in_job()
+    if place is None:
+        return Team()
+    import torch.distributed as dist
+
+    rank, world = place
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world))
+    os.environ.setdefault("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if name not in os.environ:
+            raise UserError(f"this is process {rank} of {world}, but {name} is not set; export it for all of them")
+    if not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    assert dist.get_world_size() == world
+    return TalkingTeam(rank, world, dist.new_group(backend="gloo", timeout=LONGEST_WAIT))
+
+
+def leave_team() -> None:
+    """Ends the connection to the other processes, if there is one."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,112 @@
+"""How gradients become a step: alone, or together with other processes."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers import CogVideoXTransformer3DModel
+from torch.nn.parallel import DistributedDataParallel
+
+from cogvx_exp.model.adapt import trainable_parameters
+from cogvx_exp.training.optimizer import clip_gradients
+
+OptimizerState = dict[str, Any]
+"""As torch.optim gives it: `state` by the parameter's number, and `param_groups`."""
+
+
+class Stepper:
+    """One process, all of the model.
+
+    Args:
+        transformer: the trainable model.
+        optimizer: moves its trained parameters.
+        accelerator: mixed precision and the scaling of float16's gradients.
+    """
+
+    def __init__(
+        self, transformer: CogVideoXTransformer3DModel, optimizer: torch.optim.Optimizer, accelerator: Accelerator
+    ):
+        self.transformer = transformer
+        self.model: torch.nn.Module = transformer
+        """What the forward pass is made with."""
+        self.accelerator = accelerator
+        self.optimizer = accelerator.prepare(optimizer, device_placement=[False])  # its states are where they belong
+
+    def accumulating(self, last: bool) -> AbstractContextManager[None]:
+        """Around a forward and backward pass. `last`: the gradients of a step are then complete."""
+        return nullcontext()
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Around a forward pass: mixed precision."""
+        context: AbstractContextManager[None] = self.accelerator.autocast()
+        return context
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Adds the gradients of a loss."""
+        self.accelerator.backward(loss)
+
+    def step(self, max_norm: float | None) -> float:
+        """Clips the gradients, moves the weights, frees the gradients. Returns the norm before clipping."""
+        norm = clip_gradients(self.optimizer, self.accelerator, max_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The trained weights by name, on the host; all processes call it, the first one's are complete."""
+        trained = trainable_parameters(self.transformer)
+        return {name: weight.detach().cpu().clone() for name, weight in trained.items()}
+
+    def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
+        """Takes over trained weights."""
+        with torch.no_grad():
+            for name, parameter in trainable_parameters(self.transformer).items():
+                parameter.copy_(weights[name])
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the trained weights by name."""
+        return {name: tuple(weight.shape) for name, weight in trainable_parameters(self.transformer).items()}
+
+    def optimizer_state(self) -> OptimizerState:
+        """The optimizer's state; all processes call it, the first one's is complete."""
+        state: OptimizerState = self.optimizer.state_dict()
+        return state
+
+    def load_optimizer_state(self, state: OptimizerState) -> None:
+        """Takes over an optimizer's state."""
+        self.optimizer.load_state_dict(state)
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Inside, the transformer has all of its weights in every process."""
+        yield
+
+
+class DataParallel(Stepper):
+    """Each process has all of the model, and gradients are averaged."""
+
+    def __init__(
+        self, transformer: CogVideoXTransformer3DModel, optimizer: torch.optim.Optimizer, accelerator: Accelerator
+    ):
+        super().__init__(transformer, optimizer, accelerator)
+        devices = [accelerator.device] if accelerator.device.type == "cuda" else None
+        # All have built the same model: nothing has to be sent, neither now nor before each pass.
+        self._parallel = DistributedDataParallel(
+            transformer, device_ids=devices, broadcast_buffers=False, init_sync=False, gradient_as_bucket_view=True
+        )
+        self.model = self._parallel
+
+    def accumulating(self, last: bool) -> AbstractContextManager[None]:
+        """Gradients are averaged in the last backward pass of a step only."""
+        context: AbstractContextManager[None] = nullcontext() if last else self._parallel.no_sync()
+        return context
+
+
+def build_stepper(
+    how: str, transformer: CogVideoXTransformer3DModel, optimizer: torch.optim.Optimizer, accelerator: Accelerator
+) -> Stepper:
+    """The stepper of `distributed=how`."""
+    steppers = {"single": Stepper, "ddp": DataParallel}
+    return steppers[how](transformer, optimizer, accelerator)

@@ -1,0 +1,67 @@
+"""Stops a run so that it can go on later: on SIGTERM, on SIGUSR1 (Slurm's warning), or after a given time."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+EXIT_CODE = 75
+"""Of a run that has saved its state and is to be started again (EX_TEMPFAIL of sysexits.h)."""
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class Stopped(SystemExit):
+    """A run that was asked to stop and has saved its state. Ends a sweep, too: all of it is to be resumed."""
+
+    def __init__(self, message: str):
+        super().__init__(EXIT_CODE)
+        self.message = message
+
+
+class StopRequest:
+    """Notes that the run is to stop after the current step.
+
+    Args:
+        max_minutes: after this time; None: never.
+    """
+
+    def __init__(self, max_minutes: float | None):
+        self.reason: str | None = None
+        self._after_step = False
+        self._end = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+
+    def __call__(self) -> bool:
+        """Whether to stop."""
+        if self.reason is None and self._end is not None and time.monotonic() >= self._end:
+            self.reason = "checkpoint.max_minutes have passed"
+        return self.reason is not None
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.reason = f"{signal.Signals(number).name} was received"
+        if not self._after_step:
+            raise Stopped(f"Stopped: {self.reason}; nothing is lost, resume=auto goes on")
+
+    @contextmanager
+    def after_step(self) -> Iterator[None]:
+        """Inside, the signals are noted, and training stops after the step."""
+        self._after_step = True
+        try:
+            yield
+        finally:
+            self._after_step = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Inside, the signals end the run with `EXIT_CODE`. In another thread than the main one: nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
