@@ -1,4 +1,4 @@
-"""The one error class that is meant for the user's eyes."""
+"""The error classes that are meant for the user's eyes."""
 
 
 class UserError(ValueError):
@@ -6,4 +6,11 @@ class UserError(ValueError):
 
     The message says what was given, what is allowed and what to change. The entry points print it
     without a traceback and exit with code 2.
+    """
+
+
+class CrashError(Exception):
+    """Another process of ours failed with an error that is no user's: the text is its traceback.
+
+    The entry points print it and exit with code 1.
     """

@@ -23,8 +23,9 @@ from cogvx_exp.config.help import print_help
 from cogvx_exp.config.overrides import check_names
 from cogvx_exp.config.paths import conf_dir
 from cogvx_exp.config.typed import Job, typed
-from cogvx_exp.errors import UserError
+from cogvx_exp.errors import CrashError, UserError
 
+CRASH = 1
 USAGE_ERROR = 2
 INTERRUPTED = 130
 
@@ -58,6 +59,9 @@ class EntryPoint(Generic[Job]):
                 raise
             print(f"cogvx_exp.{self.name}: {error}", file=sys.stderr)
             return USAGE_ERROR
+        except CrashError as error:
+            print(f"cogvx_exp.{self.name}: {error}", file=sys.stderr)
+            return CRASH
         except KeyboardInterrupt:
             print(f"cogvx_exp.{self.name}: interrupted", file=sys.stderr)
             return INTERRUPTED
@@ -121,7 +125,7 @@ class EntryPoint(Generic[Job]):
         os.environ["HYDRA_FULL_ERROR"] = "1"
         sys.argv = [sys.argv[0], *argv]
 
-        failed: list[UserError] = []
+        failed: list[UserError | CrashError] = []
         results: list[Any] = []
 
         def start(config: DictConfig) -> Any:
@@ -129,7 +133,7 @@ class EntryPoint(Generic[Job]):
             try:
                 results.append(self.run(self.job(config), overrides))
                 return results[-1] if isinstance(results[-1], float) else None
-            except UserError as error:
+            except (UserError, CrashError) as error:
                 failed.append(error)  # raised below: a sweep goes on with its next job
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     print(f"Job failed ({' '.join(overrides)}): {error}", file=sys.stderr)

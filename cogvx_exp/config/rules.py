@@ -116,8 +116,27 @@ def _processes_fit(job: TrainJob) -> Faults:
         yield Fault(together, f"optim={optim.name} is for one process; use distributed=zero2_offload with optim=adamw")
     if optim.release_gradients:
         yield Fault(together, "optim.release_gradients=true is for one process; set it to false")
+    if distributed.name != "ddp":
+        yield from _splitting_is_possible(job, together)
     if job.device.startswith("cuda:"):
         yield Fault(f"device={job.device}", "each process takes a GPU of its own; use device=cuda")
+
+
+def _splitting_is_possible(job: TrainJob, together: str) -> Faults:
+    """What fsdp and zero cannot do."""
+    if job.optim.target not in ("torch.optim.AdamW", "torch.optim.Adam"):
+        yield Fault(f"optim={job.optim.name}", f"{together} splits the states of adamw and adam only; or use ddp")
+    if job.quant.name != "none":
+        yield Fault(f"quant={job.quant.name}", f"{together} cannot split packed weights; use distributed=ddp")
+    if job.memory.stream_blocks:
+        yield Fault("memory.stream_blocks=true", f"{together} moves the blocks itself; set it to false")
+    if job.ema_decay:
+        yield Fault(f"ema_decay={job.ema_decay}", f"{together} has no running average; use distributed=ddp")
+    dtype = job.model.native_dtype if job.model.dtype == "auto" else job.model.dtype
+    if dtype == "float16" and job.device != "cpu":
+        yield Fault(together, "float16 needs a gradient scaler, which it has not; add model.dtype=bfloat16")
+    if not job.optim.decay_norms_and_biases and job.distributed.name.startswith("zero"):
+        yield Fault("optim.decay_norms_and_biases=false", f"{together} has one parameter group; set it to true")
 
 
 def _memory_settings_fit(job: TrainJob) -> Faults:

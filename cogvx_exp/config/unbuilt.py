@@ -10,7 +10,6 @@ from cogvx_exp.config.faults import Fault
 from cogvx_exp.config.schema import TrainJob
 
 UNBUILT: dict[str, tuple[Any, ...]] = {
-    "distributed.name": ("fsdp", "zero2", "zero2_offload", "zero3"),
     "tracker.name": ("wandb", "tensorboard"),
     "compile": (True,),
 }

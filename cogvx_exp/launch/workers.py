@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 from cogvx_exp.config.schema import Distributed, TrainJob
-from cogvx_exp.errors import UserError
+from cogvx_exp.errors import CrashError, UserError
 from cogvx_exp.files import read_json, write_json
 from cogvx_exp.launch.processes import die_with_parent
 from cogvx_exp.tracking.progress import console
@@ -32,16 +32,12 @@ SECONDS_TO_SAVE = 600
 """How long the processes have to end after they were asked to stop."""
 
 
-class WorkersFailedError(Exception):
-    """A process failed with an error that is no user's: the text is its own traceback."""
-
-
 def run_workers(job: TrainJob, folder: RunFolder, checkpoint: Path | None) -> int:
     """Runs the job in `distributed.processes` processes of this machine. Returns 0, or 75 if the run was stopped.
 
     Raises:
         UserError: a process failed with one.
-        WorkersFailedError: a process failed with another error.
+        CrashError: a process failed with another error.
     """
     logs = folder.logs / f"node-{job.distributed.node_rank}"
     logs.mkdir(parents=True, exist_ok=True)
@@ -70,12 +66,10 @@ def run_workers(job: TrainJob, folder: RunFolder, checkpoint: Path | None) -> in
     if failure and failure["user"]:
         raise UserError(failure["message"])
     if failure:
-        raise WorkersFailedError(f"process {failure['rank']} failed:\n{failure['traceback']}")
+        raise CrashError(f"process {failure['rank']} failed:\n{failure['traceback']}")
     if code:
         tail = "\n".join((logs / "torchrun.log").read_text().splitlines()[-15:])
-        raise WorkersFailedError(
-            f"a process ended without a word (torchrun's exit code {code}); {logs} has its logs:\n{tail}"
-        )
+        raise CrashError(f"a process ended without a word (torchrun's exit code {code}); {logs} has its logs:\n{tail}")
     return 0
 
 

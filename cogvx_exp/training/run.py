@@ -155,9 +155,10 @@ def _export(job: TrainJob, data: PreparedData, training: Training, folder: RunFo
     """Writes the result as diffusers or peft load it."""
     compute = data.compute
     exported = ""
-    with training.state.stepper.whole(), training.state.averaged():
+    with training.state.averaged():
+        complete = training.state.stepper.complete()
         if data.team.is_first:
-            exported = str(export(training.transformer, job.method, folder.export, compute.dtype, training.about))
+            exported = str(export(complete, job.method, folder.export, compute.dtype, training.about))
     exported = data.team.exchange(exported)[0]
     if job.export.merge and data.team.is_first:
         host = Compute(torch.device("cpu"), compute.dtype)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from diffusers import CogVideoXTransformer3DModel
 from diffusers.training_utils import EMAModel
@@ -183,11 +184,14 @@ def build_training(job: TrainJob, data: PreparedData, accelerator: Accelerator) 
     transformer.train()
     _say_parameters(job, transformer, steps)
     arrange_blocks(transformer, job.memory, data.compute.device)
-    parameters = trainable_parameters(transformer)
-    optimizer = build_optimizer(parameters, job.optim, data.compute.device, job.batch_size * batches_per_step)
-    lr_scheduler = build_lr_scheduler(optimizer, job.lr_scheduler, steps)
-    ema = EMAModel(parameters.values(), decay=job.ema_decay) if job.ema_decay else None
-    stepper = build_stepper(job.distributed.name, transformer, optimizer, accelerator)
+
+    def make_optimizer(parameters: dict[str, torch.nn.Parameter]) -> torch.optim.Optimizer:
+        samples_per_step = job.batch_size * batches_per_step
+        return build_optimizer(parameters, job.optim, data.compute.device, samples_per_step)
+
+    stepper = build_stepper(job.distributed.name, transformer, make_optimizer, accelerator)
+    lr_scheduler = build_lr_scheduler(stepper.optimizer, job.lr_scheduler, steps)
+    ema = EMAModel(trainable_parameters(transformer).values(), decay=job.ema_decay) if job.ema_decay else None
     state = TrainingState(stepper, lr_scheduler, ema)
 
     config = dict(transformer.config)

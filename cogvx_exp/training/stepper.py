@@ -1,7 +1,7 @@
 """How gradients become a step: alone, or together with other processes."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from cogvx_exp.model.adapt import trainable_parameters
 from cogvx_exp.training.optimizer import clip_gradients
 
+MakeOptimizer = Callable[[dict[str, torch.nn.Parameter]], torch.optim.Optimizer]
+
 OptimizerState = dict[str, Any]
 """As torch.optim gives it: `state` by the parameter's number, and `param_groups`."""
 
@@ -21,17 +23,18 @@ class Stepper:
 
     Args:
         transformer: the trainable model.
-        optimizer: moves its trained parameters.
+        make_optimizer: builds the optimizer of parameters by name.
         accelerator: mixed precision and the scaling of float16's gradients.
     """
 
     def __init__(
-        self, transformer: CogVideoXTransformer3DModel, optimizer: torch.optim.Optimizer, accelerator: Accelerator
+        self, transformer: CogVideoXTransformer3DModel, make_optimizer: MakeOptimizer, accelerator: Accelerator
     ):
         self.transformer = transformer
         self.model: torch.nn.Module = transformer
         """What the forward pass is made with."""
         self.accelerator = accelerator
+        optimizer = make_optimizer(trainable_parameters(transformer))
         self.optimizer = accelerator.prepare(optimizer, device_placement=[False])  # its states are where they belong
 
     def accumulating(self, last: bool) -> AbstractContextManager[None]:
@@ -78,19 +81,18 @@ class Stepper:
         """Takes over an optimizer's state."""
         self.optimizer.load_state_dict(state)
 
-    @contextmanager
-    def whole(self) -> Iterator[None]:
-        """Inside, the transformer has all of its weights in every process."""
-        yield
+    def complete(self) -> CogVideoXTransformer3DModel:
+        """The transformer with all of its weights; all processes call it, that of the first one is complete."""
+        return self.transformer
 
 
 class DataParallel(Stepper):
     """Each process has all of the model, and gradients are averaged."""
 
     def __init__(
-        self, transformer: CogVideoXTransformer3DModel, optimizer: torch.optim.Optimizer, accelerator: Accelerator
+        self, transformer: CogVideoXTransformer3DModel, make_optimizer: MakeOptimizer, accelerator: Accelerator
     ):
-        super().__init__(transformer, optimizer, accelerator)
+        super().__init__(transformer, make_optimizer, accelerator)
         devices = [accelerator.device] if accelerator.device.type == "cuda" else None
         # All have built the same model: nothing has to be sent, neither now nor before each pass.
         self._parallel = DistributedDataParallel(
@@ -105,8 +107,16 @@ class DataParallel(Stepper):
 
 
 def build_stepper(
-    how: str, transformer: CogVideoXTransformer3DModel, optimizer: torch.optim.Optimizer, accelerator: Accelerator
+    how: str, transformer: CogVideoXTransformer3DModel, make_optimizer: MakeOptimizer, accelerator: Accelerator
 ) -> Stepper:
     """The stepper of `distributed=how`."""
-    steppers = {"single": Stepper, "ddp": DataParallel}
-    return steppers[how](transformer, optimizer, accelerator)
+    if how == "single":
+        return Stepper(transformer, make_optimizer, accelerator)
+    if how == "ddp":
+        return DataParallel(transformer, make_optimizer, accelerator)
+    from cogvx_exp.training.sharded import DeepSpeed, FullySharded
+
+    if how == "fsdp":
+        return FullySharded(transformer, make_optimizer, accelerator)
+    stage = 3 if how == "zero3" else 2
+    return DeepSpeed(transformer, make_optimizer, accelerator, stage, offload=how == "zero2_offload")

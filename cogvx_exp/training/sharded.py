@@ -1,0 +1,291 @@
+"""Steppers that split weights, gradients or optimizer states over the processes.
+
+Checkpoints are the same as those of one process: what is split is gathered, one parameter at a time, on the host of the
+first process. So a run can go on with another number of processes, or with another way of splitting.
+"""
+
+import math
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from diffusers import CogVideoXTransformer3DModel
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from cogvx_exp.model.adapt import trainable_parameters
+from cogvx_exp.training.stepper import MakeOptimizer, OptimizerState, Stepper
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What Adam and AdamW keep for each value."""
+
+
+class FullySharded(Stepper):
+    """FSDP2: each process has a part of every weight, gradient and state; a block is whole only while it computes.
+
+    Adapters are small: each process has all of them, and their gradients are averaged. That leaves them float32 beside
+    a base of another type, which one FSDP unit cannot hold.
+    """
+
+    def __init__(
+        self, transformer: CogVideoXTransformer3DModel, make_optimizer: MakeOptimizer, accelerator: Accelerator
+    ):
+        frozen = [parameter for parameter in transformer.parameters() if not parameter.requires_grad]
+        whole = set(trainable_parameters(transformer).values()) if frozen else set()
+        for block in transformer.transformer_blocks:
+            fully_shard(block, ignored_params=whole)
+        fully_shard(transformer, ignored_params=whole)
+        super().__init__(transformer, make_optimizer, accelerator)
+        self._replicated = [parameter for parameter in whole if parameter.requires_grad]
+
+    def accumulating(self, last: bool) -> AbstractContextManager[None]:
+        """Gradients are averaged in the last backward pass of a step only."""
+        if isinstance(self.transformer, FSDPModule):
+            self.transformer.set_requires_gradient_sync(last)
+        return nullcontext()
+
+    def step(self, max_norm: float | None) -> float:
+        """Averages the adapter's gradients, clips, moves the weights, frees the gradients."""
+        for parameter in sorted(self._replicated, key=self._order):
+            dist.all_reduce(parameter.grad)
+            assert parameter.grad is not None
+            parameter.grad /= dist.get_world_size()
+        parameters = list(trainable_parameters(self.transformer).values())
+        norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm or math.inf)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(_whole(norm))
+
+    def _order(self, parameter: torch.nn.Parameter) -> int:
+        """The same in all processes."""
+        if not hasattr(self, "_numbers"):
+            self._numbers = {id(each): number for number, each in enumerate(self.transformer.parameters())}
+        return self._numbers[id(parameter)]
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The trained weights by name, gathered on the host."""
+        trained = trainable_parameters(self.transformer)
+        return {name: _whole(weight.detach()).cpu().clone() for name, weight in trained.items()}
+
+    def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
+        """Takes over trained weights, each process its part."""
+        with torch.no_grad():
+            for name, parameter in trainable_parameters(self.transformer).items():
+                parameter.copy_(_part_of(weights[name].to(parameter.device), parameter))
+
+    def optimizer_state(self) -> OptimizerState:
+        """The optimizer's state, gathered on the host."""
+        state: OptimizerState = self.optimizer.state_dict()
+        return {
+            "state": {
+                number: _map(values, lambda value: _whole(value).cpu()) for number, values in state["state"].items()
+            },
+            "param_groups": state["param_groups"],
+        }
+
+    def load_optimizer_state(self, state: OptimizerState) -> None:
+        """Takes over an optimizer's state, each process its part."""
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        parts = {
+            int(number): _map(values, lambda value, like=parameters[int(number)]: _part_of(value, like))
+            for number, values in state["state"].items()
+        }
+        self.optimizer.load_state_dict({"state": parts, "param_groups": state["param_groups"]})
+
+    def complete(self) -> CogVideoXTransformer3DModel:
+        """The transformer with all weights, on the host."""
+        if self._replicated:
+            return self.transformer  # an adapter is complete as it is
+        return _copy_with(
+            self.transformer, {name: _whole(value) for name, value in self.transformer.state_dict().items()}
+        )
+
+
+class DeepSpeed(Stepper):
+    """DeepSpeed ZeRO of a stage: 2 splits gradients and states, 3 the weights, too.
+
+    Args:
+        transformer: the trainable model.
+        make_optimizer: builds the optimizer (Adam or AdamW).
+        accelerator: for the device and the type of the computation.
+        stage: 2 or 3.
+        offload: whether the states are on the host.
+    """
+
+    def __init__(
+        self,
+        transformer: CogVideoXTransformer3DModel,
+        make_optimizer: MakeOptimizer,
+        accelerator: Accelerator,
+        stage: int,
+        offload: bool = False,
+    ):
+        import deepspeed
+
+        self.transformer, self.accelerator = transformer, accelerator
+        self._stage = stage
+        self._last = True
+        optimizer = make_optimizer(trainable_parameters(transformer))
+        if offload:
+            from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+            optimizer = DeepSpeedCPUAdam(optimizer.param_groups, adamw_mode=isinstance(optimizer, torch.optim.AdamW))
+        zero: dict[str, Any] = {"stage": stage}
+        if offload:
+            zero["offload_optimizer"] = {"device": "cpu", "pin_memory": accelerator.device.type == "cuda"}
+        config = {
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,  # the loop says which pass is the last of a step
+            "zero_optimization": zero,
+            "bf16": {"enabled": accelerator.mixed_precision == "bf16"},
+            "gradient_clipping": 0.0,  # set in `step`
+            "zero_allow_untested_optimizer": True,
+            "steps_per_print": 10**9,
+        }
+        self._engine, self._zero, _, _ = deepspeed.initialize(
+            model=transformer, optimizer=optimizer, config=config, dist_init_required=False
+        )
+        assert self._engine.zero_optimization_stage() == stage
+        self.model = self._engine
+        self.optimizer = self._zero.optimizer  # the schedule sets its learning rate
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """DeepSpeed has the whole model in the type it computes in."""
+        return nullcontext()
+
+    def accumulating(self, last: bool) -> AbstractContextManager[None]:
+        """Tells DeepSpeed which pass completes a step's gradients."""
+        self._last = last
+        self._engine.set_gradient_accumulation_boundary(last)
+        return nullcontext()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Adds the gradients of a loss."""
+        self._engine.backward(loss)
+        if not self._last:
+            self._engine.step()  # counts the pass
+
+    def step(self, max_norm: float | None) -> float:
+        """Clips the gradients, moves the weights, frees the gradients."""
+        self._zero.clip_grad = max_norm or 0.0
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm())
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the trained weights by name."""
+        trained = trainable_parameters(self.transformer)
+        return {name: tuple(getattr(weight, "ds_shape", weight.shape)) for name, weight in trained.items()}
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The trained weights by name, in float32, gathered on the host."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        trained = trainable_parameters(self.transformer)
+        return {name: safe_get_full_fp32_param(weight).cpu().clone() for name, weight in trained.items()}
+
+    def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
+        """Takes over trained weights, both the float32 ones and those that are computed with."""
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        for name, parameter in trainable_parameters(self.transformer).items():
+            weight = weights[name].to(self.accelerator.device)
+            safe_set_full_fp32_param(parameter, weight)
+            with torch.no_grad(), self._gathered(parameter, changed=True):
+                parameter.copy_(weight)
+
+    def optimizer_state(self) -> OptimizerState:
+        """The optimizer's state as torch's Adam has it, gathered on the host."""
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        parameters = list(trainable_parameters(self.transformer).values())
+        step = torch.tensor(float(self._steps()))
+        states = {
+            number: {"step": step.clone()}
+            | {key: safe_get_full_optimizer_state(parameter, key).cpu().clone() for key in MOMENTS}
+            for number, parameter in enumerate(parameters)
+        }
+        groups = [{key: value for key, value in group.items() if key != "params"} for group in self._zero.param_groups]
+        return {"state": states, "param_groups": [groups[0] | {"params": list(states)}]}
+
+    def load_optimizer_state(self, state: OptimizerState) -> None:
+        """Takes over an optimizer's state, each process its part."""
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        self._make_states()
+        parameters = list(trainable_parameters(self.transformer).values())
+        for number, parameter in enumerate(parameters):
+            values = state["state"][number]
+            for key in MOMENTS:
+                safe_set_full_optimizer_state(parameter, values[key].to(self.accelerator.device), key)
+        self._set_steps(float(state["state"][0]["step"]))
+        for group in self._zero.param_groups:
+            group["lr"] = state["param_groups"][0]["lr"]
+
+    def _make_states(self) -> None:
+        """Adam makes its states in the first step; here they are needed before."""
+        split = self._stage == 3
+        for flat in self._zero.fp32_partitioned_groups_flat if split else self._zero.single_partition_of_fp32_groups:
+            moments = {key: torch.zeros_like(flat, dtype=torch.float32) for key in MOMENTS}
+            self.optimizer.state[flat] = {"step": torch.zeros(()), **moments}
+        if not split:
+            self._zero._lazy_init_hp_params_optimizer_state()
+
+    def _gathered(self, parameter: torch.Tensor, *, changed: bool = False) -> AbstractContextManager[Any]:
+        """Inside, a weight that ZeRO-3 has split is whole. `changed`: what is written into it is kept."""
+        from deepspeed.runtime.zero import GatheredParameters
+
+        split = hasattr(parameter, "ds_id")
+        context: AbstractContextManager[Any]
+        context = GatheredParameters([parameter], modifier_rank=0 if changed else None) if split else nullcontext()
+        return context
+
+    def _states(self) -> Iterable[dict[str, Any]]:
+        return self._zero.optimizer.state.values()
+
+    def _steps(self) -> float:
+        return max((float(state["step"]) for state in self._states() if "step" in state), default=0.0)
+
+    def _set_steps(self, steps: float) -> None:
+        for state in self._states():
+            state["step"] = torch.tensor(steps) if isinstance(state.get("step"), torch.Tensor) else int(steps)
+
+    def complete(self) -> CogVideoXTransformer3DModel:
+        """The transformer with all weights, on the host of the first process."""
+        if self._stage < 3:
+            return self.transformer
+        weights = {}
+        for name, value in self.transformer.state_dict(keep_vars=True).items():
+            with self._gathered(value):
+                weights[name] = value.detach().cpu().clone()
+        return _copy_with(self.transformer, weights)
+
+
+def _whole(value: torch.Tensor) -> torch.Tensor:
+    """A tensor of which each process has a part, gathered; all call it."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def _part_of(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """This process's part of a whole tensor, if `like` is one of parts and of the same shape."""
+    if isinstance(like, DTensor) and value.shape == like.shape:
+        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+    return value
+
+
+def _map(values: dict[str, Any], function: Any) -> dict[str, Any]:
+    return {key: function(value) if isinstance(value, torch.Tensor) else value for key, value in values.items()}
+
+
+def _copy_with(
+    transformer: CogVideoXTransformer3DModel, weights: dict[str, torch.Tensor]
+) -> CogVideoXTransformer3DModel:
+    """A transformer of the same form with other weights, with the same adapters."""
+    with torch.device("meta"):
+        copy = CogVideoXTransformer3DModel.from_config(transformer.config)
+        for name, config in getattr(transformer, "peft_config", {}).items():
+            copy.add_adapter(config, name)
+    copy.load_state_dict({name: value.cpu() for name, value in weights.items()}, assign=True)
+    return copy

@@ -1,0 +1,228 @@
+"""Training with two processes: the same numbers, checkpoints that fit any of them, and an end when one ends."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cogvx_exp.tracking.run_folder import RunFolder, read_metrics, read_status
+from cogvx_exp.train import main
+from cogvx_exp.training.checkpoint_files import newest_checkpoint
+
+SETTINGS = ["steps=4", "checkpoint.every=2", "lr_scheduler=constant", "data.workers=0", "data.holdout=2"]
+SETTINGS += ["validation.num_inference_steps=1", "validation.baseline=false"]
+
+
+def values(run: Path, key: str = "loss") -> list[float]:
+    return [line[key] for line in read_metrics(RunFolder(run).metrics)]
+
+
+def close(ours: Path, theirs: Path) -> None:
+    """All tensors together agree to 1e-5 of their size."""
+    mine, expected = load_file(ours), load_file(theirs)
+    assert mine.keys() == expected.keys()
+    squares = [float((mine[name] - tensor).double().square().sum()) for name, tensor in expected.items()]
+    assert sum(squares) <= 1e-10 * sum(float(tensor.double().square().sum()) for tensor in expected.values())
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> dict[str, Path]:
+    """The runs of one process, with twice the accumulation."""
+    runs = {}
+    for method in ("lora", "sft"):
+        runs[method] = tmp_path_factory.mktemp("alone") / method
+        settings = [*SETTINGS, f"method={method}", "gradient_accumulation=4", f"cache_dir={shared_cache}"]
+        assert main([*settings, f"run_dir={runs[method]}"]) == 0
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("how", "method"),
+    [("ddp", "lora"), ("fsdp", "lora"), ("fsdp", "sft"), ("zero2", "sft"), ("zero2", "lora"), ("zero3", "lora")],
+)
+def test_two_processes_give_the_numbers_of_one(
+    how: str, method: str, alone: dict[str, Path], tmp_path: Path, shared_cache: Path
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    settings = [*SETTINGS, f"method={method}", f"cache_dir={shared_cache}", f"run_dir={run.path}"]
+    assert main([*settings, "gradient_accumulation=2", f"distributed={how}"]) == 0
+    expected = RunFolder(alone[method])
+    assert values(run.path) == pytest.approx(values(expected.path), rel=1e-5)
+    assert values(run.path, "grad_norm") == pytest.approx(values(expected.path, "grad_norm"), rel=1e-4)
+    held_out = [read_metrics(one.held_out)[-1]["loss"] for one in (run, expected)]
+    assert held_out[0] == pytest.approx(held_out[1], rel=1e-5)
+    for file in ("trainable.safetensors", "optimizer.safetensors"):
+        close(run.checkpoint(4) / file, expected.checkpoint(4) / file)
+    result = (
+        "pytorch_lora_weights.safetensors" if method == "lora" else "transformer/diffusion_pytorch_model.safetensors"
+    )
+    close(run.export / result, expected.export / result)
+    assert read_status(run.path)["status"] == "finished"
+    # One process goes on from the checkpoint in the middle, where two have been.
+    shutil.rmtree(run.checkpoint(4))
+    assert main([*settings, "gradient_accumulation=4", "resume=latest"]) == 0
+    assert values(run.path) == pytest.approx(values(expected.path), rel=1e-5)
+
+
+@pytest.mark.parametrize("how", ["ddp", "zero2", "zero3", "fsdp"])
+def test_two_processes_go_on_where_one_stopped(
+    how: str, alone: dict[str, Path], tmp_path: Path, shared_cache: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(alone["lora"], run)
+    shutil.rmtree(RunFolder(run).checkpoint(4))
+    settings = [*SETTINGS, f"cache_dir={shared_cache}", f"run_dir={run}", "resume=auto", "gradient_accumulation=2"]
+    assert main([*settings, f"distributed={how}"]) == 0
+    assert values(run) == pytest.approx(values(alone["lora"]), rel=1e-5)
+    close(
+        RunFolder(run).checkpoint(4) / "optimizer.safetensors",
+        RunFolder(alone["lora"]).checkpoint(4) / "optimizer.safetensors",
+    )
+    assert "processes were 1, are 2" in capfd.readouterr().out
+
+
+def start(*settings: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "cogvx_exp.train", *settings]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while len(read_metrics(RunFolder(run).metrics)) < step:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def descendants(pid: int) -> list[int]:
+    try:
+        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+    return children + [below for child in children for below in descendants(child)]
+
+
+def gone(pids: list[int], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not any(alive(pid) for pid in pids):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+LONG = ["steps=2000", "validation=none", "data.workers=0", "checkpoint.every=1000"]
+
+
+@pytest.mark.parametrize("how", ["single", "ddp"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_warned_run_saves_and_goes_on_later(
+    how: str, number: signal.Signals, tmp_path: Path, shared_cache: Path
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    settings = [*LONG, f"distributed={how}", f"run_dir={run.path}", f"cache_dir={shared_cache}", "resume=auto"]
+    process = start(*settings)
+    wait_for_step(run.path, 3, process)
+    os.kill(process.pid, number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 75, (out, err)
+    checkpoint, _ = newest_checkpoint(run.path)
+    assert checkpoint is not None
+    done = checkpoint.step
+    assert done == len(values(run.path))
+    assert "Stopped after step" in out
+    assert read_status(run.path)["status"] == "stopped"
+
+
+def test_time_that_is_up_stops_a_run(tmp_path: Path, shared_cache: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    settings = [*LONG, f"run_dir={run.path}", f"cache_dir={shared_cache}", "resume=auto"]
+    for number in (1, 2):
+        with pytest.raises(SystemExit) as stopped:
+            main([*settings, "checkpoint.max_minutes=0.00001"])
+        assert stopped.value.code == 75
+        assert len(values(run.path)) == number, "a step is done each time"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_is_left_when_the_parent_ends(number: signal.Signals, tmp_path: Path, shared_cache: Path) -> None:
+    run = tmp_path / "run"
+    process = start(*LONG, "distributed=ddp", f"run_dir={run}", f"cache_dir={shared_cache}")
+    wait_for_step(run, 2, process)
+    others = descendants(process.pid)
+    assert len(others) >= 3, "torchrun and two workers"
+    os.kill(process.pid, number)
+    assert gone([process.pid, *others], 10)
+
+
+def test_a_crash_of_one_process_ends_all_with_its_own_words(
+    tmp_path: Path, shared_cache: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In a sweep, whose next job runs. The second process's own sitecustomize makes its third step fail."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\n"
+        "if os.environ.get('RANK') == '1' and 'doomed' in ' '.join(open('/proc/self/cmdline').read().split(chr(0))):\n"
+        "    import builtins, torch\n"
+        "    calls = []\n"
+        "    original = torch.manual_seed\n"
+        "    def fail(seed):\n"
+        "        calls.append(seed)\n"
+        "        if len(calls) > 40: raise RuntimeError('the second process is out of luck')\n"
+        "        return original(seed)\n"
+        "    torch.manual_seed = fail\n"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    command = [sys.executable, "-m", "cogvx_exp.train", "-m", "distributed=ddp", "steps=50", "validation=none"]
+    command += ["data.workers=0", f"cache_dir={shared_cache}", f"run_dir={tmp_path}/doomed,{tmp_path}/lucky"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "the second process is out of luck" in done.stderr
+    assert "process 1 failed" in done.stderr
+    assert read_status(tmp_path / "doomed")["status"] == "failed"
+    assert read_status(tmp_path / "lucky")["status"] == "finished"
+    assert json.loads((tmp_path / "lucky" / "summary.json").read_text())["processes"] == 2
+
+
+def test_started_by_torchrun_it_joins_in(tmp_path: Path, shared_cache: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "cogvx_exp.train", "steps=2", "validation=none", "data.workers=0", f"cache_dir={shared_cache}"]
+    wrong = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert wrong.returncode != 0
+    assert "use distributed=ddp" in wrong.stderr
+    done = subprocess.run([*command, "distributed=ddp"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (run,) = (path for path in (tmp_path / "outputs").iterdir() if path.is_dir())
+    assert len(values(run)) == 2
+    assert not torch.distributed.is_initialized()
+
+
+def test_two_machines_meet_at_a_rendezvous(tmp_path: Path, shared_cache: Path) -> None:
+    """Both are this one."""
+    shared = [
+        "steps=2",
+        "validation=none",
+        "data.workers=0",
+        f"cache_dir={shared_cache}",
+        f"run_dir={tmp_path / 'run'}",
+    ]
+    shared += ["distributed=ddp", "distributed.processes=1", "distributed.nodes=2"]
+    shared += ["distributed.rendezvous=127.0.0.1:29411"]
+    nodes = [start(*shared, f"distributed.node_rank={number}") for number in range(2)]
+    ends = [node.communicate(timeout=120) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], ends
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["processes"] == 2
