@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from cogvx_exp.config.schema import Data, Task
 from cogvx_exp.data.encoded import EncodedClips
 from cogvx_exp.data.sampler import BatchStream, Draw
+from cogvx_exp.errors import UserError
 from cogvx_exp.randomness import generator
 
 
@@ -178,7 +179,11 @@ def collate(samples: list[Batch]) -> Batch:
 
 
 def cached_batches(samples: TrainingSamples, stream: BatchStream, data: Data, device: torch.device) -> Iterator[Batch]:
-    """An endless iterator of batches on `device`, loaded ahead by `data.workers` processes."""
+    """An endless iterator of batches on `device`, loaded ahead by `data.workers` processes.
+
+    Raises:
+        UserError: one of them was killed.
+    """
     loader = DataLoader(
         samples,
         batch_sampler=stream,
@@ -187,5 +192,13 @@ def cached_batches(samples: TrainingSamples, stream: BatchStream, data: Data, de
         pin_memory=data.pin_memory and device.type == "cuda",
         persistent_workers=data.workers > 0,
     )
-    for batch in loader:
-        yield batch.to(device)
+    try:
+        for batch in loader:
+            yield batch.to(device)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            "a process that reads the data was killed, probably because the machine had no memory left; the last "
+            "checkpoint is kept: resume it with a smaller data.workers, or with data.workers=0"
+        ) from None

@@ -8,6 +8,7 @@ from cogvx_exp.config.schema import TrainJob, Validation
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.prepare import CAPTIONS_AT_ONCE
 from cogvx_exp.estimate.encoders import text_encoder_peak, vae_peak, vae_weights
+from cogvx_exp.estimate.splitting import split_over
 from cogvx_exp.estimate.training_step import StepBytes, step_bytes
 from cogvx_exp.model.device import resolve_dtype
 from cogvx_exp.training.memory import GIB
@@ -63,7 +64,7 @@ def predict(job: TrainJob, shapes: Iterable[Bucket] | None = None, device: str =
     """
     buckets = set(shapes or _configured_buckets(job))
     largest = max(buckets, key=lambda bucket: bucket.num_frames * bucket.height * bucket.width)
-    step = step_bytes(job, largest, buckets, device)
+    step = split_over(step_bytes(job, largest, buckets, device), job)
     phases = {
         "encoding": _encoding_peak(job, largest, device),
         "before_training": step.resident.total(),

@@ -1,9 +1,10 @@
 """Chooses the run's folder and starts the work."""
 
+import errno
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -23,9 +24,12 @@ from cogvx_exp.quiet import quiet_libraries
 from cogvx_exp.team import place_in_job
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.run_folder import RunFolder, write_status
-from cogvx_exp.training.checkpoint_files import CheckpointFolder, open_checkpoint
+from cogvx_exp.training.checkpoint_files import CheckpointFolder, newest_checkpoint, open_checkpoint
 
 OUTPUTS = Path("outputs")
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES)
+"""A full disk, a quota, a disk or a folder that cannot be written, a limit of file sizes."""
 
 
 def launch(job: TrainJob, overrides: list[str]) -> float | None:
@@ -71,7 +75,10 @@ def _begin(job: TrainJob, overrides: list[str]) -> tuple[CheckpointFolder | None
     dataset = load_dataset(job.data, job.cache_dir)
     preflight(job, overrides, {clip.bucket for clip in dataset.clips})
     if job.distributed.node_rank == 0:
-        folder.start(job, overrides)
+        try:
+            folder.start(job, overrides)
+        except OSError as error:
+            raise UserError(f"run_dir={folder.path} cannot be written: {error.strerror}; name another folder") from None
         console.print(f"Run folder: {folder.path}", soft_wrap=True)
     if job.distributed.name == "single":
         accept(dataset, job.data, console, folder.faults)
@@ -119,8 +126,8 @@ def _run_as_started(job: TrainJob, overrides: list[str], place: tuple[int, int])
 @contextmanager
 def _status(folder: RunFolder) -> Iterator[None]:
     """Notes in the run's folder how the run stands and how it ends."""
-    write_status(folder, "running", pid=os.getpid(), host=platform.node())
     try:
+        write_status(folder, "running", pid=os.getpid(), host=platform.node())
         yield
     except SystemExit as stopped:
         message = getattr(stopped, "message", "")
@@ -128,9 +135,22 @@ def _status(folder: RunFolder) -> Iterator[None]:
         if message:
             console.print(message, soft_wrap=True)
         raise
+    except OSError as error:
+        _write_failure(folder, str(error))
+        if error.errno not in DISK_ERRORS:
+            raise
+        where = error.filename or folder.path
+        kept = newest_checkpoint(folder.path)[0] if folder.checkpoints.is_dir() else None
+        go_on = f"resume=auto goes on from {kept.path}" if kept else "there was no checkpoint yet"
+        raise UserError(f"{where}: {error.strerror}; make room there, or name another run_dir. {go_on}") from None
     except BaseException as error:
-        write_status(folder, "failed", message=str(error) or type(error).__name__)
+        _write_failure(folder, str(error) or type(error).__name__)
         raise
+
+
+def _write_failure(folder: RunFolder, message: str) -> None:
+    with suppress(OSError):  # what has failed may be the disk
+        write_status(folder, "failed", message=message)
 
 
 def _run_dir(job: TrainJob, checkpoint: CheckpointFolder | None) -> Path:

@@ -7,6 +7,7 @@ checkpoints/step-000100/
     manifest.json           size and hash of each file, step, configuration, versions
 """
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from cogvx_exp.errors import UserError
-from cogvx_exp.files import file_hash, read_json, sync_folder, write_json
+from cogvx_exp.files import file_hash, fingerprint, read_json, sync_folder, write_json
 
 MANIFEST = "manifest.json"
+
+SEAL = "blake2_of_the_rest"
+"""Key of the manifest's own hash in it."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,8 @@ def write_checkpoint(folder: Path, write: Callable[[Path], None], about: dict[st
         write(beside)
         files = sorted(path for path in beside.iterdir())
         hashes = {path.name: {"bytes": path.stat().st_size, "blake2": file_hash(path)} for path in files}
-        write_json(beside / MANIFEST, {**about, "files": hashes})
+        manifest = {**about, "files": hashes}
+        write_json(beside / MANIFEST, {**manifest, SEAL: _seal(manifest)})
         sync_folder(beside)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)  # a full disk needs the space
@@ -93,6 +98,8 @@ def open_checkpoint(path: Path) -> CheckpointFolder:
     """
     try:
         manifest = read_json(path / MANIFEST)
+        if manifest.pop(SEAL) != _seal(manifest):
+            raise UserError(f"checkpoint {path}: {MANIFEST} is damaged")
         for name, expected in manifest["files"].items():
             file = path / name
             if file.stat().st_size != expected["bytes"] or file_hash(file) != expected["blake2"]:
@@ -104,6 +111,11 @@ def open_checkpoint(path: Path) -> CheckpointFolder:
             raise
         raise UserError(f"checkpoint {path}: {MANIFEST} is damaged") from None
     return CheckpointFolder(path, manifest)
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    """Hash of a manifest as it reads back from JSON."""
+    return fingerprint(json.loads(json.dumps(manifest, default=str)))
 
 
 def newest_checkpoint(run_dir: Path) -> tuple[CheckpointFolder | None, list[str]]:

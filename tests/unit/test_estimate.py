@@ -11,6 +11,7 @@ from cogvx_exp.data.samples import Batch
 from cogvx_exp.diffusion.denoise import denoising_loss
 from cogvx_exp.estimate.advice import advise
 from cogvx_exp.estimate.prediction import Prediction, predict
+from cogvx_exp.estimate.splitting import split_over
 from cogvx_exp.estimate.training_step import StepBytes, go_through, step_bytes
 from cogvx_exp.model import blocks
 from cogvx_exp.model.adapt import make_trainable, trainable_parameters
@@ -153,3 +154,15 @@ def test_advice_keeps_only_what_is_needed(make_job: MakeJob, monkeypatch: pytest
     advice = advise(job, predicted(job), budget, recompose, predicted)
     assert advice.fits
     assert advice.overrides == ["memory.activations=offload"]
+
+
+def test_split_states_are_shared(make_job: MakeJob) -> None:
+    job = make_job(*WIDE, "method=sft")
+    whole = go_through(job, SHAPE, {SHAPE}, "cuda")
+    shared = split_over(whole, make_job(*WIDE, "method=sft", "distributed=zero2", "distributed.processes=4"))
+    assert shared.between["optimizer"] == whole.between["optimizer"] // 4
+    assert shared.resident == whole.resident
+    everything = split_over(whole, make_job(*WIDE, "method=sft", "distributed=fsdp"))
+    assert everything.resident["trained weights"] == whole.resident["trained weights"] // 2
+    host = split_over(whole, make_job(*WIDE, "method=sft", "distributed=zero2_offload"))
+    assert host.between["optimizer"] == 0
