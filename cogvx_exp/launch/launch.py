@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -58,7 +59,7 @@ def launch(job: TrainJob, overrides: list[str]) -> float | None:
             raise SystemExit(code)
     if job.distributed.node_rank:
         return None
-    return float(read_json(folder.path / "summary.json")["loss_last_tenth"])
+    return _objective(read_json(folder.path / "summary.json"))
 
 
 def _begin(job: TrainJob, overrides: list[str]) -> tuple[CheckpointFolder | None, RunFolder, Dataset]:
@@ -85,12 +86,12 @@ def _begin(job: TrainJob, overrides: list[str]) -> tuple[CheckpointFolder | None
     return checkpoint, folder, dataset
 
 
-def _run_here(job: TrainJob, folder: RunFolder, dataset: Dataset, checkpoint: CheckpointFolder | None) -> float:
+def _run_here(job: TrainJob, folder: RunFolder, dataset: Dataset, checkpoint: CheckpointFolder | None) -> float | None:
     """Trains in this process."""
     quiet_libraries()
     from cogvx_exp.training.run import train
 
-    return float(train(job, folder, dataset, checkpoint).summary["loss_last_tenth"])
+    return _objective(train(job, folder, dataset, checkpoint).summary)
 
 
 def _run_as_started(job: TrainJob, overrides: list[str], place: tuple[int, int]) -> float | None:
@@ -121,6 +122,12 @@ def _run_as_started(job: TrainJob, overrides: list[str], place: tuple[int, int])
         with _status(folder) if team.is_first else nullcontext():
             dataset = load_dataset(job.data, job.cache_dir)
             return _run_here(job, folder, dataset, open_checkpoint(Path(path)) if path else None)
+
+
+def _objective(summary: dict[str, Any]) -> float | None:
+    """What a sweep searches for: the held-out loss if there is one, else the training loss of the last tenth."""
+    loss = summary["held_out"]["loss"] if "held_out" in summary else summary["loss_last_tenth"]
+    return None if loss is None else float(loss)
 
 
 @contextmanager

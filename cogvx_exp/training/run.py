@@ -178,7 +178,8 @@ def _finish(
 ) -> dict[str, Any]:
     """Sums the run up."""
     lines = read_metrics(folder.metrics)
-    plot_loss(lines, folder.path / "loss.png", job.name)
+    if lines:  # else the run has only exported a checkpoint
+        plot_loss(lines, folder.path / "loss.png", job.name)
     summary = _summary(job, lines, memory, exported, seconds)
     summary |= {"held_out": read_metrics(folder.held_out)[-1]} if training.held_out else {}
     summary["processes"] = data.team.world
@@ -215,10 +216,10 @@ def _summary(
     return {
         "name": job.name,
         "status": "finished",
-        "steps": lines[-1]["step"],
-        "loss_last_tenth": sum(line["loss"] for line in tail) / len(tail),
+        "steps": lines[-1]["step"] if lines else 0,
+        "loss_last_tenth": sum(line["loss"] for line in tail) / len(tail) if tail else None,
         "seconds": round(seconds, 1),
-        "seconds_per_step": round(float(np.median([line["step_seconds"] for line in lines])), 4),
+        "seconds_per_step": round(float(np.median([line["step_seconds"] for line in lines])), 4) if lines else 0.0,
         "memory": memory.phases,
         "memory_figures": memory.figures(),
         "export": str(exported),

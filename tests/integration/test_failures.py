@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from cogvx_exp.tracking.run_folder import RunFolder, read_metrics, read_status
 from cogvx_exp.train import main
@@ -135,3 +136,12 @@ def test_other_settings_are_refused_unless_told(
     assert main([*settings, "model.transformer.spatial_interpolation_scale=1.5", "resume_changed=true"]) == 0
     manifest = open_checkpoint(RunFolder(run).checkpoint(6)).manifest
     assert (manifest["epoch"], manifest["batches_in_epoch"], manifest["processes"]) == (0, 6, 1)
+
+
+def test_a_checkpoint_becomes_an_export(trained: Path, tmp_path: Path, shared_cache: Path) -> None:
+    checkpoint, run = RunFolder(trained).checkpoint(2), RunFolder(tmp_path / "exported")
+    settings = [*SETTINGS, f"resume={checkpoint}", "steps=2", f"run_dir={run.path}", f"cache_dir={shared_cache}"]
+    assert main(settings) == 0
+    exported = load_file(run.export / "transformer" / "diffusion_pytorch_model.safetensors")
+    weights = load_file(checkpoint / "trainable.safetensors")
+    assert all((exported[name] == weight).all() for name, weight in weights.items())
