@@ -65,9 +65,16 @@ def place_in_job() -> tuple[int, int] | None:
 
 
 def local_device(device: str) -> str:
-    """The device of this process: of several on one machine, each takes its own GPU."""
+    """The device of this process: of several on one machine, each takes its own GPU. Imports torch for `auto`."""
     local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID"))
-    return f"cuda:{local}" if device == "cuda" and local and place_in_job() else device
+    if place_in_job() is None or local is None or device not in ("auto", "cuda"):
+        return device
+    if device == "auto":
+        import torch
+
+        if not torch.cuda.is_available():
+            return "cpu"
+    return f"cuda:{local}"
 
 
 def join_team(cuda: bool, timeout: int) -> Team:

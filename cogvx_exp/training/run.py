@@ -66,7 +66,10 @@ def train(job: TrainJob, folder: RunFolder, dataset: Dataset, checkpoint: Checkp
     started = time.monotonic()
     stop = StopRequest(job.checkpoint.max_minutes)
     with stop.listening(), joined(job) as team:
+        assert team.world == job.distributed.processes * job.distributed.nodes, "all of the processes are there"
         compute = choose_compute(local_device(job.device), job.model)
+        if team.world > 1 and compute.device.type == "cuda":
+            torch.cuda.set_device(compute.device)
         torch.backends.cuda.matmul.allow_tf32 = job.allow_tf32
         memory = MemoryLog(compute.device, team)
         if team.is_first:
