@@ -101,6 +101,8 @@ def _run_as_started(job: TrainJob, overrides: list[str], place: tuple[int, int])
         raise UserError(
             f"this is process {rank} of {world}, but distributed=single; use distributed=ddp or another one"
         )
+    there = job.distributed.model_copy(update={"processes": world, "nodes": 1, "node_rank": 0})
+    job = job.model_copy(update={"distributed": there})
     quiet_libraries()
     from cogvx_exp.training.run import joined
 
