@@ -86,7 +86,8 @@ def _values(override: Override) -> Iterator[Any]:
     if override.value_type in (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP):
         yield from override.sweep_iterator()
     elif override.value_type is not ValueType.GLOB_CHOICE_SWEEP:
-        yield override.value()
+        value = override.value()
+        yield from value if isinstance(value, list) else [value]  # several choices of a group
 
 
 def _choice_faults(override: Override, loader: ConfigLoader) -> Iterator[Fault]:
@@ -104,9 +105,11 @@ def _known_settings(config_name: str, groups: list[Override], extra: list[str]) 
     """Full names of all settings (the leaves) of the chosen groups. Of a swept group, the first choice counts."""
     chosen = list(extra)
     for override in groups:
-        value = next(_values(override), None)
-        if isinstance(value, str | int | float):
-            chosen.append(f"{override.key_or_group}={value}")
+        values = list(_values(override))
+        if not override.is_sweep_override() and isinstance(override.value(), list):
+            chosen.append(_text(override))
+        elif values and isinstance(values[0], str | int | float):
+            chosen.append(f"{override.key_or_group}={values[0]}")
     config = compose(config_name, chosen)
     return set(_paths(OmegaConf.to_container(config, resolve=False)))
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 from cogvx_exp.config.choices import choices_with, models_for
 from cogvx_exp.config.faults import Fault
@@ -28,6 +29,7 @@ def check_train(job: TrainJob) -> list[Fault]:
         _memory_settings_fit,
         _processes_fit,
         _resume_has_a_folder,
+        _trackers_are_installed,
     )
     return [fault for rule in rules for fault in rule(job)]
 
@@ -235,6 +237,11 @@ def _validation_is_legal(job: TrainJob) -> Faults:
 def _resume_has_a_folder(job: TrainJob) -> Faults:
     if job.resume == "auto" and job.run_dir is None:
         yield Fault("resume=auto", "add run_dir=FOLDER, so that the same command finds its own run")
+
+
+def _trackers_are_installed(job: TrainJob) -> Faults:
+    if job.tracker.tensorboard and find_spec("tensorboard") is None:
+        yield Fault("tracker=tensorboard", "is not installed: pip install tensorboard")
 
 
 def _hub_is_named(job: TrainJob) -> Faults:

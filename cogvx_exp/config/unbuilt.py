@@ -10,7 +10,6 @@ from cogvx_exp.config.faults import Fault
 from cogvx_exp.config.schema import TrainJob
 
 UNBUILT: dict[str, tuple[Any, ...]] = {
-    "tracker.name": ("wandb", "tensorboard"),
     "compile": (True,),
 }
 

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -106,9 +107,15 @@ class Metrics:
     """Appends metrics to a run's metrics.jsonl.
 
     A resumed run drops the lines after its checkpoint, whose steps it does again.
+
+    Args:
+        path: the file.
+        after_step: the last step whose line stays.
+        tell: is given each line, too.
     """
 
-    def __init__(self, path: Path, after_step: int):
+    def __init__(self, path: Path, after_step: int, tell: Callable[[dict[str, Any]], None] = lambda values: None):
+        self._tell = tell
         kept = [line for line in read_metrics(path) if line["step"] <= after_step]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
@@ -123,6 +130,7 @@ class Metrics:
         """Adds one line."""
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()
+        self._tell(values)
 
 
 class NoMetrics:

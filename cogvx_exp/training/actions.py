@@ -3,14 +3,13 @@
 import math
 from importlib.metadata import version
 
-from cogvx_exp.config.schema import TrainJob, Validation
+from cogvx_exp.config.schema import Validation
 from cogvx_exp.files import fingerprint
 from cogvx_exp.tracking.progress import console
-from cogvx_exp.tracking.run_folder import Metrics, RunFolder
+from cogvx_exp.tracking.run_folder import Metrics
+from cogvx_exp.training.context import Context
 from cogvx_exp.training.loop import Action
-from cogvx_exp.training.memory import MemoryLog
 from cogvx_exp.training.saving import CheckpointSaver
-from cogvx_exp.training.setup import PreparedData, Training
 
 VERSIONS = ("torch", "diffusers", "peft", "accelerate")
 
@@ -19,39 +18,26 @@ class Actions:
     """The actions of one run.
 
     Args:
-        job: the configuration.
-        data: the clips and what is sampled.
-        training: the model.
-        folder: where everything is written.
-        memory: notes the peaks.
+        run: all that belongs to it.
         saver: writes the checkpoints.
     """
 
-    def __init__(
-        self,
-        job: TrainJob,
-        data: PreparedData,
-        training: Training,
-        folder: RunFolder,
-        memory: MemoryLog,
-        saver: CheckpointSaver,
-    ):
-        self._job, self._data, self._training = job, data, training
-        self._folder, self._memory, self._saver = folder, memory, saver
+    def __init__(self, run: Context, saver: CheckpointSaver):
+        self._run, self._saver = run, saver
         self._held_out_losses: dict[int, float] = {}
 
     def between_steps(self) -> list[Action]:
         """Checkpoints come before videos, so that a crash while sampling loses nothing; and after the measure that
         says whether a checkpoint is the best.
         """
-        job, actions = self._job, []
+        job, training, actions = self._run.job, self._run.training, []
         validation = job.validation
-        if self._training.held_out and isinstance(validation, Validation):
+        if training.held_out and isinstance(validation, Validation):
             actions.append(Action(self.measure, validation.loss_every))
         actions.append(Action(self.save, job.checkpoint.every))
-        if self._data.validator and isinstance(validation, Validation):
-            per_step = job.gradient_accumulation * self._data.team.world
-            steps_per_epoch = math.ceil(self._training.stream.batches_per_epoch / per_step)
+        if self._run.data.validator and isinstance(validation, Validation):
+            per_step = job.gradient_accumulation * self._run.team.world
+            steps_per_epoch = math.ceil(training.stream.batches_per_epoch / per_step)
             epochs = validation.every_epochs
             every = epochs * steps_per_epoch if epochs else validation.every
             actions.append(Action(self.validate, every, at_end=False))  # then the export is sampled from
@@ -59,7 +45,7 @@ class Actions:
 
     def save(self, step: int) -> None:
         """Saves the state after a step."""
-        job, training, team = self._job, self._training, self._data.team
+        job, training, team = self._run.job, self._run.training, self._run.team
         batches = training.batches_done(step, job.gradient_accumulation * team.world)
         epoch, position = divmod(batches, training.stream.batches_per_epoch)
         config = job.model_dump(mode="json")
@@ -75,26 +61,26 @@ class Actions:
             "versions": {name: version(name) for name in VERSIONS},
         }
         if team.is_first:
-            self._saver.save(self._folder.checkpoint(step), training.state.take, about)
+            self._saver.save(self._run.folder.checkpoint(step), training.state.take, about)
         else:
             training.state.take()
 
     def measure(self, step: int) -> None:
         """Measures the held-out loss."""
-        training = self._training
+        training = self._run.training
         assert training.held_out
         with training.state.averaged():
             losses = training.held_out.measure(training.transformer, training.loss)
         self._held_out_losses[step] = losses["loss"]
-        if self._data.team.is_first:
-            with Metrics(self._folder.held_out, step - 1) as held_out:
+        if self._run.team.is_first:
+            with Metrics(self._run.folder.held_out, step - 1) as held_out:
                 held_out.write(step=step, **losses)
+        self._run.trackers.metrics({"step": step, **{f"held_out/{name}": loss for name, loss in losses.items()}})
         console.print(f"Held-out loss at step {step}: {losses['loss']:.4f}")
 
     def validate(self, step: int) -> None:
         """Samples the validation's videos."""
-        assert self._data.validator
-        self._memory.record("before_validation")
-        with self._training.state.averaged():
-            self._data.validator.run(self._training.transformer, self._folder.validation(step), step)
-        self._memory.record("after_validation")
+        self._run.memory.record("before_validation")
+        with self._run.training.state.averaged():
+            self._run.sample(self._run.training.transformer, step)
+        self._run.memory.record("after_validation")

@@ -27,13 +27,15 @@ from cogvx_exp.tracking.plot import plot_loss
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.publish import publish
 from cogvx_exp.tracking.run_folder import Metrics, NoMetrics, RunFolder, read_metrics, write_status
+from cogvx_exp.tracking.trackers import Trackers
 from cogvx_exp.training.actions import Actions
 from cogvx_exp.training.checkpoint_files import CheckpointFolder
+from cogvx_exp.training.context import Context
 from cogvx_exp.training.export import export, export_merged
 from cogvx_exp.training.loop import Schedule, train_loop
 from cogvx_exp.training.memory import MemoryLog
 from cogvx_exp.training.saving import CheckpointSaver
-from cogvx_exp.training.setup import PreparedData, Training, build_training, load_base, prepare_data
+from cogvx_exp.training.setup import build_training, load_base, prepare_data
 from cogvx_exp.training.stopping import Stopped, StopRequest
 
 DEFAULT_TIMEOUT = 1800
@@ -72,31 +74,33 @@ def train(job: TrainJob, folder: RunFolder, dataset: Dataset, checkpoint: Checkp
             torch.cuda.set_device(compute.device)
         torch.backends.cuda.matmul.allow_tf32 = job.allow_tf32
         memory = MemoryLog(compute.device, team)
+        trackers = Trackers(job, folder) if team.is_first else Trackers()
         if team.is_first:
             write_json(folder.path / "environment.json", environment(compute.device))
         data = prepare_data(job, dataset, compute, folder.faults, team)
         memory.record("encoding")
         with accelerator_for(compute) as accelerator:
-            training = build_training(job, data, accelerator)
+            run = Context(job, folder, data, build_training(job, data, accelerator), memory, trackers)
             if checkpoint:
-                training.resume(checkpoint)
+                run.training.resume(checkpoint)
             elif data.validator and isinstance(job.validation, Validation) and job.validation.baseline:
-                data.validator.run(training.transformer, folder.validation(0), 0)
+                run.sample(run.training.transformer, 0)
             memory.record("before_training")
-            last = _train(job, data, training, folder, memory, stop)
+            last = _train(run, stop)
             memory.record("before_validation")
-        if last < training.steps:
+        if last < run.training.steps:
+            trackers.finish()
             raise Stopped(
-                f"Stopped after step {last} of {training.steps}: {stop.reason}; resume=auto goes on from there"
+                f"Stopped after step {last} of {run.training.steps}: {stop.reason}; resume=auto goes on from there"
             )
-        exported = _export(job, data, training, folder)
+        exported = _export(run)
         if data.validator:
-            _sample_from_export(job, data, training, folder, exported)
+            _sample_from_export(run, exported)
             memory.record("after_testing")
         summary: dict[str, Any] = {}
         if team.is_first:
-            summary = _finish(job, data, training, folder, memory, exported, time.monotonic() - started)
-        return Result(training.transformer, team.exchange(summary)[0])
+            summary = _finish(run, exported, time.monotonic() - started)
+        return Result(run.training.transformer, team.exchange(summary)[0])
 
 
 @contextmanager
@@ -111,26 +115,25 @@ def joined(job: TrainJob) -> Iterator[Team]:
         leave_team()
 
 
-def _train(
-    job: TrainJob, data: PreparedData, training: Training, folder: RunFolder, memory: MemoryLog, stop: StopRequest
-) -> int:
+def _train(run: Context, stop: StopRequest) -> int:
     """The training loop with what happens between steps; returns the last step done."""
+    job, training, folder = run.job, run.training, run.folder
     saver = CheckpointSaver(folder.checkpoints, job.checkpoint)
-    actions = Actions(job, data, training, folder, memory, saver)
+    actions = Actions(run, saver)
     schedule = Schedule(
         first_step=training.first_step,
         steps=training.steps,
         accumulation=job.gradient_accumulation,
         max_grad_norm=job.max_grad_norm,
         seed=job.seed,
-        team=data.team,
+        team=run.team,
         wants_stop=stop,
         actions=actions.between_steps(),
     )
-    batches = training.batches(job, data)
+    writer = Metrics(folder.metrics, training.first_step, run.trackers.metrics) if run.team.is_first else NoMetrics()
     try:
-        writer = Metrics(folder.metrics, training.first_step) if data.team.is_first else NoMetrics()
         with writer as metrics, stop.after_step():
+            batches = training.batches(job, run.data)
             last = train_loop(training.state, batches, training.loss, metrics, schedule)
         if last < training.steps:
             actions.save(last)
@@ -154,41 +157,47 @@ def accelerator_for(compute: Compute) -> Iterator[Accelerator]:
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def _export(job: TrainJob, data: PreparedData, training: Training, folder: RunFolder) -> Path:
+def _export(run: Context) -> Path:
     """Writes the result as diffusers or peft load it."""
-    compute = data.compute
+    job, compute, training = run.job, run.data.compute, run.training
     exported = ""
     with training.state.averaged():
         complete = training.state.stepper.complete()
-        if data.team.is_first:
-            exported = str(export(complete, job.method, folder.export, compute.dtype, training.about))
-    exported = data.team.exchange(exported)[0]
-    if job.export.merge and data.team.is_first:
+        if run.team.is_first:
+            exported = str(export(complete, job.method, run.folder.export, compute.dtype, training.about))
+    exported = run.team.exchange(exported)[0]
+    if job.export.merge and run.team.is_first:
         host = Compute(torch.device("cpu"), compute.dtype)
-        base = load_transformer(data.pipeline, host, job.task.name)
-        export_merged(load_trained(base, Path(exported), host), folder.export, compute.dtype)
+        base = load_transformer(run.data.pipeline, host, job.task.name)
+        export_merged(load_trained(base, Path(exported), host), run.folder.export, compute.dtype)
     return Path(exported)
 
 
-def _finish(
-    job: TrainJob,
-    data: PreparedData,
-    training: Training,
-    folder: RunFolder,
-    memory: MemoryLog,
-    exported: Path,
-    seconds: float,
-) -> dict[str, Any]:
+def _sample_from_export(run: Context, exported: Path) -> None:
+    """The last videos come from what was written, not from the model in memory, which makes room for it."""
+    job, training, compute = run.job, run.training, run.data.compute
+    training.transformer.to("cpu")
+    training.state.stepper.optimizer.state.clear()
+    release(compute.device)
+    transformer = load_trained(load_base(job, run.data), exported, compute)
+    arrange_blocks(transformer, job.memory, compute.device)
+    recipe = Recipe(job.model, [exported], [1.0], [1.0])
+    run.sample(transformer, training.steps, **recipe.about())
+
+
+def _finish(run: Context, exported: Path, seconds: float) -> dict[str, Any]:
     """Sums the run up."""
+    job, folder, training = run.job, run.folder, run.training
     lines = read_metrics(folder.metrics)
     if lines:  # else the run has only exported a checkpoint
         plot_loss(lines, folder.path / "loss.png", job.name)
-    summary = _summary(job, lines, memory, exported, seconds)
+    summary = _summary(job, lines, run.memory, exported, seconds)
     summary |= {"held_out": read_metrics(folder.held_out)[-1]} if training.held_out else {}
-    summary["processes"] = data.team.world
+    summary["processes"] = run.team.world
     summary["checkpoint_seconds"] = {name: round(value, 3) for name, value in training.seconds_for_checkpoints.items()}
-    summary["clips"] = data.encoded.dataset.describe()
+    summary["clips"] = run.data.encoded.dataset.describe()
     write_json(folder.path / "summary.json", summary)
+    run.trackers.finish()
     write_status(folder, "finished", step=training.steps)
     _say_result(folder, summary)
     if job.hub.push:
@@ -196,20 +205,6 @@ def _finish(
         done = "Would be pushed" if job.hub.dry_run else f"Pushed to {job.hub.repo}"
         console.print(f"{done}: {gathered}", soft_wrap=True)
     return summary
-
-
-def _sample_from_export(
-    job: TrainJob, data: PreparedData, training: Training, folder: RunFolder, exported: Path
-) -> None:
-    """The last videos come from what was written, not from the model in memory, which makes room for it."""
-    assert data.validator
-    training.transformer.to("cpu")
-    training.state.stepper.optimizer.state.clear()
-    release(data.compute.device)
-    transformer = load_trained(load_base(job, data), exported, data.compute)
-    arrange_blocks(transformer, job.memory, data.compute.device)
-    recipe = Recipe(job.model, [exported], [1.0], [1.0])
-    data.validator.run(transformer, folder.validation(training.steps), training.steps, **recipe.about())
 
 
 def _summary(

@@ -163,11 +163,37 @@ class Quant(Section):
     """Bytes of a weight, scales included (for the prediction of memory only)."""
 
 
-class Tracker(Section):
-    """Where metrics go besides the run folder."""
+class Wandb(Section):
+    """Weights & Biases."""
 
-    name: Literal["none", "wandb", "tensorboard"]
-    """none: only the run folder. Default: none."""
+    project: str
+    """Project that the run belongs to."""
+    entity: str | None
+    """User or team; null: the default one."""
+    group: str | None
+    """Group of runs; null: the sweep's folder, if the run is part of one."""
+    tags: list[str]
+    """Tags of the run."""
+    mode: Literal["online", "offline", "disabled"]
+    """offline: written into the run's folder, for `wandb sync`."""
+    videos: bool
+    """Whether the validation's videos are sent."""
+
+
+class TensorBoard(Section):
+    """TensorBoard's event files."""
+
+    videos: bool
+    """Whether the validation's videos are written, too."""
+
+
+class Tracker(Section):
+    """Where metrics go besides the run's folder."""
+
+    wandb: Wandb | None = None
+    """Weights & Biases."""
+    tensorboard: TensorBoard | None = None
+    """TensorBoard's event files."""
 
 
 class Checkpoint(Section):

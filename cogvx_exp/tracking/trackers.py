@@ -1,0 +1,166 @@
+"""Trackers beside the run's own files. None of them can fail a run or make it wait.
+
+What is told goes into a queue that a thread empties. If a tracker fails or does not answer, the run goes on without it.
+"""
+
+import json
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.config.schema.training import TensorBoard, Wandb
+from cogvx_exp.files import fingerprint
+from cogvx_exp.tracking.progress import console
+from cogvx_exp.tracking.run_folder import RunFolder
+
+SECONDS_AT_END = 20.0
+"""How long a run waits at its end for what the trackers have not sent yet."""
+
+MOST_WAITING = 100_000
+"""Entries that may wait for a tracker; more are dropped."""
+
+
+class Tracker(Protocol):
+    """A place where metrics go. Its methods may block and may fail."""
+
+    def metrics(self, step: int, values: dict[str, Any]) -> None:
+        """Takes numbers of a step."""
+
+    def video(self, step: int, path: Path, prompt: str) -> None:
+        """Takes a validation video."""
+
+    def finish(self) -> None:
+        """Sends what is left."""
+
+
+class WandbTracker:
+    """Weights & Biases. A run that goes on later goes on there, too: its id comes from the run's folder."""
+
+    def __init__(self, job: TrainJob, settings: Wandb, folder: RunFolder):
+        import wandb
+
+        self._wandb, self._videos = wandb, settings.videos
+        in_sweep = folder.path.parent.parent.name == "multirun"
+        self._run = wandb.init(
+            project=settings.project,
+            entity=settings.entity,
+            group=settings.group or (folder.path.parent.name if in_sweep else None),
+            tags=settings.tags,
+            mode=settings.mode,
+            name=job.name,
+            id=fingerprint(str(folder.path.resolve()))[:16],
+            resume="allow",
+            dir=folder.path,
+            config=job.model_dump(mode="json"),
+            settings=wandb.Settings(silent=True, console="off", init_timeout=15, disable_git=True),
+        )
+
+    def metrics(self, step: int, values: dict[str, Any]) -> None:
+        """Takes numbers of a step."""
+        self._run.log(values, step=step)
+
+    def video(self, step: int, path: Path, prompt: str) -> None:
+        """Takes a validation video."""
+        if self._videos:
+            self._run.log(
+                {f"videos/{path.stem}": self._wandb.Video(str(path), caption=prompt, format="mp4")}, step=step
+            )
+
+    def finish(self) -> None:
+        """Sends what is left."""
+        self._run.finish()
+
+
+class TensorBoardTracker:
+    """TensorBoard's event files in the run's folder."""
+
+    def __init__(self, job: TrainJob, settings: TensorBoard, folder: RunFolder):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(folder.path / "tensorboard")
+        self._writer.add_text("config", f"```json\n{json.dumps(job.model_dump(mode='json'), indent=2)}\n```")
+        self._videos = settings.videos
+
+    def metrics(self, step: int, values: dict[str, Any]) -> None:
+        """Takes numbers of a step."""
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self._writer.add_scalar(name, value, step)
+
+    def video(self, step: int, path: Path, prompt: str) -> None:
+        """Takes a validation video."""
+        if self._videos:
+            self._writer.add_text(f"videos/{path.stem}", f"{prompt}: {path}", step)
+
+    def finish(self) -> None:
+        """Sends what is left."""
+        self._writer.close()
+
+
+class Trackers:
+    """All trackers of a run, each behind a queue and a thread of its own; without a job: none."""
+
+    def __init__(self, job: TrainJob | None = None, folder: RunFolder | None = None):
+        self._threads: list[_TrackerThread] = []
+        if job is None or folder is None:
+            return  # this process writes nothing
+        wanted = job.tracker
+        if wandb := wanted.wandb:
+            self._threads.append(_TrackerThread("wandb", lambda: WandbTracker(job, wandb, folder)))
+        if tensorboard := wanted.tensorboard:
+            self._threads.append(_TrackerThread("tensorboard", lambda: TensorBoardTracker(job, tensorboard, folder)))
+
+    def metrics(self, line: dict[str, Any]) -> None:
+        """Numbers of a step, and the step."""
+        values = {name: value for name, value in line.items() if name != "step"}
+        for thread in self._threads:
+            thread.tell(lambda tracker: tracker.metrics(line["step"], values))
+
+    def videos(self, step: int, paths: list[Path], prompts: list[str]) -> None:
+        """Validation videos."""
+        for thread in self._threads:
+            for path, prompt in zip(paths, prompts, strict=True):
+                thread.tell(partial(_video, step, path, prompt))
+
+    def finish(self) -> None:
+        """Waits for the trackers, but not for long."""
+        for thread in self._threads:
+            thread.finish()
+
+
+def _video(step: int, path: Path, prompt: str, tracker: Tracker) -> None:
+    tracker.video(step, path, prompt)
+
+
+class _TrackerThread:
+    def __init__(self, name: str, build: Callable[[], Tracker]):
+        self._name, self._build = name, build
+        self._queue: queue.Queue[Callable[[Tracker], None] | None] = queue.Queue(MOST_WAITING)
+        self._thread = threading.Thread(target=self._work, name=f"tracker {name}", daemon=True)
+        self._thread.start()
+
+    def tell(self, entry: Callable[[Tracker], None] | None) -> None:
+        if self._thread.is_alive():
+            with suppress(queue.Full):
+                self._queue.put_nowait(entry)
+
+    def finish(self) -> None:
+        self.tell(None)
+        self._thread.join(SECONDS_AT_END)
+        if self._thread.is_alive():
+            console.print(f"Note: {self._name} does not answer; what it has not taken is in the run's folder only")
+
+    def _work(self) -> None:
+        try:
+            tracker = self._build()
+            while (entry := self._queue.get()) is not None:
+                entry(tracker)
+            tracker.finish()
+        except Exception as error:  # whatever a tracker does, the run goes on
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            console.print(f"Note: going on without {self._name}: {reason}", soft_wrap=True)

@@ -1,0 +1,37 @@
+"""What belongs to one run, handed from one part of it to the next."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from diffusers import CogVideoXTransformer3DModel
+
+from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.team import Team
+from cogvx_exp.tracking.run_folder import RunFolder
+from cogvx_exp.tracking.trackers import Trackers
+from cogvx_exp.training.memory import MemoryLog
+from cogvx_exp.training.setup import PreparedData, Training
+
+
+@dataclass(frozen=True)
+class Context:
+    """A run that is ready to train."""
+
+    job: TrainJob
+    folder: RunFolder
+    data: PreparedData
+    training: Training
+    memory: MemoryLog
+    trackers: Trackers
+
+    @property
+    def team(self) -> Team:
+        """The processes that train together."""
+        return self.data.team
+
+    def sample(self, transformer: CogVideoXTransformer3DModel, step: int, **about: Any) -> None:
+        """Samples the validation's videos with a transformer into the step's folder."""
+        validator = self.data.validator
+        assert validator
+        paths = validator.run(transformer, self.folder.validation(step), step, **about)
+        self.trackers.videos(step, paths, [request.prompt for request in validator.requests])
