@@ -76,7 +76,8 @@ class EntryPoint(Generic[Job]):
         extra = [f"hydra.searchpath=[file://{Path(flags.config_dir).resolve()}]"] if flags.config_dir else []
         argv = [*argv, *self.extra]
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            good, faults = check_names(self._config, flags.overrides, extra)
+            config_dir = Path(flags.config_dir) if flags.config_dir else None
+            good, faults = check_names(self._config, flags.overrides, extra, config_dir)
             if faults or runs_once:
                 job, more = self._try(good, extra)
                 faults += more

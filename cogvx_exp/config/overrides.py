@@ -5,6 +5,8 @@ held against the groups and settings of `conf/`, so that all typing errors are t
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra import compose
@@ -21,16 +23,24 @@ from cogvx_exp.config.faults import ConfigError, Fault, did_you_mean
 from cogvx_exp.config.flags import FLAGS
 
 
-def check_names(config_name: str, overrides: list[str], extra: list[str]) -> tuple[list[str], list[Fault]]:
+def check_names(
+    config_name: str, overrides: list[str], extra: list[str], config_dir: Path | None = None
+) -> tuple[list[str], list[Fault]]:
     """Splits `overrides` into those whose names exist and the faults of the others.
 
-    Hydra must be initialized (`hydra.initialize_config_dir`); `extra` are overrides for Hydra itself.
+    Hydra must be initialized (`hydra.initialize_config_dir`).
+
+    Args:
+        config_name: the primary config.
+        overrides: of the command line.
+        extra: overrides for Hydra itself.
+        config_dir: the user's own folder of groups (`--config-dir`).
 
     Raises:
         ConfigError: an override cannot even be parsed.
     """
     parsed = [_parse(text) for text in overrides]
-    loader = GlobalHydra.instance().config_loader()
+    loader = Groups(GlobalHydra.instance().config_loader(), config_dir)
     groups: list[Override] = []
     settings: list[Override] = []
     hydras: list[Override] = []
@@ -50,6 +60,21 @@ def check_names(config_name: str, overrides: list[str], extra: list[str]) -> tup
             faults.append(Fault(_text(override), "is not used here; set run_dir=FOLDER"))
     bad = {fault.setting for fault in faults}
     return [_text(override) for override in parsed if _text(override) not in bad], faults
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The groups of conf/ and of the user's own folder."""
+
+    loader: ConfigLoader
+    config_dir: Path | None
+
+    def choices(self, group: str) -> list[str]:
+        """Names of a group's choices; none if there is no such group."""
+        names = set(self.loader.get_group_options(group, results_filter=ObjectType.CONFIG))
+        if self.config_dir:
+            names |= {path.stem for path in (self.config_dir / group).glob("*.yaml")}
+        return sorted(name for name in names if not name.startswith("_"))
 
 
 def _parse(text: str) -> Override:
@@ -73,13 +98,8 @@ def _is_hydras(override: Override) -> bool:
     return override.key_or_group.split(".")[0].split("/")[0] == "hydra"
 
 
-def _is_group(override: Override, loader: ConfigLoader) -> bool:
-    return "." not in override.key_or_group and bool(_choices(override.key_or_group, loader))
-
-
-def _choices(group: str, loader: ConfigLoader) -> list[str]:
-    names = loader.get_group_options(group, results_filter=ObjectType.CONFIG)
-    return sorted(name for name in names if not name.startswith("_"))
+def _is_group(override: Override, groups: Groups) -> bool:
+    return "." not in override.key_or_group and bool(groups.choices(override.key_or_group))
 
 
 def _values(override: Override) -> Iterator[Any]:
@@ -90,9 +110,9 @@ def _values(override: Override) -> Iterator[Any]:
         yield from value if isinstance(value, list) else [value]  # several choices of a group
 
 
-def _choice_faults(override: Override, loader: ConfigLoader) -> Iterator[Fault]:
+def _choice_faults(override: Override, groups: Groups) -> Iterator[Fault]:
     group = override.key_or_group
-    choices = _choices(group, loader)
+    choices = groups.choices(group)
     for value in _values(override):
         if value is None or isinstance(value, dict | list):
             continue
@@ -109,7 +129,8 @@ def _known_settings(config_name: str, groups: list[Override], extra: list[str]) 
         if not override.is_sweep_override() and isinstance(override.value(), list):
             chosen.append(_text(override))
         elif values and isinstance(values[0], str | int | float):
-            chosen.append(f"{override.key_or_group}={values[0]}")
+            added = "+" if override.is_add() else ""
+            chosen.append(f"{added}{override.key_or_group}={values[0]}")
     config = compose(config_name, chosen)
     return set(_paths(OmegaConf.to_container(config, resolve=False)))
 
