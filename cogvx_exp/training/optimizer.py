@@ -94,8 +94,8 @@ def _constructor(optim: Optim, device: torch.device) -> Callable[..., torch.opti
         settings["fused"] = True
 
     def make(groups: Groups, **_: Any) -> torch.optim.Optimizer:
-        # Some classes write their own keys into the groups they are given.
-        optimizer: torch.optim.Optimizer = optimizer_class([dict(group) for group in groups], **settings)
+        # The groups themselves, no copies: what sets a learning rate in them later sets that of the optimizer.
+        optimizer: torch.optim.Optimizer = optimizer_class(groups, **settings)
         return optimizer
 
     return make

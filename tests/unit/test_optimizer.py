@@ -68,16 +68,15 @@ def offloaded(monkeypatch: pytest.MonkeyPatch) -> type[torch.optim.Optimizer]:
 @pytest.mark.parametrize("offload_gradients", [True, False])
 @pytest.mark.parametrize("max_norm", [0.05, float("inf")])
 def test_offloaded_optimizer_clips_and_follows_the_schedule(
-    offloaded: Any, offload_gradients: bool, max_norm: float
+    offloaded: Any, make_job: MakeJob, offload_gradients: bool, max_norm: float
 ) -> None:
     plain, model = network(), network()
-    usual = torch.optim.AdamW(plain.parameters(), lr=1e-2)
+    settings = ["optim=cpu_offload", "optim.lr=0.01", f"optim.offload_gradients={str(offload_gradients).lower()}"]
+    optim = make_job(*settings).optim
+    usual = torch.optim.AdamW(plain.parameters(), lr=0.01, betas=(0.9, 0.95), weight_decay=0.001)
     expected = train(plain, usual, lambda: nn.utils.clip_grad_norm_(plain.parameters(), max_norm))
-    optimizer = offloaded(
-        [{"params": list(model.parameters()), "lr": 1e-2}],
-        optimizer_class=torch.optim.AdamW,
-        offload_gradients=offload_gradients,
-    )
+    optimizer = build_optimizer(dict(model.named_parameters()), optim, torch.device("cuda"))
+    assert isinstance(optimizer, offloaded)
     norms = []
     found = train(model, optimizer, lambda: norms.append(optimizer.clip_gradients(max_norm)))
     assert found == pytest.approx(expected, rel=1e-5)
