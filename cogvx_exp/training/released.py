@@ -36,6 +36,11 @@ class ReleasedGradients(torch.optim.Optimizer):
         """One group for each parameter; a learning rate set here takes effect."""
         return [group for optimizer in self._optimizers.values() for group in optimizer.param_groups]
 
+    @property
+    def parts(self) -> list[torch.optim.Optimizer]:
+        """The optimizers of the parameters."""
+        return list(self._optimizers.values())
+
     def clip_gradients(self, max_norm: float) -> torch.Tensor:
         """Returns the global norm of the last backward pass; nothing is left to clip."""
         norm = torch.stack(self._square_norms).sum().sqrt() if self._square_norms else torch.zeros(())

@@ -177,7 +177,7 @@ def _sample_from_export(run: Context, exported: Path) -> None:
     """The last videos come from what was written, not from the model in memory, which makes room for it."""
     job, training, compute = run.job, run.training, run.data.compute
     training.transformer.to("cpu")
-    training.state.stepper.optimizer.state.clear()
+    training.state.stepper.forget_optimizer_state()
     release(compute.device)
     transformer = load_trained(load_base(job, run.data), exported, compute)
     arrange_blocks(transformer, job.memory, compute.device)

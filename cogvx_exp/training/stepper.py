@@ -81,6 +81,12 @@ class Stepper:
         """Takes over an optimizer's state."""
         self.optimizer.load_state_dict(state)
 
+    def forget_optimizer_state(self) -> None:
+        """Frees the optimizer's states; no step comes any more."""
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # out of accelerate's wrapper
+        for part in getattr(optimizer, "parts", [optimizer]):
+            getattr(part, "state", {}).clear()  # those of an offloaded optimizer are on the host
+
     def complete(self) -> CogVideoXTransformer3DModel:
         """The transformer with all of its weights; all processes call it, that of the first one is complete."""
         return self.transformer

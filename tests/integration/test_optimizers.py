@@ -43,7 +43,8 @@ def losses(run: Path) -> list[float]:
 
 
 def test_released_gradients_train_the_same_weights_and_resume(tmp_path: Path, shared_cache: Path) -> None:
-    settings = ["method=sft", "steps=4", "max_grad_norm=null", f"cache_dir={shared_cache}", "validation=none"]
+    settings = ["method=sft", "steps=4", "max_grad_norm=null", f"cache_dir={shared_cache}"]
+    settings += ["validation.num_inference_steps=1", "validation.baseline=false"]
     settings += ["lr_scheduler=constant", "checkpoint.every=2"]
     plain, released = RunFolder(tmp_path / "plain"), RunFolder(tmp_path / "released")
     assert main([*settings, f"run_dir={plain.path}"]) == 0
