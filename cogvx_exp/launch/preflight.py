@@ -1,9 +1,23 @@
 """Stops a run that will not fit, before anything is loaded."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.quiet import quiet_libraries
 from cogvx_exp.tracking.progress import console
+
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+"""One of them is there where a GPU is: NVIDIA's driver, that of Windows' subsystem, AMD's."""
+
+ASK = """
+import json, torch
+gpu = torch.cuda.get_device_properties({device!r}) if torch.cuda.is_available() else None
+print(json.dumps([gpu.total_memory / 2**30, gpu.name] if gpu else None))
+"""
 
 
 def preflight(job: TrainJob, overrides: list[str], shapes: set[Bucket]) -> None:
@@ -22,18 +36,26 @@ def preflight(job: TrainJob, overrides: list[str], shapes: set[Bucket]) -> None:
     budget = job.memory.budget
     limit = f"memory.budget={budget}"
     if budget is None:
-        if job.device == "cpu":
+        gpu = None if job.device == "cpu" else _gpu(job.device)
+        if gpu is None:
             return
-        quiet_libraries()
-        import torch
-
-        if not torch.cuda.is_available():
-            return
-        properties = torch.cuda.get_device_properties(job.device if ":" in job.device else "cuda")
-        budget = properties.total_memory / 2**30
-        limit = f"the {budget:.1f} GiB of this {properties.name}"
+        budget, name = gpu
+        limit = f"the {budget:.1f} GiB of this {name}"
     quiet_libraries()
     from cogvx_exp.estimate.command import refuse_if_too_large
 
     prediction = refuse_if_too_large(job, overrides, shapes, budget, limit)
     console.print(f"Predicted memory: {prediction.peak:.1f} GiB at most, of {budget:.1f}")
+
+
+def _gpu(device: str) -> tuple[float, str] | None:
+    """GiB and name of the GPU, if there is one.
+
+    Asked in another process: this one may start others and wait for them, and would hold some of the GPU meanwhile.
+    """
+    if not any(Path(path).exists() for path in GPU_DEVICES):
+        return None
+    question = ASK.format(device=device if ":" in device else "cuda")
+    answer = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, check=False).stdout
+    gpu = json.loads(answer or "null")
+    return (float(gpu[0]), str(gpu[1])) if gpu else None
