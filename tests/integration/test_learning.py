@@ -47,6 +47,10 @@ def fixed_loss(training: Training, repeat: int = 0) -> float:
     return sum(losses) / len(losses)
 
 
+def schedule_of(job: TrainJob, training: Training) -> Schedule:
+    return Schedule(0, training.steps, 1, job.max_grad_norm, job.seed, Team(), lambda: False, actions=[])
+
+
 def train_and_measure(job: TrainJob, folder: Path, shuffle_captions: bool = False) -> tuple[float, float, float]:
     """The fixed loss before and after training, and its spread over other fixed noise."""
     compute = choose_compute("cpu", job.model)
@@ -57,10 +61,10 @@ def train_and_measure(job: TrainJob, folder: Path, shuffle_captions: bool = Fals
         batches = training.batches(job, data)
         if shuffle_captions:
             batches = map(shuffled(data), batches)
-        schedule = Schedule(0, training.steps, 1, job.max_grad_norm, job.seed, actions=[])
+        schedule = schedule_of(job, training)
         folder.mkdir(parents=True, exist_ok=True)
         with Metrics(folder / "metrics.jsonl", 0) as metrics:
-            train_loop(training.state, batches, training.loss, accelerator, metrics, schedule)
+            train_loop(training.state, batches, training.loss, metrics, schedule)
         repeats = torch.tensor([fixed_loss(training, repeat) for repeat in range(1, 9)])
         return before, fixed_loss(training), repeats.std().item()
 
@@ -116,9 +120,9 @@ def test_every_task_and_method_learns(make_job, tmp_path: Path, model: str, task
             return held_out.measure(training.transformer, training.loss)["loss"]
 
         before = measure(0)
-        schedule = Schedule(0, training.steps, 1, job.max_grad_norm, job.seed, actions=[])
+        schedule = schedule_of(job, training)
         with Metrics(tmp_path / "metrics.jsonl", 0) as metrics:
-            train_loop(training.state, training.batches(job, data), training.loss, accelerator, metrics, schedule)
+            train_loop(training.state, training.batches(job, data), training.loss, metrics, schedule)
         after, spread = measure(0), torch.tensor([measure(seed) for seed in range(1, 6)]).std().item()
     print(f"{model} {task} {method}: {before:.3f} -> {after:.3f}, spread {spread:.3f}")
     assert before - after > 20 * spread

@@ -157,12 +157,12 @@ def test_the_encoders_are_gone_before_the_transformer_loads(
 
     original, alive = setup.load_transformer, []
 
-    def look_around(*arguments):
+    def look_around(*arguments, **keywords):
         gc.collect()
         encoders = (AutoencoderKLCogVideoX, T5EncoderModel)
         alive.extend(type(thing).__name__ for thing in gc.get_objects() if isinstance(thing, encoders))
         alive.append("looked")
-        return original(*arguments)
+        return original(*arguments, **keywords)
 
     monkeypatch.setattr(setup, "load_transformer", look_around)
     settings = [f"run_dir={tmp_path}/run", f"cache_dir={tmp_path}", "steps=1", "validation=none"]
