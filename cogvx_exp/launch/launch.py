@@ -51,7 +51,8 @@ def launch(job: TrainJob, overrides: list[str]) -> float | None:
         return _run_as_started(job, overrides, place)
     checkpoint, folder, dataset = _begin(job, overrides)
     job = job.model_copy(update={"run_dir": folder.path})
-    with _status(folder):
+    # Of several machines, the first one writes.
+    with _status(folder) if job.distributed.node_rank == 0 else nullcontext():
         if job.distributed.name == "single":
             return _run_here(job, folder, dataset, checkpoint)
         code = run_workers(job, folder, checkpoint.path if checkpoint else None)
