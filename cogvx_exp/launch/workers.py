@@ -28,8 +28,8 @@ WORKER = "cogvx_exp.launch.train_worker"
 STOPPED = 75
 """Exit code of a process that has saved its state and is to be started again."""
 
-SECONDS_TO_SAVE = 600
-"""How long the processes have to end after they were asked to stop."""
+LONGEST_BUILD = 600
+"""Seconds after which a lock on the compilation of an operation (which takes about 100) is left over."""
 
 
 def run_workers(job: TrainJob, folder: RunFolder, checkpoint: Path | None) -> int:
@@ -49,6 +49,7 @@ def run_workers(job: TrainJob, folder: RunFolder, checkpoint: Path | None) -> in
     console.print(
         f"Starting {job.distributed.processes} processes ({job.distributed.name}); logs in {logs}", soft_wrap=True
     )
+    _remove_stale_locks()
     with (logs / "torchrun.log").open("w") as log:
         torchrun = subprocess.Popen(
             command, stderr=log, env=_environment(job), start_new_session=True, preexec_fn=_before_torchrun
@@ -71,6 +72,15 @@ def run_workers(job: TrainJob, folder: RunFolder, checkpoint: Path | None) -> in
         tail = "\n".join((logs / "torchrun.log").read_text().splitlines()[-15:])
         raise CrashError(f"a process ended without a word (torchrun's exit code {code}); {logs} has its logs:\n{tail}")
     return 0
+
+
+def _remove_stale_locks() -> None:
+    """A process that was killed while it compiled an operation of DeepSpeed leaves a lock that all others wait for."""
+    default = Path.home() / ".cache" / "torch_extensions"
+    for lock in Path(os.environ.get("TORCH_EXTENSIONS_DIR", default)).glob("**/lock"):
+        with suppress(OSError):
+            if time.time() - lock.stat().st_mtime > LONGEST_BUILD:
+                lock.unlink()
 
 
 def _torchrun_flags(distributed: Distributed) -> list[str]:

@@ -39,7 +39,7 @@ class FullySharded(Stepper):
             fully_shard(block, ignored_params=whole)
         fully_shard(transformer, ignored_params=whole)
         super().__init__(transformer, make_optimizer, accelerator)
-        self._replicated = [parameter for parameter in whole if parameter.requires_grad]
+        self._replicated = [parameter for parameter in transformer.parameters() if parameter in whole]
 
     def accumulating(self, last: bool) -> AbstractContextManager[None]:
         """Gradients are averaged in the last backward pass of a step only."""
@@ -49,21 +49,15 @@ class FullySharded(Stepper):
 
     def step(self, max_norm: float | None) -> float:
         """Averages the adapter's gradients, clips, moves the weights, frees the gradients."""
-        for parameter in sorted(self._replicated, key=self._order):
-            dist.all_reduce(parameter.grad)
+        for parameter in self._replicated:
             assert parameter.grad is not None
+            dist.all_reduce(parameter.grad)
             parameter.grad /= dist.get_world_size()
         parameters = list(trainable_parameters(self.transformer).values())
         norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm or math.inf)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return float(_whole(norm))
-
-    def _order(self, parameter: torch.nn.Parameter) -> int:
-        """The same in all processes."""
-        if not hasattr(self, "_numbers"):
-            self._numbers = {id(each): number for number, each in enumerate(self.transformer.parameters())}
-        return self._numbers[id(parameter)]
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The trained weights by name, gathered on the host."""
@@ -97,8 +91,8 @@ class FullySharded(Stepper):
 
     def complete(self) -> CogVideoXTransformer3DModel:
         """The transformer with all weights, on the host."""
-        if self._replicated:
-            return self.transformer  # an adapter is complete as it is
+        if getattr(self.transformer, "peft_config", None):
+            return self.transformer  # its adapter is complete in every process
         return _copy_with(
             self.transformer, {name: _whole(value) for name, value in self.transformer.state_dict().items()}
         )

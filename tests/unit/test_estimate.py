@@ -96,7 +96,6 @@ def batch(job: TrainJob) -> Batch:
 @pytest.mark.parametrize(
     "settings",
     [
-        ["memory.activations=checkpoint"],
         ["memory.activations=offload", "memory.stream_blocks=true"],
         ["method=sft", "optim=cpu_offload"],
         ["quant=nf4", "memory.activations=selective"],
