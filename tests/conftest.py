@@ -1,5 +1,6 @@
 """Fixtures shared by all tests. Nothing here or in the tests is downloaded."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,12 @@ from cogvx_exp.quiet import quiet_libraries
 quiet_libraries()
 
 MakeJob = Callable[..., TrainJob]
+
+
+def needs_compiler(what: str) -> None:
+    """Skips a test of something that compiles itself (torchao's optimizers, DeepSpeed) where there is no compiler."""
+    if what.startswith(("ao_", "cpu_offload8bit", "cpu_offload_bf16", "zero")) and shutil.which("g++") is None:
+        pytest.skip("needs g++")
 
 
 @pytest.fixture(scope="session")

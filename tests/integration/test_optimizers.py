@@ -14,12 +14,14 @@ from cogvx_exp.generate import main as generate
 from cogvx_exp.tracking.run_folder import RunFolder, read_metrics
 from cogvx_exp.train import main
 from cogvx_exp.training.optimizer import build_lr_scheduler
+from tests.conftest import needs_compiler
 
 
 @pytest.mark.parametrize(
     "optim", ["adamw", "adamw8bit", "adam8bit", "ao_adamw8bit", "cpu_offload", "schedule_free", "prodigy", "muon"]
 )
 def test_resume_equals_an_uninterrupted_run(optim: str, tmp_path: Path, shared_cache: Path) -> None:
+    needs_compiler(optim)
     run = RunFolder(tmp_path / "run")
     # Rank 128, so that there are tensors of 4096 values: bitsandbytes keeps smaller ones in 32 bits.
     settings = [f"optim={optim}", "method.rank=128", "steps=6", "checkpoint.every=3", "lr_scheduler=constant"]
@@ -59,6 +61,7 @@ def test_released_gradients_train_the_same_weights_and_resume(tmp_path: Path, sh
 
 
 def test_bfloat16_weights_with_stochastic_rounding(tmp_path: Path, shared_cache: Path) -> None:
+    needs_compiler("cpu_offload_bf16")
     run = RunFolder(tmp_path / "run")
     settings = ["method=sft", "method.parameters=attn1.to_q", "optim=cpu_offload_bf16", "model.dtype=bfloat16"]
     assert main([*settings, "steps=3", f"run_dir={run.path}", f"cache_dir={shared_cache}", "validation=none"]) == 0

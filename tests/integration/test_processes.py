@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from cogvx_exp.tracking.run_folder import RunFolder, read_metrics, read_status
 from cogvx_exp.train import main
 from cogvx_exp.training.checkpoint_files import newest_checkpoint
+from tests.conftest import needs_compiler
 
 SETTINGS = ["steps=4", "checkpoint.every=2", "lr_scheduler=constant", "data.workers=0", "data.holdout=2"]
 SETTINGS += ["validation.num_inference_steps=1", "validation.baseline=false"]
@@ -51,6 +52,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> dict[
 def test_two_processes_give_the_numbers_of_one(
     how: str, method: str, alone: dict[str, Path], tmp_path: Path, shared_cache: Path
 ) -> None:
+    needs_compiler(how)
     run = RunFolder(tmp_path / "run")
     settings = [*SETTINGS, f"method={method}", f"cache_dir={shared_cache}", f"run_dir={run.path}"]
     assert main([*settings, "gradient_accumulation=2", f"distributed={how}"]) == 0
@@ -76,6 +78,7 @@ def test_two_processes_give_the_numbers_of_one(
 def test_two_processes_go_on_where_one_stopped(
     how: str, alone: dict[str, Path], tmp_path: Path, shared_cache: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    needs_compiler(how)
     run = tmp_path / "run"
     shutil.copytree(alone["lora"], run)
     shutil.rmtree(RunFolder(run).checkpoint(4))

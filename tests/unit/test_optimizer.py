@@ -12,7 +12,7 @@ from cogvx_exp.config.schema import LrScheduler, Optim
 from cogvx_exp.training.nested import put_tensors, take_tensors
 from cogvx_exp.training.optimizer import build_lr_scheduler, build_optimizer, parameter_groups
 from cogvx_exp.training.released import ReleasedGradients
-from tests.conftest import MakeJob
+from tests.conftest import MakeJob, needs_compiler
 
 CPU = torch.device("cpu")
 
@@ -123,6 +123,7 @@ def test_released_gradients_give_the_same_training() -> None:
 @pytest.mark.parametrize("optim", ["ao_adamw", "ao_adamw8bit"])
 def test_stochastic_rounding_keeps_updates_that_bfloat16_loses(make_job: MakeJob, optim: str) -> None:
     """Steps of 1e-5 from 1.0, where the next smaller bfloat16 is 0.0039 away."""
+    needs_compiler(optim)
 
     def moved(*settings: str) -> float:
         weight = nn.Parameter(torch.ones(64, 64, dtype=torch.bfloat16))
@@ -150,6 +151,7 @@ def nbytes(tensor: torch.Tensor) -> int:
 
 @pytest.mark.parametrize("name", choices())
 def test_optimizer_states_take_what_its_file_says(make_job: MakeJob, name: str) -> None:
+    needs_compiler(name)
     settings = [f"optim={name}", *(["method=sft", "model.dtype=bfloat16"] if name.endswith("_bf16") else [])]
     optim = make_job(*settings).optim
     weight = nn.Parameter(torch.randn(512, 512))
