@@ -20,6 +20,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+from cogvx_exp.launch.processes import descendants
 from cogvx_exp.tracking.run_folder import read_metrics
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "kills.md"
@@ -56,19 +57,11 @@ class Attempt:
 
     def kill(self) -> None:
         """SIGKILL to all processes."""
-        pids = [self.process.pid, *_descendants(self.process.pid)]
+        pids = [self.process.pid, *descendants(self.process.pid)]
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
-
-
-def _descendants(pid: int) -> list[int]:
-    try:
-        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-    return children + [below for child in children for below in _descendants(child)]
 
 
 def start(folder: Path, settings: list[str]) -> Attempt:

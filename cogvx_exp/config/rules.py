@@ -74,6 +74,11 @@ def train_notes(job: TrainJob) -> list[str]:
     return notes
 
 
+def _dtype(model: Model) -> str:
+    """The type that a model computes in on a GPU."""
+    return model.native_dtype if model.dtype == "auto" else model.dtype
+
+
 def _optimizer_is_possible(job: TrainJob) -> Faults:
     optim, release = job.optim, "optim.release_gradients=true"
     if optim.offload_gradients and not optim.offload:
@@ -92,7 +97,7 @@ def _optimizer_is_possible(job: TrainJob) -> Faults:
                 "the weights have moved before the norm is known; with optim.release_gradients=true set it to null"
             )
             yield Fault(f"max_grad_norm={job.max_grad_norm:g}", problem)
-    dtype = job.model.native_dtype if job.model.dtype == "auto" else job.model.dtype
+    dtype = _dtype(job.model)
     if dtype == "float16" and job.device != "cpu" and (optim.release_gradients or optim.offload):
         which = release if optim.release_gradients else f"optim={optim.name}"
         yield Fault(which, "float16 needs a gradient scaler, which needs all gradients; add model.dtype=bfloat16")
@@ -134,8 +139,7 @@ def _splitting_is_possible(job: TrainJob, together: str) -> Faults:
         yield Fault("memory.stream_blocks=true", f"{together} moves the blocks itself; set it to false")
     if job.ema_decay:
         yield Fault(f"ema_decay={job.ema_decay}", f"{together} has no running average; use distributed=ddp")
-    dtype = job.model.native_dtype if job.model.dtype == "auto" else job.model.dtype
-    if dtype == "float16" and job.device != "cpu":
+    if _dtype(job.model) == "float16" and job.device != "cpu":
         yield Fault(together, "float16 needs a gradient scaler, which it has not; add model.dtype=bfloat16")
     if not job.optim.decay_norms_and_biases and job.distributed.name.startswith("zero"):
         yield Fault("optim.decay_norms_and_biases=false", f"{together} has one parameter group; set it to true")

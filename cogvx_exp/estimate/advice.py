@@ -37,8 +37,8 @@ def _decodes_beside(job: TrainJob) -> bool:
 
 
 REMEDIES = (
-    Remedy(("validation.offload=true",), "seconds a video", _decodes_beside),
-    Remedy(("memory.vae_tiling=true",), "VAE about 1.3 times as long", lambda job: not job.memory.vae_tiling),
+    Remedy(("validation.offload=true",), "the transformer moves to the host and back for each video", _decodes_beside),
+    Remedy(("memory.vae_tiling=true",), "the VAE works in tiles that overlap", lambda job: not job.memory.vae_tiling),
     Remedy(
         ("memory.activations=offload",),
         "one more forward pass a step than with keep; hardly any against checkpoint",
@@ -84,9 +84,13 @@ class Advice:
 
     @property
     def overrides(self) -> list[str]:
-        """What to add to the command line; the last value of a setting counts."""
-        last = {text.partition("=")[0]: text for remedy in self.remedies for text in remedy.overrides}
-        return list(last.values())
+        """What to add to the command line."""
+        return _together(self.remedies)
+
+
+def _together(remedies: list[Remedy]) -> list[str]:
+    """The overrides of several remedies; the last value of a setting counts."""
+    return list({text.partition("=")[0]: text for remedy in remedies for text in remedy.overrides}.values())
 
 
 def advise(
@@ -121,9 +125,8 @@ def advise(
 def _try(
     remedies: list[Remedy], budget: float, recompose: Recompose, predict: Callable[[TrainJob], Prediction]
 ) -> Advice | None:
-    wanted = Advice(remedies, None, False)  # type: ignore[arg-type]
     try:
-        prediction = predict(recompose(wanted.overrides))
+        prediction = predict(recompose(_together(remedies)))
     except ConfigError:
         return None
     return Advice(remedies, prediction, prediction.fits(budget))

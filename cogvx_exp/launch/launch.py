@@ -26,6 +26,7 @@ from cogvx_exp.team import place_in_job
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.run_folder import RunFolder, write_status
 from cogvx_exp.training.checkpoint_files import CheckpointFolder, newest_checkpoint, open_checkpoint
+from cogvx_exp.training.stopping import Stopped
 
 OUTPUTS = Path("outputs")
 
@@ -55,9 +56,7 @@ def launch(job: TrainJob, overrides: list[str]) -> float | None:
     with _status(folder) if job.distributed.node_rank == 0 else nullcontext():
         if job.distributed.name == "single":
             return _run_here(job, folder, dataset, checkpoint)
-        code = run_workers(job, folder, checkpoint.path if checkpoint else None)
-        if code:
-            raise SystemExit(code)
+        run_workers(job, folder, checkpoint.path if checkpoint else None)
     if job.distributed.node_rank:
         return None
     return _objective(read_json(folder.path / "summary.json"))
@@ -76,14 +75,14 @@ def _begin(job: TrainJob, overrides: list[str]) -> tuple[CheckpointFolder | None
         pretrained_folder(job.model)
     dataset = load_dataset(job.data, job.cache_dir)
     preflight(job, overrides, {clip.bucket for clip in dataset.clips})
-    if job.distributed.node_rank == 0:
+    writes = job.distributed.node_rank == 0
+    if writes:
         try:
             folder.start(job, overrides)
         except OSError as error:
             raise UserError(f"run_dir={folder.path} cannot be written: {error.strerror}; name another folder") from None
         console.print(f"Run folder: {folder.path}", soft_wrap=True)
-    if job.distributed.name == "single":
-        accept(dataset, job.data, console, folder.faults)
+    accept(dataset, job.data, console, folder.faults if writes else None)
     return checkpoint, folder, dataset
 
 
@@ -139,11 +138,9 @@ def _status(folder: RunFolder) -> Iterator[None]:
     try:
         write_status(folder, "running", pid=os.getpid(), host=platform.node())
         yield
-    except SystemExit as stopped:
-        message = getattr(stopped, "message", "")
-        write_status(folder, "stopped", message=message)
-        if message:
-            console.print(message, soft_wrap=True)
+    except Stopped as stopped:
+        write_status(folder, "stopped", message=stopped.message)
+        console.print(stopped.message, soft_wrap=True)
         raise
     except OSError as error:
         _write_failure(folder, str(error))

@@ -35,11 +35,8 @@ def find_checkpoint(job: TrainJob, outputs: Path) -> CheckpointFolder | None:
 
 
 def _newest_if_any(job: TrainJob) -> CheckpointFolder | None:
-    if job.run_dir is None or not (job.run_dir / "checkpoints").is_dir():
-        return None
-    checkpoint, passed_over = newest_checkpoint(job.run_dir)
-    for reason in passed_over:
-        print(f"Passed over: {reason}")
+    assert job.run_dir  # a rule
+    checkpoint = _verified(job.run_dir)
     return _agreeing(job, checkpoint) if checkpoint else None
 
 
@@ -55,11 +52,17 @@ def _latest(job: TrainJob, outputs: Path) -> CheckpointFolder:
 
 
 def _newest_of(run: Path) -> CheckpointFolder:
+    checkpoint = _verified(run)
+    if checkpoint is None:
+        raise UserError(f"resume: {run} has no usable checkpoint")
+    return checkpoint
+
+
+def _verified(run: Path) -> CheckpointFolder | None:
+    """The newest checkpoint that is whole; says which ones are not."""
     checkpoint, passed_over = newest_checkpoint(run)
     for reason in passed_over:
         print(f"Passed over: {reason}")
-    if checkpoint is None:
-        raise UserError(f"resume: {run} has no usable checkpoint")
     return checkpoint
 
 

@@ -5,14 +5,15 @@ import sys
 import traceback
 from pathlib import Path
 
-from cogvx_exp.data.dataset import accept, load_dataset
+from cogvx_exp.data.dataset import load_dataset
 from cogvx_exp.errors import UserError
 from cogvx_exp.launch.processes import die_with_parent
-from cogvx_exp.launch.workers import STOPPED, leave_failure, read_work
+from cogvx_exp.launch.workers import leave_failure, read_work
 from cogvx_exp.quiet import quiet_libraries
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.run_folder import RunFolder
 from cogvx_exp.training.checkpoint_files import open_checkpoint
+from cogvx_exp.training.stopping import EXIT_CODE, Stopped
 
 
 def main() -> int:
@@ -22,20 +23,18 @@ def main() -> int:
     console.quiet = rank > 0
     quiet_libraries()
     from cogvx_exp.training.run import train
-    from cogvx_exp.training.stopping import Stopped
 
     try:
         job, checkpoint = read_work(logs)
         assert job.run_dir
         folder = RunFolder(job.run_dir)
         dataset = load_dataset(job.data, job.cache_dir)
-        accept(dataset, job.data, console, folder.faults)
         train(job, folder, dataset, open_checkpoint(checkpoint) if checkpoint else None)
     except Stopped as stopped:
-        leave_failure(logs, rank, stopped, "", stopped=stopped.message)
-        os._exit(STOPPED)
+        leave_failure(logs, rank, stopped)
+        os._exit(EXIT_CODE)
     except UserError as error:
-        leave_failure(logs, rank, error, "")
+        leave_failure(logs, rank, error)
         os._exit(2)
     except BaseException as error:
         leave_failure(logs, rank, error, traceback.format_exc())

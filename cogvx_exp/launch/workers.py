@@ -19,23 +19,22 @@ from typing import Any
 from cogvx_exp.config.schema import Distributed, TrainJob
 from cogvx_exp.errors import CrashError, UserError
 from cogvx_exp.files import read_json, write_json
-from cogvx_exp.launch.processes import die_with_parent
+from cogvx_exp.launch.processes import children, die_with_parent
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.run_folder import RunFolder
+from cogvx_exp.training.stopping import Stopped
 
 WORKER = "cogvx_exp.launch.train_worker"
-
-STOPPED = 75
-"""Exit code of a process that has saved its state and is to be started again."""
 
 LONGEST_BUILD = 600
 """Seconds after which a lock on the compilation of an operation (which takes about 100) is left over."""
 
 
-def run_workers(job: TrainJob, folder: RunFolder, checkpoint: Path | None) -> int:
-    """Runs the job in `distributed.processes` processes of this machine. Returns 0, or 75 if the run was stopped.
+def run_workers(job: TrainJob, folder: RunFolder, checkpoint: Path | None) -> None:
+    """Runs the job in `distributed.processes` processes of this machine.
 
     Raises:
+        Stopped: the run was asked to stop and has saved its state.
         UserError: a process failed with one.
         CrashError: a process failed with another error.
     """
@@ -62,8 +61,7 @@ def run_workers(job: TrainJob, folder: RunFolder, checkpoint: Path | None) -> in
             raise
     failure = _first_failure(logs)
     if failure and failure["stopped"]:
-        console.print(failure["message"], soft_wrap=True)
-        return STOPPED
+        raise Stopped(failure["message"])
     if failure and failure["user"]:
         raise UserError(failure["message"])
     if failure:
@@ -71,7 +69,6 @@ def run_workers(job: TrainJob, folder: RunFolder, checkpoint: Path | None) -> in
     if code:
         tail = "\n".join((logs / "torchrun.log").read_text().splitlines()[-15:])
         raise CrashError(f"a process ended without a word (torchrun's exit code {code}); {logs} has its logs:\n{tail}")
-    return 0
 
 
 def _remove_stale_locks() -> None:
@@ -120,7 +117,7 @@ def _passing_signals_on(torchrun: subprocess.Popen) -> Iterator[None]:
         if asked and number == signal.SIGTERM:
             _kill(torchrun)
         asked = True
-        for worker in _children(torchrun.pid):
+        for worker in children(torchrun.pid):
             _send(worker, signal.SIGUSR1)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGUSR1)}
@@ -133,17 +130,10 @@ def _passing_signals_on(torchrun: subprocess.Popen) -> Iterator[None]:
 
 def _kill(torchrun: subprocess.Popen) -> None:
     """Ends torchrun and its workers at once."""
-    workers = _children(torchrun.pid)
+    workers = children(torchrun.pid)
     for process in (torchrun.pid, *workers):
         _send(process, signal.SIGKILL)
     torchrun.wait()
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
 
 
 def _send(pid: int, number: int) -> None:
@@ -157,10 +147,17 @@ def _first_failure(logs: Path) -> dict[str, Any] | None:
     return min(failures, key=lambda failure: failure["time"], default=None)
 
 
-def leave_failure(logs: Path, rank: int, error: BaseException, traceback: str, *, stopped: str = "") -> None:
+def leave_failure(logs: Path, rank: int, error: BaseException, traceback: str = "") -> None:
     """Called in a worker: says what ended it."""
-    about = {"user": isinstance(error, UserError), "stopped": bool(stopped), "message": stopped or str(error)}
-    write_json(logs / f"failure-{rank}.json", {"rank": rank, "time": time.time(), "traceback": traceback, **about})
+    about = {
+        "rank": rank,
+        "time": time.time(),
+        "user": isinstance(error, UserError),
+        "stopped": isinstance(error, Stopped),
+        "message": getattr(error, "message", str(error)),
+        "traceback": traceback,
+    }
+    write_json(logs / f"failure-{rank}.json", about)
 
 
 def read_work(logs: Path) -> tuple[TrainJob, Path | None]:

@@ -10,11 +10,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, Protocol
+
+import numpy as np
 
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.config.schema.training import TensorBoard, Wandb
-from cogvx_exp.files import fingerprint
+from cogvx_exp.data.video import open_video
+from cogvx_exp.files import write_text
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.run_folder import RunFolder
 
@@ -23,6 +27,10 @@ SECONDS_AT_END = 20.0
 
 MOST_WAITING = 100_000
 """Entries that may wait for a tracker; more are dropped."""
+
+
+FRAMES_SHOWN = 8
+"""Frames of a video that TensorBoard shows."""
 
 
 class Tracker(Protocol):
@@ -39,7 +47,7 @@ class Tracker(Protocol):
 
 
 class WandbTracker:
-    """Weights & Biases. A run that goes on later goes on there, too: its id comes from the run's folder."""
+    """Weights & Biases. A run that goes on later goes on there, too: its id stands in the run's folder."""
 
     def __init__(self, job: TrainJob, settings: Wandb, folder: RunFolder):
         import wandb
@@ -53,7 +61,7 @@ class WandbTracker:
             tags=settings.tags,
             mode=settings.mode,
             name=job.name,
-            id=fingerprint(str(folder.path.resolve()))[:16],
+            id=_run_id(folder.path / "wandb_id.txt"),
             resume="allow",
             dir=folder.path,
             config=job.model_dump(mode="json"),
@@ -76,6 +84,13 @@ class WandbTracker:
         self._run.finish()
 
 
+def _run_id(path: Path) -> str:
+    """The id of a run in wandb, drawn when it first starts."""
+    if not path.exists():
+        write_text(path, token_hex(8))
+    return path.read_text().strip()
+
+
 class TensorBoardTracker:
     """TensorBoard's event files in the run's folder."""
 
@@ -93,9 +108,13 @@ class TensorBoardTracker:
                 self._writer.add_scalar(name, value, step)
 
     def video(self, step: int, path: Path, prompt: str) -> None:
-        """Takes a validation video."""
+        """Takes a validation video, as frames: TensorBoard plays none."""
         if self._videos:
-            self._writer.add_text(f"videos/{path.stem}", f"{prompt}: {path}", step)
+            video = open_video(str(path))
+            count = len(video.starts)
+            spread = np.linspace(0, count - 1, min(count, FRAMES_SHOWN)).round().astype(int)
+            frames = np.stack(list(video.frames(spread.tolist())))
+            self._writer.add_images(f"{path.stem}: {prompt}", frames, step, dataformats="NHWC")
 
     def finish(self) -> None:
         """Sends what is left."""

@@ -62,7 +62,7 @@ class Actions:
         }
         if team.is_first:
             self._saver.save(self._run.folder.checkpoint(step), training.state.take, about)
-        else:
+        elif training.state.stepper.gathers:
             training.state.take()
 
     def measure(self, step: int) -> None:

@@ -59,7 +59,7 @@ class TrainingState:
     def take(self) -> Callable[[Path], None]:
         """Copies the state to the host, and returns what writes the copy into an existing folder.
 
-        All processes call it; what the first one returns is complete.
+        If the stepper gathers, all processes call it; what the first one returns is complete.
 
         Raises:
             UserError: a weight is not finite.

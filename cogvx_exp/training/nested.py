@@ -15,7 +15,7 @@ def take_tensors(value: Any, tensors: dict[str, torch.Tensor], path: str) -> Any
         parts = {name: take_tensors(getattr(value, name), tensors, f"{path}.{name}") for name in names}
         return {"quantized": type(value).__name__, "parts": parts, "settings": take_tensors(settings, tensors, path)}
     if isinstance(value, torch.Tensor):
-        tensors[path] = value.detach().cpu().contiguous().clone()
+        tensors[path] = value.detach().to("cpu", copy=True).contiguous()
         return {"tensor": path}
     if isinstance(value, torch.dtype):
         return {"dtype": str(value).removeprefix("torch.")}

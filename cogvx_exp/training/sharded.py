@@ -30,6 +30,8 @@ class FullySharded(Stepper):
     a base of another type, which one FSDP unit cannot hold.
     """
 
+    gathers = True
+
     def __init__(
         self, transformer: CogVideoXTransformer3DModel, make_optimizer: MakeOptimizer, accelerator: Accelerator
     ):
@@ -62,7 +64,7 @@ class FullySharded(Stepper):
     def weights(self) -> dict[str, torch.Tensor]:
         """The trained weights by name, gathered on the host."""
         trained = trainable_parameters(self.transformer)
-        return {name: _whole(weight.detach()).cpu().clone() for name, weight in trained.items()}
+        return {name: _for_first(_whole(weight.detach())) for name, weight in trained.items()}
 
     def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
         """Takes over trained weights, each process its part."""
@@ -75,7 +77,8 @@ class FullySharded(Stepper):
         state: OptimizerState = self.optimizer.state_dict()
         return {
             "state": {
-                number: _map(values, lambda value: _whole(value).cpu()) for number, values in state["state"].items()
+                number: _map(values, lambda value: _for_first(_whole(value)))
+                for number, values in state["state"].items()
             },
             "param_groups": state["param_groups"],
         }
@@ -90,12 +93,12 @@ class FullySharded(Stepper):
         self.optimizer.load_state_dict({"state": parts, "param_groups": state["param_groups"]})
 
     def complete(self) -> CogVideoXTransformer3DModel:
-        """The transformer with all weights, on the host."""
+        """The transformer with all weights, on the host of the first process."""
         if getattr(self.transformer, "peft_config", None):
             return self.transformer  # its adapter is complete in every process
-        return _copy_with(
-            self.transformer, {name: _whole(value) for name, value in self.transformer.state_dict().items()}
-        )
+        # One at a time: all of them at once would not fit the device that had to split them.
+        weights = {name: _for_first(_whole(value)) for name, value in self.transformer.state_dict().items()}
+        return _copy_for_first(self.transformer, weights)
 
 
 class DeepSpeed(Stepper):
@@ -108,6 +111,8 @@ class DeepSpeed(Stepper):
         stage: 2 or 3.
         offload: whether the states are on the host.
     """
+
+    gathers = True
 
     def __init__(
         self,
@@ -178,7 +183,7 @@ class DeepSpeed(Stepper):
         from deepspeed.utils import safe_get_full_fp32_param
 
         trained = trainable_parameters(self.transformer)
-        return {name: safe_get_full_fp32_param(weight).cpu().clone() for name, weight in trained.items()}
+        return {name: _for_first(safe_get_full_fp32_param(weight)) for name, weight in trained.items()}
 
     def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
         """Takes over trained weights, both the float32 ones and those that are computed with."""
@@ -198,7 +203,7 @@ class DeepSpeed(Stepper):
         step = torch.tensor(float(self._steps()))
         states = {
             number: {"step": step.clone()}
-            | {key: safe_get_full_optimizer_state(parameter, key).cpu().clone() for key in MOMENTS}
+            | {key: _for_first(safe_get_full_optimizer_state(parameter, key)) for key in MOMENTS}
             for number, parameter in enumerate(parameters)
         }
         groups = [{key: value for key, value in group.items() if key != "params"} for group in self._zero.param_groups]
@@ -253,8 +258,13 @@ class DeepSpeed(Stepper):
         weights = {}
         for name, value in self.transformer.state_dict(keep_vars=True).items():
             with self._gathered(value):
-                weights[name] = value.detach().cpu().clone()
-        return _copy_with(self.transformer, weights)
+                weights[name] = _for_first(value.detach())
+        return _copy_for_first(self.transformer, weights)
+
+
+def _for_first(value: torch.Tensor) -> torch.Tensor:
+    """A copy on the host for the first process; the others, which share that memory, keep nothing."""
+    return value.to("cpu", copy=True) if dist.get_rank() == 0 else torch.empty(0)
 
 
 def _whole(value: torch.Tensor) -> torch.Tensor:
@@ -273,13 +283,15 @@ def _map(values: dict[str, Any], function: Any) -> dict[str, Any]:
     return {key: function(value) if isinstance(value, torch.Tensor) else value for key, value in values.items()}
 
 
-def _copy_with(
+def _copy_for_first(
     transformer: CogVideoXTransformer3DModel, weights: dict[str, torch.Tensor]
 ) -> CogVideoXTransformer3DModel:
-    """A transformer of the same form with other weights, with the same adapters."""
+    """For the first process, a transformer of the same form with the same adapters and all weights."""
+    if dist.get_rank() > 0:
+        return transformer
     with torch.device("meta"):
         copy = CogVideoXTransformer3DModel.from_config(transformer.config)
         for name, config in getattr(transformer, "peft_config", {}).items():
             copy.add_adapter(config, name)
-    copy.load_state_dict({name: value.cpu() for name, value in weights.items()}, assign=True)
+    copy.load_state_dict(weights, assign=True)
     return copy

@@ -27,6 +27,9 @@ class Stepper:
         accelerator: mixed precision and the scaling of float16's gradients.
     """
 
+    gathers = False
+    """Whether all processes are needed to put the state together."""
+
     def __init__(
         self, transformer: CogVideoXTransformer3DModel, make_optimizer: MakeOptimizer, accelerator: Accelerator
     ):
@@ -58,9 +61,9 @@ class Stepper:
         return float(norm)
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The trained weights by name, on the host; all processes call it, the first one's are complete."""
+        """The trained weights by name, on the host; if it `gathers`, all call it, and the first one gets them."""
         trained = trainable_parameters(self.transformer)
-        return {name: weight.detach().cpu().clone() for name, weight in trained.items()}
+        return {name: weight.detach().to("cpu", copy=True) for name, weight in trained.items()}
 
     def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
         """Takes over trained weights."""
@@ -73,7 +76,7 @@ class Stepper:
         return {name: tuple(weight.shape) for name, weight in trainable_parameters(self.transformer).items()}
 
     def optimizer_state(self) -> OptimizerState:
-        """The optimizer's state; all processes call it, the first one's is complete."""
+        """The optimizer's state; if it `gathers`, all processes call it, and the first one gets it."""
         state: OptimizerState = self.optimizer.state_dict()
         return state
 

@@ -39,6 +39,8 @@ def test_wandb_and_tensorboard_get_what_the_run_writes(tmp_path: Path, shared_ca
     logged = {event.step: event.value for event in events.Scalars("loss")}
     assert logged == pytest.approx({line["step"]: line["loss"] for line in read_metrics(run.metrics)})
     assert len(events.Scalars("held_out/loss")) == 1
+    (video,) = events.Tags()["images"]
+    assert [event.step for event in events.Images(video)] == [0, 2, 4]
     for path in [*run.path.rglob("*"), *shared_cache.rglob("*.json")]:
         assert not path.is_file() or b"plantedsecret" not in path.read_bytes(), path
     assert "plantedsecret" not in done.stdout + done.stderr

@@ -184,7 +184,7 @@ class TensorBoard(Section):
     """TensorBoard's event files."""
 
     videos: bool
-    """Whether the validation's videos are written, too."""
+    """Whether frames of the validation's videos are written, too."""
 
 
 class Tracker(Section):
