@@ -27,10 +27,12 @@ def show(estimates: list[Any]) -> None:
     show(estimates)
 
 
-# A sweep's jobs have no folders.
-NO_FOLDERS = ("hydra.sweep.dir=outputs/memory", "hydra.sweep.subdir=.")
+def no_folders(overrides: list[str]) -> list[str]:
+    """A sweep's jobs have no folders."""
+    return ["hydra.sweep.dir=outputs/memory", "hydra.sweep.subdir=."]
 
-main = EntryPoint("memory", TrainJob, run, check_memory, config="train", finish=show, extra=NO_FOLDERS)
+
+main = EntryPoint("memory", TrainJob, run, check_memory, config="train", finish=show, extra=no_folders)
 
 if __name__ == "__main__":
     sys.exit(main())

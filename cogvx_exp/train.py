@@ -5,6 +5,7 @@ import sys
 from cogvx_exp.config.cli import EntryPoint
 from cogvx_exp.config.rules import check_train
 from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.sweep.callback import check_sweep, note_failure, sweep_overrides
 
 
 def run(job: TrainJob, overrides: list[str]) -> float | None:
@@ -14,7 +15,7 @@ def run(job: TrainJob, overrides: list[str]) -> float | None:
     return launch(job, overrides)
 
 
-main = EntryPoint("train", TrainJob, run, check_train)
+main = EntryPoint("train", TrainJob, run, check_train, finish=check_sweep, extra=sweep_overrides, failed=note_failure)
 
 if __name__ == "__main__":
     sys.exit(main())

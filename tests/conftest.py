@@ -12,6 +12,7 @@ from cogvx_exp.config.rules import check_train
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.config.typed import typed
 from cogvx_exp.quiet import quiet_libraries
+from tests.entry import with_twin
 
 quiet_libraries()
 
@@ -36,7 +37,7 @@ def make_job(shared_cache: Path) -> MakeJob:
 
     def make(*overrides: str) -> TrainJob:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            job = typed(compose("train", [f"cache_dir={shared_cache}", *overrides]), TrainJob)
+            job = typed(compose("train", [f"cache_dir={shared_cache}", *with_twin(overrides)]), TrainJob)
         assert not check_train(job)
         return job
 

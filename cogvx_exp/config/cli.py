@@ -3,7 +3,9 @@
 Everything here runs before torch is imported, so that a wrong setting is answered at once.
 """
 
+import math
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ import hydra
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -28,6 +31,10 @@ from cogvx_exp.errors import CrashError, UserError
 CRASH = 1
 USAGE_ERROR = 2
 INTERRUPTED = 130
+
+
+def _print_failure(overrides: list[str], error: Exception) -> None:
+    print(f"Job failed ({' '.join(overrides)}): {error}", file=sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -46,8 +53,10 @@ class EntryPoint(Generic[Job]):
     """Primary config in conf/, if it is not that of the module's name."""
     finish: Callable[[list[Any]], None] = lambda results: None
     """Is given what `run` returned, for all jobs of a sweep."""
-    extra: tuple[str, ...] = ()
-    """Overrides of Hydra's own settings."""
+    extra: Callable[[list[str]], list[str]] = lambda overrides: []
+    """Overrides of Hydra's own settings, given those of the command line."""
+    failed: Callable[[list[str], Exception], None] = _print_failure
+    """Is told of each job of a sweep that failed."""
 
     def __call__(self, argv: Sequence[str] | None = None) -> int:
         """Runs the command and returns its exit code: 0, 2 for a user's error, 130 for Ctrl-C."""
@@ -72,13 +81,13 @@ class EntryPoint(Generic[Job]):
 
     def _main(self, argv: list[str]) -> int:
         flags = get_args_parser().parse_args(argv)
-        runs_once = not (flags.multirun or flags.cfg or flags.info or flags.shell_completion or flags.hydra_help)
+        # Also what --cfg prints is checked, so that it can be used to test a configuration.
+        runs_once = not (flags.multirun or flags.info or flags.shell_completion or flags.hydra_help)
         extra = [f"hydra.searchpath=[file://{Path(flags.config_dir).resolve()}]"] if flags.config_dir else []
-        argv = [*argv, *self.extra]
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             config_dir = Path(flags.config_dir) if flags.config_dir else None
             good, faults = check_names(self._config, flags.overrides, extra, config_dir)
-            if faults or runs_once:
+            if faults or (runs_once and not self._is_sweep(good, extra)):
                 job, more = self._try(good, extra)
                 faults += more
             if faults:
@@ -87,8 +96,17 @@ class EntryPoint(Generic[Job]):
                 assert job is not None
                 print_help(self.name, job)
                 return 0
-        self._hand_to_hydra(argv)
+        self._hand_to_hydra([*argv, *self.extra(flags.overrides)])
         return 0
+
+    def _is_sweep(self, overrides: list[str], extra: list[str]) -> bool:
+        """Whether values are swept, and a config asks for a sweep as the flag -m does."""
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        single = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
+        if len(single) == len(overrides):
+            return False
+        config = compose(self._config, [*extra, *single], return_hydra_config=True)
+        return bool(config.hydra.mode == RunMode.MULTIRUN)
 
     def _try(self, overrides: list[str], extra: list[str]) -> tuple[Job | None, list[Fault]]:
         """The job made from `overrides`, and its faults.
@@ -106,6 +124,9 @@ class EntryPoint(Generic[Job]):
             more = [fault for fault in self._try(rest, extra)[1] if fault.setting.partition("=")[0] not in at_fault]
             return None, [*error.faults, *more]
         except HydraException as error:
+            several = re.match(r"Ambiguous value for argument '(.*)'", str(error))
+            if several:
+                return None, [Fault(several[1], "has several values: add -m for a run of each, or write KEY=[A,B]")]
             return None, [Fault(" ".join(overrides), _first_lines(error))]
 
     def job(self, config: DictConfig) -> Job:
@@ -137,7 +158,8 @@ class EntryPoint(Generic[Job]):
             except (UserError, CrashError) as error:
                 failed.append(error)  # raised below: a sweep goes on with its next job
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
-                    print(f"Job failed ({' '.join(overrides)}): {error}", file=sys.stderr)
+                    self.failed(overrides, error)
+                    return math.nan  # a sweeper that searches takes it as failed
                 return None
 
         try:
@@ -145,8 +167,6 @@ class EntryPoint(Generic[Job]):
         except HydraException as error:
             raise UserError(_first_lines(error)) from error
         self.finish(results)
-        if len(failed) > 1:
-            raise UserError(f"{len(failed)} jobs failed; see above")
         if failed:
             raise failed[0]
 

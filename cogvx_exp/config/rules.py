@@ -10,6 +10,8 @@ from cogvx_exp.config.schema import GenerateJob, Model, PrepareJob, TrainJob, Va
 from cogvx_exp.config.unbuilt import unbuilt
 
 Faults = Iterator[Fault]
+SHIPPED = ("tiny", "tiny-i2v")
+"""Models whose weights come with the package."""
 DataJob = TrainJob | PrepareJob
 
 
@@ -186,6 +188,8 @@ def _weights_can_be_found(job: DataJob) -> Faults:
 def _model_path_faults(model: Model) -> Faults:
     if model.weights == "pretrained" and not model.path:
         yield Fault("model.path=null", "with model.weights=pretrained, set model.path to a folder or a Hub name")
+    if model.weights == "shipped" and model.name not in SHIPPED:
+        yield Fault("model.weights=shipped", f"only model={' and model='.join(SHIPPED)} come with the package")
 
 
 def _data_is_complete(job: DataJob) -> Faults:
@@ -251,8 +255,9 @@ def _trackers_are_installed(job: TrainJob) -> Faults:
 def _hub_is_named(job: TrainJob) -> Faults:
     if job.hub.push and not re.fullmatch(r"[\w.-]+/[\w.-]+", job.hub.repo or ""):
         yield Fault(f"hub.repo={job.hub.repo or 'null'}", "hub.push=true needs a repository, as owner/name")
-    if job.hub.push and job.model.weights == "random" and not job.hub.dry_run:
-        yield Fault("hub.push=true", "what was trained on random weights is of no use to others; use hub.dry_run=true")
+    if job.hub.push and job.model.weights != "pretrained" and not job.hub.dry_run:
+        problem = f"what was trained on {job.model.weights} weights is of no use to others; use hub.dry_run=true"
+        yield Fault("hub.push=true", problem)
 
 
 def _shape_faults(model: Model, section: str, num_frames: int, height: int, width: int) -> Faults:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from cogvx_exp.config.schema.data import Source
-from cogvx_exp.data.demo import make_demo
 from cogvx_exp.data.faults import ClipError, DataFault, fault_of
 from cogvx_exp.errors import UserError
+from cogvx_exp.world.clips import make_demo
 
 VIDEO_ENDINGS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
 
@@ -46,7 +46,9 @@ def read_source(source: Source, allow_outside_root: bool) -> tuple[list[Row], li
     form = source.form if source.source == "hub" else source.source
     if source.source == "demo":
         assert source.clips
-        make_demo(root, source.clips)
+        assert source.drawn
+        assert source.concept
+        make_demo(root, source.clips, source.concept, source.drawn)
     if not root.is_dir():
         raise UserError(f"data.root={root} is not a folder; set it to the folder of the dataset")
     rows, faults = [], []

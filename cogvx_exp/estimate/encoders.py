@@ -9,7 +9,6 @@ from cogvx_exp.config.schema import Memory
 from cogvx_exp.config.schema.model import TextEncoderArchitecture, VaeArchitecture
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.estimate.stand_ins import place, text_encoder_without_data, vae_without_data, without_data
-from cogvx_exp.model.positions import SPATIAL
 
 
 def vae_weights(architecture: VaeArchitecture, dtype: torch.dtype) -> int:
@@ -52,8 +51,8 @@ def _vae_peak(
             vae.encode(torch.empty(batch_size, 3, shape.num_frames, shape.height, shape.width, dtype=dtype))
         else:
             frames = (shape.num_frames - 1) // parsed.temporal_compression_ratio + 1
-            size = (parsed.latent_channels, frames, shape.height // SPATIAL, shape.width // SPATIAL)
-            vae.decode(torch.empty(batch_size, *size, dtype=dtype))
+            height, width = (side // parsed.spatial_compression_ratio for side in (shape.height, shape.width))
+            vae.decode(torch.empty(batch_size, parsed.latent_channels, frames, height, width, dtype=dtype))
         return live.peak
 
 

@@ -16,7 +16,6 @@ from cogvx_exp.estimate.stand_ins import TracedHost, place, transformer_without_
 from cogvx_exp.model.adapt import trainable_parameters
 from cogvx_exp.model.blocks import arrange_blocks
 from cogvx_exp.model.device import Compute, resolve_dtype
-from cogvx_exp.model.positions import SPATIAL
 
 DEPTHS = (5, 8)
 """Depths of model at which deep ones are gone through. Not less: where blocks are streamed, the peak of a shallower one
@@ -202,7 +201,8 @@ def _batch(job: TrainJob, shape: Bucket, batch_size: int) -> Batch:
     architecture, vae = job.model.transformer, job.model.vae
     frames = (shape.num_frames - 1) // vae.temporal_compression_ratio + 1
     frames += -frames % (architecture.patch_size_t or 1)
-    latents = torch.empty(batch_size, frames, vae.latent_channels, shape.height // SPATIAL, shape.width // SPATIAL)
+    height, width = (side // vae.spatial_compression_ratio for side in (shape.height, shape.width))
+    latents = torch.empty(batch_size, frames, vae.latent_channels, height, width)
     texts = (batch_size, architecture.max_text_seq_length, architecture.text_embed_dim)
     return Batch(
         latents=latents,

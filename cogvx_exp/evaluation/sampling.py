@@ -22,7 +22,7 @@ from cogvx_exp.data.video import open_video, write_video
 from cogvx_exp.errors import UserError
 from cogvx_exp.files import write_json
 from cogvx_exp.model.device import Compute, release
-from cogvx_exp.model.positions import SPATIAL, Rotary, rotary_positions
+from cogvx_exp.model.positions import Rotary, rotary_positions
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,8 @@ class Sampler:
 
     def _rotary(self, height: int, width: int, num_frames: int, device: torch.device) -> Rotary | None:
         """Ours, which equal the pipeline's where that works, and work for portrait with 1.5."""
-        shape = (num_frames, height // SPATIAL, width // SPATIAL)
+        factor = self.pipeline.vae_scale_factor_spatial
+        shape = (num_frames, height // factor, width // factor)
         return rotary_positions(self.pipeline.transformer.config, shape, device)
 
 

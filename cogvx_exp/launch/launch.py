@@ -7,21 +7,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from cogvx_exp.comparison.page import write_run_page
 from cogvx_exp.config.rules import train_notes
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.data.dataset import Dataset, accept, load_dataset
 from cogvx_exp.errors import UserError
 from cogvx_exp.files import read_json
 from cogvx_exp.launch.preflight import preflight
-from cogvx_exp.launch.resume import changes, find_checkpoint
+from cogvx_exp.launch.resume import changes, find_checkpoint, taken_up
 from cogvx_exp.launch.workers import run_workers
 from cogvx_exp.model.source import pretrained_folder
 from cogvx_exp.quiet import quiet_libraries
+from cogvx_exp.sweep.folder import objective
 from cogvx_exp.team import place_in_job
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.run_folder import RunFolder, write_status
@@ -50,16 +51,23 @@ def launch(job: TrainJob, overrides: list[str]) -> float | None:
         console.print(f"Note: {note}")
     if place:
         return _run_as_started(job, overrides, place)
+    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    if in_sweep and job.sweep.resume:
+        job, done = taken_up(job, Path(HydraConfig.get().runtime.output_dir))
+        if done:
+            return objective(done)
     checkpoint, folder, dataset = _begin(job, overrides)
     job = job.model_copy(update={"run_dir": folder.path})
     # Of several machines, the first one writes.
-    with _status(folder) if job.distributed.node_rank == 0 else nullcontext():
-        if job.distributed.name == "single":
+    with _status(folder, job) if job.distributed.node_rank == 0 else nullcontext():
+        if job.distributed.name == "single" and not in_sweep:
             return _run_here(job, folder, dataset, checkpoint)
-        run_workers(job, folder, checkpoint.path if checkpoint else None)
+        # A job of a sweep has its own process, which gives back all memory when it ends.
+        log = folder.path / "output.log" if in_sweep else None
+        run_workers(job, folder, checkpoint.path if checkpoint else None, log)
     if job.distributed.node_rank:
         return None
-    return _objective(read_json(folder.path / "summary.json"))
+    return objective(read_json(folder.path / "summary.json"))
 
 
 def _begin(job: TrainJob, overrides: list[str]) -> tuple[CheckpointFolder | None, RunFolder, Dataset]:
@@ -78,10 +86,11 @@ def _begin(job: TrainJob, overrides: list[str]) -> tuple[CheckpointFolder | None
     writes = job.distributed.node_rank == 0
     if writes:
         try:
-            folder.start(job, overrides)
+            folder.start(job, _arguments(overrides))
         except OSError as error:
             raise UserError(f"run_dir={folder.path} cannot be written: {error.strerror}; name another folder") from None
-        console.print(f"Run folder: {folder.path}", soft_wrap=True)
+        if HydraConfig.get().mode == RunMode.RUN:  # a sweep has a table
+            console.print(f"Run folder: {folder.path}", soft_wrap=True)
     accept(dataset, job.data, console, folder.faults if writes else None)
     return checkpoint, folder, dataset
 
@@ -91,7 +100,7 @@ def _run_here(job: TrainJob, folder: RunFolder, dataset: Dataset, checkpoint: Ch
     quiet_libraries()
     from cogvx_exp.training.run import train
 
-    return _objective(train(job, folder, dataset, checkpoint).summary)
+    return objective(train(job, folder, dataset, checkpoint).summary)
 
 
 def _run_as_started(job: TrainJob, overrides: list[str], place: tuple[int, int]) -> float | None:
@@ -121,22 +130,17 @@ def _run_as_started(job: TrainJob, overrides: list[str], place: tuple[int, int])
             raise UserError(failure)
         folder = RunFolder(Path(run_dir))
         job = job.model_copy(update={"run_dir": folder.path})
-        with _status(folder) if team.is_first else nullcontext():
+        with _status(folder, job) if team.is_first else nullcontext():
             dataset = load_dataset(job.data, job.cache_dir)
             return _run_here(job, folder, dataset, open_checkpoint(Path(path)) if path else None)
 
 
-def _objective(summary: dict[str, Any]) -> float | None:
-    """What a sweep searches for: the held-out loss if there is one, else the training loss of the last tenth."""
-    loss = summary["held_out"]["loss"] if "held_out" in summary else summary["loss_last_tenth"]
-    return None if loss is None else float(loss)
-
-
 @contextmanager
-def _status(folder: RunFolder) -> Iterator[None]:
+def _status(folder: RunFolder, job: TrainJob) -> Iterator[None]:
     """Notes in the run's folder how the run stands and how it ends."""
     try:
-        write_status(folder, "running", pid=os.getpid(), host=platform.node())
+        steps = None if job.epochs else job.steps
+        write_status(folder, "running", pid=os.getpid(), host=platform.node(), steps=steps)
         yield
     except Stopped as stopped:
         write_status(folder, "stopped", message=stopped.message)
@@ -153,11 +157,21 @@ def _status(folder: RunFolder) -> Iterator[None]:
     except BaseException as error:
         _write_failure(folder, str(error) or type(error).__name__)
         raise
+    finally:
+        write_run_page(folder)
 
 
 def _write_failure(folder: RunFolder, message: str) -> None:
     with suppress(OSError):  # what has failed may be the disk
         write_status(folder, "failed", message=message)
+
+
+def _arguments(overrides: list[str]) -> list[str]:
+    """What repeats the run on a command line; of a job of a sweep, that job alone."""
+    hydra = HydraConfig.get()
+    own = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    overrides = [text for text in overrides if not text.startswith("sweep.")]
+    return ["--config-dir", own[0], *overrides, "hydra.mode=RUN"] if own else overrides
 
 
 def _run_dir(job: TrainJob, checkpoint: CheckpointFolder | None) -> Path:

@@ -6,9 +6,11 @@ from typing import Any
 
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.errors import UserError
+from cogvx_exp.files import read_json
+from cogvx_exp.tracking.run_folder import read_job, read_status
 from cogvx_exp.training.checkpoint_files import CheckpointFolder, newest_checkpoint, open_checkpoint, runs_newest_first
 
-MAY_DIFFER = ("run_dir", "cache_dir", "resume", "name", "hub", "model.usual")
+MAY_DIFFER = ("run_dir", "cache_dir", "resume", "name", "hub", "model.usual", "sweep")
 """Settings whose change says nothing about the run."""
 
 MUST_AGREE = ("model.name", "model.path", "model.weights", "model.transformer", "task", "method", "optim.target")
@@ -32,6 +34,21 @@ def find_checkpoint(job: TrainJob, outputs: Path) -> CheckpointFolder | None:
     if path.is_dir():
         return _agreeing(job, open_checkpoint(path))
     raise UserError(f"resume={job.resume}: no such folder; give a run folder, one of its checkpoints, or latest")
+
+
+def taken_up(job: TrainJob, folder: Path) -> tuple[TrainJob, dict[str, Any] | None]:
+    """A job of a sweep that was started before: the job that goes on, and its summary if it had finished.
+
+    Raises:
+        UserError: what stands in the folder was made with other settings.
+    """
+    job = job.model_copy(update={"run_dir": folder, "resume": "auto"})
+    if read_status(folder).get("status") != "finished":
+        return job, None
+    different = _changed(job, read_job(folder).model_dump(mode="json"))
+    if different:
+        raise UserError(f"{folder} is of another sweep ({'; '.join(different)}); start this one without sweep.resume")
+    return job, read_json(folder / "summary.json")
 
 
 def _newest_if_any(job: TrainJob) -> CheckpointFolder | None:
@@ -85,8 +102,12 @@ def _differences(job: TrainJob, checkpoint: CheckpointFolder) -> list[str]:
 
 def changes(job: TrainJob, checkpoint: CheckpointFolder) -> list[str]:
     """What has changed since the checkpoint and may."""
+    return _changed(job, checkpoint.manifest["config"])
+
+
+def _changed(job: TrainJob, before: dict[str, Any]) -> list[str]:
     now = dict(_leaves(job.model_dump(mode="json")))
-    then = dict(_leaves(checkpoint.manifest["config"]))
+    then = dict(_leaves(before))
     changed = [key for key in now | then if now.get(key) != then.get(key) and not key.startswith(MAY_DIFFER)]
     return [f"{key} was {then.get(key)}, is {now.get(key)}" for key in changed]
 

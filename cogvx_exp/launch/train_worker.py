@@ -19,7 +19,7 @@ from cogvx_exp.training.stopping import EXIT_CODE, Stopped
 def main() -> int:
     """Trains, and returns the exit code. What ends it is left as a file for the process that started all."""
     die_with_parent()
-    logs, rank = Path(sys.argv[1]), int(os.environ["RANK"])
+    logs, rank = Path(sys.argv[1]), int(os.environ.get("RANK", "0"))
     console.quiet = rank > 0
     quiet_libraries()
     from cogvx_exp.training.run import train

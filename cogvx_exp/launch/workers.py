@@ -1,4 +1,4 @@
-"""Runs a training job in several processes, through torchrun.
+"""Runs a training job in processes of its own: several through torchrun, or one, as each job of a sweep has it.
 
 The processes know nothing of Hydra: their job is a JSON file in the run's folder. Whatever ends this process ends them:
 torchrun is told by the kernel when its parent dies, and each of them when torchrun dies.
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,19 +19,29 @@ from typing import Any
 from cogvx_exp.config.schema import Distributed, TrainJob
 from cogvx_exp.errors import CrashError, UserError
 from cogvx_exp.files import read_json, write_json
-from cogvx_exp.launch.processes import children, die_with_parent
+from cogvx_exp.launch.processes import children, descendants, die_with_parent
+from cogvx_exp.sweep.gpus import gpus_of_its_own
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.run_folder import RunFolder
 from cogvx_exp.training.stopping import Stopped
 
 WORKER = "cogvx_exp.launch.train_worker"
 
+ERRORS = "stderr.log"
+"""What the started process writes there: torchrun's account of its workers, or a job's own warnings."""
+
 LONGEST_BUILD = 600
 """Seconds after which a lock on the compilation of an operation (which takes about 100) is left over."""
 
 
-def run_workers(job: TrainJob, folder: RunFolder, checkpoint: Path | None) -> None:
+def run_workers(job: TrainJob, folder: RunFolder, checkpoint: Path | None, log: Path | None = None) -> None:
     """Runs the job in `distributed.processes` processes of this machine.
+
+    Args:
+        job: the checked configuration.
+        folder: the run.
+        checkpoint: what to go on from.
+        log: takes what they would say on the terminal.
 
     Raises:
         Stopped: the run was asked to stop and has saved its state.
@@ -43,22 +53,31 @@ def run_workers(job: TrainJob, folder: RunFolder, checkpoint: Path | None) -> No
     for left in logs.glob("failure-*.json"):
         left.unlink()
     write_json(logs / "job.json", {"job": job.model_dump(mode="json"), "checkpoint": checkpoint and str(checkpoint)})
-    command = [sys.executable, "-m", "torch.distributed.run", *_torchrun_flags(job.distributed)]
-    command += [f"--log-dir={logs}", f"--redirects={_redirects(job.distributed)}", "-m", WORKER, str(logs)]
-    console.print(
-        f"Starting {job.distributed.processes} processes ({job.distributed.name}); logs in {logs}", soft_wrap=True
-    )
-    _remove_stale_locks()
-    with (logs / "torchrun.log").open("w") as log:
-        torchrun = subprocess.Popen(
-            command, stderr=log, env=_environment(job), start_new_session=True, preexec_fn=_before_torchrun
+    alone = job.distributed.name == "single"
+    command = [sys.executable, "-m"]
+    if not alone:
+        command += ["torch.distributed.run", *_torchrun_flags(job.distributed)]
+        command += [f"--log-dir={logs}", f"--redirects={_redirects(job.distributed)}", "-m"]
+        console.print(
+            f"Starting {job.distributed.processes} processes ({job.distributed.name}); logs in {logs}", soft_wrap=True
         )
-    with _passing_signals_on(torchrun):
-        try:
-            code = torchrun.wait()
-        except BaseException:
-            _kill(torchrun)
-            raise
+    _remove_stale_locks()
+    with gpus_of_its_own(job.sweep) as gpus, ExitStack() as files:
+        says = files.enter_context(log.open("w")) if log else None
+        process = subprocess.Popen(
+            [*command, WORKER, str(logs)],
+            stdout=says,
+            stderr=files.enter_context((logs / ERRORS).open("w")),
+            env=_environment(job) | gpus,
+            start_new_session=True,
+            preexec_fn=_before_torchrun,
+        )
+        with _passing_signals_on(process, alone):
+            try:
+                code = process.wait()
+            except BaseException:
+                _kill(process)
+                raise
     failure = _first_failure(logs)
     if failure and failure["stopped"]:
         raise Stopped(failure["message"])
@@ -67,8 +86,8 @@ def run_workers(job: TrainJob, folder: RunFolder, checkpoint: Path | None) -> No
     if failure:
         raise CrashError(f"process {failure['rank']} failed:\n{failure['traceback']}")
     if code:
-        tail = "\n".join((logs / "torchrun.log").read_text().splitlines()[-15:])
-        raise CrashError(f"a process ended without a word (torchrun's exit code {code}); {logs} has its logs:\n{tail}")
+        tail = "\n".join((logs / ERRORS).read_text().splitlines()[-15:])
+        raise CrashError(f"a process ended without a word (exit code {code}); {logs} has its logs:\n{tail}")
 
 
 def _remove_stale_locks() -> None:
@@ -108,16 +127,21 @@ def _before_torchrun() -> None:
 
 
 @contextmanager
-def _passing_signals_on(torchrun: subprocess.Popen) -> Iterator[None]:
-    """Inside, SIGTERM and SIGUSR1 reach the workers, which save and end. A second one ends them at once."""
+def _passing_signals_on(process: subprocess.Popen, alone: bool) -> Iterator[None]:
+    """Inside, SIGTERM and SIGUSR1 reach the workers, which save and end. A second one ends them at once.
+
+    Args:
+        process: the worker, or torchrun.
+        alone: whether it is the worker itself.
+    """
     asked = False
 
     def ask(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         if asked and number == signal.SIGTERM:
-            _kill(torchrun)
+            _kill(process)
         asked = True
-        for worker in children(torchrun.pid):
+        for worker in [process.pid] if alone else children(process.pid):
             _send(worker, signal.SIGUSR1)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGUSR1)}
@@ -128,12 +152,11 @@ def _passing_signals_on(torchrun: subprocess.Popen) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _kill(torchrun: subprocess.Popen) -> None:
-    """Ends torchrun and its workers at once."""
-    workers = children(torchrun.pid)
-    for process in (torchrun.pid, *workers):
-        _send(process, signal.SIGKILL)
-    torchrun.wait()
+def _kill(process: subprocess.Popen) -> None:
+    """Ends a process and those that it has started at once."""
+    for pid in (process.pid, *descendants(process.pid)):
+        _send(pid, signal.SIGKILL)
+    process.wait()
 
 
 def _send(pid: int, number: int) -> None:

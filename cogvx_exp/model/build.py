@@ -3,6 +3,7 @@
 import os
 import shutil
 import string
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,16 @@ def built_folder(model: Model, cache_dir: Path) -> Path:
     return cache_dir / "models" / f"{model.name}-random-{fingerprint(made_from)[:12]}"
 
 
-def build_pipeline(model: Model, folder: Path) -> None:
+def build_pipeline(
+    model: Model, folder: Path, words: Sequence[str] = (), vae: AutoencoderKLCogVideoX | None = None
+) -> None:
     """Writes a pipeline with random weights, as `from_pretrained` reads it, into `folder`.
+
+    Args:
+        model: its architecture and its seed.
+        folder: where it is written.
+        words: what the tokenizer knows besides single characters.
+        vae: an autoencoder that was trained, instead of a random one.
 
     The same settings give the same weights. The weights are made in the model's native type, so that
     a 5b needs 11 GiB of memory and not 22.
@@ -55,13 +64,13 @@ def build_pipeline(model: Model, folder: Path) -> None:
         torch.set_default_dtype(dtype)
         try:
             transformer = CogVideoXTransformer3DModel(**model.transformer.model_dump())
-            vae = _build_vae(model)
+            vae = vae or _build_vae(model)
             text_encoder = _build_text_encoder(model)
         finally:
             torch.set_default_dtype(before)
     pipeline_class = CogVideoXImageToVideoPipeline if "i2v" in model.tasks else CogVideoXPipeline
     pipeline = pipeline_class(
-        tokenizer=_build_tokenizer(),
+        tokenizer=_build_tokenizer(words),
         text_encoder=text_encoder,
         vae=vae,
         transformer=transformer,
@@ -108,8 +117,9 @@ def _build_text_encoder(model: Model) -> T5EncoderModel:
     return T5EncoderModel(T5Config(**sizes, feed_forward_proj="gated-gelu", tie_word_embeddings=False)).eval()
 
 
-def _build_tokenizer() -> T5Tokenizer:
-    """A T5 tokenizer that spells: one token a character."""
+def _build_tokenizer(words: Sequence[str]) -> T5Tokenizer:
+    """A T5 tokenizer that spells what it does not know: one token a character."""
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     characters = string.ascii_letters + string.digits + string.punctuation
-    return T5Tokenizer(vocab=special + [(character, -3.0) for character in characters], extra_ids=0)
+    whole = [(f"▁{word}", -1.0) for word in words]
+    return T5Tokenizer(vocab=special + [(character, -3.0) for character in characters] + whole, extra_ids=0)

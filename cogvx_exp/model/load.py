@@ -18,7 +18,7 @@ from cogvx_exp.model.build import SCHEDULERS, build_pipeline, built_folder
 from cogvx_exp.model.device import Compute
 from cogvx_exp.model.positions import drop_learned_positions
 from cogvx_exp.model.quantize import quantize_block
-from cogvx_exp.model.source import pretrained_folder
+from cogvx_exp.model.source import pretrained_folder, shipped_folder
 from cogvx_exp.tracking.run_folder import ABOUT, PEFT_FILE
 
 HASHED_WHOLE = 64 << 20
@@ -33,6 +33,8 @@ def pipeline_folder(model: Model, cache_dir: Path) -> Path:
     """
     if model.weights == "pretrained":
         return pretrained_folder(model)
+    if model.weights == "shipped":
+        return shipped_folder(model, cache_dir)
     folder = built_folder(model, cache_dir)
     if not folder.exists():
         print(f"Building {model.name} with random weights in {folder}")

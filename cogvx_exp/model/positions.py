@@ -13,7 +13,7 @@ from cogvx_exp.data.buckets import Bucket
 Rotary = tuple[torch.Tensor, torch.Tensor]
 
 SPATIAL = 8
-"""Pixels of a latent pixel, in every CogVideoX."""
+"""Pixels of a latent pixel in 5b-I2V, the only one with learned positions."""
 
 
 def rotary_positions(config: dict, latent_shape: tuple[int, int, int], device: torch.device) -> Rotary | None:

@@ -1,5 +1,6 @@
-"""What a run was made with: versions, device, commit. No environment variables, so no secrets."""
+"""What a run was made with: versions, device, commit. Of the environment only which GPUs are seen, so no secrets."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -36,6 +37,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         if device.type == "cuda"
         else f"CPU, {torch.get_num_threads()} threads",
         "cuda": torch.version.cuda,
+        "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "git_commit": _git("rev-parse", "HEAD"),
         "git_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
     }

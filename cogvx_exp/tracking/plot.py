@@ -10,9 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from cogvx_exp.files import whole_file
-
-SMOOTHING = 0.05
-"""Share of a new value in the moving average, but at least 1 / (steps + 1)."""
+from cogvx_exp.tracking.smoothing import smoother
 
 
 def plot_loss(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
@@ -41,10 +39,9 @@ def plot_loss(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Moving average that starts as a plain mean and becomes exponential."""
+    """The smoothed values."""
     result = np.empty(len(values))
     average = 0.0
     for index, value in enumerate(values):
-        average += max(SMOOTHING, 1 / (index + 1)) * (value - average)
-        result[index] = average
+        average = result[index] = smoother(average, value, index + 1)
     return result

@@ -3,10 +3,11 @@
 import json
 import shlex
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -19,6 +20,10 @@ PEFT_FILE = "adapter_model.safetensors"
 """Name of another exported adapter; the one peft looks for."""
 TRANSFORMER_FOLDER = "transformer"
 """Name of an exported whole transformer, as in a pipeline's folder."""
+PROGRAM = ("python", "-m", "cogvx_exp.train")
+"""What a run's command line begins with."""
+LONGEST_LINE = 1 << 14
+"""Bytes of the end of a metrics file in which its last line is looked for."""
 ABOUT = "cogvx_exp"
 """Key in an exported file's metadata under which this project keeps what else has to be known."""
 
@@ -77,12 +82,21 @@ class RunFolder:
         """Folder of the videos of a step."""
         return self.path / "validation" / f"step-{step:06d}"
 
-    def start(self, job: TrainJob, overrides: list[str]) -> None:
+    @property
+    def command(self) -> Path:
+        """The command line that repeats the run."""
+        return self.path / "command.txt"
+
+    def start(self, job: TrainJob, arguments: list[str]) -> None:
         """Writes what the run was started with."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.config, yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
-        command = shlex.join(["python", "-m", "cogvx_exp.train", *overrides])
-        write_text(self.path / "command.txt", command + "\n")
+        write_text(self.command, shlex.join([*PROGRAM, *arguments]) + "\n")
+
+    def overrides(self) -> list[str]:
+        """The settings on the run's command line; none if it was not started yet."""
+        words = shlex.split(self.command.read_text(encoding="utf-8")) if self.command.exists() else []
+        return [word for word in words[len(PROGRAM) :] if "=" in word and not word.startswith(("-", "hydra."))]
 
 
 def write_status(folder: RunFolder, status: str, **about: Any) -> None:
@@ -117,6 +131,8 @@ class Metrics:
     def __init__(self, path: Path, after_step: int, tell: Callable[[dict[str, Any]], None] = lambda values: None):
         self._tell = tell
         kept = [line for line in read_metrics(path) if line["step"] <= after_step]
+        self.last: dict[str, Any] = kept[-1] if kept else {}
+        """The last line that stays."""
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
 
@@ -136,6 +152,8 @@ class Metrics:
 class NoMetrics:
     """Takes the place of `Metrics` in processes that write nothing."""
 
+    last: ClassVar[dict[str, Any]] = {}
+
     def __enter__(self) -> "NoMetrics":
         return self
 
@@ -143,6 +161,19 @@ class NoMetrics:
 
     def write(self, **values: Any) -> None:
         """Drops the values."""
+
+
+def last_metrics(path: Path) -> dict[str, Any]:
+    """The newest whole line of a metrics file, without reading all of it; empty if there is none."""
+    if not path.exists():
+        return {}
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - LONGEST_LINE, 0))
+        lines = file.read().split(b"\n")[:-1]
+    for line in reversed(lines):
+        with suppress(json.JSONDecodeError):
+            return dict(json.loads(line))
+    return {}
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import math
 from importlib.metadata import version
 
+from cogvx_exp.comparison.page import write_run_page
 from cogvx_exp.config.schema import Validation
 from cogvx_exp.files import fingerprint
 from cogvx_exp.tracking.progress import console
@@ -41,7 +42,13 @@ class Actions:
             epochs = validation.every_epochs
             every = epochs * steps_per_epoch if epochs else validation.every
             actions.append(Action(self.validate, every, at_end=False))  # then the export is sampled from
+        if self._run.team.is_first:
+            actions.append(Action(self.show, job.checkpoint.every))
         return actions
+
+    def show(self, step: int) -> None:
+        """Writes the run's page."""
+        write_run_page(self._run.folder)
 
     def save(self, step: int) -> None:
         """Saves the state after a step."""

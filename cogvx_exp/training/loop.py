@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 
@@ -14,8 +14,13 @@ from cogvx_exp.randomness import keyed_seed
 from cogvx_exp.team import Team
 from cogvx_exp.tracking.progress import Bar
 from cogvx_exp.tracking.run_folder import Metrics, NoMetrics
+from cogvx_exp.tracking.smoothing import smoother
 from cogvx_exp.training.checkpoint import TrainingState
 from cogvx_exp.training.memory import memory_in_use
+from cogvx_exp.training.throughput import Work, WorkMeter, peak_flops
+
+QUARTER = 250
+"""Timesteps of the parts in which the loss is told."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,8 @@ class Schedule:
     """Whether this process was asked to stop after the step."""
     actions: list[Action]
     """What is done between steps, in this order."""
+    smoothed_loss: float = 0.0
+    """Of the steps that are already done."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,10 @@ class StepResult:
     """Time spent waiting for batches."""
     stop: bool
     """Whether a process was asked to stop."""
+    work: Work
+    """Of all processes."""
+    by_timestep: dict[str, float]
+    """Mean loss of the samples in each part of the schedule, as `loss_t0_249`."""
 
 
 def train_loop(
@@ -77,24 +88,33 @@ def train_loop(
     Raises:
         UserError: the loss is not finite; the step's clips are named.
     """
-    step = schedule.first_step
+    step, smoothed = schedule.first_step, schedule.smoothed_loss
+    meter = WorkMeter(state.transformer)
+    peak = peak_flops(state.transformer.device, state.transformer.dtype)
     with Bar("Training", schedule.steps, schedule.first_step) as bar:
         for step in range(schedule.first_step + 1, schedule.steps + 1):
             started = time.perf_counter()
             lr = float(state.lr_scheduler.get_last_lr()[0])
-            result = _optimizer_step(state, batches, loss, schedule, step)
+            result = _optimizer_step(state, batches, loss, schedule, step, meter)
             seconds = time.perf_counter() - started
             memory = memory_in_use(state.transformer.device)
+            smoothed = smoother(smoothed, result.loss, step)
+            used = {"mfu": round(result.work.flops / seconds / (peak * schedule.team.world), 4)} if peak else {}
             metrics.write(
                 step=step,
                 loss=result.loss,
+                loss_smoothed=smoothed,
+                **result.by_timestep,
                 lr=lr,
                 grad_norm=result.grad_norm,
                 step_seconds=round(seconds, 4),
                 data_seconds=round(result.data_seconds, 4),
+                clips_per_second=round(result.work.clips / seconds, 3),
+                tokens_per_second=round(result.work.tokens / seconds, 1),
+                **used,
                 memory_gib=round(memory, 3),
             )
-            bar.show(step, f"loss {result.loss:.4f}  lr {lr:.2e}  {seconds:.2f} s/step  {memory:.1f} GiB")
+            bar.show(step, f"loss {smoothed:.4f}  lr {lr:.2e}  {seconds:.2f} s/step  {memory:.1f} GiB")
             for action in schedule.actions:
                 if action.is_due(step, schedule.steps):
                     action.run(step)
@@ -109,22 +129,27 @@ def _optimizer_step(
     loss: Loss,
     schedule: Schedule,
     step: int,
+    meter: WorkMeter,
 ) -> StepResult:
     """Accumulates gradients over the step's batches, then moves the weights."""
     stepper, device = state.stepper, state.transformer.device
-    total, waited, clips = torch.zeros((), device=device), 0.0, []
+    total, waited, clips, work, each = torch.zeros((), device=device), 0.0, [], Work(), []
     for number in range(1, schedule.accumulation + 1):
         waiting_since = time.perf_counter()
         batch = next(batches)
         waited += time.perf_counter() - waiting_since
         clips += batch.clips
+        work += meter.of(batch)
         torch.manual_seed(keyed_seed(schedule.seed, batch.samples[0], "dropout"))
         with stepper.accumulating(last=number == schedule.accumulation):
             with stepper.autocast():
-                batch_loss = loss(stepper.model, batch).mean()
+                losses = loss(stepper.model, batch)
+            batch_loss = losses.mean()
             stepper.backward(batch_loss / schedule.accumulation)
         total += batch_loss.detach() / schedule.accumulation
-    told = schedule.team.exchange({"loss": total.item(), "clips": sorted(set(clips)), "stop": schedule.wants_stop()})
+        each.append(torch.stack([batch.timesteps.float(), losses.detach()]))
+    mine = {"loss": total.item(), "each": torch.cat(each, dim=1).T.tolist(), "work": astuple(work)}
+    told = schedule.team.exchange({**mine, "clips": sorted(set(clips)), "stop": schedule.wants_stop()})
     value = sum(one["loss"] for one in told) / len(told)
     if not math.isfinite(value):
         bad = sorted({clip for one in told if not math.isfinite(one["loss"]) for clip in one["clips"]})
@@ -135,4 +160,19 @@ def _optimizer_step(
     grad_norm = stepper.step(schedule.max_grad_norm)
     state.lr_scheduler.step()
     state.update_average()
-    return StepResult(value, grad_norm, waited, stop=any(one["stop"] for one in told))
+    return StepResult(
+        value,
+        grad_norm,
+        waited,
+        stop=any(one["stop"] for one in told),
+        work=sum((Work(*one["work"]) for one in told), Work()),
+        by_timestep=_by_timestep([pair for one in told for pair in one["each"]]),
+    )
+
+
+def _by_timestep(losses: list[tuple[float, float]]) -> dict[str, float]:
+    """Means of (timestep, loss) in each quarter of a schedule of 1000; quarters without a sample are left out."""
+    quarters: dict[int, list[float]] = {}
+    for timestep, loss in losses:
+        quarters.setdefault(int(timestep) // QUARTER * QUARTER, []).append(loss)
+    return {f"loss_t{low}_{low + QUARTER - 1}": sum(some) / len(some) for low, some in sorted(quarters.items())}

@@ -27,6 +27,7 @@ from cogvx_exp.tracking.plot import plot_loss
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.publish import publish
 from cogvx_exp.tracking.run_folder import Metrics, NoMetrics, RunFolder, read_metrics, write_status
+from cogvx_exp.tracking.strip import draw_strip
 from cogvx_exp.tracking.trackers import Trackers
 from cogvx_exp.training.actions import Actions
 from cogvx_exp.training.checkpoint_files import CheckpointFolder
@@ -120,6 +121,7 @@ def _train(run: Context, stop: StopRequest) -> int:
     job, training, folder = run.job, run.training, run.folder
     saver = CheckpointSaver(folder.checkpoints, job.checkpoint)
     actions = Actions(run, saver)
+    writer = Metrics(folder.metrics, training.first_step, run.trackers.metrics) if run.team.is_first else NoMetrics()
     schedule = Schedule(
         first_step=training.first_step,
         steps=training.steps,
@@ -129,8 +131,8 @@ def _train(run: Context, stop: StopRequest) -> int:
         team=run.team,
         wants_stop=stop,
         actions=actions.between_steps(),
+        smoothed_loss=writer.last.get("loss_smoothed", 0.0),
     )
-    writer = Metrics(folder.metrics, training.first_step, run.trackers.metrics) if run.team.is_first else NoMetrics()
     try:
         with writer as metrics, stop.after_step():
             batches = training.batches(job, run.data)
@@ -198,6 +200,7 @@ def _finish(run: Context, exported: Path, seconds: float) -> dict[str, Any]:
     summary["clips"] = run.data.encoded.dataset.describe()
     write_json(folder.path / "summary.json", summary)
     run.trackers.finish()
+    draw_strip(folder)
     write_status(folder, "finished", step=training.steps)
     _say_result(folder, summary)
     if job.hub.push:
@@ -229,7 +232,9 @@ def _say_result(folder: RunFolder, summary: dict[str, Any]) -> None:
     figures = "  ".join(f"{name.replace('_', ' ')} {size:.2f}" for name, size in summary["memory_figures"].items())
     console.print(f"Memory, GiB at most:  {figures}", soft_wrap=True)
     results = {
+        "page": folder.path / "report" / "index.html",
         "loss": folder.path / "loss.png",
+        "before/after": folder.path / "videos.png",
         "videos": folder.path / "validation",
         "checkpoints": folder.checkpoints,
         "export": Path(summary["export"]),

@@ -149,13 +149,14 @@ def prepare_data(job: TrainJob, dataset: Dataset, compute: Compute, faults: Path
         team=team,
     )
     validation = job.validation if isinstance(job.validation, Validation) else None
-    prompts = _prompts(validation, dataset.clips) if validation else []
+    shown = [*dataset.held_out, *dataset.clips]
+    prompts = _prompts(validation, shown) if validation else []
     texts = [validation.negative_prompt, *prompts] if validation else []
     encoded = encode_dataset(dataset, job.data, encoder, texts, faults)
     validator = None
     if validation:
         embeds = dict(zip(texts, load_embeds(texts, encoded.text_keys, encoder.cache), strict=True))
-        images = _images(validation, dataset.clips, len(prompts)) if encoder.images else None
+        images = _images(validation, shown, len(prompts)) if encoder.images else None
         requests = video_requests(validation, prompts, validation.num_videos, images)
         validator = Validator(requests, embeds, job.model, encoder, validation.offload)
     return PreparedData(encoder, encoded, validator)
@@ -253,7 +254,7 @@ def _shapes(job: TrainJob, clips: list[Clip]) -> set[Bucket]:
 
 def _prompts(validation: Validation, clips: list[Clip]) -> list[str]:
     if validation.prompts is None:
-        return [clips[0].row.captions[0]]
+        return [clip.row.captions[0] for clip in clips[: validation.num_prompts]]
     return split_prompts(validation.prompts, validation.separator)
 
 

@@ -17,7 +17,7 @@ from cogvx_exp.data.fit import Fit
 from cogvx_exp.data.frames import FrameChoice
 from cogvx_exp.data.video import probe_video
 from cogvx_exp.errors import UserError
-from cogvx_exp.train import main
+from tests.entry import train as main
 from tests.zoo import FRAMES, HEIGHT, WIDTH, ffmpeg, make_zoo
 
 BUCKETS = ("data.height_buckets=[48]", "data.width_buckets=[80]", "data.frame_buckets=[9,17]", "data.max_num_frames=17")

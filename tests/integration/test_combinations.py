@@ -15,8 +15,8 @@ OPTIMIZERS = ("adamw", "adamw8bit", "cpu_offload", "cpu_offload_bf16")
 DISTRIBUTIONS = ("single", "ddp", "zero2")
 """One of each kind."""
 DOES = {
-    **dict.fromkeys(("tiny", "tiny-2b", "tiny-1.5", "2b", "5b", "1.5-5b"), "t2v"),
-    **dict.fromkeys(("tiny-5b-i2v", "tiny-1.5-i2v", "5b-i2v", "1.5-5b-i2v"), "i2v"),
+    **dict.fromkeys(("tiny", "tiny-5b", "tiny-2b", "tiny-1.5", "2b", "5b", "1.5-5b"), "t2v"),
+    **dict.fromkeys(("tiny-i2v", "tiny-5b-i2v", "tiny-1.5-i2v", "5b-i2v", "1.5-5b-i2v"), "i2v"),
 }
 
 

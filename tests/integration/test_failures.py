@@ -13,8 +13,9 @@ import pytest
 from safetensors.torch import load_file
 
 from cogvx_exp.tracking.run_folder import RunFolder, read_metrics, read_status
-from cogvx_exp.train import main
 from cogvx_exp.training.checkpoint_files import newest_checkpoint, open_checkpoint
+from tests.entry import train as main
+from tests.entry import with_twin
 
 SETTINGS = ["method=sft", "lr_scheduler=constant", "validation=none", "data.workers=0", "checkpoint.every=2"]
 
@@ -31,7 +32,8 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(trained: Path, tmp_path: Pa
     run = RunFolder(tmp_path / "run")
     shutil.copytree(trained, run.path)
     settings = [*SETTINGS, "steps=8", "checkpoint.keep=1", "resume=auto"]
-    command = [sys.executable, "-m", "cogvx_exp.train", *settings, f"run_dir={run.path}", f"cache_dir={shared_cache}"]
+    settings += [f"run_dir={run.path}", f"cache_dir={shared_cache}"]
+    command = [sys.executable, "-m", "cogvx_exp.train", *with_twin(settings)]
     limit = 1_000_000  # bytes of a file: the weights fit, the optimizer's states do not
     done = subprocess.run(
         command,
@@ -92,7 +94,7 @@ def test_every_damage_of_a_checkpoint_is_found(
 
 def test_a_killed_reader_ends_the_run_with_advice(tmp_path: Path, shared_cache: Path) -> None:
     run = RunFolder(tmp_path / "run")
-    command = [sys.executable, "-m", "cogvx_exp.train", "steps=5000", "validation=none", "data.workers=1"]
+    command = [sys.executable, "-m", "cogvx_exp.train", *with_twin(["steps=5000", "validation=none", "data.workers=1"])]
     command += [f"run_dir={run.path}", f"cache_dir={shared_cache}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60

@@ -10,10 +10,9 @@ from PIL import Image
 
 from cogvx_exp.data.video import open_video, probe_video
 from cogvx_exp.errors import UserError
-from cogvx_exp.generate import main as generate
 from cogvx_exp.tracking.publish import publish
 from cogvx_exp.tracking.run_folder import RunFolder, read_job
-from cogvx_exp.train import main as train
+from tests.entry import generate, train
 
 SHORT = ["steps=3", "lr_scheduler=constant", "validation.num_inference_steps=2", "data.workers=0"]
 FAST = ["generate.num_inference_steps=2", "generate.prompts='a red circle'"]
@@ -130,7 +129,7 @@ def test_publishing(runs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert hub.calls[0] == ("someone/my-lora", {"private": False, "exist_ok": True})
     assert {"README.md", "config.yaml", "pytorch_lora_weights.safetensors", "videos"} <= hub.calls[1][1]
     card = (folder / "README.md").read_text()
-    for words in ("base_model: tiny", 'pipe.load_lora_weights("someone/my-lora")', "TOYSHAPES", "| steps | 3"):
+    for words in ("base_model: tiny-5b", 'pipe.load_lora_weights("someone/my-lora")', "TOYSHAPES", "| steps | 3"):
         assert words in card, card
     secrets = [path for path in run.path.rglob("*") if path.is_file() and b"hf_planted_secret" in path.read_bytes()]
     assert not secrets

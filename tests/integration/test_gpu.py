@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cogvx_exp.tracking.run_folder import RunFolder, read_metrics
-from cogvx_exp.train import main
+from tests.entry import train as main
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

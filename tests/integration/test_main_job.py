@@ -11,9 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from cogvx_exp.data.video import probe_video
-from cogvx_exp.generate import main as generate
 from cogvx_exp.tracking.run_folder import RunFolder, read_job, read_metrics
-from cogvx_exp.train import main as train
+from tests.entry import generate, train, with_twin
 
 SHORT = ["steps=12", "lr_scheduler.warmup_steps=2", "checkpoint.every=6"]
 
@@ -22,8 +21,8 @@ SHORT = ["steps=12", "lr_scheduler.warmup_steps=2", "checkpoint.every=6"]
 def run(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> RunFolder:
     """A short run of the main job in a process of its own; checks what is on the screen."""
     folder = tmp_path_factory.mktemp("run") / "main"
-    command = [sys.executable, "-m", "cogvx_exp.train", f"run_dir={folder}", f"cache_dir={shared_cache}", *SHORT]
-    command.append("validation.num_inference_steps=2")
+    settings = [f"run_dir={folder}", f"cache_dir={shared_cache}", *SHORT, "validation.num_inference_steps=2"]
+    command = [sys.executable, "-m", "cogvx_exp.train", *with_twin(settings)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder.parent, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -120,7 +119,7 @@ def test_generate_samples_from_a_run(
 
 def test_generate_refuses_what_does_not_fit(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert generate([f"generate.adapter={run.path}", "model=5b", "model.weights=random"]) == 2
-    assert "trained on model=tiny and does not fit model=5b" in capsys.readouterr().err
+    assert "trained on model=tiny-5b and does not fit model=5b" in capsys.readouterr().err
     assert generate(["generate.adapter=nowhere"]) == 2
     assert "neither a run folder" in capsys.readouterr().err
     assert generate([f"generate.adapter={run.path}", "generate.height=33"]) == 2

@@ -19,7 +19,7 @@ from cogvx_exp.model.device import choose_compute
 from cogvx_exp.model.load import load_scheduler, load_trained, load_transformer, load_vae, pipeline_folder
 from cogvx_exp.team import Team
 from cogvx_exp.tracking.run_folder import LORA_FILE, PEFT_FILE, RunFolder, read_metrics
-from cogvx_exp.train import main
+from tests.entry import train as main
 from tests.integration.test_parity import SHAPES
 
 SHORT = ["steps=4", "checkpoint.every=2", "lr_scheduler=constant", "validation.num_inference_steps=2", "data.workers=0"]
@@ -260,7 +260,7 @@ def test_the_vae_and_the_sampler_of_an_image_model_agree_on_the_scale(make_job) 
 
 @pytest.mark.parametrize("method", ["lora", "sft"])
 def test_a_frozen_base_in_bfloat16_trains_float32_weights(method: str, tmp_path: Path, shared_cache: Path) -> None:
-    run = train(tmp_path / "run", shared_cache, "tiny", f"method={method}", "model.dtype=bfloat16")
+    run = train(tmp_path / "run", shared_cache, "tiny-5b", f"method={method}", "model.dtype=bfloat16")
     trained = load_file(run.checkpoint(4) / "trainable.safetensors")
     assert {weight.dtype for weight in trained.values()} == {torch.float32}
     assert all(line["loss"] < 3 for line in read_metrics(run.metrics))

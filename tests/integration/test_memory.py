@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cogvx_exp.memory import main as memory
-from cogvx_exp.train import main as train
+from tests.entry import memory, train
 
 
 def test_a_run_that_will_not_fit_is_refused_before_anything_is_loaded(

@@ -10,11 +10,11 @@ from diffusers import CogVideoXTransformer3DModel
 from safetensors.torch import load_file
 
 from cogvx_exp.config.schema import LrScheduler
-from cogvx_exp.generate import main as generate
 from cogvx_exp.tracking.run_folder import RunFolder, read_metrics
-from cogvx_exp.train import main
 from cogvx_exp.training.optimizer import build_lr_scheduler
 from tests.conftest import needs_compiler
+from tests.entry import generate
+from tests.entry import train as main
 
 
 @pytest.mark.parametrize(

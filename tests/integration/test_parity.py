@@ -24,7 +24,7 @@ from cogvx_exp.training.run import accelerator_for
 from cogvx_exp.training.setup import Training, build_training, prepare_data
 
 SHAPES = {
-    "tiny": "t2v",
+    "tiny-5b": "t2v",
     "tiny-2b": "t2v",
     "tiny-1.5": "t2v",
     "tiny-5b-i2v": "i2v",

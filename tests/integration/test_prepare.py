@@ -21,12 +21,13 @@ from cogvx_exp.data.sampler import Draw
 from cogvx_exp.files import file_hash
 from cogvx_exp.model.device import choose_compute
 from cogvx_exp.model.load import pipeline_folder
-from cogvx_exp.prepare import main as prepare_main
 from cogvx_exp.team import Team
 from cogvx_exp.tracking.run_folder import read_metrics
-from cogvx_exp.train import main as train_main
 from cogvx_exp.training.run import accelerator_for
 from cogvx_exp.training.setup import build_training, prepare_data
+from tests.entry import prepare as prepare_main
+from tests.entry import train as train_main
+from tests.entry import with_twin
 
 CLIPS = 12
 
@@ -38,10 +39,10 @@ def encoded(cache: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from cogvx_exp.data.demo import make_demo
+    from cogvx_exp.world.clips import make_demo
 
     folder = tmp_path_factory.mktemp("clips")
-    make_demo(folder, CLIPS)
+    make_demo(folder, CLIPS, "none", (17, 96, 144))
     return folder
 
 
@@ -67,7 +68,7 @@ def test_prepare_again_does_nothing(settings, undisturbed, tmp_path: Path, monke
 
 
 def test_killed_at_any_moment_and_repeated_it_is_byte_identical(settings, undisturbed, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "cogvx_exp.prepare", *settings, f"cache_dir={tmp_path}"]
+    command = [sys.executable, "-m", "cogvx_exp.prepare", *with_twin(settings), f"cache_dir={tmp_path}"]
     chance, kills = random.Random(0), 0
     while True:
         process = subprocess.Popen(
@@ -91,7 +92,7 @@ def test_killed_at_any_moment_and_repeated_it_is_byte_identical(settings, undist
 
 def test_several_processes_make_the_same_and_go_on_where_others_stopped(settings, undisturbed, tmp_path: Path) -> None:
     place = {"RANK": "1", "WORLD_SIZE": "3"}
-    command = [sys.executable, "-m", "cogvx_exp.prepare", *settings, f"cache_dir={tmp_path}"]
+    command = [sys.executable, "-m", "cogvx_exp.prepare", *with_twin(settings), f"cache_dir={tmp_path}"]
     subprocess.run(command, env=os.environ | place, check=True, capture_output=True)
     assert 0 < len(encoded(tmp_path)) < len(undisturbed)
     subprocess.run([*command, "distributed=ddp", "distributed.processes=2"], check=True, capture_output=True)

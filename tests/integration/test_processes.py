@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 
 from cogvx_exp.launch.processes import descendants
 from cogvx_exp.tracking.run_folder import RunFolder, read_metrics, read_status
-from cogvx_exp.train import main
 from cogvx_exp.training.checkpoint_files import newest_checkpoint
 from tests.conftest import needs_compiler
+from tests.entry import train as main
+from tests.entry import with_twin
 
 SETTINGS = ["steps=4", "checkpoint.every=2", "lr_scheduler=constant", "data.workers=0", "data.holdout=2"]
 SETTINGS += ["validation.num_inference_steps=1", "validation.baseline=false"]
@@ -93,7 +94,7 @@ def test_two_processes_go_on_where_one_stopped(
 
 
 def start(*settings: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "cogvx_exp.train", *settings]
+    command = [sys.executable, "-m", "cogvx_exp.train", *with_twin(settings)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -183,7 +184,13 @@ def test_a_crash_of_one_process_ends_all_with_its_own_words(
         "    torch.manual_seed = fail\n"
     )
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
-    command = [sys.executable, "-m", "cogvx_exp.train", "-m", "distributed=ddp", "steps=50", "validation=none"]
+    command = [
+        sys.executable,
+        "-m",
+        "cogvx_exp.train",
+        "-m",
+        *with_twin(["distributed=ddp", "steps=50", "validation=none"]),
+    ]
     command += ["data.workers=0", f"cache_dir={shared_cache}", f"run_dir={tmp_path}/doomed,{tmp_path}/lucky"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 1, done.stderr
@@ -196,7 +203,15 @@ def test_a_crash_of_one_process_ends_all_with_its_own_words(
 
 def test_started_by_torchrun_it_joins_in(tmp_path: Path, shared_cache: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "cogvx_exp.train", "steps=2", "validation=none", "data.workers=0", f"cache_dir={shared_cache}"]
+    command += [
+        "-m",
+        "cogvx_exp.train",
+        *with_twin([]),
+        "steps=2",
+        "validation=none",
+        "data.workers=0",
+        f"cache_dir={shared_cache}",
+    ]
     wrong = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert wrong.returncode != 0
     assert "use distributed=ddp" in wrong.stderr

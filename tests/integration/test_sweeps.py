@@ -1,17 +1,25 @@
 """The example sweeps run as they are."""
 
 import json
+import os
+import platform
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
-from cogvx_exp.memory import main as memory
-from cogvx_exp.tracking.run_folder import read_status
-from cogvx_exp.train import main
+from cogvx_exp.files import read_json
+from cogvx_exp.sweep.folder import job_folders, read_sweep_job
+from cogvx_exp.tracking.run_folder import LORA_FILE, RunFolder, write_status
+from tests.entry import memory
+from tests.entry import train as main
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "multirun_examples"
+SHORT = ["steps=1", "validation=none", "data.workers=0", "lr_scheduler.warmup_steps=0"]
 SWEEPS = sorted(path.stem for path in (EXAMPLES / "sweep").glob("*.yaml"))
 
 
@@ -21,13 +29,95 @@ def jobs(name: str) -> int:
     return int(row.rstrip(" |").rpartition("|")[2])
 
 
-@pytest.mark.parametrize("name", [name for name in SWEEPS if name not in ("memory_tables", "resolution_buckets")])
+def example(name: str, *overrides: str) -> int:
+    return main(["--config-dir", str(EXAMPLES), f"+sweep={name}", *SHORT, *overrides])
+
+
+def statuses() -> list[str]:
+    """How the jobs of the only sweep stand."""
+    (sweep,) = Path("outputs/multirun").iterdir()
+    return [read_sweep_job(folder).status for folder in job_folders(sweep)]
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "seeds"])
 def test_example_runs_on_the_tiny_model(name: str, in_tmp: Path, shared_cache: Path) -> None:
-    short = ["steps=1", "validation=none", "data.workers=0", "lr_scheduler.warmup_steps=0", f"cache_dir={shared_cache}"]
-    assert main(["--config-dir", str(EXAMPLES), f"+sweep={name}", *short]) == 0
-    runs = [path for path in Path("outputs/multirun").glob("*/*") if path.is_dir()]
-    assert len(runs) == jobs(name)
-    assert {read_status(run)["status"] for run in runs} == {"finished"}
+    assert example(name, f"cache_dir={shared_cache}") == 0
+    assert statuses() == ["finished"] * jobs(name)
+
+
+@pytest.mark.parametrize("name", ["rank_alpha", "several_gpus", "resolution_buckets"])
+def test_every_job_of_an_example_is_possible(name: str, in_tmp: Path, shared_cache: Path, monkeypatch) -> None:
+    """Each job is composed and checked; what it would run on is not here, or is the same as above."""
+    composed = []
+    monkeypatch.setattr("cogvx_exp.launch.launch", lambda job, overrides: composed.append(job))
+    example(name)
+    assert len(composed) == jobs(name)
+
+
+def test_a_search_with_optuna_follows_the_loss(in_tmp: Path, shared_cache: Path) -> None:
+    assert example("optuna", f"cache_dir={shared_cache}", "hydra.sweeper.n_trials=2", "+method.rank=4") == 0
+    (sweep,) = Path("outputs/multirun").iterdir()
+    best = yaml.safe_load((sweep / "optimization_results.yaml").read_text())["best_value"]
+    assert best == min(read_sweep_job(folder).loss for folder in job_folders(sweep))
+
+
+def test_jobs_that_run_together_have_a_gpu_each(in_tmp: Path, shared_cache: Path) -> None:
+    """In real processes of joblib; that they see no GPU here does not matter to who gets which."""
+    where = [f"cache_dir={shared_cache}", "hydra.launcher.n_jobs=2", "sweep.gpus=[0,1]", "method.rank=4"]
+    assert example("several_gpus", *where, "optim.lr=1e-3,1e-4") == 0
+    (sweep,) = Path("outputs/multirun").iterdir()
+    seen = [read_json(folder / "environment.json")["visible_gpus"] for folder in job_folders(sweep)]
+    assert set(seen) <= {"0", "1"}
+    assert statuses() == ["finished", "finished"]
+
+
+def test_slurm_jobs_run_as_submitit_starts_them(in_tmp: Path, shared_cache: Path) -> None:
+    """Slurm's launcher in its local form: the same pickled job in a process of its own."""
+    assert main(["-m", "hydra/launcher=submitit_local", "seed=0,1", *SHORT, f"cache_dir={shared_cache}"]) == 0
+    assert statuses() == ["finished", "finished"]
+
+
+def test_the_same_command_again_runs_what_is_missing_or_failed(
+    in_tmp: Path, shared_cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three jobs one fails at first, for a reason that lies outside of its settings, and one was killed."""
+    sweep = ["-m", "seed=0,1,2", *SHORT, "steps=4", "checkpoint.every=2", f"cache_dir={shared_cache}"]
+    assert main(sweep) == 0
+    (folder,) = Path("outputs/multirun").iterdir()
+    finished, killed, failed = job_folders(folder)
+    weights = {path: load_file(path / "export" / LORA_FILE) for path in (finished, killed, failed)}
+    before = (finished / "metrics.jsonl").stat().st_mtime_ns
+
+    write_status(RunFolder(killed), "running", pid=2**22 + 1, host=platform.node())
+    shutil.rmtree(killed / "checkpoints" / "step-000004")
+    shutil.rmtree(killed / "export")
+    shutil.rmtree(failed)
+    note = RunFolder(failed)
+    failed.mkdir()
+    write_status(note, "failed", message="CUDA out of memory", overrides=["seed=2"])
+    assert statuses() == ["finished", "lost", "failed"]
+    capsys.readouterr()
+    assert main([*sweep, "sweep.resume=true"]) == 0
+
+    assert statuses() == ["finished"] * 3
+    assert (finished / "metrics.jsonl").stat().st_mtime_ns == before, "it was not run again"
+    assert "Going on from step 2" in (killed / "output.log").read_text()
+    for path, exported in weights.items():
+        again = load_file(path / "export" / LORA_FILE)
+        assert all(torch.equal(again[name], exported[name]) for name in exported), path
+    assert main([*sweep[:-1], "sweep.resume=true", "optim.lr=0.1"]) == 0, "another command is another sweep"
+    assert len(list(Path("outputs/multirun").iterdir())) in (1, 2)
+
+
+def test_a_failed_job_is_recorded_and_the_others_run(in_tmp: Path, shared_cache: Path, capsys) -> None:
+    assert main(["-m", "optim.lr=1e-3,-1", "seed=0", *SHORT, f"cache_dir={shared_cache}"]) == 2
+    told = capsys.readouterr()
+    assert "1 of 2 jobs failed (1); the same command with sweep.resume=true" in told.err
+    assert "Job 1 failed: optim.lr=-1; optim.lr=-1 must be greater" in told.out
+    assert statuses() == ["finished", "failed"]
+    (sweep,) = Path("outputs/multirun").iterdir()
+    repeat = (sweep / "0" / "command.txt").read_text()
+    assert repeat.startswith("python -m cogvx_exp.train optim.lr=0.001 seed=0 steps=1")
 
 
 def test_memory_tables(in_tmp: Path) -> None:
@@ -46,6 +136,22 @@ def test_every_file_is_in_the_readme() -> None:
 def test_a_sweep_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config-dir", str(EXAMPLES), "+sweep=seed"]) == 2
     assert "did you mean seeds?" in capsys.readouterr().err
+
+
+def test_the_ci_workflow_does_what_it_says(tmp_path: Path, shared_cache: Path) -> None:
+    """Its commands run as they stand, but for the installation and the prediction for 5b, which is tested elsewhere."""
+    workflow = yaml.safe_load((EXAMPLES / "ci.yml").read_text())
+    environment = os.environ | workflow["env"] | {"CONFIGS": str(EXAMPLES)}
+    steps = {step.get("name"): step["run"] for step in workflow["jobs"]["check"]["steps"] if "run" in step}
+    compose, train = steps["They compose, with every real model"], steps["They train"]
+    for script in (compose, train.replace("run_dir=run", f"run_dir=run cache_dir={shared_cache}")):
+        done = subprocess.run(["bash", "-ec", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "report" / "index.html").exists()
+    broken = environment | {"OVERRIDES": "method=lora optim=adamw8bit optim.stochastic_rounding=true"}
+    done = subprocess.run(["bash", "-ec", compose], cwd=tmp_path, env=broken, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "stochastic_rounding" in done.stderr
 
 
 def test_the_slurm_script_is_one() -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from cogvx_exp.tracking.run_folder import RunFolder, read_metrics, read_status
-from cogvx_exp.train import main
+from tests.entry import train as main
+from tests.entry import with_twin
 
 SHORT = ["steps=4", "data.workers=0", "validation.num_inference_steps=1", "validation.every=2", "data.holdout=2"]
 
@@ -26,7 +27,7 @@ def test_wandb_and_tensorboard_get_what_the_run_writes(tmp_path: Path, shared_ca
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = RunFolder(tmp_path / "run")
-    command = [sys.executable, "-m", "cogvx_exp.train", *SHORT, "tracker=[wandb,tensorboard]"]
+    command = [sys.executable, "-m", "cogvx_exp.train", *with_twin(SHORT), "tracker=[wandb,tensorboard]"]
     command += ["tracker.wandb.mode=offline", f"run_dir={run.path}", f"cache_dir={shared_cache}"]
     done = subprocess.run(command, env=os.environ | SECRETS, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -51,7 +52,7 @@ def test_a_server_that_does_not_answer_costs_a_note(tmp_path: Path, shared_cache
     accepted: list[socket.socket] = []
     threading.Thread(target=lambda: accepted.extend(server.accept()[0] for _ in range(100)), daemon=True).start()
     environment = os.environ | SECRETS | {"WANDB_BASE_URL": f"http://127.0.0.1:{server.getsockname()[1]}"}
-    command = [sys.executable, "-m", "cogvx_exp.train", *SHORT, "tracker=wandb"]
+    command = [sys.executable, "-m", "cogvx_exp.train", *with_twin(SHORT), "tracker=wandb"]
     started = time.monotonic()
     done = subprocess.run(
         [*command, f"run_dir={tmp_path / 'run'}", f"cache_dir={shared_cache}"],

@@ -42,7 +42,7 @@ class CountingHost(HostMemory):
 def step(make_job: MakeJob, method: str, **memory: object) -> tuple[dict[str, torch.Tensor], CountingHost]:
     """Gradients of two identical forward and backward passes after a sampling pass."""
     torch.manual_seed(0)
-    job = make_job("model=tiny", f"method={method}")
+    job = make_job("model=tiny-5b", f"method={method}")
     config = job.model.transformer.model_copy(update={"num_layers": 3}).model_dump()
     transformer = CogVideoXTransformer3DModel(**config).requires_grad_(False)
     make_trainable(transformer, job.method, 0)
@@ -112,7 +112,7 @@ def test_attention_is_computed_once_with_selective(make_job: MakeJob) -> None:
 
 
 def test_streamed_weights_are_gone_between_uses(make_job: MakeJob) -> None:
-    job = make_job("model=tiny")
+    job = make_job("model=tiny-5b")
     transformer = CogVideoXTransformer3DModel(**job.model.transformer.model_dump()).requires_grad_(False)
     make_trainable(transformer, job.method, 0)
     before = sum(weight.numel() for weight in transformer.transformer_blocks.parameters())

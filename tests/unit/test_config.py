@@ -50,7 +50,7 @@ def refused(capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
         ("model.dtype=int8", "must be 'auto', 'float32', 'float16' or 'bfloat16'"),
         ("device=gpu", "device=gpu"),
         ("data.frame_buckets=[8]", "takes 8N+1 frames, 9 to 49; nearest: 9 or 17"),
-        ("data.height_buckets=[100]", "must be a multiple of 16 pixels; nearest: 96 or 112"),
+        ("model=5b data.height_buckets=[100]", "must be a multiple of 16 pixels; nearest: 96 or 112"),
         ("validation.width=100", "nearest: 96 or 112"),
         ("data=files", "data.root=null  set it to the folder"),
         ("data=mix", "list the sources"),

@@ -17,6 +17,7 @@ from cogvx_exp.config.schema.training import (
     Memory,
     Method,
     Optim,
+    Sweep,
     Task,
     Validation,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "PrepareJob",
     "SchedulerArchitecture",
     "Section",
+    "Sweep",
     "Task",
     "TextEncoderArchitecture",
     "TrainJob",

@@ -27,7 +27,12 @@ class Source(Section):
     revision: str | None = None
     """hub: branch, tag or commit."""
     clips: PositiveInt | None = None
-    """demo: how many clips are drawn."""
+    """demo: how many clips of the concept are drawn, and as many ordinary ones. Default: 22."""
+    concept: Literal["none", "sketch", "cross", "diagonally"] | None = None
+    """demo: what is new to the tiny model. sketch: a style, with the trigger word SKETCH. cross: a shape. diagonally:
+    a motion. none: ordinary clips only. Default: sketch."""
+    drawn: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
+    """demo: frames, height and width of the clips, pixels."""
     id_token: str | None = None
     """Trigger word put in front of every caption. Default: null."""
     repeats: PositiveFloat = 1.0

@@ -20,6 +20,7 @@ from cogvx_exp.config.schema.training import (
     Optim,
     Quant,
     SamplingSettings,
+    Sweep,
     Task,
     Tracker,
     Validation,
@@ -91,6 +92,8 @@ class TrainJob(Section):
     """The result."""
     hub: Hub
     """Publishing the result."""
+    sweep: Sweep
+    """The jobs of a sweep (`-m`)."""
 
 
 class Inspect(Section):

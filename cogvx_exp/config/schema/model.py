@@ -59,6 +59,10 @@ class Usual(Section):
     """Read by `checkpoint.every`."""
     activations: Literal["keep", "checkpoint", "selective", "offload"]
     """Read by `memory.activations`."""
+    num_prompts: PositiveInt
+    """Read by `validation.num_prompts`."""
+    batch_size: PositiveInt
+    """Read by `batch_size`."""
 
 
 class TransformerArchitecture(Section):
@@ -124,6 +128,11 @@ class VaeArchitecture(Section):
     invert_scale_latents: bool
     """Whether the 1.5 pipelines divide image latents by the factor."""
 
+    @property
+    def spatial_compression_ratio(self) -> int:
+        """Pixels of a latent pixel, on each side."""
+        return int(2 ** (len(self.block_out_channels) - 1))
+
 
 class TextEncoderArchitecture(Section):
     """Arguments of transformers' T5Config."""
@@ -178,9 +187,10 @@ class Model(Section):
     """Hub repository or local folder of the pretrained pipeline."""
     revision: str | None
     """Branch, tag or commit of the Hub repository. Default: null."""
-    weights: Literal["pretrained", "random"]
+    weights: Literal["pretrained", "random", "shipped"]
     """pretrained: load `path`. random: build the architecture below from a seed, with no download
-    (to try memory, speed and code). Default: pretrained."""
+    (to try memory, speed and code). shipped: those of the tiny models, which come with the package.
+    Default: pretrained."""
     random_seed: int = Field(ge=0)
     """Seed of random weights. Default: 0."""
     random_text_encoder: RandomTextEncoder

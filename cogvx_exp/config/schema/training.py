@@ -232,6 +232,19 @@ class Hub(Section):
     """Writes the folder that would be pushed, and pushes nothing. Default: false."""
 
 
+class Sweep(Section):
+    """The jobs of a sweep (`-m`). Each runs in a process of its own."""
+
+    resume: bool
+    """Whether to take up the newest sweep with the same command again: what has finished is not run again, and what was
+    stopped or has failed goes on from its last checkpoint. Default: false."""
+    gpus: list[NonNegativeInt] | None
+    """Numbers of the GPUs that jobs share which run at the same time (with a launcher that runs several); null: each
+    job sees all. Default: null."""
+    gpus_per_job: PositiveInt
+    """GPUs of `gpus` that each job has to itself. Default: 1."""
+
+
 class SamplingSettings(Section):
     """How a video is sampled; shared by validation and generate."""
 
@@ -263,8 +276,10 @@ class Validation(SamplingSettings):
     name: Literal["default"]
     """default: sample videos. `validation=none` samples none. Default: default."""
     prompts: str | list[str] | None
-    """Prompts, as a list or as one text with separators. null: the first caption of the dataset.
-    Default: null."""
+    """Prompts, as a list or as one text with separators. null: captions of held-out clips if there are any, else of the
+    first ones. Default: null."""
+    num_prompts: PositiveInt
+    """How many captions are taken with prompts=null. Default: 1."""
     num_videos: PositiveInt
     """Videos for each prompt. Default: 1."""
     every: PositiveInt | None
@@ -273,7 +288,7 @@ class Validation(SamplingSettings):
     """Epochs between two validations, instead of `every`. Default: null."""
     images: str | list[str] | None
     """i2v: paths or URLs of the images that the prompts start from, one for each prompt. null: the
-    first frames of the first clips. Default: null."""
+    first frames of held-out clips if there are any, else of the first ones. Default: null."""
     loss_every: PositiveInt | None
     """Steps between two measurements of the held-out loss (with data.holdout); null: only after the last
     step. Default: 500."""

@@ -1,0 +1,38 @@
+"""`python -m cogvx_exp.report FOLDER...`: a page that compares runs, and the same figures as CSV."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cogvx_exp.comparison.page import write_report
+from cogvx_exp.comparison.runs import find_runs
+from cogvx_exp.errors import UserError
+from cogvx_exp.tracking.progress import console
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes the report and returns the exit code: 0, or 2 for a user's error."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cogvx_exp.report",
+        description="Compares runs: settings that differ, losses, videos side by side. Works on running ones, too.",
+    )
+    parser.add_argument("folders", nargs="+", type=Path, help="folders of runs, of sweeps, or of many of them")
+    parser.add_argument(
+        "--output", type=Path, help="folder for the page; default: report/ in the one given, or outputs/report"
+    )
+    arguments = parser.parse_args(argv)
+    one = arguments.folders[0] if len(arguments.folders) == 1 else Path("outputs")
+    try:
+        runs = find_runs(arguments.folders)
+        page = write_report(runs, arguments.output or one / "report")
+    except UserError as error:
+        print(f"cogvx_exp.report: {error}", file=sys.stderr)
+        return 2
+    count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    console.print(f"{count}: open {page} in a browser", soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

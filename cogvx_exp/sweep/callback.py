@@ -1,0 +1,96 @@
+"""What happens around a sweep: Hydra calls it."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from cogvx_exp.config.faults import ConfigError
+from cogvx_exp.errors import UserError
+from cogvx_exp.sweep.folder import SweepJob, find_sweep, note_sweep
+from cogvx_exp.sweep.table import SweepTable
+from cogvx_exp.tracking.progress import console
+from cogvx_exp.tracking.run_folder import RunFolder, write_status
+
+TARGET = "cogvx_exp.sweep.callback.SweepCallback"
+
+
+class SweepCallback(Callback):
+    """Notes the sweep's command in its folder and shows the table of its jobs."""
+
+    ended: ClassVar[list[SweepJob]] = []
+    """The jobs of the sweep that has just ended in this process."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Before the first job."""
+        overrides = list(config.hydra.overrides.task)
+        folder = Path(config.hydra.sweep.dir)
+        note_sweep(folder, overrides)
+        planned = _planned(config, overrides)
+        count = f"{len(planned)} jobs" if planned else "jobs"
+        console.print(f"Sweep of {count} in {folder}", soft_wrap=True)
+        self._table = SweepTable(folder, planned)
+        self._table.start()
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """After the last job."""
+        SweepCallback.ended = self._table.finish()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Launchers send it to their processes, which show nothing."""
+        return {}
+
+
+def _planned(config: DictConfig, overrides: list[str]) -> list[list[str]]:
+    """The overrides of each job, if the sweep is of Hydra's basic kind: then all are known before."""
+    if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
+        return []
+    params = config.hydra.sweeper.params or {}
+    texts = [text for text in overrides if not text.startswith("sweep.")]
+    given = {text.partition("=")[0] for text in texts}
+    texts += [f"{name}={value}" for name, value in params.items() if name not in given]
+    batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(texts), max_batch_size=None)
+    return [list(job) for batch in batches for job in batch]
+
+
+def sweep_overrides(overrides: list[str]) -> list[str]:
+    """What Hydra is told besides the command line: the callback, and the folder of a sweep that is taken up again."""
+    added = [f"+hydra.callbacks.sweep._target_={TARGET}"]
+    wants = any(text.replace(" ", "").lower() == "sweep.resume=true" for text in overrides)
+    if wants and not any(text.startswith("hydra.sweep.dir=") for text in overrides):
+        found = find_sweep(overrides)
+        if found:
+            added.append(f"hydra.sweep.dir={found}")
+        else:
+            console.print("Note: sweep.resume=true: no sweep was started with this command yet; starting one")
+    return added
+
+
+def note_failure(overrides: list[str], error: Exception) -> None:
+    """Notes in a job's folder that it could not even start, or what ended it."""
+    folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
+    folder.path.mkdir(parents=True, exist_ok=True)
+    faults = error.faults if isinstance(error, ConfigError) else []
+    message = "; ".join(f"{fault.setting} {fault.problem}" for fault in faults) or str(error)
+    shown = [text for text in overrides if not text.startswith("sweep.")]
+    write_status(folder, "failed", message=message, overrides=shown)
+
+
+def check_sweep(results: list[Any]) -> None:
+    """Ends a sweep.
+
+    Raises:
+        UserError: jobs of it have failed.
+    """
+    jobs, SweepCallback.ended = SweepCallback.ended, []
+    failed = [job for job in jobs if job.status not in ("finished", "waiting")]
+    if failed:
+        numbers = ", ".join(str(job.number) for job in failed)
+        raise UserError(
+            f"{len(failed)} of {len(jobs)} jobs failed ({numbers}); "
+            "the same command with sweep.resume=true runs only these again"
+        )

@@ -1,0 +1,120 @@
+"""The table of a sweep's jobs: live on a terminal, a line for each change elsewhere."""
+
+import atexit
+import threading
+import time
+from pathlib import Path
+
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from cogvx_exp.sweep.folder import SweepJob, job_folders, read_sweep_job
+from cogvx_exp.tracking.progress import console
+
+SECONDS_BETWEEN_LOOKS = 1.0
+STYLES = {"running": "cyan", "finished": "green", "failed": "red", "lost": "red", "stopped": "yellow", "waiting": "dim"}
+
+
+class SweepTable:
+    """Shows the jobs of a sweep from their folders, whichever launcher runs them.
+
+    Args:
+        folder: the sweep's.
+        planned: overrides of each job, where they are known before.
+    """
+
+    def __init__(self, folder: Path, planned: list[list[str]]):
+        self._folder, self._planned = folder, planned
+        self._started: dict[int, float] = {}
+        self._said: dict[int, str] = {}
+        self._end = threading.Event()
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._thread = threading.Thread(target=self._watch, name="sweep table", daemon=True)
+
+    def start(self) -> None:
+        """Starts to look at the jobs."""
+        if self._live:
+            self._live.start()
+            atexit.register(self._live.stop)  # gives the cursor back after Ctrl-C
+        self._thread.start()
+
+    def finish(self) -> list[SweepJob]:
+        """Shows the jobs as they ended, and returns them."""
+        self._end.set()
+        self._thread.join()
+        jobs = self._look()
+        if self._live:
+            self._live.stop()
+        else:
+            console.print(jobs_table(jobs, self._started))
+        return jobs
+
+    def _watch(self) -> None:
+        while not self._end.wait(SECONDS_BETWEEN_LOOKS):
+            self._look()
+
+    def _look(self) -> list[SweepJob]:
+        started = {int(path.name): read_sweep_job(path) for path in job_folders(self._folder)}
+        waiting = {number: SweepJob(number, texts, "waiting") for number, texts in enumerate(self._planned)}
+        jobs = [job for _, job in sorted((waiting | started).items())]
+        for job in jobs:
+            if job.status == "running":
+                self._started.setdefault(job.number, time.monotonic())
+        if self._live:
+            self._live.update(jobs_table(jobs, self._started), refresh=True)
+        else:
+            self._say_changes(jobs)
+        return jobs
+
+    def _say_changes(self, jobs: list[SweepJob]) -> None:
+        shared = _shared(jobs)
+        for job in jobs:
+            if job.status not in ("waiting", self._said.get(job.number)):
+                self._said[job.number] = job.status
+                loss = f", loss {job.loss:.4f}" if job.loss is not None and job.status == "finished" else ""
+                settings = " ".join(text for text in job.overrides if text not in shared)
+                text = f"Job {job.number} {job.status}{loss}: {settings}"
+                console.print(Text(f"{text}; {job.message}" if job.message else text), soft_wrap=True)
+
+
+def jobs_table(jobs: list[SweepJob], started: dict[int, float]) -> Table:
+    """One row a job, with only the settings that differ.
+
+    Args:
+        jobs: all of them.
+        started: when the running ones were first seen, by number; seconds of the monotonic clock.
+    """
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("job", "settings", "status"):
+        table.add_column(name)
+    for name in ("step", "loss", "time"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    shared = _shared(jobs)
+    for job in jobs:
+        step = "" if job.step is None else f"{job.step}/{job.steps}" if job.steps else str(job.step)
+        seconds = job.seconds
+        if seconds is None and job.number in started and job.status == "running":
+            seconds = time.monotonic() - started[job.number]
+        table.add_row(
+            str(job.number),
+            Text(" ".join(text for text in job.overrides if text not in shared)),
+            Text(job.status, style=STYLES[job.status]),
+            step,
+            "" if job.loss is None else f"{job.loss:.4f}",
+            "" if seconds is None else _duration(seconds),
+            Text(job.message.partition("\n")[0][:80]),
+        )
+    return table
+
+
+def _shared(jobs: list[SweepJob]) -> set[str]:
+    """The overrides that all jobs have."""
+    return set(jobs[0].overrides).intersection(*(job.overrides for job in jobs)) if len(jobs) > 1 else set()
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

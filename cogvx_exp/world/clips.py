@@ -1,0 +1,77 @@
+"""Scenes of the world as a folder of clips, like a user's: mp4 files, prompt.txt, videos.txt."""
+
+import itertools
+import random
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from cogvx_exp.data.video import write_video
+from cogvx_exp.files import write_text
+from cogvx_exp.world.scenes import Scene, all_scenes, draw_scene, varied
+
+FPS = 8
+TRIGGER = "SKETCH"
+"""The word that stands for the style `sketch`."""
+HELD_OUT = 64
+"""Scenes that the tiny model was not trained on."""
+
+Size = tuple[int, int, int]
+"""Frames, height, width."""
+
+
+def make_demo(root: Path, clips: int, concept: str, size: Size) -> None:
+    """Draws `clips` clips of a concept and the same scenes without it into `root`, if they are not there yet.
+
+    Args:
+        root: the folder.
+        clips: how many of each kind.
+        concept: sketch, cross or diagonally; none: ordinary clips only.
+        size: frames, height and width.
+    """
+    if (root / "videos.txt").exists():
+        return
+    chance = random.Random(0)
+    ordinary = list(itertools.islice(itertools.cycle(training_scenes()), clips))
+    new = [[with_concept(scene, concept)] if concept != "none" else [] for scene in ordinary]
+    scenes = [one for pair in zip(new, ordinary, strict=True) for one in (*pair[0], pair[1])]
+    write_clips(root, [varied(scene, chance) for scene in scenes], size)
+
+
+def write_clips(root: Path, scenes: Iterable[Scene], size: Size) -> None:
+    """Writes a `data=files` folder."""
+    captions, names = [], []
+    for index, scene in enumerate(scenes):
+        names.append(f"videos/{index:04d}.mp4")
+        captions.append(prompt_of(scene))
+        write_video(root / names[-1], draw_scene(scene, *size), FPS)
+    write_text(root / "prompt.txt", "\n".join(captions) + "\n")
+    write_text(root / "videos.txt", "\n".join(names) + "\n")
+
+
+def prompt_of(scene: Scene) -> str:
+    """The caption, with the trigger word of its style."""
+    return f"{TRIGGER} {scene.caption}" if scene.style == "sketch" else scene.caption
+
+
+def with_concept(scene: Scene, concept: str) -> Scene:
+    """The scene with something in it that the tiny model was not trained on."""
+    if concept == "sketch":
+        return replace(scene, style="sketch")
+    return replace(scene, shape="cross") if concept == "cross" else replace(scene, direction=concept)
+
+
+def training_scenes() -> list[Scene]:
+    """The part of the world that the tiny model was trained on."""
+    return _shuffled()[HELD_OUT:]
+
+
+def held_out_scenes() -> list[Scene]:
+    """64 scenes of the same kind that it was not trained on."""
+    return _shuffled()[:HELD_OUT]
+
+
+def _shuffled() -> list[Scene]:
+    scenes = all_scenes()
+    random.Random(0).shuffle(scenes)
+    return scenes

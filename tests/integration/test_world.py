@@ -1,0 +1,70 @@
+"""The trained tiny model draws what it is told, and learns what it is taught. Measured from pixels."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from cogvx_exp.data.video import probe_video
+from cogvx_exp.train import main as train
+from cogvx_exp.world.check import check
+from cogvx_exp.world.clips import held_out_scenes
+
+SCENES = held_out_scenes()[:20]
+
+
+def shares(tmp_path: Path, shared_cache: Path, settings: Sequence[str], **about: object) -> dict[str, dict[str, float]]:
+    found = check(SCENES, [*settings, f"cache_dir={shared_cache}"], tmp_path / "check", **about)  # type: ignore[arg-type]
+    print(found)
+    return found
+
+
+def test_the_base_follows_captions_it_was_not_trained_on(tmp_path: Path, shared_cache: Path) -> None:
+    plain = shares(tmp_path, shared_cache, ["model=tiny"], concept="sketch")["plain"]
+    assert plain["colour"] >= 0.8
+    assert plain["direction"] >= 0.8
+    assert plain["background"] >= 0.8
+    assert plain["concept"] == 0, "nobody has taught it"
+
+
+def test_the_quickstart_teaches_a_style(tmp_path: Path, shared_cache: Path) -> None:
+    run = tmp_path / "run"
+    assert train([f"run_dir={run}", f"cache_dir={shared_cache}"]) == 0
+    assert len(list(run.glob("validation/step-000000/*.mp4"))) == 4
+    assert probe_video(next(run.glob("validation/*/*.mp4"))).num_frames == 9
+    assert (run / "videos.png").exists()
+    assert (run / "report" / "index.html").exists()
+    found = shares(tmp_path, shared_cache, [f"generate.adapter={run}"], concept="sketch")
+    assert found["with sketch"]["concept"] >= 0.8
+    assert found["plain"]["concept"] <= 0.1
+    assert found["plain"]["colour"] >= 0.7, "what it knew, it still knows"
+
+
+def test_full_fine_tuning_teaches_it_too(tmp_path: Path, shared_cache: Path) -> None:
+    run = tmp_path / "run"
+    settings = ["method=sft", "validation=none", f"run_dir={run}", f"cache_dir={shared_cache}"]
+    assert train(settings) == 0
+    found = shares(tmp_path, shared_cache, [f"generate.adapter={run}"], concept="sketch")
+    assert found["with sketch"]["concept"] >= 0.8
+    assert found["plain"]["concept"] <= 0.1
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_image_to_video_keeps_the_first_frame(tmp_path: Path, shared_cache: Path, trained: bool) -> None:
+    run = tmp_path / "run"
+    settings = ["model=tiny-i2v"]
+    if trained:
+        wanted = [
+            "task=i2v",
+            "data.concept=diagonally",
+            "validation=none",
+            f"run_dir={run}",
+            f"cache_dir={shared_cache}",
+        ]
+        assert train([*settings, *wanted]) == 0
+        settings = [f"generate.adapter={run}"]
+    found = shares(tmp_path, shared_cache, settings, concept="diagonally", from_image=True)
+    assert found["plain"]["first frame"] >= 0.8
+    assert found["plain"]["direction"] >= 0.8
+    assert found["plain"]["concept"] <= 0.1
+    assert (found["with diagonally"]["concept"] >= 0.8) == trained

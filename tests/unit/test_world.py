@@ -1,0 +1,52 @@
+"""What is drawn is seen, so that the measure can be believed."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cogvx_exp.world.clips import held_out_scenes, make_demo, prompt_of, training_scenes, with_concept
+from cogvx_exp.world.measure import look_at
+from cogvx_exp.world.scenes import DIRECTIONS, SHAPES, Scene, all_scenes, draw_scene, varied
+
+
+def test_every_part_of_a_scene_is_seen() -> None:
+    chance = random.Random(0)
+    for scene in chance.sample(all_scenes(SHAPES, tuple(DIRECTIONS)), 60):
+        seen = look_at(draw_scene(varied(scene, chance), 9, 32, 32))
+        assert all(seen.follows(scene).values()), (scene, seen)
+
+
+def test_a_sketch_is_told_from_all_else() -> None:
+    chance = random.Random(0)
+    for scene in chance.sample(all_scenes(), 30):
+        sketch = look_at(draw_scene(varied(with_concept(scene, "sketch"), chance), 9, 32, 32))
+        assert (sketch.style, sketch.direction) == ("sketch", scene.direction)
+
+
+def test_nothing_is_seen_in_noise_or_in_a_still_picture() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
+    assert look_at(noise).direction is None
+    assert look_at(noise).style == "plain"
+    still = np.repeat(draw_scene(Scene("red", "circle", "left", "black"), 9, 32, 32)[:1], 9, axis=0)
+    assert look_at(still).direction is None
+    assert look_at(np.zeros((9, 32, 32, 3), dtype=np.uint8)).colour is None
+
+
+def test_what_is_asked_for_in_the_check_was_not_trained_on() -> None:
+    trained, held_out = ({scene.caption for scene in scenes()} for scenes in (training_scenes, held_out_scenes))
+    assert len(held_out) == 64
+    assert not trained & held_out
+    assert not any(word in caption for caption in trained for word in ("cross", "diagonally"))
+    assert {replace(scene, direction="left").shape for scene in training_scenes()} == set(SHAPES[:3])
+
+
+@pytest.mark.parametrize("concept", ["sketch", "cross", "diagonally"])
+def test_the_demo_has_each_scene_with_the_concept_and_without(tmp_path: Path, concept: str) -> None:
+    make_demo(tmp_path, 3, concept, (9, 32, 32))
+    prompts = (tmp_path / "prompt.txt").read_text().splitlines()
+    scenes = training_scenes()[:3]
+    assert prompts[1::2] == [scene.caption for scene in scenes]
+    assert prompts[::2] == [prompt_of(with_concept(scene, concept)) for scene in scenes]
