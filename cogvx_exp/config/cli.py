@@ -80,7 +80,9 @@ class EntryPoint(Generic[Job]):
         return self.config or self.name
 
     def _main(self, argv: list[str]) -> int:
-        flags = get_args_parser().parse_args(argv)
+        flags = get_args_parser().parse_intermixed_args(argv)
+        # Hydra's own parser wants all flags before, or all behind, the overrides.
+        argv = [*(word for word in argv if word not in flags.overrides), *flags.overrides]
         # Also what --cfg prints is checked, so that it can be used to test a configuration.
         runs_once = not (flags.multirun or flags.info or flags.shell_completion or flags.hydra_help)
         extra = [f"hydra.searchpath=[file://{Path(flags.config_dir).resolve()}]"] if flags.config_dir else []

@@ -1,7 +1,9 @@
 """Scenes of the world as a folder of clips, like a user's: mp4 files, prompt.txt, videos.txt."""
 
 import itertools
+import os
 import random
+import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +37,12 @@ def make_demo(root: Path, clips: int, concept: str, size: Size) -> None:
     ordinary = list(itertools.islice(itertools.cycle(training_scenes()), clips))
     new = [[with_concept(scene, concept)] if concept != "none" else [] for scene in ordinary]
     scenes = [one for pair in zip(new, ordinary, strict=True) for one in (*pair[0], pair[1])]
-    write_clips(root, [varied(scene, chance) for scene in scenes], size)
+    beside = root.with_name(f".{root.name}.{os.getpid()}.tmp")
+    write_clips(beside, [varied(scene, chance) for scene in scenes], size)
+    try:
+        beside.rename(root)
+    except OSError:  # another process was faster
+        shutil.rmtree(beside)
 
 
 def write_clips(root: Path, scenes: Iterable[Scene], size: Size) -> None:

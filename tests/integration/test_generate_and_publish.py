@@ -91,7 +91,7 @@ def test_a_replay_is_the_same_frame_for_frame(runs, sample, in_tmp: Path, shared
         (["generate.images=a.png"], "does t2v: it needs no images"),
         (["model=tiny-5b-i2v"], "does i2v: it needs one image for each of the 1 prompts"),
         (["model=tiny-5b-i2v", "generate.images=nowhere.png"], "the image nowhere.png cannot be opened"),
-        (["generate.adapter=[{first},{image}]"], "trained on different models: tiny, tiny-5b-i2v"),
+        (["generate.adapter=[{first},{image}]"], "trained on different models: tiny-5b, tiny-5b-i2v"),
         (["generate.adapter=[{first},{whole}]"], "a whole transformer cannot be combined"),
         (["generate.adapter={first}", "generate.weights=[1,2]"], "has 2 values for 1 adapters"),
         (["generate.adapter={whole}", "generate.strength=0.5"], "this is a whole transformer"),

@@ -13,9 +13,9 @@ import yaml
 from safetensors.torch import load_file
 
 from cogvx_exp.files import read_json
+from cogvx_exp.memory import main as memory
 from cogvx_exp.sweep.folder import job_folders, read_sweep_job
 from cogvx_exp.tracking.run_folder import LORA_FILE, RunFolder, write_status
-from tests.entry import memory
 from tests.entry import train as main
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "multirun_examples"
@@ -45,7 +45,7 @@ def test_example_runs_on_the_tiny_model(name: str, in_tmp: Path, shared_cache: P
     assert statuses() == ["finished"] * jobs(name)
 
 
-@pytest.mark.parametrize("name", ["rank_alpha", "several_gpus", "resolution_buckets"])
+@pytest.mark.parametrize("name", ["rank_alpha", "resolution_buckets"])
 def test_every_job_of_an_example_is_possible(name: str, in_tmp: Path, shared_cache: Path, monkeypatch) -> None:
     """Each job is composed and checked; what it would run on is not here, or is the same as above."""
     composed = []
@@ -55,7 +55,7 @@ def test_every_job_of_an_example_is_possible(name: str, in_tmp: Path, shared_cac
 
 
 def test_a_search_with_optuna_follows_the_loss(in_tmp: Path, shared_cache: Path) -> None:
-    assert example("optuna", f"cache_dir={shared_cache}", "hydra.sweeper.n_trials=2", "+method.rank=4") == 0
+    assert example("optuna", f"cache_dir={shared_cache}", "hydra.sweeper.n_trials=2") == 0
     (sweep,) = Path("outputs/multirun").iterdir()
     best = yaml.safe_load((sweep / "optimization_results.yaml").read_text())["best_value"]
     assert best == min(read_sweep_job(folder).loss for folder in job_folders(sweep))
@@ -117,7 +117,7 @@ def test_a_failed_job_is_recorded_and_the_others_run(in_tmp: Path, shared_cache:
     assert statuses() == ["finished", "failed"]
     (sweep,) = Path("outputs/multirun").iterdir()
     repeat = (sweep / "0" / "command.txt").read_text()
-    assert repeat.startswith("python -m cogvx_exp.train optim.lr=0.001 seed=0 steps=1")
+    assert "optim.lr=0.001 seed=0 steps=1" in repeat
 
 
 def test_memory_tables(in_tmp: Path) -> None:

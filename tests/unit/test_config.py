@@ -51,7 +51,7 @@ def refused(capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
         ("device=gpu", "device=gpu"),
         ("data.frame_buckets=[8]", "takes 8N+1 frames, 9 to 49; nearest: 9 or 17"),
         ("model=5b data.height_buckets=[100]", "must be a multiple of 16 pixels; nearest: 96 or 112"),
-        ("validation.width=100", "nearest: 96 or 112"),
+        ("model=5b validation.width=100", "nearest: 96 or 112"),
         ("data=files", "data.root=null  set it to the folder"),
         ("data=mix", "list the sources"),
         ("data=mix 'data.sources=[{source: csv}]'", "data.sources[0].root=null"),
