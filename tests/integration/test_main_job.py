@@ -34,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> RunFold
 
 def test_the_run_folder_explains_itself(run: RunFolder) -> None:
     assert read_job(run.path).steps == 12
-    assert (run.path / "command.txt").read_text().startswith("python -m cogvx_exp.train run_dir=")
+    assert (run.path / "command.txt").read_text().startswith("python -m cogvx_exp.train model=tiny-5b")
     environment = json.loads((run.path / "environment.json").read_text())
     assert environment["packages"]["torch"] == torch.__version__
     summary = json.loads((run.path / "summary.json").read_text())
