@@ -15,9 +15,10 @@ from transformers import T5EncoderModel
 from cogvx_exp.config.paths import conf_dir
 from cogvx_exp.config.schema import Model, TrainJob
 from cogvx_exp.config.typed import typed
-from cogvx_exp.files import write_json
+from cogvx_exp.files import read_json, write_json
 from cogvx_exp.model.build import build_pipeline, vae_arguments
-from cogvx_exp.world.clips import training_scenes, write_clips
+from cogvx_exp.world.check import check
+from cogvx_exp.world.clips import held_out_scenes, training_scenes, write_clips
 from cogvx_exp.world.scenes import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, varied
 from cogvx_exp.world.train_vae import PHASES, train_vae
 
@@ -69,6 +70,14 @@ def rebuild(folder: Path) -> None:
     for part in (first, second, image):
         _train(part, folder, clips, vae)
     _gather(folder, [second, image])
+    measures = {"vae": read_json(folder / "vae" / "measures.json")}
+    for part in (second, image):
+        model = {"model": part.model, "model.weights": "pretrained", "model.path": part.start(folder)}
+        settings = [f"{key}={value}" for key, value in model.items()]
+        settings += [f"generate.adapter='{part.trained(folder)}'", f"cache_dir={folder / 'cache'}"]
+        output, takes_image = folder / "check" / part.model, part.model.endswith("i2v")
+        measures[part.model] = check(held_out_scenes(), settings, output, None, takes_image)["plain"]
+    write_json(folder / "weights" / "measures.json", measures)
 
 
 def model_of(name: str) -> Model:

@@ -16,6 +16,7 @@ from cogvx_exp.files import read_json
 from cogvx_exp.memory import main as memory
 from cogvx_exp.sweep.folder import job_folders, read_sweep_job
 from cogvx_exp.tracking.run_folder import LORA_FILE, RunFolder, write_status
+from cogvx_exp.train import main as real_train
 from tests.entry import train as main
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "multirun_examples"
@@ -52,6 +53,15 @@ def test_every_job_of_an_example_is_possible(name: str, in_tmp: Path, shared_cac
     monkeypatch.setattr("cogvx_exp.launch.launch", lambda job, overrides: composed.append(job))
     example(name)
     assert len(composed) == jobs(name)
+
+
+@pytest.mark.parametrize("name", ["several_gpus", "slurm", "optuna"])
+def test_examples_for_other_launchers_compose(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        real_train(["--config-dir", str(EXAMPLES), f"+sweep={name}", "model=5b", "data.root=clips", "--cfg", "job"])
+        == 0
+    )
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["name"] == "5b"
 
 
 def test_a_search_with_optuna_follows_the_loss(in_tmp: Path, shared_cache: Path) -> None:
