@@ -120,9 +120,9 @@ def test_what_shapes_an_entry_makes_another(root: Path, make_job, tmp_path: Path
     ]
     keys = {key(*variant) for variant in variants} | {before, key(dtype="bfloat16")}
     assert len(keys) == len(variants) + 2
-    video = root / "videos" / "000.mp4"
+    video = root / "videos" / "0000.mp4"
     content = video.read_bytes()
-    video.write_bytes((root / "videos" / "001.mp4").read_bytes())
+    video.write_bytes((root / "videos" / "0001.mp4").read_bytes())
     try:
         assert key() not in keys, "another video under the same name"
     finally:
@@ -190,7 +190,7 @@ def test_encoding_in_the_loop_gives_the_same_numbers_as_the_cache(root: Path, tm
 
 def test_several_captions_dropout_and_flips_are_drawn_as_often_as_asked(root: Path, make_job, tmp_path: Path) -> None:
     captions = '["one", "two"]'
-    lines = [f'{{"caption": {captions}, "video": "videos/{number:03d}.mp4"}}' for number in range(2)]
+    lines = [f'{{"caption": {captions}, "video": "videos/{number:04d}.mp4"}}' for number in range(2)]
     (root / "dataset.jsonl").write_text("\n".join(lines))
     settings = [
         "data=jsonl",
@@ -214,7 +214,7 @@ def test_several_captions_dropout_and_flips_are_drawn_as_often_as_asked(root: Pa
 
 
 def test_held_out_videos_never_enter_training(root: Path, make_job, tmp_path: Path) -> None:
-    for wanted, count in (("3", 3), ("0.25", 3), ("[videos/004.mp4]", 1)):
+    for wanted, count in (("3", 3), ("0.25", 3), ("[videos/0004.mp4]", 1)):
         job = make_job("data=files", f"data.root={root}", f"data.holdout={wanted}")
         dataset = load_dataset(job.data, tmp_path)
         assert len(dataset.held_out) == count
