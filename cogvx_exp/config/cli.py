@@ -7,6 +7,7 @@ import math
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ USAGE_ERROR = 2
 INTERRUPTED = 130
 
 
-def _print_failure(overrides: list[str], error: Exception) -> None:
+def _print_failure(overrides: list[str], error: UserError | CrashError) -> None:
     print(f"Job failed ({' '.join(overrides)}): {error}", file=sys.stderr)
 
 
@@ -55,7 +56,7 @@ class EntryPoint(Generic[Job]):
     """Is given what `run` returned, for all jobs of a sweep."""
     extra: Callable[[list[str]], list[str]] = lambda overrides: []
     """Overrides of Hydra's own settings, given those of the command line."""
-    failed: Callable[[list[str], Exception], None] = _print_failure
+    failed: Callable[[list[str], UserError | CrashError], None] = _print_failure
     """Is told of each job of a sweep that failed."""
 
     def __call__(self, argv: Sequence[str] | None = None) -> int:
@@ -149,20 +150,25 @@ class EntryPoint(Generic[Job]):
         os.environ["HYDRA_FULL_ERROR"] = "1"
         sys.argv = [sys.argv[0], *argv]
 
-        failed: list[UserError | CrashError] = []
+        failed: list[UserError | CrashError] = []  # raised below: a sweep goes on with its next job
         results: list[Any] = []
 
         def start(config: DictConfig) -> Any:
             overrides = list(HydraConfig.get().overrides.task)
+            in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
             try:
                 results.append(self.run(self.job(config), overrides))
                 return results[-1] if isinstance(results[-1], float) else None
             except (UserError, CrashError) as error:
-                failed.append(error)  # raised below: a sweep goes on with its next job
-                if HydraConfig.get().mode == RunMode.MULTIRUN:
-                    self.failed(overrides, error)
-                    return math.nan  # a sweeper that searches takes it as failed
+                failed.append(error)
+            except Exception:
+                if not in_sweep:
+                    raise
+                failed.append(CrashError(traceback.format_exc()))
+            if not in_sweep:
                 return None
+            self.failed(overrides, failed[-1])
+            return math.nan  # a sweeper that searches takes it as failed
 
         try:
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=self._config)(start)()

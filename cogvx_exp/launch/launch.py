@@ -22,7 +22,7 @@ from cogvx_exp.launch.resume import changes, find_checkpoint, taken_up
 from cogvx_exp.launch.workers import run_workers
 from cogvx_exp.model.source import pretrained_folder
 from cogvx_exp.quiet import quiet_libraries
-from cogvx_exp.sweep.folder import objective
+from cogvx_exp.sweep.folder import link_job, objective
 from cogvx_exp.team import place_in_job
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.run_folder import RunFolder, write_status
@@ -51,13 +51,15 @@ def launch(job: TrainJob, overrides: list[str]) -> float | None:
         console.print(f"Note: {note}")
     if place:
         return _run_as_started(job, overrides, place)
-    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    in_sweep, place_in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN, Path(HydraConfig.get().runtime.output_dir)
     if in_sweep and job.sweep.resume:
-        job, done = taken_up(job, Path(HydraConfig.get().runtime.output_dir))
+        job, done = taken_up(job, job.run_dir or place_in_sweep)
         if done:
             return objective(done)
     checkpoint, folder, dataset = _begin(job, overrides)
     job = job.model_copy(update={"run_dir": folder.path})
+    if in_sweep and job.distributed.node_rank == 0:
+        link_job(place_in_sweep, folder.path)
     # Of several machines, the first one writes.
     with _status(folder, job) if job.distributed.node_rank == 0 else nullcontext():
         if job.distributed.name == "single" and not in_sweep:

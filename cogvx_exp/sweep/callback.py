@@ -1,5 +1,6 @@
 """What happens around a sweep: Hydra calls it."""
 
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,8 +11,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from cogvx_exp.config.faults import ConfigError
-from cogvx_exp.errors import UserError
-from cogvx_exp.sweep.folder import SweepJob, find_sweep, note_sweep
+from cogvx_exp.errors import CrashError, UserError
+from cogvx_exp.sweep.folder import SweepJob, find_sweep, note_sweep, unlink_what_is_gone
 from cogvx_exp.sweep.table import SweepTable
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.run_folder import RunFolder, write_status
@@ -30,6 +31,7 @@ class SweepCallback(Callback):
         overrides = list(config.hydra.overrides.task)
         folder = Path(config.hydra.sweep.dir)
         note_sweep(folder, overrides)
+        unlink_what_is_gone(folder)
         planned = _planned(config, overrides)
         count = f"{len(planned)} jobs" if planned else "jobs"
         console.print(f"Sweep of {count} in {folder}", soft_wrap=True)
@@ -70,14 +72,17 @@ def sweep_overrides(overrides: list[str]) -> list[str]:
     return added
 
 
-def note_failure(overrides: list[str], error: Exception) -> None:
-    """Notes in a job's folder that it could not even start, or what ended it."""
+def note_failure(overrides: list[str], error: UserError | CrashError) -> None:
+    """Notes in a job's folder that it could not even start, or what ended it; prints a crash, too."""
     folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
     folder.path.mkdir(parents=True, exist_ok=True)
     faults = error.faults if isinstance(error, ConfigError) else []
     message = "; ".join(f"{fault.setting} {fault.problem}" for fault in faults) or str(error)
     shown = [text for text in overrides if not text.startswith("sweep.")]
-    write_status(folder, "failed", message=message, overrides=shown)
+    crashed = isinstance(error, CrashError)
+    write_status(folder, "failed", message=message, overrides=shown, crashed=crashed)
+    if crashed:
+        print(error, file=sys.stderr)
 
 
 def check_sweep(results: list[Any]) -> None:
@@ -85,12 +90,14 @@ def check_sweep(results: list[Any]) -> None:
 
     Raises:
         UserError: jobs of it have failed.
+        CrashError: the same, and one of them by an error that is no user's.
     """
     jobs, SweepCallback.ended = SweepCallback.ended, []
     failed = [job for job in jobs if job.status not in ("finished", "waiting")]
     if failed:
         numbers = ", ".join(str(job.number) for job in failed)
-        raise UserError(
+        kind = CrashError if any(job.crashed for job in failed) else UserError
+        raise kind(
             f"{len(failed)} of {len(jobs)} jobs failed ({numbers}); "
             "the same command with sweep.resume=true runs only these again"
         )

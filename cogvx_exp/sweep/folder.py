@@ -29,6 +29,8 @@ class SweepJob:
     """The objective of a finished job; else the loss of its last step."""
     seconds: float | None = None
     message: str = ""
+    crashed: bool = False
+    """Whether it failed by an error that is no user's."""
 
 
 def note_sweep(folder: Path, overrides: Sequence[str]) -> None:
@@ -44,6 +46,22 @@ def find_sweep(overrides: Sequence[str], sweeps: Path = SWEEPS) -> Path | None:
 
 def _identity(overrides: Sequence[str]) -> list[str]:
     return sorted(text for text in overrides if not text.startswith(NOT_PART))
+
+
+def link_job(place: Path, run_dir: Path) -> None:
+    """Makes the folder of a job in its sweep a link to the `run_dir` that the job was given."""
+    if place.resolve() == run_dir.resolve():
+        return
+    RunFolder(place).status.unlink(missing_ok=True)  # of an earlier try
+    place.rmdir()
+    place.symlink_to(run_dir.resolve(), target_is_directory=True)
+
+
+def unlink_what_is_gone(folder: Path) -> None:
+    """Removes the links to folders of jobs that were removed."""
+    for path in folder.iterdir():
+        if path.is_symlink() and not path.exists():
+            path.unlink()
 
 
 def job_folders(folder: Path) -> list[Path]:
@@ -64,8 +82,8 @@ def read_sweep_job(folder: Path) -> SweepJob:
         summary = read_json(folder / "summary.json")
         loss, seconds = objective(summary), summary["seconds"]
     step = last.get("step")
-    message = str(status.get("message", ""))
-    return SweepJob(int(folder.name), overrides, state, step, status.get("steps"), loss, seconds, message)
+    message, crashed = str(status.get("message", "")), bool(status.get("crashed"))
+    return SweepJob(int(folder.name), overrides, state, step, status.get("steps"), loss, seconds, message, crashed)
 
 
 def is_lost(status: dict) -> bool:

@@ -13,6 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 from cogvx_exp.launch.processes import descendants
+from cogvx_exp.sweep.folder import job_folders, read_sweep_job
 from cogvx_exp.tracking.run_folder import RunFolder, read_metrics, read_status
 from cogvx_exp.training.checkpoint_files import newest_checkpoint
 from tests.conftest import needs_compiler
@@ -196,6 +197,9 @@ def test_a_crash_of_one_process_ends_all_with_its_own_words(
     assert done.returncode == 1, done.stderr
     assert "the second process is out of luck" in done.stderr
     assert "process 1 failed" in done.stderr
+    assert "1 of 2 jobs failed (0)" in done.stderr
+    (sweep,) = (tmp_path / "outputs" / "multirun").iterdir()
+    assert [read_sweep_job(folder).status for folder in job_folders(sweep)] == ["failed", "finished"]
     assert read_status(tmp_path / "doomed")["status"] == "failed"
     assert read_status(tmp_path / "lucky")["status"] == "finished"
     assert json.loads((tmp_path / "lucky" / "summary.json").read_text())["processes"] == 2
