@@ -18,9 +18,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from safetensors.torch import load_file
 
-from cogvx_exp.launch.processes import descendants
 from cogvx_exp.tracking.run_folder import read_metrics
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "kills.md"
@@ -57,7 +57,7 @@ class Attempt:
 
     def kill(self) -> None:
         """SIGKILL to all processes."""
-        pids = [self.process.pid, *descendants(self.process.pid)]
+        pids = [self.process.pid, *(child.pid for child in psutil.Process(self.process.pid).children(recursive=True))]
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from cogvx_exp.comparison.runs import Run, Video
-from cogvx_exp.comparison.tables import run_rows, write_csv
+from cogvx_exp.comparison.tables import differing_settings, run_row, run_rows, write_csv
 from cogvx_exp.files import file_hash, write_text
 from cogvx_exp.tracking.run_folder import RunFolder
 
@@ -44,7 +44,7 @@ COLUMNS = {
     "held_out_loss": "held-out loss",
     "best_held_out_loss": "best",
     "loss": "loss",
-    "steps": "steps",
+    "last_step": "steps",
     "seconds": "time",
     "seconds_per_step": "s/step",
     "memory_gib": "GiB",
@@ -60,9 +60,8 @@ def write_report(runs: Sequence[Run], output: Path) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     with as_file(files("cogvx_exp.comparison") / "page") as page:
         shutil.copytree(page, output / "page", dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.j2"))
-    rows = run_rows(runs)
-    write_csv(output / "runs.csv", rows)
-    data = report_data(runs, rows, output)
+    write_csv(output / "runs.csv", run_rows(runs))
+    data = report_data(runs, output)
     write_csv(output / "curves.csv", _curve_rows(data))
     # A page on disk may not fetch files, but it may load scripts.
     text = json.dumps(data, ensure_ascii=False, default=str).replace("</", "<\\/")
@@ -72,8 +71,8 @@ def write_report(runs: Sequence[Run], output: Path) -> Path:
         "index.html.j2"
     )
     title = runs[0].settings.get("name", runs[0].label) if alone else f"{len(runs)} runs"
-    goes_on = any(run.status == "running" for run in runs)
-    write_text(output / "index.html", template.render(title=title, refresh=REFRESH if goes_on else None, alone=alone))
+    refresh = REFRESH if alone and alone.status == "running" else None  # which writes it again
+    write_text(output / "index.html", template.render(title=title, refresh=refresh, alone=alone))
     return output / "index.html"
 
 
@@ -83,9 +82,9 @@ def write_run_page(folder: RunFolder) -> None:
         write_report([Run(folder.path.name, folder)], folder.path / "report")
 
 
-def report_data(runs: Sequence[Run], rows: list[dict[str, Any]], output: Path) -> dict[str, Any]:
+def report_data(runs: Sequence[Run], output: Path) -> dict[str, Any]:
     """What the page shows, as JSON-like values."""
-    settings = [name for name in rows[0] if name not in {"run", "status", "message", *COLUMNS}]
+    settings = differing_settings(runs)
     points = POINTS_OF_ONE if len(runs) == 1 else POINTS
     return {
         "made": datetime.now().isoformat(timespec="seconds"),
@@ -94,7 +93,7 @@ def report_data(runs: Sequence[Run], rows: list[dict[str, Any]], output: Path) -
         "curves": CURVES,
         "runs": [
             {
-                **row,
+                **run_row(run, settings),
                 "link": _link(run.folder.path, output),
                 "config": _link(run.folder.config, output) if run.folder.config.exists() else None,
                 "command": run.folder.command.read_text(encoding="utf-8").strip()
@@ -104,7 +103,7 @@ def report_data(runs: Sequence[Run], rows: list[dict[str, Any]], output: Path) -
                 "curves": {name: _thin(run, name, points) for name in CURVES},
                 "videos": [_video(run, video, output) for video in run.videos],
             }
-            for run, row in zip(runs, rows, strict=True)
+            for run in runs
         ],
     }
 
@@ -152,7 +151,7 @@ def _video(run: Run, video: Video, output: Path) -> dict[str, Any]:
 
 def _within_reach(run: Run, path: Path, output: Path) -> str:
     """Where the page finds a video: below the folder around the page, or in the page's own folder."""
-    if path.is_relative_to(output.resolve().parent):
+    if path.resolve().is_relative_to(output.resolve().parent):
         return _link(path, output)
     # The name tells the content, so that another video never takes its place.
     there = output / "videos" / f"{file_hash(path)}.mp4"

@@ -11,8 +11,7 @@ import yaml
 
 from cogvx_exp.errors import UserError
 from cogvx_exp.files import read_json
-from cogvx_exp.sweep.folder import is_lost
-from cogvx_exp.tracking.run_folder import RunFolder, read_metrics, read_status
+from cogvx_exp.tracking.run_folder import RunFolder, read_metrics, read_status, settings_by_name
 
 DEEPEST = 4
 """Folders below a given one in which runs are looked for."""
@@ -40,10 +39,7 @@ class Run:
     @cached_property
     def about(self) -> dict[str, Any]:
         """How the run stands."""
-        about = read_status(self.folder.path)
-        if about.get("status") == "running" and is_lost(about):
-            return {**about, "status": "lost", "message": "its process is gone without a word"}
-        return about or {"status": "unknown"}
+        return read_status(self.folder.path) or {"status": "unknown"}
 
     @property
     def status(self) -> str:
@@ -61,7 +57,7 @@ class Run:
         if not self.folder.config.exists():
             return dict(text.lstrip("+").split("=", 1) for text in self.about.get("overrides", []))
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it is
-        return dict(_leaves(yaml.load(self.folder.config.read_text(encoding="utf-8"), loader)))
+        return settings_by_name(yaml.load(self.folder.config.read_text(encoding="utf-8"), loader))
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -106,7 +102,7 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
             raise UserError(
                 f"{folder} has no run in it; give folders of runs or of sweeps, such as outputs/multirun/TIME"
             )
-        paths += [path for path in found if path not in paths]
+        paths += [path for path in found if path.resolve() not in {one.resolve() for one in paths}]
     common = Path(commonpath(paths)) if len(paths) > 1 else paths[0].parent
     return [Run(str(path.relative_to(common)), RunFolder(path)) for path in paths]
 
@@ -119,14 +115,6 @@ def _runs_in(folder: Path, depth: int) -> Iterator[Path]:
         below = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
         for path in sorted(below, key=lambda path: (path.name.isdigit() and int(path.name), path.name)):
             yield from _runs_in(path, depth - 1)
-
-
-def _leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -8,15 +8,10 @@ from typing import TYPE_CHECKING, Any
 from cogvx_exp.comparison.runs import Run, find_runs
 from cogvx_exp.errors import UserError
 from cogvx_exp.files import whole_file
+from cogvx_exp.tracking.run_folder import SAYS_NOTHING
 
 if TYPE_CHECKING:
     import pandas
-
-SAYS_NOTHING = ("run_dir", "cache_dir", "resume", "sweep.", "hub.", "model.usual.", "tracker.")
-"""Settings that do not tell what a run did."""
-
-PROCESS = "process_peak_gib"
-DEVICE = "peak_gib"
 
 
 def differing_settings(runs: Sequence[Run]) -> list[str]:
@@ -24,11 +19,12 @@ def differing_settings(runs: Sequence[Run]) -> list[str]:
 
     A setting that only follows another is left out: of a chosen model, its name stands for all that comes with it.
     """
-    names = dict.fromkeys(name for run in runs for name in run.settings if not name.startswith(SAYS_NOTHING))
+    silent = (*SAYS_NOTHING, "tracker.")
+    names = dict.fromkeys(name for run in runs for name in run.settings if not name.startswith(silent))
     complete = [run for run in runs if run.folder.config.exists()] or list(runs)
     differing = [name for name in names if len({repr(run.settings.get(name)) for run in complete}) > 1]
     chosen = [name.removesuffix("name") for name in differing if name.endswith(".name")]
-    differing = [name for name in differing if name != "name" and not _follows(name, chosen, complete)]
+    differing = [name for name in differing if not _follows(name, chosen, complete)]
     given = {text.lstrip("+").partition("=")[0] for run in runs for text in run.folder.overrides()}
     differing.sort(key=lambda name: name not in given)  # the others may be copies of these
     columns = {name: [run.settings.get(name) for run in complete] for name in differing}
@@ -47,13 +43,13 @@ def _follows(name: str, chosen: list[str], runs: Sequence[Run]) -> bool:
 def run_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """One row a run: its label, status, differing settings and results. Seconds, GiB; None where there is nothing."""
     differing = differing_settings(runs)
-    return [_row(run, differing) for run in runs]
+    return [run_row(run, differing) for run in runs]
 
 
-def _row(run: Run, differing: list[str]) -> dict[str, Any]:
+def run_row(run: Run, differing: list[str]) -> dict[str, Any]:
+    """One row of `run_rows`, with the given settings."""
     losses = [line["loss"] for line in run.held_out]
     last = run.metrics[-1] if run.metrics else {}
-    training = run.summary.get("memory", {}).get("before_validation", {})
     return {
         "run": run.label,
         "status": run.status,
@@ -61,10 +57,10 @@ def _row(run: Run, differing: list[str]) -> dict[str, Any]:
         "held_out_loss": losses[-1] if losses else None,
         "best_held_out_loss": min(losses, default=None),
         "loss": run.summary.get("loss_last_tenth", last.get("loss_smoothed", last.get("loss"))),
-        "steps": last.get("step"),
+        "last_step": last.get("step"),
         "seconds": run.summary.get("seconds"),
         "seconds_per_step": run.summary.get("seconds_per_step"),
-        "memory_gib": training.get(DEVICE, training.get(PROCESS, last.get("memory_gib"))),
+        "memory_gib": run.summary.get("memory_figures", {}).get("before_validation", last.get("memory_gib")),
         "message": run.message,
     }
 
@@ -78,16 +74,6 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def metric_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One row a step of each run: its metrics, and the held-out loss where it was measured."""
-    rows = []
-    for run in runs:
-        measured = {line["step"]: line["loss"] for line in run.held_out}
-        for line in run.metrics:
-            rows.append({"run": run.label, **line, "held_out_loss": measured.get(line["step"])})
-    return rows
-
-
 def runs_frame(*folders: str | Path) -> "pandas.DataFrame":
     """The runs in folders as a pandas DataFrame, one row a run, as in the report's table.
 
@@ -98,17 +84,22 @@ def runs_frame(*folders: str | Path) -> "pandas.DataFrame":
 
 
 def metrics_frame(*folders: str | Path) -> "pandas.DataFrame":
-    """All metrics of the runs in folders as a pandas DataFrame, one row a step.
+    """All metrics of the runs in folders as a pandas DataFrame, one row a step, with the held-out loss where it was
+    measured.
 
     Raises:
         UserError: there is no run, or pandas is not installed.
     """
-    return _frame(metric_rows(find_runs(map(Path, folders))))
+    rows = []
+    for run in find_runs(map(Path, folders)):
+        measured = {line["step"]: line["loss"] for line in run.held_out}
+        rows += [{"run": run.label, **line, "held_out_loss": measured.get(line["step"])} for line in run.metrics]
+    return _frame(rows)
 
 
 def _frame(rows: list[dict[str, Any]]) -> "pandas.DataFrame":
     try:
         import pandas
     except ImportError:
-        raise UserError("this needs pandas: pip install pandas (report writes the same figures as CSV)") from None
+        raise UserError("this needs pandas: pip install pandas; cogvx_exp.report writes CSV files without it") from None
     return pandas.DataFrame(rows)

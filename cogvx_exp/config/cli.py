@@ -60,10 +60,17 @@ class EntryPoint(Generic[Job]):
     """Is told of each job of a sweep that failed."""
 
     def __call__(self, argv: Sequence[str] | None = None) -> int:
-        """Runs the command and returns its exit code: 0, 2 for a user's error, 130 for Ctrl-C."""
+        """Runs the command and returns its exit code: 0, 1 for a crash, 2 for a user's error, 130 for Ctrl-C.
+
+        Raises:
+            Stopped: (an exit with code 75) the run was asked to stop and has saved its state.
+        """
         argv = list(sys.argv[1:] if argv is None else argv)
         try:
-            return self._main(argv)
+            try:
+                return self._main(argv)
+            except HydraException as error:
+                raise UserError(_explained(error)) from error
         except UserError as error:
             if os.environ.get("COGVX_TRACEBACK") or any(text.startswith("hydra.verbose") for text in argv):
                 raise
@@ -130,7 +137,7 @@ class EntryPoint(Generic[Job]):
             several = re.match(r"Ambiguous value for argument '(.*)'", str(error))
             if several:
                 return None, [Fault(several[1], "has several values: add -m for a run of each, or write KEY=[A,B]")]
-            return None, [Fault(" ".join(overrides), _first_lines(error))]
+            return None, [Fault(" ".join(overrides), _explained(error))]
 
     def job(self, config: DictConfig) -> Job:
         """Types and checks a composed configuration.
@@ -170,14 +177,14 @@ class EntryPoint(Generic[Job]):
             self.failed(overrides, failed[-1])
             return math.nan  # a sweeper that searches takes it as failed
 
-        try:
-            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=self._config)(start)()
-        except HydraException as error:
-            raise UserError(_first_lines(error)) from error
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=self._config)(start)()
         self.finish(results)
         if failed:
             raise failed[0]
 
 
-def _first_lines(error: Exception) -> str:
-    return " ".join(str(error).split("\n")[:2])
+def _explained(error: HydraException) -> str:
+    """The part of Hydra's message that says what is wrong."""
+    text = " ".join(str(error).split("\n")[:2])
+    plugin = re.search(r"hydra/(launcher|sweeper)/\w+", text)
+    return f"{text}; pip install 'cogvx-exp[sweeps]' has it, if it is one of this project's" if plugin else text

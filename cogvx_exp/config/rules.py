@@ -32,6 +32,7 @@ def check_train(job: TrainJob) -> list[Fault]:
         _processes_fit,
         _resume_has_a_folder,
         _trackers_are_installed,
+        _sweep_has_gpus,
     )
     return [fault for rule in rules for fault in rule(job)]
 
@@ -284,3 +285,10 @@ def _size_faults(model: Model, setting: str, size: int) -> Faults:
     below = max(size // multiple, 1) * multiple
     rule = f"must be a multiple of {multiple} pixels"
     yield Fault(f"{setting}={size}", f"{rule}; nearest: {below} or {below + multiple}")
+
+
+def _sweep_has_gpus(job: TrainJob) -> Faults:
+    gpus, needed = job.sweep.gpus, job.sweep.gpus_per_job
+    if gpus is not None and len(set(gpus)) < max(needed, len(gpus)):
+        problem = f"names too few GPUs for sweep.gpus_per_job={needed}" if len(gpus) < needed else "names one twice"
+        yield Fault(f"sweep.gpus={gpus}", f"{problem}; list each GPU of this machine once")

@@ -18,7 +18,7 @@ from cogvx_exp.data.video import VideoInfo
 VIDEO_FOLDERS = ("video_latents", "latents")
 PROMPT_FOLDERS = ("prompt_embeds", "embeddings")
 SPATIAL, TEMPORAL = 8, 4
-"""Pixels and frames of a latent, in every CogVideoX."""
+"""Pixels and frames of a latent, in the checkpoints that the Factory encodes for."""
 
 PREPARE_AGAIN = "run prepare_dataset.py again, or take the row out"
 

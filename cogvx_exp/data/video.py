@@ -79,6 +79,18 @@ def open_video(path: str) -> Reader:
             raise ClipError(f"cannot be decoded ({_reason(error)})", REENCODE) from None
 
 
+def spread_frames(path: Path, count: int) -> np.ndarray:
+    """At most `count` frames of a video, spread evenly over it: uint8, (frames, height, width, 3).
+
+    Raises:
+        ClipError: it cannot be decoded.
+    """
+    video = open_video(str(path))
+    total = len(video.starts)
+    chosen = np.linspace(0, total - 1, min(total, count)).round().astype(int)
+    return np.stack(list(video.frames(chosen.tolist())))
+
+
 def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
     """Writes frames (uint8, (frames, height, width, 3)) as H.264 mp4; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -65,7 +65,7 @@ def transformer_without_data(job: TrainJob, dtype: torch.dtype, shapes: set[Buck
         transformer = CogVideoXTransformer3DModel(**job.model.transformer.model_dump())
     _set_dtype(transformer, dtype)
     transformer.requires_grad_(False)
-    if not fits_learned_positions(transformer.config, shapes):
+    if not fits_learned_positions(transformer.config, shapes, job.model.vae.spatial_compression_ratio):
         drop_learned_positions(transformer)
     for block in transformer.transformer_blocks if job.quant.name != "none" else []:
         assert job.quant.bytes_per_weight

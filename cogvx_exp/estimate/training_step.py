@@ -123,7 +123,7 @@ def go_through(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: str
         if job.optim.offload:
             host["optimizer"] = sum(state.nbytes for state in states)
             host["copies"] = sum(parameter.nbytes * 2 for parameter in parameters.values())  # of weights and gradients
-        del average
+        del average  # in memory until here, as in a run
         return StepBytes(resident, forward, backward, between, Counter(live.at_peak), held, host)
 
 

@@ -43,6 +43,7 @@ def launch(job: TrainJob, overrides: list[str]) -> float | None:
 
     Raises:
         UserError: anything only the user can mend.
+        CrashError: a process that was started failed by an error that is no user's.
         Stopped: the run was asked to stop and has saved its state.
     """
     place = place_in_job()
@@ -52,6 +53,8 @@ def launch(job: TrainJob, overrides: list[str]) -> float | None:
     if place:
         return _run_as_started(job, overrides, place)
     in_sweep, place_in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN, Path(HydraConfig.get().runtime.output_dir)
+    if not in_sweep and (job.sweep.resume or job.sweep.gpus):
+        raise UserError("sweep.resume and sweep.gpus are for sweeps (-m); a single run has resume=auto")
     if in_sweep and job.sweep.resume:
         job, done = taken_up(job, job.run_dir or place_in_sweep)
         if done:

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 from cogvx_exp.config.schema import Distributed
 from cogvx_exp.errors import UserError
@@ -44,19 +43,6 @@ def run_processes(module: str, job: str, distributed: Distributed) -> None:
         raise UserError(
             f"process {', '.join(map(str, failed))} of {len(codes)} failed; see above. Run it again to go on"
         )
-
-
-def children(pid: int) -> list[int]:
-    """Processes that a process has started and that are still there."""
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
-def descendants(pid: int) -> list[int]:
-    """Processes that a process has started, and those that they have started."""
-    return [each for child in children(pid) for each in (child, *descendants(child))]
 
 
 def die_with_parent() -> None:

@@ -1,17 +1,13 @@
 """Finds the checkpoint that `resume` asks for."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.errors import UserError
 from cogvx_exp.files import read_json
-from cogvx_exp.tracking.run_folder import read_job, read_status
+from cogvx_exp.tracking.run_folder import SAYS_NOTHING, read_job, read_status, settings_by_name
 from cogvx_exp.training.checkpoint_files import CheckpointFolder, newest_checkpoint, open_checkpoint, runs_newest_first
-
-MAY_DIFFER = ("run_dir", "cache_dir", "resume", "name", "hub", "model.usual", "sweep")
-"""Settings whose change says nothing about the run."""
 
 MUST_AGREE = ("model.name", "model.path", "model.weights", "model.transformer", "task", "method", "optim.target")
 """Settings that decide which tensors a checkpoint has and what they mean."""
@@ -106,18 +102,9 @@ def changes(job: TrainJob, checkpoint: CheckpointFolder) -> list[str]:
 
 
 def _changed(job: TrainJob, before: dict[str, Any]) -> list[str]:
-    now = dict(_leaves(job.model_dump(mode="json")))
-    then = dict(_leaves(before))
-    changed = [key for key in now | then if now.get(key) != then.get(key) and not key.startswith(MAY_DIFFER)]
+    now, then = settings_by_name(job.model_dump(mode="json")), settings_by_name(before)
+    changed = [key for key in now | then if now.get(key) != then.get(key) and not key.startswith(SAYS_NOTHING)]
     return [f"{key} was {then.get(key)}, is {now.get(key)}" for key in changed]
-
-
-def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _get(config: Any, setting: str) -> Any:

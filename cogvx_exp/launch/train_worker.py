@@ -8,7 +8,7 @@ from pathlib import Path
 from cogvx_exp.data.dataset import load_dataset
 from cogvx_exp.errors import UserError
 from cogvx_exp.launch.processes import die_with_parent
-from cogvx_exp.launch.workers import leave_failure, read_work
+from cogvx_exp.launch.work_files import leave_failure, read_work
 from cogvx_exp.quiet import quiet_libraries
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.run_folder import RunFolder

@@ -4,7 +4,6 @@ The processes know nothing of Hydra: their job is a JSON file in the run's folde
 torchrun is told by the kernel when its parent dies, and each of them when torchrun dies.
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -14,12 +13,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+
+import psutil
 
 from cogvx_exp.config.schema import Distributed, TrainJob
 from cogvx_exp.errors import CrashError, UserError
-from cogvx_exp.files import read_json, write_json
-from cogvx_exp.launch.processes import children, descendants, die_with_parent
+from cogvx_exp.launch.processes import die_with_parent
+from cogvx_exp.launch.work_files import first_failure, leave_work
 from cogvx_exp.sweep.gpus import gpus_of_its_own
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.run_folder import RunFolder
@@ -29,6 +29,9 @@ WORKER = "cogvx_exp.launch.train_worker"
 
 ERRORS = "stderr.log"
 """What the started process writes there: torchrun's account of its workers, or a job's own warnings."""
+
+ASK_TO_STOP = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""Of Slurm, of a user, and of submitit when the time of a job is nearly up."""
 
 LONGEST_BUILD = 600
 """Seconds after which a lock on the compilation of an operation (which takes about 100) is left over."""
@@ -49,36 +52,41 @@ def run_workers(job: TrainJob, folder: RunFolder, checkpoint: Path | None, log: 
         CrashError: a process failed with another error.
     """
     logs = folder.logs / f"node-{job.distributed.node_rank}"
-    logs.mkdir(parents=True, exist_ok=True)
-    for left in logs.glob("failure-*.json"):
-        left.unlink()
-    write_json(logs / "job.json", {"job": job.model_dump(mode="json"), "checkpoint": checkpoint and str(checkpoint)})
-    alone = job.distributed.name == "single"
-    command = [sys.executable, "-m"]
-    if not alone:
-        command += ["torch.distributed.run", *_torchrun_flags(job.distributed)]
-        command += [f"--log-dir={logs}", f"--redirects={_redirects(job.distributed)}", "-m"]
-        console.print(
-            f"Starting {job.distributed.processes} processes ({job.distributed.name}); logs in {logs}", soft_wrap=True
-        )
+    leave_work(logs, job, checkpoint)
     _remove_stale_locks()
     with gpus_of_its_own(job.sweep) as gpus, ExitStack() as files:
-        says = files.enter_context(log.open("w")) if log else None
         process = subprocess.Popen(
-            [*command, WORKER, str(logs)],
-            stdout=says,
+            _command(job, logs),
+            stdout=files.enter_context(log.open("w")) if log else None,
             stderr=files.enter_context((logs / ERRORS).open("w")),
             env=_environment(job) | gpus,
             start_new_session=True,
-            preexec_fn=_before_torchrun,
+            preexec_fn=_before_start,
         )
-        with _passing_signals_on(process, alone):
+        with _passing_signals_on(process, alone=job.distributed.name == "single"):
             try:
                 code = process.wait()
             except BaseException:
                 _kill(process)
+                process.wait()
                 raise
-    failure = _first_failure(logs)
+    _raise_failure(logs, code)
+
+
+def _command(job: TrainJob, logs: Path) -> list[str]:
+    """Starts the worker of a job that has one process, or torchrun, which starts several."""
+    distributed = job.distributed
+    if distributed.name == "single":
+        return [sys.executable, "-m", WORKER, str(logs)]
+    text = f"Starting {distributed.processes} processes ({distributed.name}); logs in {logs}"
+    console.print(text, soft_wrap=True)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *_torchrun_flags(distributed)]
+    return [*torchrun, f"--log-dir={logs}", f"--redirects={_redirects(distributed)}", "-m", WORKER, str(logs)]
+
+
+def _raise_failure(logs: Path, code: int) -> None:
+    """Raises what the process that failed first has left, if one has."""
+    failure = first_failure(logs)
     if failure and failure["stopped"]:
         raise Stopped(failure["message"])
     if failure and failure["user"]:
@@ -121,14 +129,15 @@ def _environment(job: TrainJob) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(threads), **os.environ, "PATH": path}
 
 
-def _before_torchrun() -> None:
+def _before_start() -> None:
+    """Lets SIGUSR1 wait until the worker, or those of torchrun, can take it (`StopRequest.listening`)."""
     die_with_parent()
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # for the workers only, which take it up again
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 
 
 @contextmanager
 def _passing_signals_on(process: subprocess.Popen, alone: bool) -> Iterator[None]:
-    """Inside, SIGTERM and SIGUSR1 reach the workers, which save and end. A second one ends them at once.
+    """Inside, signals of `ASK_TO_STOP` reach the workers, which save and end. A second SIGTERM ends them at once.
 
     Args:
         process: the worker, or torchrun.
@@ -141,10 +150,10 @@ def _passing_signals_on(process: subprocess.Popen, alone: bool) -> Iterator[None
         if asked and number == signal.SIGTERM:
             _kill(process)
         asked = True
-        for worker in [process.pid] if alone else children(process.pid):
+        for worker in [process.pid] if alone else _started_by(process.pid):
             _send(worker, signal.SIGUSR1)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    before = {number: signal.signal(number, ask) for number in ASK_TO_STOP}
     try:
         yield
     finally:
@@ -154,37 +163,18 @@ def _passing_signals_on(process: subprocess.Popen, alone: bool) -> Iterator[None
 
 def _kill(process: subprocess.Popen) -> None:
     """Ends a process and those that it has started at once."""
-    for pid in (process.pid, *descendants(process.pid)):
+    for pid in (process.pid, *_started_by(process.pid, recursive=True)):
         _send(pid, signal.SIGKILL)
-    process.wait()
+
+
+def _started_by(pid: int, recursive: bool = False) -> list[int]:
+    """Processes that a process has started; `recursive`: and those that they have started."""
+    try:
+        return [child.pid for child in psutil.Process(pid).children(recursive)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _send(pid: int, number: int) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-def _first_failure(logs: Path) -> dict[str, Any] | None:
-    """What the process that failed first has left."""
-    failures = [read_json(path) for path in logs.glob("failure-*.json")]
-    return min(failures, key=lambda failure: failure["time"], default=None)
-
-
-def leave_failure(logs: Path, rank: int, error: BaseException, traceback: str = "") -> None:
-    """Called in a worker: says what ended it."""
-    about = {
-        "rank": rank,
-        "time": time.time(),
-        "user": isinstance(error, UserError),
-        "stopped": isinstance(error, Stopped),
-        "message": getattr(error, "message", str(error)),
-        "traceback": traceback,
-    }
-    write_json(logs / f"failure-{rank}.json", about)
-
-
-def read_work(logs: Path) -> tuple[TrainJob, Path | None]:
-    """The job that `run_workers` has left, and the checkpoint to go on from."""
-    work = json.loads((logs / "job.json").read_text(encoding="utf-8"))
-    checkpoint = work["checkpoint"]
-    return TrainJob.model_validate(work["job"]), Path(checkpoint) if checkpoint else None

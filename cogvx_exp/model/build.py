@@ -1,9 +1,7 @@
 """Builds a pipeline of real diffusers and transformers classes from an architecture and a seed."""
 
-import os
-import shutil
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +13,13 @@ from diffusers import (
     CogVideoXImageToVideoPipeline,
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
+    ModelMixin,
 )
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from cogvx_exp.config.schema import Model
 from cogvx_exp.config.schema.model import VaeArchitecture
-from cogvx_exp.files import fingerprint, sync_folder
+from cogvx_exp.files import fingerprint, whole_folder
 
 FORMAT = 1
 """Raise it when the same settings build other weights."""
@@ -44,18 +43,18 @@ def built_folder(model: Model, cache_dir: Path) -> Path:
 
 
 def build_pipeline(
-    model: Model, folder: Path, words: Sequence[str] = (), vae: AutoencoderKLCogVideoX | None = None
+    model: Model, folder: Path, words: Sequence[str] = (), trained: Mapping[str, ModelMixin] | None = None
 ) -> None:
     """Writes a pipeline with random weights, as `from_pretrained` reads it, into `folder`.
+
+    The same settings give the same weights. The weights are made in the model's native type, so that
+    a 5b needs 11 GiB of memory and not 22.
 
     Args:
         model: its architecture and its seed.
         folder: where it is written.
         words: what the tokenizer knows besides single characters.
-        vae: an autoencoder that was trained, instead of a random one.
-
-    The same settings give the same weights. The weights are made in the model's native type, so that
-    a 5b needs 11 GiB of memory and not 22.
+        trained: parts that are not to be random, by their names in the pipeline: vae, transformer.
     """
     dtype = getattr(torch, model.native_dtype)
     before = torch.get_default_dtype()
@@ -63,8 +62,7 @@ def build_pipeline(
         torch.manual_seed(model.random_seed)
         torch.set_default_dtype(dtype)
         try:
-            transformer = CogVideoXTransformer3DModel(**model.transformer.model_dump())
-            vae = vae or _build_vae(model)
+            parts = {"transformer": build_transformer(model), "vae": _build_vae(model), **(trained or {})}
             text_encoder = _build_text_encoder(model)
         finally:
             torch.set_default_dtype(before)
@@ -72,8 +70,7 @@ def build_pipeline(
     pipeline = pipeline_class(
         tokenizer=_build_tokenizer(words),
         text_encoder=text_encoder,
-        vae=vae,
-        transformer=transformer,
+        **parts,
         scheduler=SCHEDULERS[model.sampling.scheduler](
             **model.scheduler.model_dump(),
             prediction_type="v_prediction",
@@ -82,13 +79,13 @@ def build_pipeline(
             set_alpha_to_one=True,
         ),
     )
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    pipeline.save_pretrained(beside)
-    sync_folder(beside)
-    try:
-        beside.replace(folder)
-    except OSError:  # another process was faster
-        shutil.rmtree(beside)
+    with whole_folder(folder) as beside:
+        pipeline.save_pretrained(beside)
+
+
+def build_transformer(model: Model) -> CogVideoXTransformer3DModel:
+    """A random transformer, in torch's default type."""
+    return CogVideoXTransformer3DModel(**model.transformer.model_dump())
 
 
 def vae_arguments(architecture: VaeArchitecture) -> dict[str, Any]:

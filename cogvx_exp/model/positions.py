@@ -12,9 +12,6 @@ from cogvx_exp.data.buckets import Bucket
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
 
-SPATIAL = 8
-"""Pixels of a latent pixel in 5b-I2V, the only one with learned positions."""
-
 
 def rotary_positions(config: dict, latent_shape: tuple[int, int, int], device: torch.device) -> Rotary | None:
     """Cosines and sines for latents of (frames, height, width), each (tokens, head_dim); None for sin-cos models.
@@ -61,9 +58,9 @@ def _rotary(
     )
 
 
-def fits_learned_positions(config: dict, shapes: Iterable[Bucket]) -> bool:
-    """Whether a model has no learned positions, or all shapes are the one they fit."""
-    native = (config["sample_frames"], config["sample_height"] * SPATIAL, config["sample_width"] * SPATIAL)
+def fits_learned_positions(config: dict, shapes: Iterable[Bucket], scale: int) -> bool:
+    """Whether a model has no learned positions, or all shapes are the one they fit; `scale`: pixels of a latent."""
+    native = (config["sample_frames"], config["sample_height"] * scale, config["sample_width"] * scale)
     if not config["use_learned_positional_embeddings"]:
         return True
     return all((shape.num_frames, shape.height, shape.width) == native for shape in shapes)

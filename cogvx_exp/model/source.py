@@ -1,13 +1,12 @@
 """Finds the folder of a pretrained pipeline. Does not need torch."""
 
-import os
 import shutil
 from importlib.resources import as_file, files
 from pathlib import Path
 
 from cogvx_exp.config.schema import Model
 from cogvx_exp.errors import UserError
-from cogvx_exp.files import file_hash, fingerprint
+from cogvx_exp.files import file_hash, fingerprint, whole_folder
 from cogvx_exp.hub import fetch
 
 NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt"]
@@ -19,17 +18,18 @@ def shipped_folder(model: Model, cache_dir: Path) -> Path:
     The parts that the two tiny models share are in the package once.
     """
     with as_file(files("cogvx_exp.world") / "weights") as weights:
-        parts = [weights / "shared", weights / model.name]
-        made_from = {path.name + path.parent.name: file_hash(path) for part in parts for path in part.rglob("*.*")}
-        folder = cache_dir / "models" / f"{model.name}-{fingerprint(made_from)[:12]}"
-        if not folder.exists():
-            beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        return put_together(weights, model.name, cache_dir)
+
+
+def put_together(weights: Path, name: str, cache_dir: Path) -> Path:
+    """The pipeline whose parts are in weights/shared and weights/name, as one folder in the cache."""
+    parts = [weights / "shared", weights / name]
+    made_from = {path.name + path.parent.name: file_hash(path) for part in parts for path in part.rglob("*.*")}
+    folder = cache_dir / "models" / f"{name}-{fingerprint(made_from)[:12]}"
+    if not folder.exists():
+        with whole_folder(folder) as beside:
             for part in parts:
                 shutil.copytree(part, beside, dirs_exist_ok=True)
-            try:
-                beside.replace(folder)
-            except OSError:  # another process was faster
-                shutil.rmtree(beside)
     return folder
 
 

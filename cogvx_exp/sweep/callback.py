@@ -12,10 +12,10 @@ from omegaconf import DictConfig
 
 from cogvx_exp.config.faults import ConfigError
 from cogvx_exp.errors import CrashError, UserError
-from cogvx_exp.sweep.folder import SweepJob, find_sweep, note_sweep, unlink_what_is_gone
+from cogvx_exp.sweep.folder import SweepJob, find_sweep, job_folders, note_sweep, unlink_what_is_gone
 from cogvx_exp.sweep.table import SweepTable
 from cogvx_exp.tracking.progress import console
-from cogvx_exp.tracking.run_folder import RunFolder, write_status
+from cogvx_exp.tracking.run_folder import RunFolder, read_status, write_status
 
 TARGET = "cogvx_exp.sweep.callback.SweepCallback"
 
@@ -30,6 +30,8 @@ class SweepCallback(Callback):
         """Before the first job."""
         overrides = list(config.hydra.overrides.task)
         folder = Path(config.hydra.sweep.dir)
+        if config.sweep.resume and not job_folders(folder):
+            console.print("Note: sweep.resume=true: no sweep was started with this command yet; starting one")
         note_sweep(folder, overrides)
         unlink_what_is_gone(folder)
         planned = _planned(config, overrides)
@@ -60,29 +62,34 @@ def _planned(config: DictConfig, overrides: list[str]) -> list[list[str]]:
 
 
 def sweep_overrides(overrides: list[str]) -> list[str]:
-    """What Hydra is told besides the command line: the callback, and the folder of a sweep that is taken up again."""
+    """What Hydra is told besides the command line: the callback, and the folder of a sweep that is taken up again.
+
+    Raises:
+        UserError: a folder was named that has a sweep already.
+    """
     added = [f"+hydra.callbacks.sweep._target_={TARGET}"]
     wants = any(text.replace(" ", "").lower() == "sweep.resume=true" for text in overrides)
-    if wants and not any(text.startswith("hydra.sweep.dir=") for text in overrides):
-        found = find_sweep(overrides)
-        if found:
-            added.append(f"hydra.sweep.dir={found}")
-        else:
-            console.print("Note: sweep.resume=true: no sweep was started with this command yet; starting one")
+    given = [text.partition("=")[2] for text in overrides if text.startswith("hydra.sweep.dir=")]
+    if given and not wants and job_folders(Path(given[-1])):
+        raise UserError(f"hydra.sweep.dir={given[-1]} has a sweep; sweep.resume=true goes on with it, or name another")
+    if wants and not given and (found := find_sweep(overrides)):
+        added.append(f"hydra.sweep.dir={found}")
     return added
 
 
 def note_failure(overrides: list[str], error: UserError | CrashError) -> None:
     """Notes in a job's folder that it could not even start, or what ended it; prints a crash, too."""
     folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
+    crashed = isinstance(error, CrashError)
+    if crashed:
+        print(error, file=sys.stderr)
+    if read_status(folder.path).get("status") == "finished":
+        return  # what is there was made by another sweep
     folder.path.mkdir(parents=True, exist_ok=True)
     faults = error.faults if isinstance(error, ConfigError) else []
     message = "; ".join(f"{fault.setting} {fault.problem}" for fault in faults) or str(error)
     shown = [text for text in overrides if not text.startswith("sweep.")]
-    crashed = isinstance(error, CrashError)
     write_status(folder, "failed", message=message, overrides=shown, crashed=crashed)
-    if crashed:
-        print(error, file=sys.stderr)
 
 
 def check_sweep(results: list[Any]) -> None:

@@ -1,7 +1,5 @@
 """The folder of a sweep: which command made it, and how its jobs stand."""
 
-import os
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +9,8 @@ from cogvx_exp.tracking.run_folder import RunFolder, last_metrics, read_status
 
 SWEEPS = Path("outputs/multirun")
 ABOUT = "sweep.json"
-NOT_PART = ("sweep.resume=", "hydra.sweep.dir=")
-"""Overrides that do not make a sweep another one."""
+NOT_PART = ("sweep.resume=", "hydra.", "hydra/")
+"""How overrides begin that do not make a sweep another one."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +43,22 @@ def find_sweep(overrides: Sequence[str], sweeps: Path = SWEEPS) -> Path | None:
 
 
 def _identity(overrides: Sequence[str]) -> list[str]:
-    return sorted(text for text in overrides if not text.startswith(NOT_PART))
+    return sorted(text for text in overrides if not text.lstrip("+~").startswith(NOT_PART))
 
 
 def link_job(place: Path, run_dir: Path) -> None:
-    """Makes the folder of a job in its sweep a link to the `run_dir` that the job was given."""
+    """Makes the folder of a job in its sweep a link to the `run_dir` that the job was given.
+
+    Raises:
+        OSError: the folder has something in it.
+    """
     if place.resolve() == run_dir.resolve():
         return
-    RunFolder(place).status.unlink(missing_ok=True)  # of an earlier try
-    place.rmdir()
+    if place.is_symlink():
+        place.unlink()
+    else:
+        RunFolder(place).status.unlink(missing_ok=True)  # of an earlier try
+        place.rmdir()
     place.symlink_to(run_dir.resolve(), target_is_directory=True)
 
 
@@ -76,27 +81,12 @@ def read_sweep_job(folder: Path) -> SweepJob:
     overrides = status.get("overrides") or run.overrides()
     state, last = status.get("status", "waiting"), last_metrics(run.metrics)
     loss, seconds = last.get("loss"), status.get("seconds")
-    if state == "running" and is_lost(status):
-        state = "lost"
     if state == "finished":
         summary = read_json(folder / "summary.json")
         loss, seconds = objective(summary), summary["seconds"]
     step = last.get("step")
     message, crashed = str(status.get("message", "")), bool(status.get("crashed"))
     return SweepJob(int(folder.name), overrides, state, step, status.get("steps"), loss, seconds, message, crashed)
-
-
-def is_lost(status: dict) -> bool:
-    """Whether the process that wrote a status `running` on this machine is gone."""
-    if status.get("host") != platform.node() or "pid" not in status:
-        return False
-    try:
-        os.kill(status["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
 
 
 def objective(summary: dict) -> float | None:

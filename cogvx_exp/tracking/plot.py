@@ -10,19 +10,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from cogvx_exp.files import whole_file
-from cogvx_exp.tracking.smoothing import smoother
 
 
 def plot_loss(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
     """Draws loss and learning rate over the steps into a PNG."""
     steps = np.array([line["step"] for line in metrics])
     loss = np.array([line["loss"] for line in metrics])
+    smoothed = np.array([line["loss_smoothed"] for line in metrics])
     rate = np.array([line["lr"] for line in metrics])
     figure, (upper, lower) = plt.subplots(
         2, 1, figsize=(8, 4.8), dpi=120, sharex=True, height_ratios=(4, 1), layout="constrained"
     )
     upper.plot(steps, loss, ".", color="#9bb8d3", markersize=3, label="each step")
-    upper.plot(steps, smooth(loss), color="#1f5a94", linewidth=1.8, label="smoothed")
+    upper.plot(steps, smoothed, color="#1f5a94", linewidth=1.8, label="smoothed")
     upper.set_ylabel("training loss")
     upper.set_title(title, fontsize=11, loc="left")
     upper.legend(frameon=False, loc="upper right")
@@ -36,12 +36,3 @@ def plot_loss(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
     with whole_file(path) as beside:
         figure.savefig(beside, format="png")
     plt.close(figure)
-
-
-def smooth(values: np.ndarray) -> np.ndarray:
-    """The smoothed values."""
-    result = np.empty(len(values))
-    average = 0.0
-    for index, value in enumerate(values):
-        average = result[index] = smoother(average, value, index + 1)
-    return result

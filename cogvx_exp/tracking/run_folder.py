@@ -1,6 +1,7 @@
 """The folder of a run: what is where, and the files that explain it. Does not need torch."""
 
 import json
+import platform
 import shlex
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
+import psutil
 import yaml
 
 from cogvx_exp.config.schema import TrainJob
@@ -22,6 +24,8 @@ TRANSFORMER_FOLDER = "transformer"
 """Name of an exported whole transformer, as in a pipeline's folder."""
 PROGRAM = ("python", "-m", "cogvx_exp.train")
 """What a run's command line begins with."""
+SAYS_NOTHING = ("run_dir", "cache_dir", "resume", "name", "hub", "model.usual", "sweep")
+"""How settings begin that do not tell what a run does."""
 LONGEST_LINE = 1 << 14
 """Bytes of the end of a metrics file in which its last line is looked for."""
 ABOUT = "cogvx_exp"
@@ -105,16 +109,33 @@ def write_status(folder: RunFolder, status: str, **about: Any) -> None:
 
 
 def read_status(run_dir: Path) -> dict[str, Any]:
-    """How a run stands; empty if that was never written."""
+    """How a run stands; empty if that was never written. It is `lost` if its process is gone without a word."""
     try:
-        return dict(read_json(RunFolder(run_dir).status))
+        status = dict(read_json(RunFolder(run_dir).status))
     except (OSError, ValueError):
         return {}
+    if status["status"] == "running" and _is_gone(status):
+        status |= {"status": "lost", "message": "its process is gone without a word"}
+    return status
+
+
+def _is_gone(status: dict[str, Any]) -> bool:
+    """Whether the process that wrote a status on this machine has ended."""
+    return status.get("host") == platform.node() and "pid" in status and not psutil.pid_exists(status["pid"])
 
 
 def read_job(run_dir: Path) -> TrainJob:
     """The configuration a run was started with."""
     return TrainJob.model_validate(yaml.safe_load(RunFolder(run_dir).config.read_text(encoding="utf-8")))
+
+
+def settings_by_name(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a nested configuration by their full names."""
+    settings: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        settings |= settings_by_name(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return settings
 
 
 class Metrics:

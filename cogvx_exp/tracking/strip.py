@@ -8,7 +8,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from cogvx_exp.data.video import open_video
+from cogvx_exp.data.video import spread_frames
 from cogvx_exp.files import read_json, whole_file
 from cogvx_exp.tracking.run_folder import RunFolder
 
@@ -18,13 +18,13 @@ MOST = 8
 """Prompts that are shown."""
 
 
-def draw_strip(folder: RunFolder) -> Path | None:
-    """Draws RUN/videos.png, if there are videos of before and after the training; returns it."""
+def draw_strip(folder: RunFolder) -> None:
+    """Draws RUN/videos.png, if there are videos of before and after the training."""
     steps = sorted((folder.path / "validation").glob("step-*"))
     pairs = [(path, steps[-1] / path.name) for path in sorted(folder.validation(0).glob("*.mp4"))]
     pairs = [pair for pair in pairs if pair[1].exists()][:MOST]
     if not pairs:
-        return None
+        return
     figure, axes = plt.subplots(
         len(pairs), 2, figsize=(9, 1.45 * len(pairs) + 0.3), dpi=110, layout="constrained", squeeze=False
     )
@@ -36,15 +36,12 @@ def draw_strip(folder: RunFolder) -> Path | None:
         row[0].set_title(prompt, loc="left", fontsize=8.5)
     axes[0][0].set_title(f"base model\n{axes[0][0].get_title('left')}", loc="left", fontsize=8.5)
     axes[0][1].set_title(f"after step {int(steps[-1].name.partition('-')[2])}\n ", loc="left", fontsize=8.5)
-    target = folder.path / "videos.png"
-    with whole_file(target) as beside:
+    with whole_file(folder.path / "videos.png") as beside:
         figure.savefig(beside, format="png")
     plt.close(figure)
-    return target
 
 
 def _frames(path: Path) -> np.ndarray:
-    video = open_video(str(path))
-    chosen = np.linspace(0, len(video.starts) - 1, FRAMES).round().astype(int)
-    frames = [np.pad(frame, ((0, 0), (0, 2), (0, 0)), constant_values=255) for frame in video.frames(chosen.tolist())]
-    return np.concatenate(frames, axis=1)
+    """Frames of a video beside each other, with a gap of two pixels."""
+    frames = spread_frames(path, FRAMES)
+    return np.concatenate(np.pad(frames, ((0, 0), (0, 0), (0, 2), (0, 0)), constant_values=255), axis=1)

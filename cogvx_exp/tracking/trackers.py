@@ -13,12 +13,11 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, Protocol
 
-import numpy as np
-
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.config.schema.training import TensorBoard, Wandb
-from cogvx_exp.data.video import open_video
+from cogvx_exp.data.video import spread_frames
 from cogvx_exp.files import write_text
+from cogvx_exp.sweep.folder import ABOUT
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.run_folder import RunFolder
 
@@ -53,7 +52,7 @@ class WandbTracker:
         import wandb
 
         self._wandb, self._videos = wandb, settings.videos
-        in_sweep = folder.path.parent.parent.name == "multirun"
+        in_sweep = (folder.path.parent / ABOUT).exists()
         self._run = wandb.init(
             project=settings.project,
             entity=settings.entity,
@@ -110,10 +109,7 @@ class TensorBoardTracker:
     def video(self, step: int, path: Path, prompt: str) -> None:
         """Takes a validation video, as frames: TensorBoard plays none."""
         if self._videos:
-            video = open_video(str(path))
-            count = len(video.starts)
-            spread = np.linspace(0, count - 1, min(count, FRAMES_SHOWN)).round().astype(int)
-            frames = np.stack(list(video.frames(spread.tolist())))
+            frames = spread_frames(path, FRAMES_SHOWN)
             self._writer.add_images(f"{path.stem}: {prompt}", frames, step, dataformats="NHWC")
 
     def finish(self) -> None:

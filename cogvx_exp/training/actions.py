@@ -1,11 +1,13 @@
 """What happens between training steps: held-out loss, checkpoints, videos."""
 
 import math
+from functools import partial
 from importlib.metadata import version
 
 from cogvx_exp.comparison.page import write_run_page
 from cogvx_exp.config.schema import Validation
 from cogvx_exp.files import fingerprint
+from cogvx_exp.team import Team
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.run_folder import Metrics
 from cogvx_exp.training.context import Context
@@ -67,10 +69,12 @@ class Actions:
             "config_fingerprint": fingerprint(config),
             "versions": {name: version(name) for name in VERSIONS},
         }
+        gathers = training.state.stepper.gathers
+        take = partial(training.state.take, team if gathers else Team())
         if team.is_first:
-            self._saver.save(self._run.folder.checkpoint(step), training.state.take, about)
-        elif training.state.stepper.gathers:
-            training.state.take()
+            self._saver.save(self._run.folder.checkpoint(step), take, about)
+        elif gathers:
+            take()
 
     def measure(self, step: int) -> None:
         """Measures the held-out loss."""

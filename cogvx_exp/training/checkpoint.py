@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from cogvx_exp.errors import UserError
 from cogvx_exp.files import read_json, write_json
 from cogvx_exp.model.adapt import trainable_parameters
+from cogvx_exp.team import Team
 from cogvx_exp.training.nested import put_tensors, take_tensors
 from cogvx_exp.training.stepper import Stepper
 
@@ -56,18 +57,20 @@ class TrainingState:
         if self.ema:
             self.ema.step(trainable_parameters(self.transformer).values())
 
-    def take(self) -> Callable[[Path], None]:
+    def take(self, team: Team) -> Callable[[Path], None]:
         """Copies the state to the host, and returns what writes the copy into an existing folder.
 
-        If the stepper gathers, all processes call it; what the first one returns is complete.
+        Args:
+            team: the processes that call it: all if the stepper gathers. What the first one returns is complete.
 
         Raises:
             UserError: a weight is not finite.
         """
         weights = self.stepper.weights()
-        for name, weight in weights.items():
-            if not torch.isfinite(weight).all():
-                raise UserError(f"{name} has values that are not finite, so no checkpoint was written; lower optim.lr")
+        bad = next((name for name, weight in weights.items() if not torch.isfinite(weight).all()), None)
+        bad = team.exchange(bad)[0]  # the others have no weights to look at
+        if bad:
+            raise UserError(f"{bad} has values that are not finite, so no checkpoint was written; lower optim.lr")
         assert weights, "something is trained"
         tensors: dict[str, torch.Tensor] = {}
         state = {

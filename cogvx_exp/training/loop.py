@@ -89,8 +89,8 @@ def train_loop(
         UserError: the loss is not finite; the step's clips are named.
     """
     step, smoothed = schedule.first_step, schedule.smoothed_loss
-    meter = WorkMeter(state.transformer)
-    peak = peak_flops(state.transformer.device, state.transformer.dtype)
+    meter = WorkMeter(state.transformer.config, state.stepper.shapes())
+    peak = peak_flops(state.transformer.device) if state.stepper.computes_in_16_bit else None
     with Bar("Training", schedule.steps, schedule.first_step) as bar:
         for step in range(schedule.first_step + 1, schedule.steps + 1):
             started = time.perf_counter()

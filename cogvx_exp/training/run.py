@@ -200,8 +200,8 @@ def _finish(run: Context, exported: Path, seconds: float) -> dict[str, Any]:
     summary["clips"] = run.data.encoded.dataset.describe()
     write_json(folder.path / "summary.json", summary)
     run.trackers.finish()
-    draw_strip(folder)
     write_status(folder, "finished", step=training.steps)
+    draw_strip(folder)
     _say_result(folder, summary)
     if job.hub.push:
         gathered = publish(job, folder, training.about)

@@ -175,7 +175,8 @@ def build_training(job: TrainJob, data: PreparedData, accelerator: Accelerator) 
         steps = math.ceil(job.epochs * stream.batches_per_epoch / batches_per_step)
 
     transformer = load_base(job, data)
-    positions_dropped = not fits_learned_positions(transformer.config, _shapes(job, data.clips))
+    scale = job.model.vae.spatial_compression_ratio
+    positions_dropped = not fits_learned_positions(transformer.config, _shapes(job, data.clips), scale)
     if positions_dropped:
         drop_learned_positions(transformer)
         console.print(f"{job.model.name}'s learned positions fit its native shape only: dropped for this run")

@@ -263,7 +263,7 @@ class DeepSpeed(Stepper):
 
 
 def _for_first(value: torch.Tensor) -> torch.Tensor:
-    """A copy on the host for the first process; the others, which share that memory, keep nothing."""
+    """A copy on the host for the first process; the others keep nothing: most share that memory."""
     return value.to("cpu", copy=True) if dist.get_rank() == 0 else torch.empty(0)
 
 

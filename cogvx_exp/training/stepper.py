@@ -40,6 +40,11 @@ class Stepper:
         optimizer = make_optimizer(trainable_parameters(transformer))
         self.optimizer = accelerator.prepare(optimizer, device_placement=[False])  # its states are where they belong
 
+    @property
+    def computes_in_16_bit(self) -> bool:
+        """Whether the matrix products are in float16 or bfloat16."""
+        return self.accelerator.mixed_precision != "no" or self.transformer.dtype != torch.float32
+
     def accumulating(self, last: bool) -> AbstractContextManager[None]:
         """Around a forward and backward pass. `last`: the gradients of a step are then complete."""
         return nullcontext()

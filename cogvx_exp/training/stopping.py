@@ -20,6 +20,9 @@ class Stopped(SystemExit):
         super().__init__(EXIT_CODE)
         self.message = message
 
+    def __str__(self) -> str:
+        return self.message
+
 
 class StopRequest:
     """Notes that the run is to stop after the current step.
@@ -60,6 +63,7 @@ class StopRequest:
             yield
             return
         before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # one that came too early has waited
         try:
             yield
         finally:

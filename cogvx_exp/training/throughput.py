@@ -1,12 +1,14 @@
 """How much work a training step is, and what share of the device's peak it reaches."""
 
+import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from diffusers import CogVideoXTransformer3DModel
 
 from cogvx_exp.data.samples import Batch
-from cogvx_exp.model.adapt import trainable_parameters
 
 PEAK_TFLOPS = {
     "H200": 989,
@@ -46,16 +48,19 @@ class WorkMeter:
     The floating-point operations are those that the step needs, whatever is computed twice to save memory, as in the
     "model FLOPs utilization" of PaLM (arXiv:2204.02311, appendix B): matrix products of the blocks and attention,
     forward and backward, and the gradients of the trained weights.
+
+    Args:
+        config: the transformer's.
+        trained: shapes of the trained weights by name.
     """
 
-    def __init__(self, transformer: CogVideoXTransformer3DModel):
-        config = transformer.config
-        self._width = config.num_attention_heads * config.attention_head_dim
-        self._layers = config.num_layers
-        self._patch, self._patch_t = config.patch_size, config.patch_size_t or 1
-        trained = trainable_parameters(transformer).items()
+    def __init__(self, config: dict[str, Any], trained: Mapping[str, tuple[int, ...]]):
+        self._width = config["num_attention_heads"] * config["attention_head_dim"]
+        self._layers = config["num_layers"]
+        self._patch, self._patch_t = config["patch_size"], config["patch_size_t"] or 1
         # The layer norms' projections see one vector a clip, not one a token.
-        self._trained = sum(w.numel() for name, w in trained if w.ndim == 2 and ".norm" not in name)
+        matrices = [shape for name, shape in trained.items() if len(shape) == 2 and ".norm" not in name]
+        self._trained = sum(math.prod(shape) for shape in matrices)
 
     def of(self, batch: Batch) -> Work:
         """The work of one batch, forward and backward."""
@@ -69,9 +74,13 @@ class WorkMeter:
         return Work(clips, clips * tokens, clips * (passes + 2.0 * tokens * self._trained))
 
 
-def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
+def peak_flops(device: torch.device) -> float | None:
     """The most that a device can do a second in a 16-bit type, if it is known."""
-    if device.type != "cuda" or dtype == torch.float32:
-        return None
-    name = torch.cuda.get_device_name(device)
-    return next((tflops * 1e12 for known, tflops in PEAK_TFLOPS.items() if known in name), None)
+    return _peak_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+
+
+def _peak_of(name: str) -> float | None:
+    """The same by the name that CUDA gives to a device."""
+    known = (kind for kind in PEAK_TFLOPS if re.search(rf"\b{kind}\b(?! (Ti|D|Laptop))", name))
+    kind = next(known, None)
+    return PEAK_TFLOPS[kind] * 1e12 if kind else None

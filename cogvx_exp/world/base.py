@@ -15,8 +15,9 @@ from transformers import T5EncoderModel
 from cogvx_exp.config.paths import conf_dir
 from cogvx_exp.config.schema import Model, TrainJob
 from cogvx_exp.config.typed import typed
-from cogvx_exp.files import read_json, write_json
-from cogvx_exp.model.build import build_pipeline, vae_arguments
+from cogvx_exp.files import read_json, whole_folder, write_json
+from cogvx_exp.model.build import build_pipeline, build_transformer, vae_arguments
+from cogvx_exp.model.source import put_together
 from cogvx_exp.world.check import check
 from cogvx_exp.world.clips import held_out_scenes, training_scenes, write_clips
 from cogvx_exp.world.scenes import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, varied
@@ -47,6 +48,11 @@ class Part:
     after: "Part | None" = None
     """Whose denoiser it starts from."""
 
+    @property
+    def task(self) -> str:
+        """t2v or i2v."""
+        return "i2v" if self.model.endswith("i2v") else "t2v"
+
     def trained(self, folder: Path) -> Path:
         """The denoiser that it has trained."""
         return folder / self.run / "export" / "transformer"
@@ -72,26 +78,24 @@ def rebuild(folder: Path) -> None:
     _gather(folder, [second, image])
     measures = {"vae": read_json(folder / "vae" / "measures.json")}
     for part in (second, image):
-        model = {"model": part.model, "model.weights": "pretrained", "model.path": part.start(folder)}
-        settings = [f"{key}={value}" for key, value in model.items()]
-        settings += [f"generate.adapter='{part.trained(folder)}'", f"cache_dir={folder / 'cache'}"]
-        output, takes_image = folder / "check" / part.model, part.model.endswith("i2v")
-        measures[part.model] = check(held_out_scenes(), settings, output, None, takes_image)["plain"]
+        shipped = put_together(folder / "weights", part.model, folder / "cache")
+        settings = [f"model={part.model}", "model.weights=pretrained", f"model.path={shipped}"]
+        output = folder / "check" / part.model
+        measures[part.model] = check(held_out_scenes(), settings, output, None, part.task == "i2v")["plain"]
     write_json(folder / "weights" / "measures.json", measures)
 
 
-def model_of(name: str) -> Model:
-    """The configuration of a tiny model."""
+def _model(name: str, task: str) -> Model:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        task = "i2v" if name.endswith("i2v") else "t2v"
         return typed(compose("train", [f"model={name}", f"task={task}"]), TrainJob).model
 
 
 def _vae(folder: Path) -> AutoencoderKLCogVideoX:
     if not folder.exists():
-        trained = train_vae(vae_arguments(model_of("tiny").vae), PHASES, seed=0)
-        trained.vae.save_pretrained(folder)
-        write_json(folder / "measures.json", {"l1": trained.l1})
+        trained = train_vae(vae_arguments(_model("tiny", "t2v").vae), PHASES, seed=0)
+        with whole_folder(folder) as beside:
+            trained.vae.save_pretrained(beside)
+            write_json(beside / "measures.json", {"l1": trained.l1})
     return AutoencoderKLCogVideoX.from_pretrained(folder)
 
 
@@ -99,16 +103,16 @@ def _train(part: Part, folder: Path, clips: Path, vae: AutoencoderKLCogVideoX) -
     """Trains a denoiser with the program itself."""
     start = part.start(folder)
     if not start.exists():
-        build_pipeline(model_of(part.model), start, WORDS, vae)
-        if part.after:
-            _widened(part.after.trained(folder), start / "transformer").save_pretrained(start / "transformer")
+        model = _model(part.model, part.task)
+        learned = {"transformer": _widened(part.after.trained(folder), model)} if part.after else {}
+        build_pipeline(model, start, WORDS, {"vae": vae, **learned})
     if part.trained(folder).exists():
         return
     settings = {
         "model": part.model,
         "model.weights": "pretrained",
         "model.path": start,
-        "task": "i2v" if part.model.endswith("i2v") else "t2v",
+        "task": part.task,
         "method": "sft",
         "data": "files",
         "data.root": clips,
@@ -129,9 +133,9 @@ def _train(part: Part, folder: Path, clips: Path, vae: AutoencoderKLCogVideoX) -
     subprocess.run(command, check=True)
 
 
-def _widened(trained: Path, random_start: Path) -> CogVideoXTransformer3DModel:
-    """A trained denoiser, with as many input channels as another; those that are added do nothing yet."""
-    wide = CogVideoXTransformer3DModel.from_pretrained(random_start)
+def _widened(trained: Path, model: Model) -> CogVideoXTransformer3DModel:
+    """A trained denoiser, with as many input channels as a model has; those that are added do nothing yet."""
+    wide = build_transformer(model)
     weights = CogVideoXTransformer3DModel.from_pretrained(trained).state_dict()
     name = "patch_embed.proj.weight"
     narrow = weights[name]

@@ -4,6 +4,7 @@ Samples 64 prompts that the base was not trained on through `cogvx_exp.generate`
 """
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +18,10 @@ from cogvx_exp.errors import UserError
 from cogvx_exp.files import write_json, write_text
 from cogvx_exp.generate import main as generate
 from cogvx_exp.tracking.progress import console
-from cogvx_exp.world.clips import held_out_scenes, prompt_of, with_concept
+from cogvx_exp.world.clips import CONCEPTS, HELD_OUT, held_out_scenes, prompt_of, with_concept
 from cogvx_exp.world.measure import look_at
 from cogvx_exp.world.scenes import Scene, draw_scene
 
-CONCEPTS = {"sketch": "style", "cross": "shape", "diagonally": "direction"}
-"""What can be taught, and which part of what is seen shows it."""
 KEPT = 0.08
 """Mean difference, of 1, up to which the first frame of a video is the image that it was to start from."""
 
@@ -35,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, help="a run that was trained on the tiny model; without it: the base")
     parser.add_argument("--concept", choices=CONCEPTS, help="what it was taught")
     parser.add_argument("--task", choices=("t2v", "i2v"), default="t2v")
-    parser.add_argument("--prompts", type=int, default=64, help="how many, at most 64")
+    parser.add_argument("--prompts", type=int, choices=range(1, HELD_OUT + 1), default=HELD_OUT, metavar="N")
     parser.add_argument("--output", type=Path, default=Path("outputs/world-check"))
     parser.add_argument("settings", nargs="*", help="settings of cogvx_exp.generate")
     arguments = parser.parse_args(argv)
@@ -79,6 +78,7 @@ def check(
 
 
 def _share(scenes: list[Scene], settings: Sequence[str], folder: Path, concept: str | None, from_image: bool) -> Shares:
+    shutil.rmtree(folder, ignore_errors=True)
     write_text(folder / "prompts.txt", "".join(f"{prompt_of(scene)}\n" for scene in scenes))
     command = [*settings, f"generate.prompts='{folder}/prompts.txt'", f"generate.output_dir='{folder}'"]
     if from_image:

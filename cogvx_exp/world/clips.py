@@ -1,20 +1,24 @@
 """Scenes of the world as a folder of clips, like a user's: mp4 files, prompt.txt, videos.txt."""
 
 import itertools
-import os
 import random
-import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cogvx_exp.data.video import write_video
-from cogvx_exp.files import write_text
+from cogvx_exp.errors import UserError
+from cogvx_exp.files import read_json, whole_folder, write_json, write_text
 from cogvx_exp.world.scenes import Scene, all_scenes, draw_scene, varied
 
 FPS = 8
+ABOUT = "demo.json"
+"""Says what was drawn into a folder."""
 TRIGGER = "SKETCH"
 """The word that stands for the style `sketch`."""
+CONCEPTS = {"sketch": "style", "cross": "shape", "diagonally": "direction"}
+"""What can be taught, and which part of a scene it is."""
 HELD_OUT = 64
 """Scenes that the tiny model was not trained on."""
 
@@ -25,24 +29,28 @@ Size = tuple[int, int, int]
 def make_demo(root: Path, clips: int, concept: str, size: Size) -> None:
     """Draws `clips` clips of a concept and the same scenes without it into `root`, if they are not there yet.
 
+    Raises:
+        UserError: something else is there.
+
     Args:
         root: the folder.
         clips: how many of each kind.
         concept: sketch, cross or diagonally; none: ordinary clips only.
         size: frames, height and width.
     """
+    wanted = {"clips": clips, "concept": concept, "size": list(size)}
     if (root / "videos.txt").exists():
+        drawn = read_json(root / ABOUT) if (root / ABOUT).exists() else "clips of another kind"
+        if drawn != wanted:
+            raise UserError(f"data.root={root} has {drawn}, and this run wants {wanted}; name a new folder for these")
         return
     chance = random.Random(0)
     ordinary = list(itertools.islice(itertools.cycle(training_scenes()), clips))
     new = [[with_concept(scene, concept)] if concept != "none" else [] for scene in ordinary]
     scenes = [one for pair in zip(new, ordinary, strict=True) for one in (*pair[0], pair[1])]
-    beside = root.with_name(f".{root.name}.{os.getpid()}.tmp")
-    write_clips(beside, [varied(scene, chance) for scene in scenes], size)
-    try:
-        beside.rename(root)
-    except OSError:  # another process was faster
-        shutil.rmtree(beside)
+    with whole_folder(root) as beside:
+        write_clips(beside, [varied(scene, chance) for scene in scenes], size)
+        write_json(beside / ABOUT, wanted)
 
 
 def write_clips(root: Path, scenes: Iterable[Scene], size: Size) -> None:
@@ -63,9 +71,8 @@ def prompt_of(scene: Scene) -> str:
 
 def with_concept(scene: Scene, concept: str) -> Scene:
     """The scene with something in it that the tiny model was not trained on."""
-    if concept == "sketch":
-        return replace(scene, style="sketch")
-    return replace(scene, shape="cross") if concept == "cross" else replace(scene, direction=concept)
+    part: dict[str, Any] = {CONCEPTS[concept]: concept}
+    return replace(scene, **part)
 
 
 def training_scenes() -> list[Scene]:
@@ -79,6 +86,6 @@ def held_out_scenes() -> list[Scene]:
 
 
 def _shuffled() -> list[Scene]:
-    scenes = all_scenes()
+    scenes = [scene for scene in all_scenes() if not {scene.style, scene.shape, scene.direction} & set(CONCEPTS)]
     random.Random(0).shuffle(scenes)
     return scenes

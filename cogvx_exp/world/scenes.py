@@ -3,8 +3,7 @@
 import itertools
 import math
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -51,25 +50,19 @@ class Scene:
         return f"a {self.colour} {self.shape} moving {self.direction} on a {self.background} background"
 
 
-def all_scenes(
-    shapes: Sequence[str] = SHAPES[:3], directions: Sequence[str] = tuple(DIRECTIONS)[:4], style: str = "plain"
-) -> list[Scene]:
+def all_scenes() -> list[Scene]:
     """Every combination, in an order that is always the same."""
-    every = itertools.product(COLOURS, shapes, directions, BACKGROUNDS)
-    return [Scene(*names, style=style) for names in every]
+    return [
+        Scene(colour, shape, direction, background, style)
+        for style, colour, shape, direction, background in itertools.product(
+            STYLES, COLOURS, SHAPES, DIRECTIONS, BACKGROUNDS
+        )
+    ]
 
 
 def varied(scene: Scene, chance: random.Random) -> Scene:
     """The scene in another size and on another path."""
-    return Scene(
-        scene.colour,
-        scene.shape,
-        scene.direction,
-        scene.background,
-        scene.style,
-        chance.uniform(0.2, 0.28),
-        chance.uniform(-0.12, 0.12),
-    )
+    return replace(scene, radius=chance.uniform(0.2, 0.28), drift=chance.uniform(-0.12, 0.12))
 
 
 def draw_scene(scene: Scene, num_frames: int, height: int, width: int) -> np.ndarray:

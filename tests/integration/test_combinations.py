@@ -78,11 +78,20 @@ def test_no_group_is_forgotten() -> None:
     assert set(choices("model")) == set(DOES)
 
 
-@pytest.mark.parametrize("model", sorted(DOES))
+TWINS = [model for model in sorted(DOES) if model.startswith("tiny-") and model != "tiny-i2v"]
+"""They are configured as the real ones are."""
+
+
+@pytest.mark.parametrize("model", sorted(DOES.keys() - TWINS))
 def test_the_product_of_model_task_method_optimizer_and_distribution(model: str) -> None:
     methods = choices("method") if model == "tiny" else ["lora", "sft"]
     for task, method, optim, distributed in product(choices("task"), methods, OPTIMIZERS, DISTRIBUTIONS):
         check(model=model, task=task, method=method, optim=optim, distributed=distributed)
+
+
+def test_the_random_twins() -> None:
+    for model, task, optim in product(TWINS, choices("task"), OPTIMIZERS):
+        check(model=model, task=task, optim=optim)
 
 
 @pytest.mark.parametrize(

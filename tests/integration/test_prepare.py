@@ -29,7 +29,7 @@ from tests.entry import prepare as prepare_main
 from tests.entry import train as train_main
 from tests.entry import with_twin
 
-CLIPS = 12
+CLIPS = 6
 
 
 def encoded(cache: Path) -> dict[str, str]:

@@ -9,10 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from safetensors.torch import load_file
 
-from cogvx_exp.launch.processes import descendants
 from cogvx_exp.sweep.folder import job_folders, read_sweep_job
 from cogvx_exp.tracking.run_folder import RunFolder, read_metrics, read_status
 from cogvx_exp.training.checkpoint_files import newest_checkpoint
@@ -76,7 +76,7 @@ def test_two_processes_give_the_numbers_of_one(
     assert values(run.path) == pytest.approx(values(expected.path), rel=1e-5)
 
 
-@pytest.mark.parametrize("how", ["ddp", "zero2", "zero3", "fsdp"])
+@pytest.mark.parametrize("how", ["zero2", "zero3", "fsdp"])
 def test_two_processes_go_on_where_one_stopped(
     how: str, alone: dict[str, Path], tmp_path: Path, shared_cache: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,13 +127,15 @@ LONG = ["steps=2000", "validation=none", "data.workers=0", "checkpoint.every=100
 
 
 @pytest.mark.parametrize(
-    ("how", "number"), [("single", signal.SIGTERM), ("single", signal.SIGUSR1), ("ddp", signal.SIGTERM)]
+    ("how", "number"), [("", signal.SIGTERM), ("", signal.SIGUSR1), ("ddp", signal.SIGTERM), ("-m", signal.SIGUSR2)]
 )
 def test_a_warned_run_saves_and_goes_on_later(
-    how: str, number: signal.Signals, tmp_path: Path, shared_cache: Path
+    how: str, number: signal.Signals, in_tmp: Path, shared_cache: Path
 ) -> None:
-    run = RunFolder(tmp_path / "run")
-    settings = [*LONG, f"distributed={how}", f"run_dir={run.path}", f"cache_dir={shared_cache}", "resume=auto"]
+    """SIGUSR2 is submitit's, for a job of a sweep."""
+    run = RunFolder(in_tmp / "run")
+    settings = [*LONG, f"run_dir={run.path}", f"cache_dir={shared_cache}", "resume=auto"]
+    settings += {"": [], "ddp": ["distributed=ddp"], "-m": ["-m", "seed=1"]}[how]
     process = start(*settings)
     wait_for_step(run.path, 3, process)
     os.kill(process.pid, number)
@@ -145,6 +147,21 @@ def test_a_warned_run_saves_and_goes_on_later(
     assert done == len(values(run.path))
     assert "Stopped after step" in out
     assert read_status(run.path)["status"] == "stopped"
+
+
+def test_a_second_warning_ends_a_run_at_once(tmp_path: Path, shared_cache: Path) -> None:
+    """Also while the first one has not been noticed yet: the worker that should notice it stands still."""
+    process = start(*LONG, "distributed=ddp", f"run_dir={tmp_path / 'run'}", f"cache_dir={shared_cache}")
+    wait_for_step(tmp_path / "run", 2, process)
+    others = psutil.Process(process.pid).children(recursive=True)
+    for other in others:
+        other.suspend()
+    for _ in range(2):
+        process.terminate()
+        time.sleep(0.5)
+    process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert gone([other.pid for other in others], 10)
 
 
 def test_time_that_is_up_stops_a_run(tmp_path: Path, shared_cache: Path) -> None:
@@ -162,7 +179,7 @@ def test_no_process_is_left_when_the_parent_ends(number: signal.Signals, tmp_pat
     run = tmp_path / "run"
     process = start(*LONG, "distributed=ddp", f"run_dir={run}", f"cache_dir={shared_cache}")
     wait_for_step(run, 2, process)
-    others = descendants(process.pid)
+    others = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
     assert len(others) >= 3, "torchrun and two workers"
     os.kill(process.pid, number)
     assert gone([process.pid, *others], 10)

@@ -10,7 +10,7 @@ from cogvx_exp.train import main as train
 from cogvx_exp.world.check import check
 from cogvx_exp.world.clips import held_out_scenes
 
-SCENES = held_out_scenes()[:20]
+SCENES = held_out_scenes()[:16]
 
 
 def shares(tmp_path: Path, shared_cache: Path, settings: Sequence[str], **about: object) -> dict[str, dict[str, float]]:
@@ -20,11 +20,11 @@ def shares(tmp_path: Path, shared_cache: Path, settings: Sequence[str], **about:
 
 
 def test_the_base_follows_captions_it_was_not_trained_on(tmp_path: Path, shared_cache: Path) -> None:
-    plain = shares(tmp_path, shared_cache, ["model=tiny"], concept="sketch")["plain"]
+    plain = shares(tmp_path, shared_cache, ["model=tiny"], concept=None)["plain"]
     assert plain["colour"] >= 0.8
     assert plain["direction"] >= 0.8
     assert plain["background"] >= 0.8
-    assert plain["concept"] == 0, "nobody has taught it"
+    assert plain["style"] == 1, "nobody has taught it another one"
 
 
 def test_the_quickstart_teaches_a_style(tmp_path: Path, shared_cache: Path) -> None:
@@ -64,9 +64,10 @@ def test_image_to_video_keeps_the_first_frame(tmp_path: Path, shared_cache: Path
         ]
         assert train([*settings, *wanted]) == 0
         settings = [f"generate.adapter={run}"]
-    found = shares(tmp_path, shared_cache, settings, concept="diagonally", from_image=True)
+    concept = "diagonally" if trained else None
+    found = shares(tmp_path, shared_cache, settings, concept=concept, from_image=True)
     assert found["plain"]["first frame"] >= (0.8 if trained else 0.5)
     assert found["plain"]["direction"] >= 0.8
-    assert found["plain"]["concept"] <= 0.1
     if trained:
+        assert found["plain"]["concept"] <= 0.1
         assert found["with diagonally"]["concept"] >= 0.8

@@ -30,7 +30,7 @@ function duration(seconds) {
 }
 
 const significant = (value) => (typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(4)) : value);
-const setting = (value) => (value == null ? "" : Array.isArray(value) ? `[${value.join(", ")}]` : String(significant(value)));
+const setting = (value) => (value == null ? "" : typeof value === "object" ? JSON.stringify(value) : String(significant(value)));
 
 /** A run's label with the settings that are its own, by the last part of their names. */
 function title(run) {
@@ -117,7 +117,7 @@ function drawCurves() {
     pairs.unshift([shown[0].curves.loss, { label: "each step", stroke: shown[0].colour + "55", width: 1 }]);
   }
   const ink = getComputedStyle(document.body).color;
-  const axis = { stroke: ink, grid: { stroke: ink + "", width: 0.08 }, ticks: { stroke: ink, width: 0.2 } };
+  const axis = { stroke: ink, grid: { stroke: ink, width: 0.08 }, ticks: { stroke: ink, width: 0.2 } };
   const series = pairs.map(([curve, look]) => ({ ...look, spanGaps: true, points: { show: curve[0].length < 40 } }));
   plot = new uPlot({
     width: find("plot").clientWidth, height: Math.min(420, Math.max(280, innerHeight * 0.45)),
@@ -154,6 +154,7 @@ addEventListener("resize", () => {
 
 const prompts = [...new Set(runs.flatMap((run) => run.videos.map((video) => video.prompt)))];
 const steps = [...new Set(runs.flatMap((run) => run.videos.map((video) => video.step)))].sort((a, b) => a - b);
+const BASE = ["model.name", "seed", "validation.seed"]; // what the videos of step 0 depend on
 const inView = new Set();
 let playing = true;
 let started = performance.now();
@@ -183,11 +184,15 @@ function card(run, video, label) {
   return box;
 }
 
-/** The base model's videos of a prompt: they are those of step 0, which all runs of a base and a seed share. */
+/** The base models' videos of a prompt: they are those of step 0, which all runs of a base and a seed share. */
 function baseCards(prompt) {
-  const run = runs.find((one) => one.shown && one.videos.some((video) => video.step === 0 && video.prompt === prompt));
-  const videos = run?.videos.filter((video) => video.step === 0 && video.prompt === prompt) ?? [];
-  return videos.map((video) => card(null, video, "base model"));
+  const bases = new Map();
+  for (const run of runs.filter((one) => one.shown)) {
+    const name = ["base model", ...BASE.filter((key) => run[key] != null).map((key) => `${key} ${run[key]}`)].join(", ");
+    const videos = run.videos.filter((video) => video.step === 0 && video.prompt === prompt);
+    if (videos.length && !bases.has(name)) bases.set(name, videos);
+  }
+  return [...bases].flatMap(([name, videos]) => videos.map((video) => card(null, video, name)));
 }
 
 function runCards(run, prompt, which) {

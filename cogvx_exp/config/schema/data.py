@@ -44,9 +44,11 @@ class MixedSource(Source):
 
     @model_validator(mode="before")
     @classmethod
-    def _names_of_a_table(cls, values: Any) -> Any:
-        """A table in a mix has the same names as conf/data/csv.yaml and jsonl.yaml give to one alone."""
+    def _as_it_is_alone(cls, values: Any) -> Any:
+        """A source in a mix has what conf/data/csv.yaml, jsonl.yaml and demo.yaml give to one alone."""
         form = values.get("source") if isinstance(values, dict) else None
+        if form == "demo":
+            return {"clips": 22, "concept": "sketch", "drawn": [9, 96, 96]} | values
         if form not in ("csv", "jsonl"):
             return values
         return {"caption_column": "caption", "video_column": "video", "dataset_file": f"dataset.{form}"} | values

@@ -237,7 +237,7 @@ class Sweep(Section):
 
     resume: bool
     """Whether to take up the newest sweep with the same command again: what has finished is not run again, and what was
-    stopped or has failed goes on from its last checkpoint. Default: false."""
+    stopped or has failed goes on from its last checkpoint. Given on the command line. Default: false."""
     gpus: list[NonNegativeInt] | None
     """Numbers of the GPUs that jobs share which run at the same time (with a launcher that runs several); null: each
     job sees all. Default: null."""
