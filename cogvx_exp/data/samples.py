@@ -5,6 +5,7 @@ Layout: B batch, F latent frames, C channels, H height and W width in latent pix
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -179,11 +180,7 @@ def collate(samples: list[Batch]) -> Batch:
 
 
 def cached_batches(samples: TrainingSamples, stream: BatchStream, data: Data, device: torch.device) -> Iterator[Batch]:
-    """An endless iterator of batches on `device`, loaded ahead by `data.workers` processes.
-
-    Raises:
-        UserError: one of them was killed.
-    """
+    """An endless iterator of batches on `device`, loaded ahead by `data.workers` processes."""
     loader = DataLoader(
         samples,
         batch_sampler=stream,
@@ -192,9 +189,19 @@ def cached_batches(samples: TrainingSamples, stream: BatchStream, data: Data, de
         pin_memory=data.pin_memory and device.type == "cuda",
         persistent_workers=data.workers > 0,
     )
+    for batch in loader:
+        yield batch.to(device)
+
+
+@contextmanager
+def readers_alive() -> Iterator[None]:
+    """Around all that happens while processes load batches: torch tells of their death at any moment, by a signal.
+
+    Raises:
+        UserError: one of them was killed.
+    """
     try:
-        for batch in loader:
-            yield batch.to(device)
+        yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
