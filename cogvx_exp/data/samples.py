@@ -202,8 +202,9 @@ def readers_alive() -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except Exception as error:
+        # Where the signal comes while C code runs, the error is the cause or the context of another one.
+        if not any("DataLoader worker" in str(told) for told in (error, error.__cause__, error.__context__)):
             raise
         raise UserError(
             "a process that reads the data was killed, probably because the machine had no memory left; the last "
