@@ -29,7 +29,7 @@ from tests.entry import prepare as prepare_main
 from tests.entry import train as train_main
 from tests.entry import with_twin
 
-CLIPS = 6
+CLIPS = 12
 
 
 def encoded(cache: Path) -> dict[str, str]:
