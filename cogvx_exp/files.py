@@ -46,6 +46,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     If another process was faster, its folder stays.
     """
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(beside, ignore_errors=True)  # of a killed process that had the same number
     beside.mkdir(parents=True)
     try:
         yield beside

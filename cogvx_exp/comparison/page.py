@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from cogvx_exp.comparison.runs import Run, Video
-from cogvx_exp.comparison.tables import differing_settings, run_row, run_rows, write_csv
+from cogvx_exp.comparison.tables import differing_settings, run_row, write_csv
 from cogvx_exp.files import file_hash, write_text
 from cogvx_exp.tracking.run_folder import RunFolder
 
@@ -60,8 +60,9 @@ def write_report(runs: Sequence[Run], output: Path) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     with as_file(files("cogvx_exp.comparison") / "page") as page:
         shutil.copytree(page, output / "page", dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.j2"))
-    write_csv(output / "runs.csv", run_rows(runs))
-    data = report_data(runs, output)
+    settings = differing_settings(runs)
+    write_csv(output / "runs.csv", [run_row(run, settings) for run in runs])
+    data = report_data(runs, settings, output)
     write_csv(output / "curves.csv", _curve_rows(data))
     # A page on disk may not fetch files, but it may load scripts.
     text = json.dumps(data, ensure_ascii=False, default=str).replace("</", "<\\/")
@@ -82,9 +83,8 @@ def write_run_page(folder: RunFolder) -> None:
         write_report([Run(folder.path.name, folder)], folder.path / "report")
 
 
-def report_data(runs: Sequence[Run], output: Path) -> dict[str, Any]:
-    """What the page shows, as JSON-like values."""
-    settings = differing_settings(runs)
+def report_data(runs: Sequence[Run], settings: list[str], output: Path) -> dict[str, Any]:
+    """What the page shows, as JSON-like values; `settings` are those that differ."""
     points = POINTS_OF_ONE if len(runs) == 1 else POINTS
     return {
         "made": datetime.now().isoformat(timespec="seconds"),

@@ -114,7 +114,7 @@ def read_status(run_dir: Path) -> dict[str, Any]:
         status = dict(read_json(RunFolder(run_dir).status))
     except (OSError, ValueError):
         return {}
-    if status["status"] == "running" and _is_gone(status):
+    if status.get("status") == "running" and _is_gone(status):
         status |= {"status": "lost", "message": "its process is gone without a word"}
     return status
 
