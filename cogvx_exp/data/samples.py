@@ -4,8 +4,9 @@ Layout: B batch, F latent frames, C channels, H height and W width in latent pix
 """
 
 import math
+import signal
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -180,7 +181,11 @@ def collate(samples: list[Batch]) -> Batch:
 
 
 def cached_batches(samples: TrainingSamples, stream: BatchStream, data: Data, device: torch.device) -> Iterator[Batch]:
-    """An endless iterator of batches on `device`, loaded ahead by `data.workers` processes."""
+    """An endless iterator of batches on `device`, loaded ahead by `data.workers` processes.
+
+    Raises:
+        UserError: one of those processes was killed.
+    """
     loader = DataLoader(
         samples,
         batch_sampler=stream,
@@ -189,24 +194,19 @@ def cached_batches(samples: TrainingSamples, stream: BatchStream, data: Data, de
         pin_memory=data.pin_memory and device.type == "cuda",
         persistent_workers=data.workers > 0,
     )
-    for batch in loader:
+    loaded = iter(loader)
+    # torch would tell of a reader's death by an exception wherever the main thread is, in the midst of a checkpoint
+    # too. Without its handler it tells whoever asks for the next batch.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    while True:
+        try:
+            batch = next(loaded)
+        except (RuntimeError, EOFError, ConnectionError) as error:
+            if isinstance(error, RuntimeError) and "exited unexpectedly" not in str(error):
+                raise
+            raise UserError(
+                "a process that reads the data was killed, probably because the machine had no memory left; the last "
+                "checkpoint is kept: resume it with a smaller data.workers, or with data.workers=0"
+            ) from error
         yield batch.to(device)
-
-
-@contextmanager
-def readers_alive() -> Iterator[None]:
-    """Around all that happens while processes load batches: torch tells of their death at any moment, by a signal.
-
-    Raises:
-        UserError: one of them was killed.
-    """
-    try:
-        yield
-    except Exception as error:
-        # Where the signal comes while C code runs, the error is the cause or the context of another one.
-        if not any("DataLoader worker" in str(told) for told in (error, error.__cause__, error.__context__)):
-            raise
-        raise UserError(
-            "a process that reads the data was killed, probably because the machine had no memory left; the last "
-            "checkpoint is kept: resume it with a smaller data.workers, or with data.workers=0"
-        ) from None

@@ -81,14 +81,14 @@ def _begin(job: TrainJob, overrides: list[str]) -> tuple[CheckpointFolder | None
     for change in changes(job, checkpoint) if checkpoint else []:
         console.print(f"Changed since the checkpoint: {change}", soft_wrap=True)
     folder = RunFolder(_run_dir(job, checkpoint))
-    if checkpoint is None and job.resume != "auto" and folder.config.exists():
+    writes = job.distributed.node_rank == 0  # other machines may find what the first one has just written
+    if writes and checkpoint is None and job.resume != "auto" and folder.config.exists():
         raise UserError(f"run_dir={folder.path} already has a run; add resume=latest to go on with it, or name another")
     # What fails most often comes before the run's folder, and before torch is imported.
     if job.model.weights == "pretrained":
         pretrained_folder(job.model)
     dataset = load_dataset(job.data, job.cache_dir)
     preflight(job, overrides, {clip.bucket for clip in dataset.clips})
-    writes = job.distributed.node_rank == 0
     if writes:
         try:
             folder.start(job, _arguments(overrides))

@@ -16,7 +16,6 @@ from diffusers import CogVideoXTransformer3DModel
 
 from cogvx_exp.config.schema import TrainJob, Validation
 from cogvx_exp.data.dataset import Dataset
-from cogvx_exp.data.samples import readers_alive
 from cogvx_exp.evaluation.generation import Recipe
 from cogvx_exp.files import write_json
 from cogvx_exp.model.blocks import arrange_blocks
@@ -135,7 +134,7 @@ def _train(run: Context, stop: StopRequest) -> int:
         smoothed_loss=writer.last.get("loss_smoothed", 0.0),
     )
     try:
-        with writer as metrics, stop.after_step(), readers_alive():
+        with writer as metrics, stop.after_step():
             batches = training.batches(job, run.data)
             last = train_loop(training.state, batches, training.loss, metrics, schedule)
         if last < training.steps:

@@ -243,7 +243,7 @@ def test_started_by_torchrun_it_joins_in(tmp_path: Path, shared_cache: Path) -> 
 
 
 def test_two_machines_meet_at_a_rendezvous(tmp_path: Path, shared_cache: Path) -> None:
-    """Both are this one."""
+    """Both are this one. The second comes when the first has begun the run's folder."""
     shared = [
         "steps=2",
         "validation=none",
@@ -253,7 +253,11 @@ def test_two_machines_meet_at_a_rendezvous(tmp_path: Path, shared_cache: Path) -
     ]
     shared += ["distributed=ddp", "distributed.processes=1", "distributed.nodes=2"]
     shared += ["distributed.rendezvous=127.0.0.1:29411"]
-    nodes = [start(*shared, f"distributed.node_rank={number}") for number in range(2)]
+    first = start(*shared, "distributed.node_rank=0")
+    while not (tmp_path / "run" / "config.yaml").exists():
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.05)
+    nodes = [first, start(*shared, "distributed.node_rank=1")]
     ends = [node.communicate(timeout=120) for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], ends
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["processes"] == 2
