@@ -3,6 +3,9 @@
 # make lint    ruff and mypy
 PYTHON ?= python3
 BIN := .venv/bin
+# A process of one thread for each core, and each file of tests in one of them.
+PARALLEL := OMP_NUM_THREADS=1
+SPREAD := -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test unit lint clean
 
@@ -10,7 +13,7 @@ demo: .venv/installed
 	$(BIN)/python -m cogvx_exp.train
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(PARALLEL) $(BIN)/python -m pytest $(SPREAD)
 
 unit: .venv/installed
 	$(BIN)/python -m pytest tests/unit
