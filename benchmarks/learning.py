@@ -41,6 +41,7 @@ ROWS = {
     "distributed=zero2, 2 processes": "distributed=zero2 distributed.processes=2 batch_size=4",
     "distributed=fsdp, 2 processes": "distributed=fsdp distributed.processes=2 batch_size=4",
     "data.concept=cross": "data.concept=cross",
+    "data.concept=cross steps=1500": "data.concept=cross steps=1500",
     "data.concept=diagonally": "data.concept=diagonally",
     "i2v": "model=tiny-i2v task=i2v",
     "optim.lr=0 (learns nothing)": "optim.lr=0",

@@ -22,6 +22,9 @@ from cogvx_exp.config.choices import choices_with
 from cogvx_exp.config.faults import ConfigError, Fault, did_you_mean
 from cogvx_exp.config.flags import FLAGS
 
+OPEN = "optim.settings"
+"""Here a `+` may add any name: an argument of the optimizer's class."""
+
 
 def check_names(
     config_name: str, overrides: list[str], extra: list[str], config_dir: Path | None = None
@@ -147,6 +150,8 @@ def _setting_fault(override: Override, known: set[str]) -> Fault | None:
     key = override.key_or_group
     if key in known or any(name.startswith(f"{key}.") for name in known):
         return None
+    if key == OPEN or key.startswith(f"{OPEN}."):
+        return None if override.is_add() else Fault(_text(override), f"not set yet; write +{_text(override)}")
     flag = FLAGS.get(key.lstrip("-"))
     if flag:
         return Fault(_text(override), f"no such setting; the flag --{key} is now {flag}")

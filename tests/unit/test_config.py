@@ -38,6 +38,8 @@ def refused(capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
         ("lr=1e-4", "did you mean optim.lr?"),
         ("+optim.lrr=1e-4", "did you mean optim.lr?"),
         ("+optimizer.lr=1e-4", "did you mean optim.lr?"),
+        ("optim.settings.amsgrad=true", "write +optim.settings.amsgrad=true"),
+        ("optim.settings={amsgrad:true}", "write +optim.settings={amsgrad:true}"),
         ("learning_rate=1e-4", "the flag --learning_rate is now optim.lr"),
         ("model=5bb", "did you mean 5b?"),
         ("optim=adamw,sgd", "optim can be adafactor, adam,"),

@@ -176,6 +176,22 @@ def test_optimizer_states_take_what_its_file_says(make_job: MakeJob, name: str) 
     assert not torch.equal(resumed, before)
 
 
+@pytest.mark.parametrize("name", [name for name in choices() if name != "prodigy"])
+def test_the_rate_means_the_same_to_every_optimizer(make_job: MakeJob, name: str) -> None:
+    """A matrix of zeros, as a LoRA has one, moves by about the rate in a step. Prodigy finds its own."""
+    needs_compiler(name)
+    settings = ["method=sft", "model.dtype=bfloat16"] if name.endswith("_bf16") else []
+    optim = make_job(f"optim={name}", "optim.lr=0.001", *settings).optim
+    weight, steps = nn.Parameter(torch.zeros(128, 128)), 20
+    optimizer = build_optimizer({"weight": weight}, optim, CPU)
+    torch.manual_seed(0)
+    for _ in range(steps):
+        weight.grad = 0.01 * (0.5 + torch.randn(128, 128))
+        optimizer.step()
+    moved = weight.detach().square().mean().sqrt().item() / steps / 0.001
+    assert 0.05 < moved < 1.5
+
+
 def test_norms_and_biases_may_be_left_out_of_the_decay(make_job: MakeJob) -> None:
     parameters = {"weight": nn.Parameter(torch.ones(2, 2)), "bias": nn.Parameter(torch.ones(2))}
     plain: Optim = make_job("optim.weight_decay=0.1").optim
