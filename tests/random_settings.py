@@ -95,6 +95,8 @@ FIXED = ("device=cpu", "data.concept=none", "data.clips=4", "data.holdout=0", "d
 SMALL = ("validation.num_inference_steps=2", "validation.offload=true")
 NOISE = re.compile(r"Traceback|\w*Warning\b|warnings\.warn|\[rank\d+\]|^\w{3} +\d+ .*(INFO|WARN)", re.MULTILINE)
 """What no user should see: tracebacks, warnings and log lines of libraries."""
+NAMED = re.compile(r"\b(?:data|optim|method|memory|validation|model|task|checkpoint|lr_scheduler|distributed)\.\w+")
+"""The name of a setting in a message."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,8 @@ def _problem(command: list[str], code: int, screen: str, folder: Path) -> str | 
         return f"on the screen: {noise[0]}"
     if code == 2:
         keys = {text.partition("=")[0] for text in command[1:]}
-        return None if any(f"{key}=" in screen for key in keys) else "a refusal that names no setting"
+        named = any(f"{key}=" in screen for key in keys) or NAMED.search(screen)
+        return None if named else "a refusal that names no setting"
     if code != 0:
         return f"exit code {code}"
     if command[0] == "train":
