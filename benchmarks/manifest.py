@@ -31,7 +31,7 @@ def synthetic(count: int, root: Path) -> list[Stamp]:
     names = [f"videos/{number // 1000:04d}/{number:07d}.mp4" for number in range(count)]
     (root / "videos.txt").write_text("\n".join(names))
     (root / "prompt.txt").write_text("\n".join(f"clip {number} shows something that moves" for number in range(count)))
-    stamps = [(str(root / name), 1_000_000 + number, number) for number, name in enumerate(names)]
+    stamps = [(str(root / name), 1_000_000 + number, number, number) for number, name in enumerate(names)]
     frames, sizes = chance.integers(49, 400, count), chance.integers(len(SIZES), size=count)
     infos = (VideoInfo(int(f), *SIZES[s], 25.0, int(f) / 25) for f, s in zip(frames, sizes, strict=True))
     with FileIndex(root / "index.sqlite") as index:

@@ -15,7 +15,9 @@ from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.faults import ClipError
 from cogvx_exp.data.fit import Fit, fit_frame
 from cogvx_exp.data.frames import FrameChoice
-from cogvx_exp.data.video import REENCODE, open_video
+from cogvx_exp.data.video import open_video
+from cogvx_exp.errors import UserError
+from cogvx_exp.media.errors import REENCODE
 
 M_ARENA_MAX = -8
 """From malloc.h."""
@@ -66,6 +68,11 @@ class DecodingPool:
             return ClipError(what, f"raise that setting, or {REENCODE}")
         except ProcessExpired as error:
             return ClipError(f"crashed the decoder (exit code {error.exitcode})", REENCODE)
+        except UserError:
+            raise
+        except Exception as error:  # one file that breaks a decoder in a new way is one fault
+            text = str(error).partition("\n")[0][:200]
+            return ClipError(f"cannot be decoded ({type(error).__name__}: {text})", REENCODE)
 
 
 def read_clip(path: str, choice: FrameChoice, bucket: Bucket, fit: Fit) -> np.ndarray:

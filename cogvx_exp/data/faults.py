@@ -7,22 +7,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cogvx_exp.errors import UserError
 from cogvx_exp.files import whole_file
+from cogvx_exp.media.errors import ClipError as ClipError
 
 SHOWN = 30
 """Most faults that are printed; the file has all of them."""
-
-
-class ClipError(UserError):
-    """A clip that cannot be used: what is wrong, and how to mend it."""
-
-    def __init__(self, what: str, mend: str):
-        super().__init__(what, mend)  # both in args, so that it can be pickled
-        self.what, self.mend = what, mend
-
-    def __str__(self) -> str:
-        return f"{self.what}; {self.mend}"
 
 
 @dataclass(frozen=True, slots=True)

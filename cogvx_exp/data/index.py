@@ -1,4 +1,4 @@
-"""Remembers what was found out about files, by path, size and time of change (SQLite)."""
+"""Remembers what was found out about files, by path, size and times of change (SQLite)."""
 
 import os
 import sqlite3
@@ -11,14 +11,19 @@ from cogvx_exp.data.video import VideoInfo
 AT_ONCE = 500
 """Files asked for in one query; SQLite allows 999 variables."""
 
-Stamp = tuple[str, int, int]
-"""A file at a moment: path, size in bytes, time of change in nanoseconds."""
+VERSION = 2
+"""Of the tables and of what they say; of another version, nothing is read."""
+
+Stamp = tuple[str, int, int, int]
+"""A file at a moment: path, size in bytes, and in nanoseconds the times of change of its content and of its inode.
+
+The second cannot be set: it tells of a file that was overwritten with its time of change kept (cp -p, touch -r)."""
 
 
 def stamp_of(path: str) -> Stamp:
     """The file's stamp now."""
     status = os.stat(path)
-    return path, status.st_size, status.st_mtime_ns
+    return path, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 class FileIndex:
@@ -27,14 +32,7 @@ class FileIndex:
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         self._database = sqlite3.connect(path, timeout=60)
-        self._database.execute(
-            "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER,"
-            " num_frames INTEGER, height INTEGER, width INTEGER, fps REAL, duration REAL) WITHOUT ROWID"
-        )
-        self._database.execute(
-            "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, hash TEXT)"
-            " WITHOUT ROWID"
-        )
+        self._make_tables()
 
     def __enter__(self) -> "FileIndex":
         return self
@@ -42,33 +40,47 @@ class FileIndex:
     def __exit__(self, *exception: object) -> None:
         self._database.close()
 
+    def _make_tables(self) -> None:
+        with self._database as database:
+            database.execute("BEGIN IMMEDIATE")  # another process may be about to do the same
+            if database.execute("PRAGMA user_version").fetchone() != (VERSION,):
+                database.execute("DROP TABLE IF EXISTS files")
+                database.execute("DROP TABLE IF EXISTS hashes")
+                database.execute(f"PRAGMA user_version = {VERSION}")
+            stamp = "path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, ctime INTEGER"
+            database.execute(
+                f"CREATE TABLE IF NOT EXISTS files ({stamp}, num_frames INTEGER, height INTEGER, width INTEGER,"
+                " fps REAL, duration REAL, decoder TEXT) WITHOUT ROWID"
+            )
+            database.execute(f"CREATE TABLE IF NOT EXISTS hashes ({stamp}, hash TEXT) WITHOUT ROWID")
+
     def infos(self, stamps: Sequence[Stamp]) -> dict[str, VideoInfo]:
         """What is known about the files that have not changed since."""
         found: dict[str, VideoInfo] = {}
         shared: dict[tuple, VideoInfo] = {}
-        for (path, size, mtime), row in self._rows("files", stamps):
-            if row[1] == size and row[2] == mtime:
+        for stamp, row in self._rows("files", stamps):
+            if row[:4] == stamp:
                 # A million clips have few different infos: equal ones are one object.
-                values = row[3:]
-                found[path] = shared.setdefault(values, VideoInfo(*values))
+                values = row[4:]
+                found[stamp[0]] = shared.setdefault(values, VideoInfo(*values))
         return found
 
     def hashes(self, stamps: Sequence[Stamp]) -> dict[str, str]:
         """Hashes of the contents of the files that have not changed since."""
         rows = self._rows("hashes", stamps)
-        return {path: row[3] for (path, size, mtime), row in rows if row[1] == size and row[2] == mtime}
+        return {stamp[0]: row[4] for stamp, row in rows if row[:4] == stamp}
 
     def add_infos(self, items: Iterable[tuple[Stamp, VideoInfo]]) -> None:
         """Remembers what was found out about files."""
         rows = ((*stamp, *astuple(info)) for stamp, info in items)
         with self._database:
-            self._database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            self._database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def add_hashes(self, items: Iterable[tuple[Stamp, str]]) -> None:
         """Remembers hashes of files."""
         with self._database:
             rows = ((*stamp, digest) for stamp, digest in items)
-            self._database.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?)", rows)
+            self._database.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?)", rows)
 
     def _rows(self, table: str, stamps: Sequence[Stamp]) -> Iterator[tuple[Stamp, tuple]]:
         for first in range(0, len(stamps), AT_ONCE):

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,10 @@ def inspect_dataset(dataset: Dataset, job: PrepareJob, console: Console) -> Path
     console.print(_table(("", "smallest", "median", "largest"), [_cells(figure) for figure in figures]))
     console.print()
     console.print(_table(tuple(buckets[0]) if buckets else (), [tuple(row.values()) for row in buckets]))
+    readers = Counter(clip.info.decoder for clip in clips if not clip.latents).most_common()
+    if readers:
+        console.print()
+        console.print(_table(("read by", "clips"), [(reader, str(count)) for reader, count in readers]))
     if why_no_tokens:
         console.print(f"\nCaption lengths are not known: {why_no_tokens}", soft_wrap=True)
     if dataset.faults:
@@ -62,7 +67,8 @@ def inspect_dataset(dataset: Dataset, job: PrepareJob, console: Console) -> Path
     path = job.inspect.output_dir / "index.html"
     cards = _cards(clips[: job.inspect.clips], job, tokens)
     page = Environment(loader=PackageLoader("cogvx_exp.data"), autoescape=True).get_template("inspect.html.j2")
-    text = page.render(job=job, dataset=dataset, figures=figures, buckets=buckets, cards=cards, total=len(clips))
+    tables = {"figures": figures, "buckets": buckets, "readers": readers}
+    text = page.render(job=job, dataset=dataset, cards=cards, total=len(clips), **tables)
     write_text(path, text)
     console.print(f"\nContact sheet: {path}", soft_wrap=True)
     return path
@@ -130,6 +136,7 @@ def _cards(clips: list[Clip], job: PrepareJob, tokens: dict[str, int]) -> list[d
         for before, after, clip in zip(results, results, shown, strict=False):
             info = clip.info
             facts = f"{info.num_frames} frames, {info.height}x{info.width}, {info.fps:.2f} fps, {info.duration:.1f} s"
+            facts += f", read by {info.decoder}"
             cards.append(
                 {
                     "name": Path(clip.row.path).name,

@@ -26,7 +26,9 @@ from cogvx_exp.data.fit import Fit
 from cogvx_exp.data.frames import choose_frames
 from cogvx_exp.data.index import FileIndex, stamp_of
 from cogvx_exp.data.latents import load_tensor
+from cogvx_exp.data.video import READER_VERSION
 from cogvx_exp.files import file_hash, read_json
+from cogvx_exp.media.timeline import DECORD
 from cogvx_exp.model.device import Compute, release
 from cogvx_exp.model.load import identity, load_text_encoder, load_vae
 from cogvx_exp.team import Team
@@ -172,13 +174,26 @@ def _all_work(clips: list[Clip], data: Data, encoder: Encoder) -> list[_Work]:
         if clip.latents:
             works.append(_Work(_imported_entry(clip, hashes, encoder), clip, flip=False))
             continue
-        choice = asdict(choose_frames(data, clip.bucket.num_frames))
-        pixels: dict[str, Any] = {"video": hashes[clip.row.path], "frames": choice, "bucket": str(clip.bucket)}
+        pixels = _pixels(clip, data, hashes[clip.row.path])
         for flip in (False, True) if data.random_flip else (False,):
             origin = pixels | {"reshape": data.reshape, "flip": flip}
             image = encoder.cache.key(origin | {"part": "first frame"}) if encoder.images else None
             works.append(_Work(Entry(encoder.cache.key(origin | made_by), image), clip, flip))
     return works
+
+
+def _pixels(clip: Clip, data: Data, content: str) -> dict[str, Any]:
+    """What says which pixels are read from a file.
+
+    Entries of clips that were always read right keep the keys that they had before `READER_VERSION`.
+    """
+    choice = choose_frames(data, clip.bucket.num_frames)
+    pixels: dict[str, Any] = {"video": content, "frames": asdict(choice), "bucket": str(clip.bucket)}
+    if clip.info.decoder != DECORD:
+        pixels["reader"] = READER_VERSION
+    if choice.is_new(clip.info.num_frames):
+        pixels["spread"] = True
+    return pixels
 
 
 def _imported_entry(clip: Clip, hashes: dict[str, str], encoder: Encoder) -> Entry:

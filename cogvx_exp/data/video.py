@@ -1,25 +1,25 @@
 """Reading and writing video files.
 
-The decoder is decord (decord2, its maintained fork, which also reads AV1): as fast as PyAV, byte for
-byte the same frames, and it turns clips upright by their rotation tag. What it cannot open is tried
-with PyAV: decord2 3.4.0 fails on some widths that are no multiple of 64 pixels, such as 48 and 96.
-torchcodec needs FFmpeg libraries of the system, and its newest build needs CUDA.
+A reader gives the frames that a player shows (see `media.timeline`). decord (decord2, its maintained fork)
+reads what it is known to read rightly, and PyAV the rest. torchcodec needs FFmpeg libraries of the system, and
+its newest build needs CUDA.
 
 Nothing here needs torch. It is meant to be called in the worker processes of `decoding`: a damaged
 file can crash a decoder, and a reader that was opened before a fork hangs.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import imageio_ffmpeg
 import numpy as np
 
-from cogvx_exp.data.faults import ClipError
+from cogvx_exp.media.errors import REENCODE, ClipError
+from cogvx_exp.media.readers import DecordReader, PyAvReader, Reader
+from cogvx_exp.media.timeline import DECORD, read_timeline
 
-REENCODE = "re-encode it (ffmpeg -i FILE -c:v libx264 -crf 12 NEW.mp4) or take it out"
+READER_VERSION = 1
+"""Enters the key of what is encoded from files that decord does not read. Raise it when their frames change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,26 +28,15 @@ class VideoInfo:
 
     num_frames: int
     height: int
-    """Pixels, upright."""
+    """Pixels, as displayed."""
     width: int
-    """Pixels, upright."""
+    """Pixels, as displayed: upright, and with square pixels."""
     fps: float
     """Frames a second, on average."""
     duration: float
     """Seconds from the start of the first frame to the end of the last."""
-
-
-class Reader(Protocol):
-    """An open video."""
-
-    starts: np.ndarray
-    """Time at which each frame is shown, seconds from the first, (frames,)."""
-    duration: float
-    """Seconds."""
-
-    def frames(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """The frames at ascending indices: uint8, (height, width, 3), upright."""
-        ...
+    decoder: str = DECORD
+    """What reads it, and why it is not decord: "decord", "PyAV (open GOPs)"."""
 
 
 def probe_video(path: str) -> VideoInfo:
@@ -57,26 +46,28 @@ def probe_video(path: str) -> VideoInfo:
         ClipError: it cannot be read as a video.
     """
     reader = open_video(path)
-    height, width, _ = next(iter(reader.frames([0]))).shape
     count = len(reader.starts)
-    return VideoInfo(count, height, width, count / reader.duration, reader.duration)
+    return VideoInfo(count, *reader.size, count / reader.duration, reader.duration, reader.decoder)
 
 
 def open_video(path: str) -> Reader:
-    """Opens a video whose first frame can be decoded, with decord or else with PyAV.
+    """Opens a video whose first frame can be decoded.
 
     Raises:
-        ClipError: neither can.
+        ClipError: there is none.
     """
     try:
-        return _checked(_DecordReader(path))
-    except Exception:  # decord raises errors of several classes
-        try:
-            return _checked(_PyAvReader(path))
-        except ClipError:
-            raise
-        except Exception as error:
-            raise ClipError(f"cannot be decoded ({_reason(error)})", REENCODE) from None
+        timeline = read_timeline(path)
+    except ClipError:
+        raise
+    except Exception as error:  # whatever a decoder does about a damaged file
+        raise ClipError(f"cannot be decoded ({_reason(error)})", REENCODE) from None
+    if timeline.decoder != DECORD:
+        return PyAvReader(path, timeline, timeline.decoder)
+    try:
+        return DecordReader(path, timeline)
+    except Exception:  # decord raises errors of several classes, and decord2 3.4.0 fails on some widths, such as 48
+        return PyAvReader(path, timeline, "PyAV (decord cannot read it)")
 
 
 def spread_frames(path: Path, count: int) -> np.ndarray:
@@ -110,66 +101,6 @@ def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
         writer.send(np.ascontiguousarray(frame))
     writer.close()
     beside.replace(path)
-
-
-class _DecordReader:
-    def __init__(self, path: str):
-        import decord
-
-        decord.logging.set_level(decord.logging.QUIET)
-        self._reader = decord.VideoReader(path, num_threads=1)
-        times = np.asarray(self._reader.get_frame_timestamp(range(len(self._reader))))
-        self.starts = times[:, 0] - times[0, 0]
-        self.duration = float(times[-1, 1] - times[0, 0])
-
-    def frames(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        # One at a time: as fast as all at once, and a long 4K clip takes no more memory than a short one.
-        for found, index in enumerate(indices):
-            frames = self._reader.get_batch([index]).asnumpy()
-            if len(frames) != 1:
-                raise _cut_off(found, len(indices))
-            yield frames[0]
-
-
-class _PyAvReader:
-    def __init__(self, path: str):
-        import av
-
-        self._open = lambda: av.open(path)
-        with self._open() as container:
-            if not container.streams.video:
-                raise ClipError("has no video, only sound", "take it out")
-            stream = container.streams.video[0]
-            base = float(stream.time_base or 0)
-            shown = sorted((p.pts, p.duration or 0) for p in container.demux(stream) if p.pts is not None)
-        if not shown:
-            raise ClipError("has no frames", "take it out")
-        times = np.array([time for time, _ in shown]) * base
-        self.starts = times - times[0]
-        usual = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
-        self.duration = float(self.starts[-1]) + (shown[-1][1] * base or usual)
-
-    def frames(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        wanted = iter(indices)
-        next_index, found = next(wanted, None), 0
-        with self._open() as container:
-            for index, frame in enumerate(container.decode(container.streams.video[0])):
-                if index == next_index:
-                    yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90))
-                    next_index, found = next(wanted, None), found + 1
-                if next_index is None:
-                    return
-        raise _cut_off(found, len(indices))
-
-
-def _checked(reader: Any) -> Reader:
-    """The reader, if it can give the first frame."""
-    next(iter(reader.frames([0])))
-    return reader
-
-
-def _cut_off(found: int, wanted: int) -> ClipError:
-    return ClipError(f"only {found} of {wanted} frames can be decoded: the file is cut off or damaged", REENCODE)
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,21 @@
+"""What is wrong with a video file."""
+
+from cogvx_exp.errors import UserError
+
+REENCODE = "re-encode it (ffmpeg -i FILE -c:v libx264 -crf 12 NEW.mp4) or take it out"
+
+
+class ClipError(UserError):
+    """A clip that cannot be used: what is wrong, and how to mend it."""
+
+    def __init__(self, what: str, mend: str):
+        super().__init__(what, mend)  # both in args, so that it can be pickled
+        self.what, self.mend = what, mend
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.mend}"
+
+
+def cut_off(found: int, wanted: int) -> ClipError:
+    """The error of a file that has fewer frames than it should."""
+    return ClipError(f"only {found} of {wanted} frames can be decoded: the file is cut off or damaged", REENCODE)

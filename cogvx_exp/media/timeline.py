@@ -1,0 +1,270 @@
+"""Which frames a video has and when each is shown, and which decoder is known to give just these.
+
+The truth is what a player shows: frame k is frame k of `ffmpeg -i FILE -fps_mode passthrough`. It differs
+from a file's packets in many ways: an edit list hides frames that must be decoded all the same (a cut by
+stream copy), frames before the first that can be decoded are dropped, a packet may hold half a frame or
+none. Packets are believed where each is known to be one frame: in mp4, mov, mkv and webm, with H.264, HEVC,
+VP9 and AV1, from a first frame that needs no other. Everything else is decoded once to know its frames.
+
+decord jumps to the keyframe before a frame and counts from there, which is right where nothing is hidden
+and every keyframe is a clean start that no frame crosses (closed GOPs). PyAV reads from the beginning.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from cogvx_exp.media.errors import REENCODE, ClipError, cut_off
+from cogvx_exp.media.picture import Geometry, geometry_of, refuse_hdr
+
+CONTAINERS = ("mov", "matroska")
+"""Whose packets are whole frames with true timestamps; libavformat names mp4 mov, and webm matroska."""
+PROGRESSIVE = (0, 1)
+"""AVFieldOrder: unknown (where the codec has no fields), progressive."""
+CLEAN_STARTS = {"h264": frozenset({5}), "hevc": frozenset(range(16, 22))}
+"""NAL unit types of frames at which decoding can start: IDR (H.264), IDR, BLA and CRA (HEVC). Other keyframes, such
+as those at the recovery points of an intra refresh, need frames before them."""
+ALWAYS_CLEAN = ("vp9", "av1")
+"""Codecs whose keyframes are always clean starts."""
+USUAL_RATE = 25.0
+"""Frames a second of a file that does not tell."""
+DISCONTINUOUS, LONGEST_STEP = 0x0200, 10.0
+"""AVFMT_TS_DISCONT: formats (ts, mpg) whose clock may jump; more seconds in one step are a jump, as for ffmpeg."""
+DECORD = "decord"
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The frames of a video as a player shows them."""
+
+    starts: np.ndarray
+    """Time at which each frame is shown, seconds from the first, ascending, (frames,)."""
+    duration: float
+    """Seconds from the start of the first frame to the end of the last."""
+    decoder: str
+    """Which decoder is known to give these frames, and why it is not decord: "decord", "PyAV (open GOPs)"."""
+    geometry: Geometry
+    size: tuple[int, int]
+    """Height and width as displayed, in pixels."""
+    timestamps: np.ndarray | None = None
+    """What the frames are expected to carry, in units of the stream; None: nothing is known beforehand."""
+    interlaced: bool = False
+
+
+@dataclass
+class _Packets:
+    """What the packets of a stream tell, in the order in which they are stored."""
+
+    times: list[int | None] = field(default_factory=list)
+    durations: list[int] = field(default_factory=list)
+    hidden: list[bool] = field(default_factory=list)
+    keyframes: list[int] = field(default_factory=list)
+    """Their places."""
+    clean: list[bool] = field(default_factory=list)
+    """Whether decoding can start there, for each keyframe."""
+
+
+@contextmanager
+def opened(path: str) -> Iterator[tuple[Any, Any]]:
+    """Opens a file with PyAV: the container and its main video stream.
+
+    Raises:
+        ClipError: it has no video.
+    """
+    import av
+
+    with av.open(path) as container:
+        stream = container.streams.best("video")
+        if stream is None:
+            raise ClipError("has no video, only sound", "take it out")
+        stream.codec_context.thread_count = 1
+        yield container, stream
+
+
+def decoded(container: Any, stream: Any) -> Iterator[Any]:
+    """All frames of a stream, from the beginning.
+
+    Packets that cannot be decoded are passed over before the first frame (a recording that starts in the
+    midst of a group of pictures) and after the last (one that was cut off).
+
+    Raises:
+        ClipError: there is damage between two frames.
+    """
+    from av.error import FFmpegError
+
+    started = damaged = False
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except FFmpegError:
+            damaged = started
+            continue
+        if damaged and frames and packet.size:
+            raise ClipError("has damaged frames that cannot be decoded", REENCODE)
+        started = started or bool(frames)
+        yield from frames
+
+
+def read_timeline(path: str) -> Timeline:
+    """Finds out which frames a video has.
+
+    Raises:
+        ClipError: it has none, is cut off, damaged, or of high dynamic range.
+    """
+    with opened(path) as (container, stream):
+        timeline = _from_packets(container, stream) if _can_tell(container, stream) else None
+    if timeline:
+        return timeline
+    with opened(path) as (container, stream):
+        return _from_frames(container, stream)
+
+
+def _can_tell(container: Any, stream: Any) -> bool:
+    """Whether it is a kind of file whose packets may be believed."""
+    codec = stream.codec_context
+    known = codec.codec.canonical_name in (*CLEAN_STARTS, *ALWAYS_CLEAN)
+    return container.format.name.startswith(CONTAINERS) and known and codec.field_order in PROGRESSIVE
+
+
+def _from_packets(container: Any, stream: Any) -> Timeline | None:
+    """The timeline by the packets, or None if they cannot be believed."""
+    packets, first = _scan(container, stream)
+    if container.format.name.startswith("mov"):
+        announced = max(len(stream.index_entries), 0)
+        if len(packets.times) < announced:
+            raise cut_off(len(packets.times), announced)
+    if not packets.times:
+        raise ClipError("has no frames", "take it out")
+    if None in packets.times or len(set(packets.times)) < len(packets.times) or first is None:
+        return None
+    if first.interlaced_frame or packets.keyframes[:1] != [0] or not packets.clean[0]:
+        return None
+    times = np.array(packets.times, dtype=np.int64)
+    if times.min() < times[0]:  # frames that are shown before the first that can be decoded
+        return None
+    if stream.codec_context.has_b_frames and (np.diff(times) > 0).all():  # stored as if there were nothing to reorder
+        return None
+    shown = np.flatnonzero(~np.array(packets.hidden))
+    order = shown[np.argsort(times[shown])]
+    base = float(stream.time_base or 0)
+    starts, usual = _ascending(times[order] * base, container, stream)
+    geometry = geometry_of(first, stream.sample_aspect_ratio)
+    return Timeline(
+        starts,
+        round(float(starts[-1]) + (max(packets.durations[order[-1]], 0) * base or usual), 9),
+        _decoder(packets, times, geometry),
+        geometry,
+        geometry.size(first),
+        times[order],
+    )
+
+
+def _scan(container: Any, stream: Any) -> tuple[_Packets, Any]:
+    """Reads all packets, and decodes up to the first frame that is shown."""
+    from av.error import FFmpegError
+
+    packets, first = _Packets(), None
+    for packet in container.demux(stream):
+        if first is None:
+            try:
+                first = next(iter(packet.decode()), None)
+            except FFmpegError:
+                return packets, None
+            if first is not None:
+                refuse_hdr(first)
+        if not packet.size:
+            continue  # the end
+        if packet.is_keyframe:
+            packets.keyframes.append(len(packets.times))
+            packets.clean.append(_is_clean_start(packet, stream.codec_context))
+        packets.times.append(packet.pts)
+        packets.durations.append(packet.duration or 0)
+        packets.hidden.append(packet.is_discard)
+    return packets, first
+
+
+def _is_clean_start(packet: Any, codec: Any) -> bool:
+    """Whether decoding can start at a keyframe."""
+    name = codec.codec.canonical_name
+    if name not in CLEAN_STARTS:
+        return True
+    header = bytes(codec.extradata or b"")
+    place = {"h264": 4, "hevc": 21}[name]
+    if len(header) <= place or header[0] != 1:  # no avcC or hvcC: another form of stream
+        return False
+    length, data, at = (header[place] & 3) + 1, memoryview(packet), 0
+    while at + length < len(data):
+        kind = data[at + length]
+        if (kind & 31 if name == "h264" else kind >> 1 & 63) in CLEAN_STARTS[name]:
+            return True
+        at += length + int.from_bytes(data[at : at + length], "big")
+    return False
+
+
+def _decoder(packets: _Packets, times: np.ndarray, geometry: Geometry) -> str:
+    """The decoder that is known to give the frames of a stream whose packets can be believed."""
+    if any(packets.hidden):
+        return "PyAV (edit list)"
+    latest, earliest = np.maximum.accumulate(times), np.minimum.accumulate(times[::-1])[::-1]
+    for place, clean in zip(packets.keyframes, packets.clean, strict=True):
+        crossed = place and latest[place - 1] > times[place]
+        if not clean or crossed or earliest[place] < times[place]:
+            return "PyAV (open GOPs)"
+    if geometry.aspect != 1:
+        return "PyAV (pixels not square)"
+    return "PyAV (mirrored)" if geometry.mirrored else DECORD
+
+
+def _from_frames(container: Any, stream: Any) -> Timeline:
+    """The timeline by decoding everything, one frame at a time."""
+    shown: list[int | None] = []
+    decoded_at: list[int | None] = []
+    first, last, interlaced = None, 0, False
+    for frame in decoded(container, stream):
+        if first is None:
+            refuse_hdr(frame)
+            first = frame
+        shown.append(frame.pts)
+        decoded_at.append(frame.dts)
+        last, interlaced = frame.duration or 0, interlaced or frame.interlaced_frame
+    if first is None:
+        raise ClipError("has no frames", "take it out")
+    base = float(stream.time_base or 0)
+    # Where frames do not come in the order of their presentation times, those are wrong (avi has none): so does ffmpeg.
+    times = shown if _in_order(shown) or not _in_order(decoded_at) else decoded_at
+    seconds = np.array([np.nan if time is None else time * base for time in times])
+    starts, usual = _ascending(seconds, container, stream)
+    geometry = geometry_of(first, stream.sample_aspect_ratio)
+    why = "interlaced" if interlaced else f"{stream.codec_context.name} in {container.format.name.partition(',')[0]}"
+    return Timeline(
+        starts,
+        round(float(starts[-1]) + (max(last, 0) * base or usual), 9),
+        f"PyAV ({why})",
+        geometry,
+        geometry.size(first),
+        interlaced=interlaced,
+    )
+
+
+def _in_order(times: list[int | None]) -> bool:
+    known = [time for time in times if time is not None]
+    return bool(known) and all(first < second for first, second in pairwise(known))
+
+
+def _ascending(times: np.ndarray, container: Any, stream: Any) -> tuple[np.ndarray, float]:
+    """Times in seconds as they are shown, from the first, and the usual time between two frames.
+
+    Times out of order are sorted; those that are missing, equal or beyond a jump of the clock follow at the
+    usual distance.
+    """
+    rate = float(stream.average_rate or stream.guessed_rate or 0) or USUAL_RATE
+    jumps = bool(container.format.flags & DISCONTINUOUS)
+    steps = np.diff(times if jumps or not np.isfinite(times).all() else np.sort(times))
+    good = np.isfinite(steps) & (steps > 0) & ((steps <= LONGEST_STEP) | (not jumps))
+    usual = float(np.median(steps[good])) if good.any() else 1 / rate
+    starts = np.concatenate([[0.0], np.cumsum(np.where(good, steps, usual))])
+    return starts.round(9), usual
