@@ -56,9 +56,7 @@ def read_text(path: Path) -> str:
 def _refusal(path: Path, what: str, encoding: str | None) -> NotUtf8:
     given = encoding or "ITS_ENCODING"
     target = path.with_name(f"utf8-{path.name}")
-    return NotUtf8(
-        what, f"convert it: iconv -f {given} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(str(target))}"
-    )
+    return NotUtf8(what, f"convert it: iconv -f {given} -t UTF-8 {shlex.quote(str(path))} > {shlex.quote(str(target))}")
 
 
 def _guess(data: bytes) -> str | None:

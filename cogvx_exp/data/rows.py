@@ -50,7 +50,9 @@ class Place:
 
     def holds(self, path: str) -> bool:
         """Whether a file, behind its links, is where it may be."""
-        return self.allowed is None or f"{os.path.realpath(path)}{os.sep}".startswith(self.allowed.rstrip(os.sep) + os.sep)
+        return self.allowed is None or f"{os.path.realpath(path)}{os.sep}".startswith(
+            self.allowed.rstrip(os.sep) + os.sep
+        )
 
 
 def is_junk(name: str) -> bool:

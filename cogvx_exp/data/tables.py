@@ -4,9 +4,11 @@ import csv
 import io
 import json
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +32,12 @@ def read_csv(place: Place, source: Source) -> Iterator[Found]:
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         _refuse_other_delimiters(LINE_END.split(text, maxsplit=1)[0], path, source)
         header = _header(reader, path, source)
-        for number, (first, last, record) in enumerate(_records(reader), 1):
-            fault = _wrong(record, first, last, header, lines, source)
-            if fault or isinstance(record, str):
-                yield DataFault(number, name, *(fault or (record, QUOTE)))
+        for number, record in enumerate(_records(reader), 1):
+            fault = (record.problem, QUOTE) if record.problem else _wrong(record, header, lines, source)
+            if fault:
+                yield DataFault(number, name, *fault)
             else:
-                named = dict(zip(header, record, strict=False))
+                named = dict(zip(header, record.fields, strict=False))
                 yield make_row(place.root, number, named[source.video_column], named[source.caption_column])
 
 
@@ -44,7 +46,9 @@ def read_jsonl(place: Place, source: Source) -> Iterator[Found]:
     path, name = _dataset_file(place, source), source.dataset_file or ""
     text = _read(path)
     if text.lstrip().startswith("[") and not _is_json(text.lstrip().partition("\n")[0]):
-        raise UserError(f"{path} is one JSON list, not a JSON object a line; convert it: jq -c '.[]' {path} > NEW.jsonl")
+        raise UserError(
+            f"{path} is one JSON list, not a JSON object a line; convert it: jq -c '.[]' {path} > NEW.jsonl"
+        )
     for number, line in enumerate(LINE_END.split(text), 1):
         if not line.strip():
             continue
@@ -113,43 +117,53 @@ def _refuse_other_delimiters(first_line: str, path: Path, source: Source) -> Non
             raise UserError(f"{path} has {name} between its columns; save it with commas")
 
 
-def _records(reader: Any) -> Iterator[tuple[int, int, list[str] | str]]:
-    """First line, last line, and fields of each record; or what is wrong with it. Empty lines are passed over."""
+@dataclass(frozen=True)
+class _Record:
+    """A record of a CSV file."""
+
+    first: int
+    """Its first line, counted from 1."""
+    last: int
+    fields: list[str]
+    problem: str = ""
+    """Why it could not be split into fields."""
+
+    @property
+    def lines(self) -> str:
+        return f"line {self.first}" if self.first == self.last else f"lines {self.first} to {self.last}"
+
+
+def _records(reader: Any) -> Iterator[_Record]:
+    """The records; empty lines are passed over."""
     while True:
         first = reader.line_num + 1
         try:
-            record = next(reader)
+            fields = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            last = reader.line_num
-            yield first, last, _explained(error, first, last)
+            record = _Record(first, reader.line_num, [])
+            yield replace(record, problem=f"{record.lines}: {_explained(error)}")
         else:
-            if record:
-                yield first, reader.line_num, record
+            if fields:
+                yield _Record(first, reader.line_num, fields)
 
 
-def _explained(error: csv.Error, first: int, last: int) -> str:
+def _explained(error: csv.Error) -> str:
     if "unexpected end" in str(error):
-        return f"{_lines(first, last)}: a quote is opened and never closed, so all that follows belongs to it"
-    if "expected after" in str(error):
-        return f"{_lines(first, last)}: a quoted field goes on behind its closing quote"
-    return f"{_lines(first, last)}: {error}"
+        return "a quote is opened and never closed, so all that follows belongs to it"
+    return "a quoted field goes on behind its closing quote" if "expected after" in str(error) else str(error)
 
 
-def _wrong(
-    record: list[str] | str, first: int, last: int, header: list[str], lines: list[str], source: Source
-) -> tuple[str, str] | None:
+def _wrong(record: _Record, header: list[str], lines: list[str], source: Source) -> tuple[str, str] | None:
     """What is wrong with a record that could be split into fields, and how to mend it."""
-    if isinstance(record, str):
-        return None
-    if len(record) < len(header) or any(field.strip() for field in record[len(header) :]):
-        what = f"{_lines(first, last)}: has {len(record)} fields, and the header has {len(header)}"
-        mend = f"{QUOTE}, with no blank before the first quote" if len(record) > len(header) else "add what is missing"
-        return what, mend
-    swallowed = next((line for line in range(first + 1, last + 1) if _is_row(lines[line - 1], header, source)), None)
-    if swallowed:
-        return f"{_lines(first, last)}: a quote is open, and line {swallowed} looks like a row of its own", QUOTE
+    fields = record.fields
+    if len(fields) < len(header) or any(field.strip() for field in fields[len(header) :]):
+        what = f"{record.lines}: has {len(fields)} fields, and the header has {len(header)}"
+        return what, f"{QUOTE}, with no blank before the first quote" if len(fields) > len(header) else "add the others"
+    for line in range(record.first + 1, record.last + 1):
+        if _is_row(lines[line - 1], header, source):
+            return f"{record.lines}: a quote is open, and line {line} looks like a row of its own", QUOTE
     return None
 
 
@@ -162,10 +176,6 @@ def _is_row(line: str, header: list[str], source: Source) -> bool:
     if len(fields) < len(header):
         return False
     return Path(fields[header.index(source.video_column)].strip()).suffix.lower() in VIDEO_ENDINGS
-
-
-def _lines(first: int, last: int) -> str:
-    return f"line {first}" if first == last else f"lines {first} to {last}"
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Manifests and folders as people have them: read right, or a fault that says what to change."""
 
+import errno
 import json
 import os
 import shlex
@@ -60,7 +61,7 @@ def test_an_open_quote_swallows_nothing_in_silence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_what_is_legal_in_csv_is_read(tmp_path: Path, end: str) -> None:
-    lines = ["\ufeffid, video ,caption", "", '1,b0.mp4,"a ""b"",\u2028c"', "2,b1.mp4,an 8 inch\" doll,,", '3,b2.mp4,"x']
+    lines = ["\ufeffid, video ,caption", "", '1,b0.mp4,"a ""b"",\u2028c"', '2,b1.mp4,an 8 inch" doll,,', '3,b2.mp4,"x']
     captions, faults = of_csv(tmp_path, end.join([*lines, 'second line"']))
     assert faults == []
     assert captions == {"b0.mp4": 'a "b",\u2028c', "b1.mp4": 'an 8 inch" doll', "b2.mp4": f"x{end}second line"}
@@ -78,7 +79,10 @@ def test_what_is_legal_in_csv_is_read(tmp_path: Path, end: str) -> None:
         ("", "has no column caption and video; it has nothing"),
         ('video,"cap"tion\n', "the header in line 1 cannot be read"),
         ("video,caption\nb.mp4,caf\xe9 noir\n".encode("cp1252"), r"is not UTF-8 text (line 2); it seems to be WINDOWS"),
-        ("video,caption\nb.mp4,x\n".encode("utf-16"), "is UTF-16 text, not UTF-8; convert it: iconv -f UTF-16 -t UTF-8"),
+        (
+            "video,caption\nb.mp4,x\n".encode("utf-16"),
+            "is UTF-16 text, not UTF-8; convert it: iconv -f UTF-16 -t UTF-8",
+        ),
         ("video,caption\nb.mp4,x\n".encode("utf-16-le"), "iconv -f UTF-16LE"),
         ("video,caption\nb.mp4,\u5c0f\u732b\u5728\u8349\u5730\u4e0a\n".encode("gb18030"), "seems to be GB18030"),
     ],
@@ -186,11 +190,18 @@ def test_links_to_folders_are_followed_or_told(tmp_path: Path) -> None:
     assert len(read("files", root, outside=True)[0]) == 1
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may look into every folder")
-def test_a_folder_that_may_not_be_looked_into_is_told(tmp_path: Path) -> None:
-    (tmp_path / "a.mp4").touch()
-    (tmp_path / "closed").mkdir(mode=0)
-    assert "Permission denied" in read("folder", tmp_path)[1][-1].what
+def test_a_folder_that_may_not_be_looked_into_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "closed").mkdir()
+    original = os.scandir
+
+    def scandir(path: str):  # as for somebody who is not root
+        if Path(path).name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return original(path)
+
+    monkeypatch.setattr("cogvx_exp.data.folders.os.scandir", scandir)
+    (fault,) = read("folder", tmp_path)[1]
+    assert (Path(fault.file).name, fault.what) == ("closed", "cannot be looked into (Permission denied)")
 
 
 def test_the_hubs_cache_may_link_to_its_own_blobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
