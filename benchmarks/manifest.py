@@ -62,7 +62,7 @@ def measure(count: int) -> tuple[list[float], float]:
         maker.join()
         data = settings(root)
         times = [time.perf_counter()]
-        rows, _ = read_source(data.all_sources()[0], data.allow_outside_root)
+        rows, _, _ = read_source(data.all_sources()[0], data.allow_outside_root)
         times.append(time.perf_counter())
         with FileIndex(root / "index.sqlite") as index:
             infos = index.infos(stamps)

@@ -13,6 +13,10 @@ ENVIRONMENT = {
 }
 
 
+def _is_critical(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.CRITICAL
+
+
 def quiet_libraries() -> None:
     """Silences notes of libraries that a user can do nothing about, and their progress bars.
 
@@ -22,7 +26,9 @@ def quiet_libraries() -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     for name in SILENT_LOGGERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.CRITICAL)
+        logger.addFilter(_is_critical)  # DeepSpeed sets its level when it is imported, and writes to standard output
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters are wanted

@@ -26,8 +26,10 @@ from cogvx_exp.config.faults import ConfigError, Fault
 from cogvx_exp.config.help import print_help
 from cogvx_exp.config.overrides import check_names
 from cogvx_exp.config.paths import conf_dir
+from cogvx_exp.config.quoting import expanded, hint_for_several, quoted, readable
 from cogvx_exp.config.typed import Job, typed
 from cogvx_exp.errors import CrashError, UserError
+from cogvx_exp.tracking.console import never_fail_to_print, visible
 
 CRASH = 1
 USAGE_ERROR = 2
@@ -35,7 +37,7 @@ INTERRUPTED = 130
 
 
 def _print_failure(overrides: list[str], error: UserError | CrashError) -> None:
-    print(f"Job failed ({' '.join(overrides)}): {error}", file=sys.stderr)
+    print(visible(f"Job failed ({' '.join(overrides)}): {error}"), file=sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class EntryPoint(Generic[Job]):
             Stopped: (an exit with code 75) the run was asked to stop and has saved its state.
         """
         argv = list(sys.argv[1:] if argv is None else argv)
+        never_fail_to_print()
         try:
             try:
                 return self._main(argv)
@@ -74,10 +77,10 @@ class EntryPoint(Generic[Job]):
         except UserError as error:
             if os.environ.get("COGVX_TRACEBACK") or any(text.startswith("hydra.verbose") for text in argv):
                 raise
-            print(f"cogvx_exp.{self.name}: {error}", file=sys.stderr)
+            print(visible(f"cogvx_exp.{self.name}: {error}"), file=sys.stderr)
             return USAGE_ERROR
         except CrashError as error:
-            print(f"cogvx_exp.{self.name}: {error}", file=sys.stderr)
+            print(visible(f"cogvx_exp.{self.name}: {error}"), file=sys.stderr)
             return CRASH
         except KeyboardInterrupt:
             print(f"cogvx_exp.{self.name}: interrupted", file=sys.stderr)
@@ -89,14 +92,15 @@ class EntryPoint(Generic[Job]):
 
     def _main(self, argv: list[str]) -> int:
         flags = get_args_parser().parse_intermixed_args(argv)
+        overrides = [readable(text, self.schema) for text in flags.overrides]
         # Hydra's own parser wants all flags before, or all behind, the overrides.
-        argv = [*(word for word in argv if word not in flags.overrides), *flags.overrides]
+        argv = [*(word for word in argv if word not in flags.overrides), *overrides]
         # Also what --cfg prints is checked, so that it can be used to test a configuration.
         runs_once = not (flags.multirun or flags.info or flags.shell_completion or flags.hydra_help)
-        extra = [f"hydra.searchpath=[file://{Path(flags.config_dir).resolve()}]"] if flags.config_dir else []
+        config_dir = expanded(Path(flags.config_dir)) if flags.config_dir else None
+        extra = [f"hydra.searchpath=[{quoted(f'file://{config_dir.resolve()}')}]"] if config_dir else []
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            config_dir = Path(flags.config_dir) if flags.config_dir else None
-            good, faults = check_names(self._config, flags.overrides, extra, config_dir)
+            good, faults = check_names(self._config, overrides, extra, config_dir, self.schema)
             if faults or (runs_once and not self._is_sweep(good, extra)):
                 job, more = self._try(good, extra)
                 faults += more
@@ -106,7 +110,7 @@ class EntryPoint(Generic[Job]):
                 assert job is not None
                 print_help(self.name, job)
                 return 0
-        self._hand_to_hydra([*argv, *self.extra(flags.overrides)])
+        self._hand_to_hydra([*argv, *self.extra(overrides)])
         return 0
 
     def _is_sweep(self, overrides: list[str], extra: list[str]) -> bool:
@@ -127,16 +131,17 @@ class EntryPoint(Generic[Job]):
         try:
             return self.job(compose(self._config, [*extra, *overrides])), []
         except ConfigError as error:
-            at_fault = {fault.setting.partition("=")[0] for fault in error.faults}
+            at_fault = {_setting(fault) for fault in error.faults}
             rest = [text for text in overrides if text.lstrip("+").partition("=")[0] not in at_fault]
             if len(rest) == len(overrides):
                 return None, error.faults
-            more = [fault for fault in self._try(rest, extra)[1] if fault.setting.partition("=")[0] not in at_fault]
+            more = [fault for fault in self._try(rest, extra)[1] if _setting(fault) not in at_fault]
             return None, [*error.faults, *more]
         except HydraException as error:
             several = re.match(r"Ambiguous value for argument '(.*)'", str(error))
             if several:
-                return None, [Fault(several[1], "has several values: add -m for a run of each, or write KEY=[A,B]")]
+                (override,) = OverridesParser.create().parse_overrides([several[1]])
+                return None, [Fault(several[1], hint_for_several(override, self.schema))]
             return None, [Fault(" ".join(overrides), _explained(error))]
 
     def job(self, config: DictConfig) -> Job:
@@ -181,6 +186,11 @@ class EntryPoint(Generic[Job]):
         self.finish(results)
         if failed:
             raise failed[0]
+
+
+def _setting(fault: Fault) -> str:
+    """The name of the setting that a fault, perhaps of an item of its list, belongs to."""
+    return re.split(r"[=\[]", fault.setting, maxsplit=1)[0]
 
 
 def _explained(error: HydraException) -> str:

@@ -8,12 +8,14 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from cogvx_exp.config.schema import Section
+from cogvx_exp.tracking.console import visible
+from cogvx_exp.tracking.progress import console
 
 HEADER = """\
 python -m cogvx_exp.{entry} [GROUP=CHOICE ...] [SETTING=VALUE ...]
@@ -25,7 +27,6 @@ python -m cogvx_exp.{entry} [GROUP=CHOICE ...] [SETTING=VALUE ...]
 
 def print_help(entry: str, job: Section) -> None:
     """Prints the groups and all settings of a composed job, with its values."""
-    console = Console(highlight=False, soft_wrap=False)
     console.print(HEADER.format(entry=entry))
     console.print("Groups (GROUP=CHOICE):", style="bold")
     console.print(_groups(type(job)))
@@ -46,7 +47,7 @@ def _groups(schema: type[BaseModel]) -> Table:
 
 def _settings(job: Section) -> Iterator[RenderableType]:
     for key, value, field in _fields(job, ""):
-        yield Text(f"  {key}={_show(value)}", style="cyan")
+        yield Text(visible(f"  {key}={_show(value)}"), style="cyan")
         doc = " ".join((field.description or "").split()) + _allowed(field.annotation)
         yield Padding(Text(doc), (0, 0, 0, 6))
 

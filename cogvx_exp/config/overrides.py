@@ -17,17 +17,23 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from pydantic import BaseModel
 
 from cogvx_exp.config.choices import choices_with
 from cogvx_exp.config.faults import ConfigError, Fault, did_you_mean
 from cogvx_exp.config.flags import FLAGS
+from cogvx_exp.config.quoting import cut_by_the_shell, hint
 
 OPEN = "optim.settings"
 """Here a `+` may add any name: an argument of the optimizer's class."""
 
 
 def check_names(
-    config_name: str, overrides: list[str], extra: list[str], config_dir: Path | None = None
+    config_name: str,
+    overrides: list[str],
+    extra: list[str],
+    config_dir: Path | None = None,
+    schema: type[BaseModel] | None = None,
 ) -> tuple[list[str], list[Fault]]:
     """Splits `overrides` into those whose names exist and the faults of the others.
 
@@ -38,11 +44,12 @@ def check_names(
         overrides: of the command line.
         extra: overrides for Hydra itself.
         config_dir: the user's own folder of groups (`--config-dir`).
+        schema: type of the whole configuration, which tells how a setting is written.
 
     Raises:
-        ConfigError: an override cannot even be parsed.
+        ConfigError: overrides cannot even be parsed.
     """
-    parsed = [_parse(text) for text in overrides]
+    parsed = _parse_all(overrides, schema)
     loader = Groups(GlobalHydra.instance().config_loader(), config_dir)
     groups: list[Override] = []
     settings: list[Override] = []
@@ -80,16 +87,26 @@ class Groups:
         return sorted(name for name in names if not name.startswith("_"))
 
 
+def _parse_all(overrides: list[str], schema: type[BaseModel] | None) -> list[Override]:
+    parsed, faults = [], []
+    cut, rest = cut_by_the_shell(overrides, schema)
+    for text, missing in cut:
+        faults.append(Fault(text, f"has lost what follows at a blank; {hint(f'{text} {missing}', schema)}"))
+    for text in rest:
+        try:
+            parsed.append(_parse(text))
+        except HydraException as error:
+            faults.append(Fault(text, f"cannot be read ({str(error).splitlines()[0]}); {hint(text, schema)}"))
+    if faults:
+        raise ConfigError(faults)
+    return parsed
+
+
 def _parse(text: str) -> Override:
-    try:
-        override = OverridesParser.create().parse_override(text)
-        if override.key_or_group:
-            return override
-        reason = "it has no name"
-    except HydraException as error:
-        reason = str(error).splitlines()[0]
-    hint = "a setting is written key=value; quote a value with spaces or commas: 'key=\"a, b\"'"
-    raise ConfigError([Fault(text, f"cannot be read ({reason}); {hint}")])
+    override = OverridesParser.create().parse_override(text)
+    if not override.key_or_group:
+        raise HydraException("it has no name")
+    return override
 
 
 def _text(override: Override) -> str:

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 from cogvx_exp.config.choices import choices_with, models_for
 from cogvx_exp.config.faults import Fault
+from cogvx_exp.config.prompts import prompt_faults
 from cogvx_exp.config.schema import GenerateJob, Model, PrepareJob, TrainJob, Validation
 from cogvx_exp.config.unbuilt import unbuilt
 
@@ -39,7 +40,7 @@ def check_train(job: TrainJob) -> list[Fault]:
 
 def check_memory(job: TrainJob) -> list[Fault]:
     """Faults of a job whose memory is predicted: as for training, but it needs neither data nor weights."""
-    needless = ("data.root", "data.sources", "model.path", "hub.")
+    needless = ("data.root", "data.sources", "model.path", "hub.", "validation.prompts")
     return [fault for fault in check_train(job) if not fault.setting.startswith(needless)]
 
 
@@ -57,7 +58,8 @@ def check_prepare(job: PrepareJob) -> list[Fault]:
 def check_generate(job: GenerateJob) -> list[Fault]:
     """All faults of a generate job."""
     shape = _shape_faults(job.model, "generate", job.generate.num_frames, job.generate.height, job.generate.width)
-    return [*shape, *_model_path_faults(job.model)]
+    prompts = [] if job.generate.replay else prompt_faults("generate", job.generate, job.generate.prompts)
+    return [*shape, *prompts, *_model_path_faults(job.model)]
 
 
 def train_notes(job: TrainJob) -> list[str]:
@@ -238,6 +240,7 @@ def _validation_is_legal(job: TrainJob) -> Faults:
     if not isinstance(validation, Validation):
         return
     yield from _shape_faults(job.model, "validation", validation.num_frames, validation.height, validation.width)
+    yield from prompt_faults("validation", validation, validation.prompts)
     if validation.every and validation.every_epochs:
         given = f"validation.every={validation.every}"
         yield Fault(given, f"and validation.every_epochs={validation.every_epochs} exclude each other; set one to null")

@@ -3,13 +3,18 @@
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, OmegaConfBaseException
 from pydantic import ValidationError
 
-from cogvx_exp.config.faults import ConfigError, Fault
+from cogvx_exp.config.faults import ConfigError, Fault, did_you_mean
+from cogvx_exp.config.kinds import Kind, locate
 from cogvx_exp.config.schema import Section
 
 Job = TypeVar("Job", bound=Section)
+
+OUT_OF_BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "multiple_of", "finite_number")
+OUR_OWN = ("empty", "not_utf8", "no_user")
+"""Faults that the schema's own types find."""
 
 
 def typed(config: DictConfig, schema: type[Job]) -> Job:
@@ -21,22 +26,58 @@ def typed(config: DictConfig, schema: type[Job]) -> Job:
     try:
         values = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError([Fault(str(error.full_key), str(error).splitlines()[0])]) from None
+        problem = str(error).splitlines()[0]
+        if isinstance(error, InterpolationKeyError | InterpolationResolutionError):
+            problem += r"; ${NAME} stands for another setting's value; for the text itself write \${NAME}"
+        raise ConfigError([Fault(str(error.full_key), problem)]) from None
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        raise ConfigError([_fault(item) for item in error.errors()]) from None
+        raise ConfigError(_faults(error.errors(), schema)) from None
 
 
-def _fault(item: Any) -> Fault:
-    # A tagged union adds its tag to the location: validation.default.seed is validation.seed.
-    parts = [str(part) for part in item["loc"]]
-    if len(parts) > 2 and parts[0] == "validation":
-        del parts[1]
-    setting = ".".join(parts)
+def _faults(errors: list[Any], schema: type[Section]) -> list[Fault]:
+    """One fault for each setting: pydantic has one for each alternative of a union."""
+    by_setting: dict[str, list[tuple[Any, Kind | None]]] = {}
+    for item in errors:
+        setting, kind = locate(schema, item["loc"])
+        by_setting.setdefault(setting, []).append((item, kind))
+    return [_fault(setting, found) for setting, found in by_setting.items()]
+
+
+def _fault(setting: str, found: list[tuple[Any, Kind | None]]) -> Fault:
+    item, kind = next((pair for pair in found if pair[0]["type"] in OUR_OWN), found[0])
     if item["type"] == "missing":
         return Fault(setting, "is missing; take away what removes it, or set it")
     if item["type"] == "extra_forbidden":
-        return Fault(f"{setting}={item['input']}", "no such setting")
-    shown = "null" if item["input"] is None else item["input"]
-    return Fault(f"{setting}={shown}", item["msg"].replace("Input should be", "must be"))
+        return Fault(f"{setting}={shown(item['input'])}", "no such setting")
+    return Fault(f"{setting}={shown(item['input'])}", _problem(setting, item, kind, alone=len(found) == 1))
+
+
+def _problem(setting: str, item: Any, kind: Kind | None, alone: bool) -> str:
+    """What is allowed instead."""
+    about = item.get("ctx", {})
+    if item["type"] in OUR_OWN:
+        return str(item["msg"])
+    if item["type"] == "union_tag_invalid":
+        return f"must be {about['expected_tags'].replace(chr(39), '')}"
+    if item["type"] in ("too_short", "too_long"):
+        least = "at least" if item["type"] == "too_short" else "at most"
+        count = about.get("min_length", about.get("max_length"))
+        return f"must have {least} {count} item{'s' if count != 1 else ''}, not {about['actual_length']}"
+    if kind is None or (alone and item["type"] in OUT_OF_BOUNDS):
+        return str(item["msg"]).replace("Input should be", "must be")
+    words = kind.words()
+    guess = did_you_mean(str(item["input"]), words.replace(" or ", ", ").split(", ")) if alone else ""
+    return f"must be {words}" + (f"; {guess}" if item["type"] == "literal_error" and guess else "")
+
+
+def shown(value: Any) -> str:
+    """A value as it is written on a command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(shown, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{shown(item)}' for key, item in value.items())}}}"
+    return str(value)

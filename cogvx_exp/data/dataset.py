@@ -13,10 +13,12 @@ from cogvx_exp.data.decoding import DecodingPool
 from cogvx_exp.data.faults import ClipError, DataFault, fault_of, print_faults, write_faults
 from cogvx_exp.data.index import FileIndex, Stamp, stamp_of
 from cogvx_exp.data.latents import LatentFiles, latent_files, latent_info
-from cogvx_exp.data.sources import Row, read_source
+from cogvx_exp.data.rows import Place, Row, find_file
+from cogvx_exp.data.sources import read_source
 from cogvx_exp.data.video import VideoInfo, probe_video
 from cogvx_exp.errors import UserError
 from cogvx_exp.files import fingerprint
+from cogvx_exp.tracking.console import visible
 from cogvx_exp.tracking.progress import progress
 
 
@@ -49,6 +51,8 @@ class Dataset:
     rates: list[float]
     """How often a clip of each source is seen in an epoch."""
     faults: list[DataFault] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    """Files that a system has put there, such as macOS's `._clip.mp4`."""
 
     def bucket_counts(self) -> dict[Bucket, int]:
         """How many training clips each bucket has."""
@@ -58,7 +62,9 @@ class Dataset:
         """How many clips there are, in which buckets."""
         buckets = ", ".join(f"{count} of {bucket}" for bucket, count in self.bucket_counts().items())
         held_out = f"; {len(self.held_out)} held out" if self.held_out else ""
-        return f"{len(self.clips)} clips (frames x height x width): {buckets}{held_out}"
+        count = f"{len(self.left_out)} file{'s' if len(self.left_out) > 1 else ''}"
+        left_out = f"; left out {count} of the system, such as {self.left_out[0]}" if self.left_out else ""
+        return f"{len(self.clips)} clips (frames x height x width): {buckets}{held_out}{left_out}"
 
 
 def load_dataset(data: Data, cache_dir: Path) -> Dataset:
@@ -69,12 +75,15 @@ def load_dataset(data: Data, cache_dir: Path) -> Dataset:
     """
     clips: list[Clip] = []
     faults: list[DataFault] = []
+    left_out: list[str] = []
     sources = data.all_sources()
     for number, source in enumerate(sources):
-        rows, of_manifest = read_source(source, data.allow_outside_root)
+        rows, of_manifest, junk = read_source(source, data.allow_outside_root)
         faults += of_manifest
+        left_out += junk
         if source.source == "latents":
-            found, of_files = _latent_clips(rows, number)
+            allowed = None if data.allow_outside_root or source.root is None else os.path.realpath(source.root)
+            found, of_files = _latent_clips(rows, number, allowed)
         else:
             infos, of_files = _examine_videos(rows, data, cache_dir)
             found, of_buckets = assign_buckets(rows, infos, data, number)
@@ -85,7 +94,8 @@ def load_dataset(data: Data, cache_dir: Path) -> Dataset:
     counts = Counter(clip.source for clip in training)
     rates = _rates([source.repeats for source in sources], [source.weight for source in sources], counts)
     faults.sort(key=lambda fault: fault.row or 0)
-    return Dataset(training, held_out, rates, short_paths(faults, data))
+    left_out = [_shown(path, _roots(data)) for path in left_out]
+    return Dataset(training, held_out, rates, short_paths(faults, data), left_out)
 
 
 def accept(dataset: Dataset, data: Data, console: Console, report: Path | None) -> None:
@@ -136,22 +146,38 @@ def split_holdout(clips: list[Clip], data: Data) -> tuple[list[Clip], list[Clip]
     Raises:
         UserError: more is to be held out than there is, or a listed path is not in the dataset.
     """
-    wanted = data.holdout
+    wanted: int | float | list[str] = data.holdout
     paths = sorted({clip.row.path for clip in clips}, key=lambda path: fingerprint(Path(path).name))
     if isinstance(wanted, list):
         held = _listed(wanted, set(paths), data)
     else:
-        held = set(paths[: round(wanted * len(paths)) if isinstance(wanted, float) else wanted])
+        count = _share(wanted, len(paths)) if isinstance(wanted, float) else wanted
+        if count > len(paths):
+            raise UserError(f"data.holdout={count}: there are only {len(paths)} videos; leave some to train on")
+        held = set(paths[:count])
     if held and len(held) >= len(paths):
         raise UserError(f"data.holdout={wanted} holds out all {len(paths)} videos; leave some to train on")
     return [clip for clip in clips if clip.row.path not in held], [clip for clip in clips if clip.row.path in held]
 
 
 def short_paths(faults: list[DataFault], data: Data) -> list[DataFault]:
-    """The faults with their files relative to the root."""
-    roots = [f"{source.root}{os.sep}" for source in data.all_sources()]
-    cuts = [next((len(root) for root in roots if fault.file.startswith(root)), 0) for fault in faults]
-    return [replace(fault, file=fault.file[cut:]) for fault, cut in zip(faults, cuts, strict=True)]
+    """The faults with their files relative to the root, as they can be printed and written."""
+    roots = _roots(data)
+    return [replace(fault, file=_shown(fault.file, roots), what=visible(fault.what)) for fault in faults]
+
+
+def _roots(data: Data) -> list[str]:
+    return [f"{Path(source.root)}{os.sep}" for source in data.all_sources() if source.root]
+
+
+def _shown(path: str, roots: list[str]) -> str:
+    root = next((root for root in roots if path.startswith(root)), "")
+    return visible(path.removeprefix(root), layout="")
+
+
+def _share(share: float, count: int) -> int:
+    """How many of some videos a share is: at least one, unless it is 0."""
+    return max(round(share * count), 1) if share > 0 and count else 0
 
 
 def _examine_videos(rows: list[Row], data: Data, cache_dir: Path) -> tuple[dict[str, VideoInfo], list[DataFault]]:
@@ -181,18 +207,32 @@ def _examine_videos(rows: list[Row], data: Data, cache_dir: Path) -> tuple[dict[
     return infos, faults
 
 
-def _latent_clips(rows: list[Row], source: int) -> tuple[list[Clip], list[DataFault]]:
+def _latent_clips(rows: list[Row], source: int, allowed: str | None) -> tuple[list[Clip], list[DataFault]]:
     """Clips that are encoded already; their bucket is the shape they were encoded in."""
     clips, faults = [], []
     for row in rows:
         try:
             files = latent_files(row.path)
+            _check_place(files, allowed)
             info = latent_info(files)
         except ClipError as error:
             faults.append(fault_of(row.number, row.path, error))
         else:
             clips.append(Clip(row, source, info, Bucket(info.num_frames, info.height, info.width), files))
     return clips, faults
+
+
+def _check_place(files: LatentFiles, allowed: str | None) -> None:
+    """Refuses encoded files that are outside the root by a link of theirs or of a folder.
+
+    Raises:
+        ClipError: one is.
+    """
+    place = Place(Path(), allowed)
+    outside = [path for path in (files.moments, files.embeds, files.image) if path and not place.holds(path)]
+    if outside:
+        mend = "move it there, or set data.allow_outside_root=true"
+        raise ClipError(f"{os.path.realpath(outside[0])} lies outside data.root", mend)
 
 
 def _stamp(path: str) -> Stamp:
@@ -228,7 +268,7 @@ def _listed(wanted: list[str], paths: set[str], data: Data) -> set[str]:
     roots = [source.root for source in data.all_sources() if source.root]
     held = set()
     for name in wanted:
-        found = {str(Path(root) / name) for root in roots} & paths
+        found = {find_file(Path(root), name) for root in roots} & paths
         if not found:
             raise UserError(f"data.holdout: {name} is not a video of the dataset; give paths relative to data.root")
         held |= found

@@ -1,42 +1,24 @@
 """The forms a dataset can have. Each reader gives rows (a video and its captions) and the faults it met."""
 
-import csv
-import json
 import os
-import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cogvx_exp.config.schema.data import Source
 from cogvx_exp.data.faults import ClipError, DataFault, fault_of
+from cogvx_exp.data.folders import Search
+from cogvx_exp.data.rows import VIDEO_ENDINGS, Found, LeftOut, Place, Row, make_row, row_of
+from cogvx_exp.data.tables import LINE_END, read_csv, read_jsonl
 from cogvx_exp.errors import UserError
+from cogvx_exp.text import NotUtf8, read_text
 from cogvx_exp.world.clips import make_demo
 
-VIDEO_ENDINGS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
 
-NOT_UTF8 = "is not UTF-8 text"
-SAVE_AS_UTF8 = "save it as UTF-8"
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A video and its captions, as the manifest has them."""
-
-    number: int
-    """Line or record of the manifest, counted from 1."""
-    path: str
-    """The video's file."""
-    captions: tuple[str, ...]
-    """One of them is drawn each time the clip is used."""
-
-
-Found = Row | DataFault
-
-
-def read_source(source: Source, allow_outside_root: bool) -> tuple[list[Row], list[DataFault]]:
+def read_source(source: Source, allow_outside_root: bool) -> tuple[list[Row], list[DataFault], list[str]]:
     """Reads a manifest. Videos are not opened.
+
+    Returns:
+        The rows that can be used, what is wrong with the others, and files that no one means to train on.
 
     Raises:
         UserError: the manifest itself cannot be read.
@@ -51,87 +33,60 @@ def read_source(source: Source, allow_outside_root: bool) -> tuple[list[Row], li
         make_demo(root, source.clips, source.concept, source.drawn)
     if not root.is_dir():
         raise UserError(f"data.root={root} is not a folder; set it to the folder of the dataset")
-    rows, faults = [], []
-    real_root = os.path.realpath(root)
-    for found in READERS[form or "files"](root, source):
-        row = found if isinstance(found, DataFault) else _checked(found, real_root, allow_outside_root)
+    place = Place(root, None if allow_outside_root else _allowed(root, source))
+    rows, faults, left_out = [], [], []
+    for found in READERS[form or "files"](place, source):
+        row = _checked(found, place) if isinstance(found, Row) else found
         if isinstance(row, DataFault):
             faults.append(row)
+        elif isinstance(row, LeftOut):
+            left_out.append(row.path)
         else:
             rows.append(_with_token(row, source.id_token))
     duplicates = _duplicates(rows)
     faults += [fault_of(row.number, row.path, error) for row, error in duplicates]
     repeated = {row.number for row, _ in duplicates}
-    return [row for row in rows if row.number not in repeated], faults
+    return [row for row in rows if row.number not in repeated], faults, left_out
 
 
-def read_files(root: Path, source: Source) -> Iterator[Found]:
+def read_files(place: Place, source: Source) -> Iterator[Found]:
     """One caption a line in one file, and line by line its video in another."""
-    captions = _lines(root / source.caption_column, "data.caption_column")
-    videos = _lines(root / source.video_column, "data.video_column")
+    captions = _lines(place.root / source.caption_column, "data.caption_column")
+    videos = _lines(place.root / source.video_column, "data.video_column")
     if len(captions) != len(videos):  # then empty lines can only be there for the eye
-        captions, videos = ([line for line in lines if line] for lines in (captions, videos))
+        captions, videos = ([line for line in lines if line.strip()] for lines in (captions, videos))
     if len(captions) != len(videos):
         raise UserError(
             f"{source.caption_column} has {len(captions)} captions and {source.video_column} has {len(videos)} videos "
-            f"in {root}; line N of one belongs to line N of the other, so add or take out the odd ones"
+            f"in {place.root}; line N of one belongs to line N of the other, so add or take out the odd ones"
         )
     for number, (caption, video) in enumerate(zip(captions, videos, strict=True), 1):
-        if video or caption:
-            yield _row(root, number, video, caption)
+        if video.strip() or caption.strip():
+            yield make_row(place.root, number, video, caption)
 
 
-def read_csv(root: Path, source: Source) -> Iterator[Found]:
-    """A table with a header; a caption may have commas and line breaks if it is quoted."""
-    path = _dataset_file(root, source)
-    with _open_text(path) as file:
-        reader = csv.DictReader(file)
-        missing = {source.caption_column, source.video_column} - set(reader.fieldnames or [])
-        if missing:
-            raise UserError(
-                f"{path} has no column {' and '.join(sorted(missing))}; it has {', '.join(reader.fieldnames or [])}. "
-                "Set data.caption_column and data.video_column"
-            )
-        try:
-            for number, record in enumerate(reader, 1):
-                yield _row(root, number, record[source.video_column], record[source.caption_column])
-        except UnicodeDecodeError:
-            raise UserError(f"{path} {NOT_UTF8}; {SAVE_AS_UTF8}") from None
-
-
-def read_jsonl(root: Path, source: Source) -> Iterator[Found]:
-    """One JSON object a line; its caption is a text or a list of texts."""
-    for number, line in enumerate(_lines(_dataset_file(root, source), "data.dataset_file"), 1):
-        if not line:
-            continue
-        try:
-            record = json.loads(line)
-            yield _row(root, number, record[source.video_column], record[source.caption_column])
-        except json.JSONDecodeError as error:
-            yield DataFault(number, source.dataset_file or "", f"is not JSON ({error.msg})", "mend the line")
-        except (KeyError, TypeError):
-            keys = f"{source.caption_column} and {source.video_column}"
-            yield DataFault(number, source.dataset_file or "", f"is not an object with {keys}", "add what is missing")
-
-
-def read_folder(root: Path, source: Source) -> Iterator[Found]:
+def read_folder(place: Place, source: Source) -> Iterator[Found]:
     """Videos anywhere below a folder, each with its caption in a text file of the same name."""
-    videos = sorted(path for path in root.rglob("*") if path.suffix.lower() in VIDEO_ENDINGS)
-    if not videos:
-        raise UserError(f"data.root={root} has no videos ({', '.join(sorted(VIDEO_ENDINGS))})")
-    for number, video in enumerate(videos, 1):
+    search = Search(place).run()
+    yield from search.faults
+    yield from search.left_out
+    if not search.videos and not search.faults:
+        raise UserError(f"data.root={place.root} has no videos ({', '.join(sorted(VIDEO_ENDINGS))})")
+    for number, video in enumerate(sorted(search.videos), 1):
         caption = video.with_suffix(".txt")
         try:
-            text = caption.read_text(encoding="utf-8-sig")
+            text = read_text(caption)
         except FileNotFoundError:
             yield DataFault(number, str(video), f"has no caption {caption.name}", "write one beside it")
-        except UnicodeDecodeError:
-            yield DataFault(number, str(caption), NOT_UTF8, SAVE_AS_UTF8)
+        except NotUtf8 as error:
+            yield DataFault(number, str(caption), error.what, error.mend)
+        except OSError as error:
+            yield DataFault(number, str(caption), f"cannot be read ({error.strerror})", "mend it, or take it out")
         else:
-            yield _row(root, number, str(video.relative_to(root)), " ".join(text.split()))
+            yield row_of(number, str(video), " ".join(text.split()))
 
 
-READERS: dict[str, Callable[[Path, Source], Iterator[Found]]] = {
+READERS: dict[str, Callable[[Place, Source], Iterator[Found]]] = {
     "demo": read_files,
     "files": read_files,
     "csv": read_csv,
@@ -149,22 +104,16 @@ def _fetch(source: Source) -> Path:
     return fetch(source.root, source.revision, kind="dataset", setting="data.root")
 
 
-def _row(root: Path, number: int, video: Any, captions: Any) -> Found:
-    listed = captions if isinstance(captions, list) else [captions]
-    if not isinstance(video, str) or not video.strip():
-        return DataFault(number, "", "has no video", "add its path or take the row out")
-    path = str(root / video.strip())
-    if not all(isinstance(caption, str) for caption in listed):
-        return DataFault(number, path, "its caption is no text", "write a text or a list of texts")
-    texts = tuple(caption.strip() for caption in listed if caption.strip())
-    if not texts:
-        return DataFault(number, path, "has an empty caption", "write one, or take the row out")
-    return Row(number, path, texts)
+def _allowed(root: Path, source: Source) -> str:
+    """The folder that no file may lie outside of. The Hub's cache keeps files elsewhere and links to them."""
+    repository = root.parents[1] if len(root.parents) > 1 else root
+    in_hub_cache = source.source == "hub" and (repository / "blobs").is_dir()
+    return os.path.realpath(repository if in_hub_cache else root)
 
 
-def _checked(row: Row, real_root: str, allow_outside_root: bool) -> Found:
+def _checked(row: Row, place: Place) -> Row | DataFault:
     """The row, or the fault that its path leaves the root (by ../, an absolute path or a link)."""
-    if allow_outside_root or os.path.realpath(row.path).startswith(real_root + os.sep):
+    if place.holds(row.path):
         return row
     mend = "move it there, or set data.allow_outside_root=true"
     return DataFault(row.number, row.path, "lies outside data.root", mend)
@@ -187,28 +136,15 @@ def _duplicates(rows: list[Row]) -> list[tuple[Row, ClipError]]:
     return found
 
 
-def _dataset_file(root: Path, source: Source) -> Path:
-    assert source.dataset_file is not None, "csv and jsonl have one"
-    return root / source.dataset_file
-
-
 def _lines(path: Path, setting: str) -> list[str]:
-    """Stripped lines of a text file, with or without BOM and CR."""
+    """Lines of a text file, without those at its end that are empty."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; set data.root and {setting} to where it is") from None
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise UserError(f"{path} {NOT_UTF8} (line {line}); {SAVE_AS_UTF8}") from None
+    except NotUtf8 as error:
+        raise UserError(f"{path} {error}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
-    lines = [line.strip() for line in re.split(r"\r\n|\n|\r", text)]
-    return lines[:-1] if lines[-1] == "" else lines
-
-
-def _open_text(path: Path) -> Any:
-    try:
-        return path.open(encoding="utf-8-sig", newline="")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); set data.root and data.dataset_file") from None
+    lines = LINE_END.split(text)
+    return lines[:-1] if not lines[-1].strip() else lines

@@ -8,6 +8,7 @@ from pathlib import Path
 from hydra import compose
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from cogvx_exp.config.faults import ConfigError
 from cogvx_exp.config.rules import check_memory
@@ -127,7 +128,7 @@ def _short(override: str) -> str:
 
 
 def _phases_table(estimates: list[Estimate], labels: list[str]) -> Table:
-    console.print("[bold]Predicted memory on the device, GiB[/bold]")
+    console.print("Predicted memory on the device, GiB", style="bold")
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("run", overflow="fold", min_width=16)
     for phase in PHASES:
@@ -137,20 +138,19 @@ def _phases_table(estimates: list[Estimate], labels: list[str]) -> Table:
     for item, label in zip(estimates, labels, strict=True):
         phases = item.prediction.phases
         figures = [f"{phases[phase]:.2f}" if phase in phases else "-" for phase in PHASES]
-        answer = "[green]yes[/green]" if item.advice is None else "[red]no[/red]"
+        answer = Text("yes", style="green") if item.advice is None else Text("no", style="red")
         table.add_row(label, *figures, answer)
     return table
 
 
 def _kinds_table(prediction: Prediction) -> Table:
-    console.print(
-        f"[bold]At the peak of a training step, GiB[/bold] (clips of {prediction.shape}, batch {prediction.batch_size})"
-    )
+    clips = f" (clips of {prediction.shape}, batch {prediction.batch_size})"
+    console.print(Text.assemble(("At the peak of a training step, GiB", "bold"), clips))
     table = Table(box=None, show_header=False, padding=(0, 2))
     for kind, size in prediction.at_peak.items():
         table.add_row(kind, f"{size:6.2f}")
     if prediction.host:
-        table.add_row("[dim]in host memory[/dim]", f"[dim]{prediction.host:6.2f}[/dim]")
+        table.add_row("in host memory", f"{prediction.host:6.2f}", style="dim")
     return table
 
 
@@ -168,5 +168,5 @@ def _say_advice(item: Estimate) -> None:
     table = Table(box=None, show_header=False, padding=(0, 2))
     for remedy in advice.remedies:
         kept = [text for text in remedy.overrides if text in advice.overrides]
-        table.add_row(" ".join(kept), f"[dim]costs: {remedy.price}[/dim]")
+        table.add_row(" ".join(kept), Text(f"costs: {remedy.price}", style="dim"))
     console.print(table)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from diffusers import CogVideoXTransformer3DModel
 
+from cogvx_exp.config.prompts import read_prompts
 from cogvx_exp.config.schema import GenerateJob, Memory, Model
 from cogvx_exp.data.prepare import Encoder, load_embeds, prepare_captions
 from cogvx_exp.errors import UserError
@@ -53,7 +54,7 @@ def generate(job: GenerateJob, adapters: list[Adapter]) -> list[Path]:
         UserError: anything only the user can mend.
     """
     settings = job.generate
-    prompts = split_prompts(settings.prompts, settings.separator)
+    prompts = read_prompts(settings.prompts, settings.separator, "generate.prompts")
     images = split_prompts(settings.images, settings.separator) if settings.images else None
     takes_images = "i2v" in job.model.tasks
     if takes_images != bool(images) or (images and len(images) != len(prompts)):

@@ -23,6 +23,7 @@ from cogvx_exp.errors import UserError
 from cogvx_exp.files import write_json
 from cogvx_exp.model.device import Compute, release
 from cogvx_exp.model.positions import Rotary, rotary_positions
+from cogvx_exp.text import NotUtf8, read_text
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,16 @@ def video_requests(
 
 
 def split_prompts(prompts: str | list[str], separator: str) -> list[str]:
-    """Prompts from a list, from one text with separators, or from the lines of a .txt file."""
+    """Texts from a list, from one text with separators, or from the lines of a .txt file.
+
+    Raises:
+        UserError: the file is not UTF-8.
+    """
     if isinstance(prompts, str) and prompts.endswith(".txt") and Path(prompts).is_file():
-        return [line.strip() for line in Path(prompts).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        try:
+            prompts = read_text(Path(prompts)).splitlines()
+        except NotUtf8 as error:
+            raise UserError(f"{prompts} {error}") from None
     parts = prompts.split(separator) if isinstance(prompts, str) else prompts
     return [part.strip() for part in parts if part.strip()]
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cogvx_exp.sweep.folder import SweepJob, job_folders, read_sweep_job
+from cogvx_exp.sweep.labels import labels
 from cogvx_exp.tracking.progress import console
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -68,14 +69,12 @@ class SweepTable:
         return jobs
 
     def _say_changes(self, jobs: list[SweepJob]) -> None:
-        shared = _shared(jobs)
-        for job in jobs:
+        for job, label in zip(jobs, labels([job.overrides for job in jobs]), strict=True):
             if job.status not in ("waiting", self._said.get(job.number)):
                 self._said[job.number] = job.status
                 loss = f", loss {job.loss:.4f}" if job.loss is not None and job.status == "finished" else ""
-                settings = " ".join(text for text in job.overrides if text not in shared)
-                text = f"Job {job.number} {job.status}{loss}: {settings}"
-                console.print(Text(f"{text}; {job.message}" if job.message else text), soft_wrap=True)
+                text = f"Job {job.number} {job.status}{loss}: {label}"
+                console.print(f"{text}; {job.message}" if job.message else text, soft_wrap=True)
 
 
 def jobs_table(jobs: list[SweepJob], started: dict[int, float]) -> Table:
@@ -87,31 +86,25 @@ def jobs_table(jobs: list[SweepJob], started: dict[int, float]) -> Table:
     """
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("job", "settings", "status"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")  # cut off, settings would look alike
     for name in ("step", "loss", "time"):
         table.add_column(name, justify="right")
     table.add_column("")
-    shared = _shared(jobs)
-    for job in jobs:
+    for job, label in zip(jobs, labels([job.overrides for job in jobs]), strict=True):
         step = "" if job.step is None else f"{job.step}/{job.steps}" if job.steps else str(job.step)
         seconds = job.seconds
         if seconds is None and job.number in started and job.status == "running":
             seconds = time.monotonic() - started[job.number]
         table.add_row(
             str(job.number),
-            Text(" ".join(text for text in job.overrides if text not in shared)),
+            label,
             Text(job.status, style=STYLES[job.status]),
             step,
             "" if job.loss is None else f"{job.loss:.4f}",
             "" if seconds is None else _duration(seconds),
-            Text(job.message.partition("\n")[0][:80]),
+            job.message.partition("\n")[0][:80],
         )
     return table
-
-
-def _shared(jobs: list[SweepJob]) -> set[str]:
-    """The overrides that all jobs have."""
-    return set(jobs[0].overrides).intersection(*(job.overrides for job in jobs)) if len(jobs) > 1 else set()
 
 
 def _duration(seconds: float) -> str:

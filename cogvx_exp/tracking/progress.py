@@ -4,12 +4,13 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cogvx_exp.tracking.console import PlainConsole
 
 T = TypeVar("T")
 
-console = Console(highlight=False)
+console = PlainConsole()
 
 SECONDS_BETWEEN_LINES = 10.0
 """How often a line is printed where there is no terminal."""
@@ -69,11 +70,11 @@ class Bar:
 
 def _new_display(live: bool) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
         console=console,
         disable=not live,
     )

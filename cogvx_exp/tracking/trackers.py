@@ -14,7 +14,7 @@ from secrets import token_hex
 from typing import Any, Protocol
 
 from cogvx_exp.config.schema import TrainJob
-from cogvx_exp.config.schema.training import TensorBoard, Wandb
+from cogvx_exp.config.schema.trackers import TensorBoard, Wandb
 from cogvx_exp.data.video import spread_frames
 from cogvx_exp.files import write_text
 from cogvx_exp.sweep.folder import ABOUT

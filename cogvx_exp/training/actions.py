@@ -35,7 +35,7 @@ class Actions:
         """
         job, training, actions = self._run.job, self._run.training, []
         validation = job.validation
-        if training.held_out and isinstance(validation, Validation):
+        if training.held_out:
             actions.append(Action(self.measure, validation.loss_every))
         actions.append(Action(self.save, job.checkpoint.every))
         if self._run.data.validator and isinstance(validation, Validation):

@@ -78,7 +78,7 @@ class CheckpointSaver:
             free = shutil.disk_usage(self._folder if self._folder.exists() else ".").free / 2**30
             reason = f"{error.strerror or error} ({free:.1f} GiB free)"
             self._failure = f"the checkpoint of step {about['step']} could not be written: {reason}; {self._last()}"
-            console.print(f"[yellow]Note: {self._failure}[/yellow]", soft_wrap=True)
+            console.print(f"Note: {self._failure}", style="yellow", soft_wrap=True)
         self.seconds_writing += time.perf_counter() - started
 
     def _last(self) -> str:

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from diffusers import CogVideoXTransformer3DModel
 from diffusers.training_utils import EMAModel
 
+from cogvx_exp.config.prompts import read_prompts
 from cogvx_exp.config.schema import TrainJob, Validation
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.dataset import Clip, Dataset
@@ -236,7 +237,7 @@ def _say_parameters(job: TrainJob, transformer: CogVideoXTransformer3DModel, ste
 
 def _held_out(job: TrainJob, data: PreparedData, space: LatentSpace) -> HeldOutLoss | None:
     """The measure on held-out clips, if there are any."""
-    if not data.encoded.held_out.names or not isinstance(job.validation, Validation):
+    if not data.encoded.held_out.names:
         return None
     plain = job.data.model_copy(update={"caption_dropout": 0.0, "random_flip": 0.0})
     task = job.task.model_copy(update={"image_dropout": 0.0})
@@ -256,7 +257,7 @@ def _shapes(job: TrainJob, clips: list[Clip]) -> set[Bucket]:
 def _prompts(validation: Validation, clips: list[Clip]) -> list[str]:
     if validation.prompts is None:
         return [clip.row.captions[0] for clip in clips[: validation.num_prompts]]
-    return split_prompts(validation.prompts, validation.separator)
+    return read_prompts(validation.prompts, validation.separator, "validation.prompts")
 
 
 def _images(validation: Validation, clips: list[Clip], count: int) -> list[str]:

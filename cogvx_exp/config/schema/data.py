@@ -1,10 +1,10 @@
 """Group `data`: where the clips are and how they become training samples."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from cogvx_exp.config.schema.section import Section
+from cogvx_exp.config.schema.section import Allowed, FilledText, PathText, Section
 
 
 class Source(Section):
@@ -12,19 +12,19 @@ class Source(Section):
 
     source: Literal["demo", "files", "csv", "jsonl", "folder", "hub", "latents"]
     """Form of the dataset; the choice of `data=` sets it."""
-    root: str | None = None
+    root: PathText | None = None
     """Folder of the dataset; paths in it are relative to it. hub: the repository, as owner/name. Default: null."""
-    caption_column: str = "prompt.txt"
+    caption_column: PathText = "prompt.txt"
     """files: name of the file with one caption a line. csv, jsonl: name of the captions' column.
     Default: prompt.txt."""
-    video_column: str = "videos.txt"
+    video_column: PathText = "videos.txt"
     """files: name of the file with one video path a line. csv, jsonl: name of the paths' column.
     Default: videos.txt."""
-    dataset_file: str | None = None
+    dataset_file: PathText | None = None
     """csv, jsonl: name of the table."""
     form: Literal["files", "csv", "jsonl", "folder"] | None = None
     """hub: form of the dataset in the repository."""
-    revision: str | None = None
+    revision: FilledText | None = None
     """hub: branch, tag or commit."""
     clips: PositiveInt | None = None
     """demo: how many clips of the concept are drawn, and as many ordinary ones. Default: 22."""
@@ -33,7 +33,7 @@ class Source(Section):
     a motion. none: ordinary clips only. Default: sketch."""
     drawn: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
     """demo: frames, height and width of the clips, pixels."""
-    id_token: str | None = None
+    id_token: FilledText | None = None
     """Trigger word put in front of every caption. Default: null."""
     repeats: PositiveFloat = 1.0
     """How often each clip is seen in an epoch. Default: 1.0."""
@@ -89,7 +89,10 @@ class Data(Source):
     reshape: Literal["center", "resize", "random", "pad"]
     """How a clip is brought to its bucket's size: center (scale, then crop the middle), resize
     (distort), random (crop anywhere; needs encode=online), pad (black borders). Default: center."""
-    holdout: NonNegativeInt | float | list[str]
+    holdout: Annotated[
+        NonNegativeInt | float | list[FilledText],
+        Allowed("a count, a share below 1, or a list of paths below data.root, written [A,B]"),
+    ]
     """Clips that never enter training: how many, which share (below 1), or their paths below the root.
     All rows of a video are held out together. Default: 0."""
     on_error: Literal["raise", "skip"]

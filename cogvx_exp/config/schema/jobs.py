@@ -1,13 +1,13 @@
 """The whole configuration of each entry point."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from cogvx_exp.config.schema.data import Data
 from cogvx_exp.config.schema.model import Model
-from cogvx_exp.config.schema.section import Section
+from cogvx_exp.config.schema.section import Device, FilledText, LocalPath, PathText, Section
+from cogvx_exp.config.schema.trackers import Tracker
 from cogvx_exp.config.schema.training import (
     Checkpoint,
     Distributed,
@@ -22,7 +22,6 @@ from cogvx_exp.config.schema.training import (
     SamplingSettings,
     Sweep,
     Task,
-    Tracker,
     Validation,
 )
 
@@ -30,14 +29,14 @@ from cogvx_exp.config.schema.training import (
 class TrainJob(Section):
     """Everything `python -m cogvx_exp.train` knows."""
 
-    name: str
+    name: FilledText
     """Label of the run; part of its folder's name. Default: 5b-t2v-lora."""
-    run_dir: Path | None
+    run_dir: LocalPath | None
     """Folder of the run. null: outputs/TIME_NAME, or the resumed run's folder. Default: null."""
-    cache_dir: Path
+    cache_dir: LocalPath
     """Folder for what several runs share: encoded clips, demo clips, random models.
     Default: outputs/cache."""
-    resume: str | None
+    resume: PathText | None
     """latest: the newest checkpoint of `run_dir`, or else of the newest run beside it that was trained with the
     same model, task and method. auto: latest of `run_dir` if there is one, else start anew. A path: that checkpoint, or
     the newest of that run. null: start anew. Default: null."""
@@ -45,7 +44,7 @@ class TrainJob(Section):
     """Whether to resume even if settings have changed that decide what the checkpoint means. Default: false."""
     seed: NonNegativeInt
     """Seed of everything random. Default: 42."""
-    device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: Device
     """auto (a GPU if there is one), cpu, cuda or cuda:N. Default: auto."""
     allow_tf32: bool
     """Whether float32 matrix products on a GPU may use TensorFloat-32. Default: true."""
@@ -99,7 +98,7 @@ class TrainJob(Section):
 class Inspect(Section):
     """What `mode=inspect` shows."""
 
-    output_dir: Path
+    output_dir: LocalPath
     """Folder for the page. Default: outputs/inspect."""
     clips: PositiveInt
     """Clips on the contact sheet. Default: 24."""
@@ -110,9 +109,9 @@ class PrepareJob(Section):
 
     mode: Literal["encode", "inspect"]
     """encode: fill the cache. inspect: show the dataset, as a table and as a page. Default: encode."""
-    cache_dir: Path
+    cache_dir: LocalPath
     """Folder for what several runs share. Default: outputs/cache."""
-    device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: Device
     """auto (a GPU if there is one), cpu, cuda or cuda:N. Default: auto."""
     model: Model
     """The checkpoint whose encoders are used."""
@@ -137,7 +136,7 @@ class Generate(SamplingSettings):
     """i2v: paths or URLs of the images that the prompts start from, one for each prompt. Default: null."""
     num_videos: PositiveInt
     """Videos for each prompt, with seeds that count up. Default: 1."""
-    adapter: Path | list[Path] | None
+    adapter: LocalPath | list[LocalPath] | None
     """A run folder, an export folder or a file, or a list of them; null samples the base model. The
     run's own base model is used unless `model=` is given. Default: null."""
     weights: list[float] | None
@@ -147,18 +146,18 @@ class Generate(SamplingSettings):
     them side by side."""
     compare: bool
     """Whether the base model's video is put beside. Default: false."""
-    replay: Path | None
+    replay: LocalPath | None
     """The .json beside a video: makes that video again, and nothing else. Default: null."""
-    output_dir: Path
+    output_dir: LocalPath
     """Folder for the videos. Default: outputs/generated."""
 
 
 class GenerateJob(Section):
     """Everything `python -m cogvx_exp.generate` knows."""
 
-    cache_dir: Path
+    cache_dir: LocalPath
     """Folder for what several runs share. Default: outputs/cache."""
-    device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: Device
     """auto (a GPU if there is one), cpu, cuda or cuda:N. Default: auto."""
     model: Model
     """The checkpoint."""

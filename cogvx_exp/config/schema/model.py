@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from cogvx_exp.config.schema.section import Section
+from cogvx_exp.config.schema.section import FilledText, PathText, Section
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 
@@ -181,11 +181,11 @@ class SchedulerArchitecture(Section):
 class Model(Section):
     """A CogVideoX checkpoint: where it is, what it can do, how it is built."""
 
-    name: str
+    name: FilledText
     """Name of the choice, as in `model=NAME`."""
-    path: str | None
+    path: PathText | None
     """Hub repository or local folder of the pretrained pipeline."""
-    revision: str | None
+    revision: FilledText | None
     """Branch, tag or commit of the Hub repository. Default: null."""
     weights: Literal["pretrained", "random", "shipped"]
     """pretrained: load `path`. random: build the architecture below from a seed, with no download

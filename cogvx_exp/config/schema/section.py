@@ -1,6 +1,12 @@
 """What all sections of the configuration have in common."""
 
-from pydantic import BaseModel, ConfigDict
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 
 class Section(BaseModel):
@@ -16,3 +22,58 @@ class Section(BaseModel):
         coerce_numbers_to_str=True,
         protected_namespaces=(),
     )
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """Part of a field's annotation: what is allowed, in words, where the type does not say it well."""
+
+    words: str
+
+
+def filled(value: Any) -> Any:
+    """The value, unless it is a text with nothing in it: null is how a setting is left open.
+
+    Raises:
+        PydanticCustomError: it is.
+    """
+    if isinstance(value, str) and not value.strip():
+        raise PydanticCustomError("empty", "is empty; perhaps a shell variable in it is not set")
+    return value
+
+
+def local_path(value: Any) -> Any:
+    """The path with `~` and `~user` replaced by the home folder; what is no text stays.
+
+    Raises:
+        PydanticCustomError: it is empty, is not UTF-8, or names a user who does not exist.
+    """
+    if not isinstance(filled(value), str):
+        return value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("not_utf8", "is not UTF-8; rename the folder, or link to it") from None
+    path = os.path.expanduser(value)
+    if path.startswith("~") and path == value and not os.path.lexists(path):
+        user = value[1:].partition("/")[0]
+        words = {"user": user} if user else {"user": "with a home folder"}
+        raise PydanticCustomError("no_user", "~ is a home folder, and there is no user {user}", words)
+    return path
+
+
+def local_paths(paths: Any, separator: str) -> Any:
+    """The same for a list of paths, or for one text with separators between them."""
+    if isinstance(paths, str):
+        return separator.join(map(local_path, paths.split(separator)))
+    return list(map(local_path, paths)) if isinstance(paths, list) else paths
+
+
+FilledText = Annotated[str, BeforeValidator(filled)]
+"""A text that is not empty."""
+LocalPath = Annotated[Path, BeforeValidator(local_path)]
+"""A file or folder."""
+PathText = Annotated[str, BeforeValidator(local_path)]
+"""A file or folder, or something else that a name may stand for, such as a repository."""
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Allowed("auto, cpu, cuda or cuda:N")]
+"""Where a job computes."""

@@ -1,11 +1,18 @@
 """The groups that say how a model is trained: task, method, optimizer, schedule, memory, validation."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+)
 
-from cogvx_exp.config.schema.section import Section
+from cogvx_exp.config.schema.section import Allowed, FilledText, LocalPath, Section, local_paths
 
 
 class Task(Section):
@@ -44,10 +51,10 @@ class Method(Section):
     Default: [to_q, to_k, to_v, to_out.0]."""
     init: Literal["default", "gaussian", "pissa", "olora"] | None = None
     """lora: initial weights. default: Kaiming for A, zero for B. Default: default."""
-    init_from: Path | None = None
+    init_from: LocalPath | None = None
     """lora: run folder, export folder or file of a LoRA whose weights the training starts from.
     Default: null."""
-    parameters: str | None = None
+    parameters: FilledText | None = None
     """sft: regular expression; only parameters whose name has a match are trained. null: all."""
 
 
@@ -121,7 +128,7 @@ class Distributed(Section):
     """Machines. Default: 1."""
     node_rank: NonNegativeInt = 0
     """Number of this machine, from 0. Default: 0."""
-    rendezvous: str | None = Field(default=None, pattern=r"^[^:]+:\d+$")
+    rendezvous: Annotated[str, Field(pattern=r"^[^:]+:\d+$"), Allowed("HOST:PORT, such as node0:29500")] | None = None
     """With several machines: HOST:PORT of the one with number 0. Default: null."""
     timeout: PositiveInt | None = None
     """Seconds a process waits for the others (the reference's nccl_timeout)."""
@@ -161,39 +168,6 @@ class Quant(Section):
     """none: the model's own type. Default: none."""
     bytes_per_weight: PositiveFloat | None = None
     """Bytes of a weight, scales included (for the prediction of memory only)."""
-
-
-class Wandb(Section):
-    """Weights & Biases."""
-
-    project: str
-    """Project that the run belongs to."""
-    entity: str | None
-    """User or team; null: the default one."""
-    group: str | None
-    """Group of runs; null: the sweep's folder, if the run is part of one."""
-    tags: list[str]
-    """Tags of the run."""
-    mode: Literal["online", "offline", "disabled"]
-    """offline: written into the run's folder, for `wandb sync`."""
-    videos: bool
-    """Whether the validation's videos are sent."""
-
-
-class TensorBoard(Section):
-    """TensorBoard's event files."""
-
-    videos: bool
-    """Whether frames of the validation's videos are written, too."""
-
-
-class Tracker(Section):
-    """Where metrics go besides the run's folder."""
-
-    wandb: Wandb | None = None
-    """Weights & Biases."""
-    tensorboard: TensorBoard | None = None
-    """TensorBoard's event files."""
 
 
 class Checkpoint(Section):
@@ -245,6 +219,16 @@ class Sweep(Section):
     """GPUs of `gpus` that each job has to itself. Default: 1."""
 
 
+class HeldOutLoss(Section):
+    """How the loss on held-out clips is measured; with validation=none, too."""
+
+    loss_every: PositiveInt | None = None
+    """Steps between two measurements of the held-out loss (with data.holdout); null: only after the last
+    step. Default: 500."""
+    loss_timesteps: PositiveInt = 10
+    """How many timesteps, evenly over the schedule, the held-out loss is measured at. Default: 10."""
+
+
 class SamplingSettings(Section):
     """How a video is sampled; shared by validation and generate."""
 
@@ -269,12 +253,17 @@ class SamplingSettings(Section):
     dynamic_cfg: bool
     """Whether guidance rises along a cosine during sampling. Default: true."""
 
+    @field_validator("images", mode="before", check_fields=False)
+    @classmethod
+    def _find_images(cls, images: Any, info: ValidationInfo) -> Any:
+        return local_paths(images, info.data.get("separator", ":::"))
 
-class Validation(SamplingSettings):
-    """Videos sampled during training."""
+
+class Validation(HeldOutLoss, SamplingSettings):
+    """Videos sampled during training, and the held-out loss."""
 
     name: Literal["default"]
-    """default: sample videos. `validation=none` samples none. Default: default."""
+    """default: sample videos. `validation=none` samples none, and measures the held-out loss only. Default: default."""
     prompts: str | list[str] | None
     """Prompts, as a list or as one text with separators. null: captions of held-out clips if there are any, else of the
     first ones. Default: null."""
@@ -289,19 +278,14 @@ class Validation(SamplingSettings):
     images: str | list[str] | None
     """i2v: paths or URLs of the images that the prompts start from, one for each prompt. null: the
     first frames of held-out clips if there are any, else of the first ones. Default: null."""
-    loss_every: PositiveInt | None
-    """Steps between two measurements of the held-out loss (with data.holdout); null: only after the last
-    step. Default: 500."""
-    loss_timesteps: PositiveInt
-    """How many timesteps, evenly over the schedule, the held-out loss is measured at. Default: 10."""
     baseline: bool
     """Whether the videos are also sampled before the first step, to compare with. Default: true."""
     offload: bool
     """Whether the transformer leaves the GPU while the VAE decodes. Default: true."""
 
 
-class NoValidation(Section):
-    """No videos are sampled."""
+class NoValidation(HeldOutLoss):
+    """No videos are sampled; the held-out loss is measured all the same."""
 
     name: Literal["none"]
     """none: no videos."""

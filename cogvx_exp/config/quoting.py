@@ -1,0 +1,111 @@
+"""Text on a command line: read where it can only mean one thing, else shown as it has to be written."""
+
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
+from pydantic import BaseModel
+
+from cogvx_exp.config.kinds import Kind, kind_of
+
+HOME = re.compile(r"(?<=[=,\[:])(\s*)(~[\w.-]*(?:/[^,\[\]{}'\"]*)?)(?=[,\]}]|$)")
+"""A path that begins with `~`, as a value or an item of a list. Hydra has no unquoted `~`."""
+INTERPOLATION = re.compile(r"(\\*)\$\{")
+
+
+def quoted(text: str) -> str:
+    """A text as Hydra reads it from a command line, whatever characters it has."""
+    plain = INTERPOLATION.sub(lambda match: f"{match[1] * 2}\\${{", text)
+    only_double = '"' in text and "'" not in text
+    return QuotedString(plain, Quote.single if only_double else Quote.double).with_quotes()
+
+
+def argument(setting: str, value: str | Sequence[str]) -> str:
+    """A setting with a text, or a list of texts, as it can be pasted into a shell."""
+    written = quoted(value) if isinstance(value, str) else f"[{','.join(map(quoted, value))}]"
+    return shlex.quote(f"{setting}={written}")
+
+
+def hint(text: str, schema: type[BaseModel] | None) -> str:
+    """How to write an override that cannot be parsed, as far as its setting tells."""
+    setting, _, value = text.partition("=")
+    kind = kind_of(schema, setting.lstrip("+")) if schema else None
+    if kind is None or not _takes_text(text, schema):
+        return "a setting is written key=value; quote a value with spaces or commas: 'key=\"a, b\"'"
+    if value.startswith("[") and value.endswith("]") and _takes_list(kind):
+        return f"write {argument(setting, [item.strip() for item in value[1:-1].split(',')])}"
+    return f"write {argument(setting, value)}"
+
+
+def hint_for_several(override: Override, schema: type[BaseModel]) -> str:
+    """How to write a value that was read as several, in a run that is no sweep."""
+    setting, _, value = (override.input_line or "").partition("=")
+    kind = kind_of(schema, setting.lstrip("+"))
+    ways = ["for a run of each, add -m"]
+    if kind is None or _takes_list(kind):
+        ways.append("for a list, write " + shlex.quote(f"{setting}=[{value}]"))
+    if kind is not None and kind.takes(str, Path):
+        ways.append(f"for one text, write {argument(setting, value)}")
+    return f"has several values: {'; '.join(ways)}"
+
+
+def readable(text: str, schema: type[BaseModel]) -> str:
+    """An override that Hydra reads as it was meant, or the same one.
+
+    `~` is quoted, for the setting's own type to replace. A text or a path that looks like a number keeps its
+    form: `run_dir=2024_01` is no 202401.
+    """
+    override = _parsed(text)
+    if override is None:
+        written = HOME.sub(lambda match: match[1] + quoted(match[2]), text)
+        return written if written != text and _parsed(written) else text
+    kind = kind_of(schema, override.key_or_group)
+    value = override.value() if not override.is_sweep_override() and not override.is_delete() else None
+    if kind is None or not isinstance(value, int | float) or not kind.takes(str, Path):
+        return text
+    if kind.takes(int, float, bool):
+        return text
+    setting, _, given = text.partition("=")
+    return f"{setting}={quoted(given.strip())}"
+
+
+def cut_by_the_shell(words: Sequence[str], schema: type[BaseModel] | None) -> tuple[list[tuple[str, str]], list[str]]:
+    """Texts that a shell has cut at blanks, each with what follows it; and all other words."""
+    groups: list[list[str]] = []
+    for word in words:
+        takes_words = bool(groups) and _takes_text(groups[-1][0], schema)
+        if takes_words and "=" not in word and not word.startswith("~"):
+            groups[-1].append(word)
+        else:
+            groups.append([word])
+    cut = [(group[0], " ".join(group[1:])) for group in groups if len(group) > 1]
+    return cut, [group[0] for group in groups if len(group) == 1]
+
+
+def _takes_text(override: str, schema: type[BaseModel] | None) -> bool:
+    setting, sign, _ = override.partition("=")
+    kind = kind_of(schema, setting.lstrip("+")) if schema and sign else None
+    return kind is not None and kind.takes(str, Path)
+
+
+def expanded(path: Path) -> Path:
+    """A path of a flag, with `~` replaced."""
+    return Path(os.path.expanduser(path))
+
+
+def _takes_list(kind: Kind) -> bool:
+    return any(member.item for member in kind.members())
+
+
+def _parsed(text: str) -> Override | None:
+    try:
+        override: Any = OverridesParser.create().parse_override(text)
+    except HydraException:
+        return None
+    return override
