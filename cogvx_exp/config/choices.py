@@ -13,6 +13,11 @@ def models_for(task: str) -> list[str]:
     return [name for name, values in _files("model").items() if task in values.get("tasks", default)]
 
 
+def architectures() -> dict[str, dict[str, Any]]:
+    """Arguments of each model's transformer, by the model's name."""
+    return {name: _composed(name)["transformer"] for name in _files("model")}
+
+
 def choices_with(setting: str) -> list[str]:
     """Choices whose own file has `setting` (such as data.dataset_file), as `group=choice`."""
     group, _, name = setting.partition(".")
@@ -22,6 +27,24 @@ def choices_with(setting: str) -> list[str]:
 def _files(group: str) -> dict[str, dict[str, Any]]:
     files = sorted((conf_dir() / group).glob("[!_]*.yaml"))
     return {file.stem: _read(group, file.stem) for file in files}
+
+
+def _composed(model: str) -> dict[str, Any]:
+    """A model's values with those it inherits (the `defaults` of its file), without Hydra."""
+    own = _read("model", model)
+    values: dict[str, Any] = {}
+    for parent in own.pop("defaults", ["_self_"]):
+        values = _merged(values, own if parent == "_self_" else _composed(parent))
+    return values
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    deeper = {
+        key: _merged(below[key], value)
+        for key, value in above.items()
+        if isinstance(value, dict) and isinstance(below.get(key), dict)
+    }
+    return {**below, **above, **deeper}
 
 
 def _read(group: str, choice: str) -> dict[str, Any]:

@@ -75,7 +75,21 @@ def transformer_without_data(job: TrainJob, dtype: torch.dtype, shapes: set[Buck
     plain = {"init": "default"} if job.method.adapter == "lora" else {}
     with torch.device("meta"):
         make_trainable(transformer, job.method.model_copy(update=plain), job.seed, trained_dtype(job.optim))
+    for module in transformer.modules():
+        if dropout := getattr(module, "module_dropout", None):  # LoHa, LoKr
+            module.module_dropout = dict.fromkeys(dropout, _Never())
     return transformer
+
+
+class _Never:
+    """In the place of peft's module_dropout, which is 0: every draw is above it, and no value is looked at.
+
+    peft asks `torch.rand(1) > module_dropout` in each forward pass, which a tensor without data cannot answer.
+    """
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> bool:
+        return True
 
 
 def vae_without_data(architecture: VaeArchitecture, dtype: torch.dtype) -> AutoencoderKLCogVideoX:

@@ -5,7 +5,18 @@ from pathlib import Path
 
 from cogvx_exp.config.schema import Generate, GenerateJob, Model
 from cogvx_exp.errors import UserError
-from cogvx_exp.tracking.run_folder import LORA_FILE, PEFT_FILE, TRANSFORMER_FOLDER, RunFolder, read_job
+from cogvx_exp.model.pipeline_files import check_part
+from cogvx_exp.model.weights_file import check_weights
+from cogvx_exp.tracking.run_folder import (
+    CHECKPOINT_FILE,
+    LORA_FILE,
+    PEFT_FILE,
+    TRANSFORMER_FOLDER,
+    RunFolder,
+    is_whole,
+    read_job,
+)
+from cogvx_exp.training.checkpoint_files import open_checkpoint
 
 
 @dataclass(frozen=True)
@@ -18,20 +29,44 @@ class Adapter:
 
 
 def find_adapter(path: Path, setting: str = "generate.adapter") -> Adapter:
-    """Takes a run folder, an export folder, a file or a transformer folder; `setting` is what named it.
+    """Takes a run, export, checkpoint or transformer folder, or a file; `setting` is what named it.
 
     Raises:
-        UserError: there is nothing that was trained.
+        UserError: there is nothing that was trained, or its file is damaged.
     """
+    file, base = _locate(path, setting)
+    if file.is_dir():
+        check_part(file, setting)
+    else:
+        check_weights(file, f"{setting}={path}")
+    return Adapter(file, base)
+
+
+def _locate(path: Path, setting: str) -> tuple[Path, Model | None]:
+    """What was trained, and its base if that is known."""
     names = (LORA_FILE, PEFT_FILE, TRANSFORMER_FOLDER)
     for run, folder in ((path, RunFolder(path).export), (path.parent, path)):
         for file in (folder / name for name in names):
             if file.exists():
-                return Adapter(file, _base(run))
-    if path.is_file() or (path / "diffusion_pytorch_model.safetensors").exists():
-        return Adapter(path, _base(path.parent.parent))
+                return file, _base(run)
+    checkpoint = path.parent if path.name == CHECKPOINT_FILE else path
+    if (checkpoint / CHECKPOINT_FILE).is_file() and (checkpoint / "manifest.json").is_file():
+        config = open_checkpoint(checkpoint).manifest["config"]
+        return checkpoint / CHECKPOINT_FILE, Model.model_validate(config["model"])
+    if path.is_file() or (path / "config.json").is_file():
+        return path, _base(path.parent.parent)
     if RunFolder(path).config.is_file():
-        raise UserError(f"{setting}={path}: this run has no export yet; finish it with resume={path}")
+        raise UserError(
+            f"{setting}={path}: this run has no export yet; finish it with resume={path}, or give one of its "
+            f"checkpoints ({path / 'checkpoints'}/step-N)"
+        )
+    found = sorted(path.glob("*.safetensors")) if path.is_dir() else []
+    if len(found) == 1:
+        return found[0], None
+    if found:
+        raise UserError(f"{setting}={path} has {len(found)} files; name one of them: {', '.join(map(str, found[:3]))}")
+    if not path.exists():
+        raise UserError(f"{setting}={path} does not exist; give a run folder, a checkpoint or a file: neither is there")
     raise UserError(f"{setting}={path}: neither a run folder, nor a folder or file with {' or '.join(names)}")
 
 
@@ -47,7 +82,7 @@ def find_adapters(generate: Generate) -> list[Adapter]:
     """
     paths = generate.adapter if isinstance(generate.adapter, list) else [generate.adapter] if generate.adapter else []
     adapters = [find_adapter(path) for path in paths]
-    if len(adapters) > 1 and any(adapter.file.is_dir() for adapter in adapters):
+    if len(adapters) > 1 and any(is_whole(adapter.file) for adapter in adapters):
         raise UserError("generate.adapter: a whole transformer cannot be combined with others; give it alone")
     if generate.weights is not None and len(generate.weights) != len(adapters):
         raise UserError(f"generate.weights has {len(generate.weights)} values for {len(adapters)} adapters")

@@ -26,6 +26,7 @@ from cogvx_exp.model.blocks import arrange_blocks
 from cogvx_exp.model.device import Compute, choose_compute
 from cogvx_exp.model.load import load_scheduler, load_trained, load_transformer, load_vae, pipeline_folder
 from cogvx_exp.tracking.progress import console, progress
+from cogvx_exp.tracking.run_folder import is_whole
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,8 @@ def _load(recipe: Recipe, pipeline: Path, compute: Compute, memory: Memory) -> C
     task = recipe.model.tasks[0]
     transformer = load_transformer(pipeline, compute, task, blocks_on_host=memory.stream_blocks)
     for number, file in enumerate(recipe.adapters):
-        transformer = load_trained(transformer, file, compute, _name(number))
-    if any(file.is_dir() for file in recipe.adapters) and recipe.strengths != [1.0]:
+        transformer = load_trained(transformer, file, compute, _name(number), must_change=True)
+    if any(is_whole(file) for file in recipe.adapters) and recipe.strengths != [1.0]:
         raise UserError("generate.strength and generate.compare need an adapter; this is a whole transformer")
     arrange_blocks(transformer, memory, compute.device)
     return transformer.eval()
@@ -141,7 +142,7 @@ def _sample(sampler: Sampler, request: VideoRequest, recipe: Recipe) -> np.ndarr
     """One video, or one for each strength side by side."""
     videos = []
     for strength in recipe.strengths:
-        if recipe.adapters and not recipe.adapters[0].is_dir():
+        if recipe.adapters and not is_whole(recipe.adapters[0]):
             names = [_name(number) for number in range(len(recipe.adapters))]
             sampler.pipeline.transformer.set_adapters(names, [strength * weight for weight in recipe.weights])
         videos.append(sampler.sample(request))

@@ -10,6 +10,9 @@ from cogvx_exp.config.schema import Method, Optim
 from cogvx_exp.errors import UserError
 from cogvx_exp.randomness import keyed_seed
 
+MOVE_THE_BASE = ("pissa", "olora")
+"""Values of method.init with which the adapter begins as a part of the base's weights, which is taken out of them."""
+
 
 def make_trainable(
     transformer: CogVideoXTransformer3DModel, method: Method, seed: int, dtype: torch.dtype = torch.float32
@@ -53,12 +56,23 @@ def _add_adapter(transformer: CogVideoXTransformer3DModel, method: Method, seed:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(keyed_seed(seed, "adapter"))
         try:
-            transformer.add_adapter(_peft_config(method))
+            transformer.add_adapter(peft_config_of(method))
         except ValueError as error:
             raise UserError(f"method.targets={method.targets}: {str(error).splitlines()[0]}") from None
+    if method.init in MOVE_THE_BASE:
+        transformer.initial_adapter = {
+            name: parameter.detach().to("cpu", torch.float32, copy=True)
+            for name, parameter in trainable_parameters(transformer).items()
+        }
 
 
-def _peft_config(method: Method) -> PeftConfig:
+def initial_adapter(transformer: CogVideoXTransformer3DModel) -> dict[str, torch.Tensor]:
+    """What an adapter began with, by parameter, where that was taken out of the base (method.init=pissa or olora)."""
+    return dict(getattr(transformer, "initial_adapter", {}))
+
+
+def peft_config_of(method: Method) -> PeftConfig:
+    """The configuration of a method's adapter."""
     assert method.targets
     shared = {"r": method.rank, "target_modules": list(method.targets)}
     if method.adapter == "loha":

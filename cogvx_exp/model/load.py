@@ -5,21 +5,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline, CogVideoXTransformer3DModel
-from peft import PeftConfig, set_peft_model_state_dict
-from safetensors import safe_open
+from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import T5EncoderModel, T5Tokenizer
 
 from cogvx_exp.config.schema import Memory, Model
 from cogvx_exp.errors import UserError
 from cogvx_exp.files import file_hash, fingerprint, read_json
+from cogvx_exp.model.adapters import Applied, put_adapter, start_from
 from cogvx_exp.model.build import SCHEDULERS, build_pipeline, built_folder
 from cogvx_exp.model.device import Compute
+from cogvx_exp.model.lora_strength import file_metadata
+from cogvx_exp.model.pipeline_files import AGAIN, check_same_architecture
 from cogvx_exp.model.positions import drop_learned_positions
 from cogvx_exp.model.quantize import quantize_block
 from cogvx_exp.model.source import pretrained_folder, shipped_folder
-from cogvx_exp.tracking.run_folder import ABOUT, PEFT_FILE
+from cogvx_exp.tracking.progress import console
+from cogvx_exp.tracking.run_folder import ABOUT, checkpoint_of, is_whole
 
 HASHED_WHOLE = 64 << 20
 """Weight files up to this many bytes are hashed whole; of larger ones, name and size count."""
@@ -65,9 +68,7 @@ def load_transformer(
             f"task={task} needs a transformer with {needed} input channels, but the one in {folder} has "
             f"{channels['in_channels']}; choose a model for this task"
         )
-    transformer = CogVideoXTransformer3DModel.from_pretrained(
-        folder, subfolder="transformer", torch_dtype=compute.dtype, use_safetensors=True
-    )
+    transformer = _read_whole(CogVideoXTransformer3DModel, folder / "transformer", torch_dtype=compute.dtype)
     transformer.requires_grad_(False)
     for block in transformer.transformer_blocks if quant != "none" else []:
         quantize_block(block, quant, compute)
@@ -80,60 +81,90 @@ def load_transformer(
 
 
 def load_trained(
-    transformer: CogVideoXTransformer3DModel, file: Path, compute: Compute, name: str = "trained"
+    transformer: CogVideoXTransformer3DModel,
+    file: Path,
+    compute: Compute,
+    name: str = "trained",
+    *,
+    must_change: bool = False,
 ) -> CogVideoXTransformer3DModel:
-    """Puts what a run has trained on its base: adds an adapter, or gives back the trained transformer instead.
+    """Puts what was trained on its base: adds an adapter, or gives back the trained transformer instead.
 
-    Learned positions that were dropped in training are dropped here, too.
+    Learned positions that were dropped in training are dropped here, too. Says how many layers an adapter changes.
+
+    Args:
+        transformer: the base.
+        file: an adapter's file, a checkpoint's weights, or the folder of a whole transformer.
+        compute: device and type.
+        name: of the adapter in the model.
+        must_change: whether an adapter that changes no layer is an error.
 
     Raises:
-        UserError: it belongs to another model.
+        UserError: it belongs to another model, or changes nothing.
     """
     if file.is_dir():
-        trained = CogVideoXTransformer3DModel.from_pretrained(file, torch_dtype=compute.dtype, use_safetensors=True)
+        check_same_architecture(file, dict(transformer.config))
+        trained = _read_whole(CogVideoXTransformer3DModel, file, torch_dtype=compute.dtype)
         return trained.requires_grad_(False).to(compute.device)
-    about = json.loads(file_metadata(file).get(ABOUT, "{}"))
+    checkpoint = checkpoint_of(file)
+    about = checkpoint.get("about") or json.loads(file_metadata(file).get(ABOUT, "{}"))
     if about.get("learned_positions") == "dropped" and transformer.config.use_learned_positional_embeddings:
         drop_learned_positions(transformer)
-    try:
-        if file.name == PEFT_FILE:
-            transformer.add_adapter(PeftConfig.from_pretrained(file.parent), name)
-            weights = {key.removeprefix("base_model.model."): weight for key, weight in load_file(file).items()}
-            _check(set_peft_model_state_dict(transformer, weights, name), name)
-        else:
-            lora, metadata = CogVideoXPipeline.lora_state_dict(
-                str(file.parent), weight_name=file.name, use_safetensors=True, return_lora_metadata=True
-            )
-            CogVideoXPipeline.load_lora_into_transformer(lora, transformer, adapter_name=name, metadata=metadata)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise UserError(f"{file} does not fit this model: {str(error).splitlines()[0]}") from None
+    if is_whole(file):
+        _load_weights(transformer, file)
+        return transformer.requires_grad_(False)
+    applied = put_adapter(transformer, file, name)
+    _say(applied, file, must_change=must_change)
     return transformer.requires_grad_(False)
 
 
 def load_adapter_weights(transformer: CogVideoXTransformer3DModel, file: Path) -> None:
-    """Lets an adapter that is there already start from the weights of a LoRA file.
+    """Lets an adapter that is there already start from a LoRA file, as strong as that is.
 
     Raises:
-        UserError: the file has other layers or another rank.
+        UserError: the file has other layers or another rank, or is all zero.
     """
-    weights = {key.removeprefix("transformer."): weight for key, weight in load_file(file).items()}
+    _say(start_from(transformer, file), file, must_change=True)
+
+
+def _say(applied: Applied, file: Path, *, must_change: bool) -> None:
+    if must_change and not applied.changed:
+        raise UserError(
+            f"{file} changes none of its {applied.layers} layers ({applied.description}): their update is zero, as "
+            "before the first step of training; give an adapter that was trained"
+        )
+    console.print(
+        f"{file} changes {applied.changed} of {applied.layers} layers ({applied.description})",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def _load_weights(transformer: CogVideoXTransformer3DModel, file: Path) -> None:
+    """Takes over the weights that full fine-tuning has trained: all, or those of method.parameters."""
+    own, weights = transformer.state_dict(), load_file(file)
+    wrong = [key for key, weight in weights.items() if key not in own or own[key].shape != weight.shape]
+    if wrong:
+        raise UserError(f"{file} does not fit this model: {len(wrong)} of its weights are not in it ({wrong[0]})")
+    transformer.load_state_dict(weights, strict=False)
+    console.print(f"{file} replaces {len(weights)} of {len(own)} weights", soft_wrap=True, markup=False)
+
+
+def _read_whole(kind: Any, folder: Path, **settings: Any) -> Any:
+    """A model from its folder, if the folder has all of its weights: what lacks would be random.
+
+    Raises:
+        UserError: a weight is missing or has another shape.
+    """
     try:
-        _check(set_peft_model_state_dict(transformer, weights, "default"), "default")
-    except (RuntimeError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"method.init_from={file} does not fit: {reason}; use its rank and its targets") from None
-
-
-def _check(result: Any, name: str) -> None:
-    missing = [key for key in result.missing_keys if f".{name}." in key or key.endswith(f".{name}")]
-    if missing or result.unexpected_keys:
-        raise ValueError(f"{len(missing)} weights are missing and {len(result.unexpected_keys)} are unknown")
-
-
-def file_metadata(file: Path) -> dict[str, str]:
-    """The metadata of a safetensors file."""
-    with safe_open(file, framework="pt") as opened:
-        return dict(opened.metadata() or {})
+        model, found = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **settings)
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0].partition(". If you")[0]
+        raise UserError(f"{folder} cannot be loaded: {reason}; {AGAIN}") from None
+    lacks = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
+    if lacks:
+        raise UserError(f"{folder} lacks {len(lacks)} weights, such as {lacks[0]}; {AGAIN}")
+    return model
 
 
 def load_vae(folder: Path, compute: Compute, memory: Memory, image_scale: str = "auto") -> AutoencoderKLCogVideoX:
@@ -142,9 +173,7 @@ def load_vae(folder: Path, compute: Compute, memory: Memory, image_scale: str = 
     `image_scale` (task.image_scale) is written into its configuration, where training and the diffusers
     pipeline both look.
     """
-    vae = AutoencoderKLCogVideoX.from_pretrained(
-        folder, subfolder="vae", torch_dtype=compute.dtype, use_safetensors=True
-    )
+    vae = _read_whole(AutoencoderKLCogVideoX, folder / "vae", torch_dtype=compute.dtype)
     if memory.vae_slicing:
         vae.enable_slicing()
     if memory.vae_tiling:
@@ -166,9 +195,7 @@ def load_tokenizer(folder: Path) -> T5Tokenizer:
 
 def load_text_encoder(folder: Path, compute: Compute) -> tuple[T5Tokenizer, T5EncoderModel]:
     """Loads the tokenizer and the frozen T5 encoder."""
-    encoder = T5EncoderModel.from_pretrained(
-        folder, subfolder="text_encoder", dtype=compute.dtype, use_safetensors=True
-    )
+    encoder = _read_whole(T5EncoderModel, folder / "text_encoder", dtype=compute.dtype)
     return load_tokenizer(folder), encoder.requires_grad_(False).eval().to(compute.device)
 
 

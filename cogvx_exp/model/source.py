@@ -8,6 +8,7 @@ from cogvx_exp.config.schema import Model
 from cogvx_exp.errors import UserError
 from cogvx_exp.files import file_hash, fingerprint, whole_folder
 from cogvx_exp.hub import fetch
+from cogvx_exp.model.pipeline_files import check_pipeline
 
 NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt"]
 
@@ -37,15 +38,18 @@ def pretrained_folder(model: Model) -> Path:
     """The local folder of a pretrained pipeline; downloads it if it is not in the Hugging Face cache.
 
     Raises:
-        UserError: it is neither on disk nor can it be fetched.
+        UserError: it is neither on disk nor can it be fetched; it is not complete; it is another model's.
     """
     assert model.path is not None, "the config check asks for it"
     local = Path(model.path).expanduser()
     if (local / "model_index.json").is_file():
+        check_pipeline(local, model, f"model.path={model.path}")
         return local
     if local.exists() or model.path.startswith((".", "/", "~")):
         raise UserError(f"model.path={model.path}: this folder has no model_index.json, so it is no diffusers pipeline")
     try:
-        return fetch(model.path, model.revision, kind="model", setting="model.path", patterns=NEEDED)
+        fetched = fetch(model.path, model.revision, kind="model", setting="model.path", patterns=NEEDED)
     except UserError as error:
         raise UserError(f"{error}, or model.weights=random to try the run without pretrained weights") from None
+    check_pipeline(fetched, model, f"model.path={model.path}")
+    return fetched

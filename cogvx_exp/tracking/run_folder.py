@@ -20,6 +20,8 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 """Name of an exported LoRA; the one diffusers looks for."""
 PEFT_FILE = "adapter_model.safetensors"
 """Name of another exported adapter; the one peft looks for."""
+CHECKPOINT_FILE = "trainable.safetensors"
+"""Name of the trained weights in a checkpoint."""
 TRANSFORMER_FOLDER = "transformer"
 """Name of an exported whole transformer, as in a pipeline's folder."""
 PROGRAM = ("python", "-m", "cogvx_exp.train")
@@ -127,6 +129,17 @@ def _is_gone(status: dict[str, Any]) -> bool:
 def read_job(run_dir: Path) -> TrainJob:
     """The configuration a run was started with."""
     return TrainJob.model_validate(yaml.safe_load(RunFolder(run_dir).config.read_text(encoding="utf-8")))
+
+
+def checkpoint_of(file: Path) -> dict[str, Any]:
+    """The manifest of the checkpoint that a file of weights belongs to; empty if it belongs to none."""
+    manifest = file.parent / "manifest.json"
+    return dict(read_json(manifest)) if file.name == CHECKPOINT_FILE and manifest.is_file() else {}
+
+
+def is_whole(file: Path) -> bool:
+    """Whether a path holds a transformer's own weights and no adapter: its folder, or a checkpoint of method=sft."""
+    return file.is_dir() or checkpoint_of(file).get("config", {}).get("method", {}).get("kind") == "full"
 
 
 def settings_by_name(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -65,6 +65,7 @@ class Actions:
             "batches_in_epoch": position,
             "processes": team.world,
             "held_out_loss": self._held_out_losses.get(step),
+            "about": training.about,
             "config": config,
             "config_fingerprint": fingerprint(config),
             "versions": {name: version(name) for name in VERSIONS},

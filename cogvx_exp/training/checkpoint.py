@@ -14,10 +14,11 @@ from cogvx_exp.errors import UserError
 from cogvx_exp.files import read_json, write_json
 from cogvx_exp.model.adapt import trainable_parameters
 from cogvx_exp.team import Team
+from cogvx_exp.tracking.run_folder import CHECKPOINT_FILE
 from cogvx_exp.training.nested import put_tensors, take_tensors
 from cogvx_exp.training.stepper import Stepper
 
-WEIGHTS, OPTIMIZER, STATE = "trainable.safetensors", "optimizer.safetensors", "state.json"
+WEIGHTS, OPTIMIZER, STATE = CHECKPOINT_FILE, "optimizer.safetensors", "state.json"
 
 
 class TrainingState:

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from cogvx_exp.config.schema import Method
 from cogvx_exp.errors import UserError
-from cogvx_exp.model.adapt import trainable_parameters
-from cogvx_exp.model.load import file_metadata
+from cogvx_exp.model.adapt import initial_adapter, trainable_parameters
+from cogvx_exp.model.lora_strength import file_metadata
 from cogvx_exp.tracking.run_folder import ABOUT, LORA_FILE, PEFT_FILE, TRANSFORMER_FOLDER
 
 
@@ -67,16 +67,40 @@ def _export_transformer(transformer: CogVideoXTransformer3DModel, folder: Path) 
 
 
 def _export_lora(transformer: CogVideoXTransformer3DModel, folder: Path, about: dict[str, Any]) -> Path:
+    """Writes a LoRA whose alpha is its rank, so that loaders that read tensors alone apply the right strength, too.
+
+    alpha / rank is multiplied into lora_B; the alpha and rank of the training are kept beside `about`.
+    """
     (config,) = transformer.peft_config.values()
-    # Without its configuration in the file, a loader takes alpha = rank.
-    metadata = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
+    weights = _plain_lora(transformer, config.lora_alpha / config.r)
+    rank = len(next(weight for name, weight in weights.items() if name.endswith("lora_A.weight")))
+    plain = {**config.to_dict(), "r": rank, "lora_alpha": rank, "init_lora_weights": True}
+    metadata = {key: sorted(value) if isinstance(value, set) else value for key, value in plain.items()}
     CogVideoXPipeline.save_lora_weights(
-        folder, transformer_lora_layers=_adapter_weights(transformer), transformer_lora_adapter_metadata=metadata
+        folder, transformer_lora_layers=weights, transformer_lora_adapter_metadata=metadata
     )
     file = folder / LORA_FILE
+    about = {**about, "trained_with": {"rank": config.r, "alpha": config.lora_alpha}}
     with_about = {**file_metadata(file), ABOUT: json.dumps(about)}
     save_file(load_file(file), file, metadata=with_about)
     return file
+
+
+def _plain_lora(transformer: CogVideoXTransformer3DModel, scale: float) -> dict[str, torch.Tensor]:
+    """The trained update of the pretrained weights as lora_B @ lora_A, with no factor.
+
+    With method.init=pissa or olora the base is the pretrained one less the adapter's beginning. So the update is what
+    the adapter is now less what it was: a LoRA of twice the rank.
+    """
+    begun = {name.replace(".default.", "."): weight for name, weight in initial_adapter(transformer).items()}
+    weights = {}
+    for name, weight in _adapter_weights(transformer).items():
+        dim, factor = (1, scale) if "lora_B" in name else (0, 1.0)
+        parts = [weight if factor == 1 else weight.float() * factor]
+        if begun:
+            parts.append(begun[name] * (-scale if "lora_B" in name else 1))
+        weights[name] = torch.cat(parts, dim) if begun else parts[0]
+    return weights
 
 
 def _export_peft(transformer: CogVideoXTransformer3DModel, folder: Path, about: dict[str, Any]) -> Path:

@@ -16,7 +16,7 @@ from diffusers import CogVideoXTransformer3DModel
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from cogvx_exp.model.adapt import trainable_parameters
+from cogvx_exp.model.adapt import initial_adapter, trainable_parameters
 from cogvx_exp.training.stepper import MakeOptimizer, OptimizerState, Stepper
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -294,4 +294,5 @@ def _copy_for_first(
         for name, config in getattr(transformer, "peft_config", {}).items():
             copy.add_adapter(config, name)
     copy.load_state_dict(weights, assign=True)
+    copy.initial_adapter = initial_adapter(transformer)
     return copy
