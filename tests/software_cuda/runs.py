@@ -39,6 +39,8 @@ class Outcome:
     """The exit code; -1: an exception came out of the entry point."""
     text: str
     """What was said on the terminal."""
+    seconds: float = 0.0
+    """Of the CPU."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
     """Lines of metrics.jsonl."""
     races: list[str] = field(default_factory=list)

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sys
+import time
 import traceback
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -40,7 +41,7 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
     os.environ["SOFTWARE_CUDA_TOTAL_MIB"] = str((case["total_mib"] << 20 if case["total_mib"] else TOTAL) >> 20)
     os.environ["SOFTWARE_CUDA_RACES"] = str(case["races"])
     blocks.WORTH_PARKING = case["park"] or WORTH_PARKING
-    said = io.StringIO()
+    said, started = io.StringIO(), time.process_time()
     with redirect_stdout(said), redirect_stderr(said):
         try:
             code = getattr(entry, case["command"])(case["settings"])
@@ -51,6 +52,7 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
             code = -1
     return {
         "code": code,
+        "seconds": round(time.process_time() - started, 2),
         "text": said.getvalue(),
         "metrics": _metrics(case["settings"]),
         "races": device.races(),
