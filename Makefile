@@ -1,5 +1,6 @@
 # make demo    install into .venv and fine-tune the tiny model on the demo clips
 # make test    install into .venv and run the tests
+# make test-cuda  the whole matrix of settings on the software CUDA device (needs g++, some minutes)
 # make lint    ruff and mypy
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,13 +8,17 @@ BIN := .venv/bin
 PARALLEL := OMP_NUM_THREADS=1
 SPREAD := -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test unit lint clean
+.PHONY: demo test test-cuda unit lint clean
 
 demo: .venv/installed
 	$(BIN)/python -m cogvx_exp.train
 
 test: .venv/installed
 	$(PARALLEL) $(BIN)/python -m pytest $(SPREAD)
+
+test-cuda: .venv/installed
+	$(PARALLEL) $(BIN)/python -m pytest $(SPREAD) -m "cuda_matrix or not cuda_matrix" tests/integration/test_software_cuda.py \
+		tests/integration/test_cuda_matrix.py tests/integration/test_cuda_processes.py
 
 unit: .venv/installed
 	$(BIN)/python -m pytest tests/unit

@@ -1,0 +1,110 @@
+"""Settings on the software CUDA device against the same settings on the CPU: losses equal to rounding, and no races.
+
+Activations are parked from one value on, and accesses of streams without an order end a run with an error.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from tests.software_cuda.runs import Case, Outcome, run_all
+
+BASE = ["steps=3", "lr_scheduler=constant", "data.workers=0", "memory.preflight=false", "data.decode_workers=1"]
+CORE = {
+    "plain": "validation=none",
+    "validation": "validation.every=2 validation.num_inference_steps=1 data.holdout=2 validation.loss_every=2",
+    "i2v": "model=tiny-1.5-i2v task=i2v validation=none data.encode=online",
+    "bfloat16": "model.dtype=bfloat16 method=sft ema_decay=0.9 gradient_accumulation=2 validation=none",
+    "float16": "model=tiny-2b model.dtype=float16 validation=none",
+    "12gb": "memory=12gb model.dtype=bfloat16 gradient_accumulation=2 validation=none",
+    "offloaded optimizer": "memory=24gb optim=cpu_offload method=sft validation=none",
+    "offloaded optimizer, gradients kept": "optim=cpu_offload optim.offload_gradients=false gradient_accumulation=2 "
+    "validation=none",
+    "nf4": "quant=nf4 model.dtype=bfloat16 validation=none",
+    "workers and pinned memory": "data.workers=2 data.pin_memory=true validation=none",
+}
+"""In `make test`."""
+
+MODELS = {"tiny-2b": "t2v", "tiny-5b": "t2v", "tiny-5b-i2v": "i2v", "tiny-1.5": "t2v", "tiny-1.5-i2v": "i2v"}
+OPTIMIZERS = "adam adafactor adamw8bit ao_adamw ao_adamw4bit ao_adamw8bit ao_adamw_fp8 came cpu_offload cpu_offload8bit"
+OPTIMIZERS += " muon paged_adamw8bit prodigy schedule_free"
+VALIDATION = "validation.every=2 validation.num_inference_steps=1 validation.baseline=false"
+RELEASED = "optim.release_gradients=true max_grad_norm=null"
+WHOLE = (
+    {f"model {name}": f"model={name} task={task} {VALIDATION}" for name, task in MODELS.items()}
+    | {f"float16 {name}": f"model={name} task={task} model.dtype=float16 {VALIDATION}" for name, task in MODELS.items()}
+    | {f"method {name}": f"method={name} {VALIDATION}" for name in ("lora", "lora_ff", "dora", "loha", "lokr", "sft")}
+    | {f"optim {name}": f"optim={name} validation=none" for name in OPTIMIZERS.split()}
+    | {f"optim {name} sft": f"optim={name} method=sft validation=none" for name in ("adafactor", "muon", "adamw8bit")}
+    | {f"float16 {name}": f"optim={name} model.dtype=float16 validation=none" for name in OPTIMIZERS.split()}
+    | {f"memory {name}": f"memory={name} {VALIDATION}" for name in ("default", "fast", "24gb", "16gb", "12gb")}
+    | {f"memory {name} float16": f"memory={name} model.dtype=float16 {VALIDATION}" for name in ("fast", "24gb", "12gb")}
+    | {f"{name}": f"memory.activations={name}" for name in ("keep", "checkpoint", "selective", "offload")}
+    | {f"{name} float16": f"quant={name} model.dtype=float16 {VALIDATION}" for name in ("nf4", "int8", "fp8")}
+    | {f"{name} keep": f"quant={name} memory.activations=keep validation=none" for name in ("nf4", "int8", "fp8")}
+    | {
+        "streamed, two passes a step": "memory=12gb gradient_accumulation=2 model.dtype=float16 data.holdout=2 "
+        "validation.loss_every=1 validation.every=1 validation.num_inference_steps=1",
+        "streamed with checkpoints": f"memory.stream_blocks=true memory.activations=checkpoint {VALIDATION}",
+        "feed-forward in chunks": "memory.ff_chunks=4 validation=none",
+        "norms in float32": "memory.norms=float32 model.dtype=bfloat16 validation=none",
+        "offloaded bfloat16": "method=sft optim=cpu_offload_bf16 memory=24gb model.dtype=bfloat16",
+        "offloaded 8 bit, average": f"method=sft optim=cpu_offload8bit model.dtype=float16 ema_decay=0.9 {VALIDATION}",
+        "offloaded, online i2v": "model=tiny-5b-i2v task=i2v optim=cpu_offload data.encode=online data.workers=1 "
+        "data.pin_memory=true",
+        "released": f"{RELEASED} method=sft",
+        "released float16": f"{RELEASED} method=sft model.dtype=float16 validation=none",
+        "released, rounded": f"optim=ao_adamw8bit optim.stochastic_rounding=true {RELEASED} model.dtype=bfloat16 "
+        "method=sft validation=none",
+        "average": f"ema_decay=0.9 {VALIDATION}",
+        "all at once": "model.dtype=float16 gradient_accumulation=2 ema_decay=0.9 data.holdout=2 optim=adamw8bit "
+        "validation.loss_every=2 validation.every=2",
+        "no offload": f"validation.offload=false {VALIDATION}",
+        "dropout": "method.dropout=0.0 method.init=pissa validation=none",
+    }
+)
+"""In `make test-cuda`."""
+
+CASES = CORE | WHOLE
+
+
+@pytest.fixture(scope="module")
+def outcomes(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Outcome, Outcome]]:
+    """Those on the device and on the CPU of all cases that are selected, run in one process."""
+    folder = tmp_path_factory.mktemp("cuda")
+    chosen = [item.callspec.params["name"] for item in request.session.items if item.path == request.path]
+    cases = [
+        case for index, name in enumerate(chosen) for case in both(CASES[name], folder / str(index), folder / "cache")
+    ]
+    found = run_all(cases)
+    return {name: (found[2 * index], found[2 * index + 1]) for index, name in enumerate(chosen)}
+
+
+def both(settings: str, folder: Path, cache: Path) -> list[Case]:
+    """The case on the device, and on the CPU, which has no float16 and reads what the device has encoded."""
+    on_cpu = settings.replace("model.dtype=float16", "model.dtype=float32")
+    own = [f"cache_dir={cache}", *BASE]
+    return [
+        Case([*own, *settings.split(), "device=cuda", f"run_dir={folder}-cuda"], park=1),
+        Case([*own, *on_cpu.split(), "device=cpu", f"run_dir={folder}-cpu"]),
+    ]
+
+
+def tolerance(settings: str) -> float:
+    """Relative. A GPU's autocast leaves other operations in float32 than that of a CPU."""
+    if "float16" not in settings:
+        return 1e-4
+    return 5e-3 if "bfloat16" in settings else 2e-2
+
+
+@pytest.mark.parametrize("name", [*CORE, *(pytest.param(name, marks=pytest.mark.cuda_matrix) for name in WHOLE)])
+def test_losses_are_those_of_the_cpu(name: str, outcomes: dict[str, tuple[Outcome, Outcome]]) -> None:
+    cuda, cpu = outcomes[name]
+    assert cpu.code == 0, cpu.text
+    assert cuda.code == 0, cuda.text[-6000:]
+    assert cuda.races == []
+    assert len(cuda.losses) == 3
+    assert cuda.losses == pytest.approx(cpu.losses, rel=tolerance(CASES[name]))
+    assert cuda.usage["peak"] > 100_000, "it ran on the device"

@@ -1,0 +1,71 @@
+"""The process that runs cases: `python -m tests.software_cuda.worker CASES OUTCOMES`, on the device."""
+
+import gc
+import io
+import json
+import os
+import sys
+import time
+import traceback
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cogvx_exp.model import blocks
+from tests import entry
+
+WORTH_PARKING = blocks.WORTH_PARKING
+TOTAL = 80 << 30
+
+
+def main(asked: Path, told: Path) -> None:
+    """Runs all cases, and writes down each outcome as it comes."""
+    for case in json.loads(asked.read_text()):
+        outcome = run(case)
+        with told.open("a") as file:
+            file.write(json.dumps(outcome) + "\n")
+
+
+def run(case: dict[str, Any]) -> dict[str, Any]:
+    """Runs one case."""
+    device = torch._C._software_cuda
+    gc.collect()
+    device.empty_cache()
+    device.set_races(case["races"])
+    device.clear_races()
+    device.clear_synchronizations()
+    device.set_total(0, case["total_mib"] << 20 if case["total_mib"] else TOTAL)
+    device.reset_peak(0)
+    os.environ["SOFTWARE_CUDA_TOTAL_MIB"] = str((case["total_mib"] << 20 if case["total_mib"] else TOTAL) >> 20)
+    os.environ["SOFTWARE_CUDA_RACES"] = str(case["races"])
+    blocks.WORTH_PARKING = case["park"] or WORTH_PARKING
+    said, started = io.StringIO(), time.process_time()
+    with redirect_stdout(said), redirect_stderr(said):
+        try:
+            code = getattr(entry, case["command"])(case["settings"])
+        except SystemExit as end:
+            code = end.code
+        except BaseException:
+            traceback.print_exc()
+            code = -1
+    return {
+        "code": code,
+        "seconds": round(time.process_time() - started, 2),
+        "text": said.getvalue(),
+        "metrics": _metrics(case["settings"]),
+        "races": device.races(),
+        "synchronizations": device.synchronizations(),
+        "usage": device.usage(0),
+    }
+
+
+def _metrics(settings: list[str]) -> list[dict[str, Any]]:
+    folder = next((text.removeprefix("run_dir=") for text in settings if text.startswith("run_dir=")), None)
+    file = Path(folder) / "metrics.jsonl" if folder else None
+    return [json.loads(line) for line in file.read_text().splitlines()] if file and file.exists() else []
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
