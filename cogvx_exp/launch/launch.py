@@ -14,6 +14,7 @@ from cogvx_exp.comparison.page import write_run_page
 from cogvx_exp.config.rules import train_notes
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.data.dataset import Dataset, accept, load_dataset
+from cogvx_exp.disk import cache_trouble
 from cogvx_exp.errors import UserError
 from cogvx_exp.files import read_json
 from cogvx_exp.launch.disk import disk_trouble
@@ -101,9 +102,10 @@ def _begin(job: TrainJob, overrides: list[str]) -> Start:
         changed = bool(told) if checkpoint else has_changed(job, folder.path)
         opening = Opening(_arguments(overrides), changed)
     # What fails most often comes before the run's folder, and before torch is imported.
-    if job.model.weights == "pretrained":
-        pretrained_folder(job.model)
-    dataset = load_dataset(job.data, job.cache_dir)
+    with cache_trouble(job.cache_dir):
+        if job.model.weights == "pretrained":
+            pretrained_folder(job.model)
+        dataset = load_dataset(job.data, job.cache_dir)
     preflight(job, overrides, {clip.bucket for clip in dataset.clips})
     faults = folder.faults if writes else None
     if opening:

@@ -15,6 +15,9 @@ from cogvx_exp.training.resuming import refuse_fewer_steps
 MUST_AGREE = ("model.name", "model.path", "model.weights", "model.transformer", "task", "method", "optim.target")
 """Settings that decide which tensors a checkpoint has and what they mean."""
 
+PREDICTION = ("optim.state_values", "optim.state_bytes", "quant.bytes_per_weight")
+"""Settings that only the prediction of memory reads."""
+
 
 def find_checkpoint(job: TrainJob, outputs: Path) -> CheckpointFolder | None:
     """The checkpoint to resume from, verified. None with resume=auto if there is none yet.
@@ -125,7 +128,9 @@ def has_changed(job: TrainJob, run_dir: Path) -> bool:
 def _changed(job: TrainJob, before: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     """Name, old and new value of each setting that differs and tells what a run does."""
     now, then = settings_by_name(job.model_dump(mode="json")), settings_by_name(before)
-    changed = [key for key in now | then if now.get(key) != then.get(key) and not key.startswith(SAYS_NOTHING)]
+    changed = [
+        key for key in now | then if now.get(key) != then.get(key) and not key.startswith((*SAYS_NOTHING, *PREDICTION))
+    ]
     return [(key, then.get(key), now.get(key)) for key in changed]
 
 

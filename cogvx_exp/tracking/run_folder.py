@@ -1,6 +1,5 @@
 """The folder of a run: what is where, and the files that explain it. Does not need torch."""
 
-import errno
 import json
 import platform
 import shlex
@@ -15,6 +14,7 @@ import psutil
 import yaml
 
 from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.disk import FULL
 from cogvx_exp.files import read_json, write_text
 from cogvx_exp.tracking.progress import console
 
@@ -32,8 +32,6 @@ LONGEST_LINE = 1 << 14
 """Bytes of the end of a metrics file in which its last line is looked for."""
 ROOM_FOR_STATUS = 4000
 """Bytes of status.json while a run goes on: so its end can be noted on a full disk."""
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""A full disk, a quota, a limit of file sizes."""
 ABOUT = "cogvx_exp"
 """Key in an exported file's metadata under which this project keeps what else has to be known."""
 

@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LRScheduler
 
 from cogvx_exp.config.schema import Optim
+from cogvx_exp.disk import plain_disk_errors
 from cogvx_exp.errors import UserError
 from cogvx_exp.files import read_json, write_json
 from cogvx_exp.model.adapt import trainable_parameters
 from cogvx_exp.team import Team
 from cogvx_exp.training.checkpoint_files import CheckpointFolder
-from cogvx_exp.training.disk import disk_errors
 from cogvx_exp.training.learned import NOTHING, Learned, read_learned, states_fit
 from cogvx_exp.training.nested import put_tensors, take_tensors
 from cogvx_exp.training.stepper import Stepper
@@ -97,7 +97,7 @@ class TrainingState:
         }
 
         def write(folder: Path) -> None:
-            with disk_errors(folder):
+            with plain_disk_errors(folder):
                 save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / WEIGHTS)
                 save_file(tensors, folder / OPTIMIZER)
             write_json(folder / STATE, state)

@@ -16,6 +16,7 @@ from diffusers import CogVideoXTransformer3DModel
 
 from cogvx_exp.config.schema import TrainJob, Validation
 from cogvx_exp.data.dataset import Dataset
+from cogvx_exp.disk import plain_disk_errors
 from cogvx_exp.errors import UserError
 from cogvx_exp.evaluation.generation import Recipe
 from cogvx_exp.files import new_folder, write_json
@@ -34,7 +35,6 @@ from cogvx_exp.tracking.trackers import Trackers
 from cogvx_exp.training.actions import Actions
 from cogvx_exp.training.checkpoint_files import CheckpointFolder
 from cogvx_exp.training.context import Context
-from cogvx_exp.training.disk import disk_errors
 from cogvx_exp.training.export import export, export_merged
 from cogvx_exp.training.loop import Schedule, train_loop
 from cogvx_exp.training.memory import MemoryLog
@@ -190,14 +190,14 @@ def _export(run: Context) -> Path:
     with training.state.averaged():
         complete = training.state.stepper.complete()
         if run.team.is_first:
-            with new_folder(run.folder.export) as beside, disk_errors(run.folder.export):
+            with new_folder(run.folder.export) as beside, plain_disk_errors(run.folder.export):
                 written = export(complete, job.method, beside, compute.dtype, training.about)
             exported = str(run.folder.export / written.relative_to(beside))
     exported = run.team.exchange(exported)[0]
     if job.export.merge and run.team.is_first:
         host = Compute(torch.device("cpu"), compute.dtype)
         base = load_transformer(run.data.pipeline, host, job.task.name)
-        with disk_errors(run.folder.export):
+        with plain_disk_errors(run.folder.export):
             export_merged(load_trained(base, Path(exported), host), run.folder.export, compute.dtype)
     return Path(exported)
 

@@ -71,10 +71,12 @@ class CheckpointSaver:
         except OSError as error:
             free = shutil.disk_usage(self._folder if self._folder.exists() else ".").free / 2**30
             reason = f"{error.strerror or error} ({free:.1f} GiB free)"
-            self._failure = f"the checkpoint of step {about['step']} could not be written: {reason}; {self._last()}"
+            self._failure = (
+                f"the checkpoint of step {about['step']} could not be written: {reason}; make room. {self._last()}"
+            )
             console.print(f"Note: {self._failure}", style="yellow", markup=False, soft_wrap=True)
         self.seconds_writing += time.perf_counter() - started
 
     def _last(self) -> str:
         kept = sorted(path.name for path in self._folder.glob("step-*"))
-        return f"{self._folder / kept[-1]} is the last good one" if kept else "there is no other one"
+        return f"{self._folder / kept[-1]} is the last good one" if kept else "There is no other one"
