@@ -60,6 +60,24 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yields a temporary folder beside `folder`; it takes the place of `folder` when the block succeeds."""
+    beside, before = (folder.with_name(f".{folder.name}.{what}") for what in ("tmp", "before"))
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        sync_folder(beside)
+        shutil.rmtree(before, ignore_errors=True)
+        if folder.exists():
+            folder.replace(before)
+        beside.replace(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)  # a full disk needs the space
+    shutil.rmtree(before, ignore_errors=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the files of a folder, and their names, survive a power cut."""
     for path in folder.rglob("*"):

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 from cogvx_exp.config.choices import choices_with, models_for
 from cogvx_exp.config.faults import Fault
+from cogvx_exp.config.notes import warmup_note
 from cogvx_exp.config.prompts import prompt_faults
 from cogvx_exp.config.schema import GenerateJob, Model, PrepareJob, TrainJob, Validation
 from cogvx_exp.config.unbuilt import unbuilt
@@ -64,13 +65,8 @@ def check_generate(job: GenerateJob) -> list[Fault]:
 
 def train_notes(job: TrainJob) -> list[str]:
     """Things that are legal but probably not what the user wants."""
-    notes = []
-    warmup = job.lr_scheduler.warmup_steps or 0
-    if job.epochs is None and warmup >= job.steps:
-        notes.append(
-            f"lr_scheduler.warmup_steps={warmup} is not over when the run ends after steps={job.steps}: "
-            f"the learning rate gets to {job.steps / warmup:.0%} of optim.lr"
-        )
+    note = warmup_note(job.lr_scheduler, job.steps) if job.epochs is None else None  # else known with the data
+    notes = [note] if note else []
     schedule_free = job.optim.name == "schedule_free"
     if schedule_free and job.lr_scheduler.name not in ("constant", "constant_with_warmup"):
         notes.append("optim=schedule_free needs no falling learning rate; use lr_scheduler=constant_with_warmup")

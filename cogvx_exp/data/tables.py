@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import re
-import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager

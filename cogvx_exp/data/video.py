@@ -14,6 +14,7 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 
+from cogvx_exp.disk import try_disk
 from cogvx_exp.media.errors import REENCODE, ClipError
 from cogvx_exp.media.readers import DecordReader, PyAvReader, Reader
 from cogvx_exp.media.timeline import DECORD, read_timeline
@@ -83,12 +84,28 @@ def spread_frames(path: Path, count: int) -> np.ndarray:
 
 
 def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
-    """Writes frames (uint8, (frames, height, width, 3)) as H.264 mp4; the file appears whole or not at all."""
+    """Writes frames (uint8, (frames, height, width, 3)) as H.264 mp4; the file appears whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}")  # keeps the ending, which tells ffmpeg the container
+    try:
+        _write_frames(beside, frames, fps)
+        if b"moov" not in beside.read_bytes():  # the index, which comes last; ffmpeg's exit code is not told
+            raise OSError(f"ffmpeg could not write {path}")
+    except OSError:
+        beside.unlink(missing_ok=True)
+        try_disk(path.parent)
+        raise
+    beside.replace(path)
+
+
+def _write_frames(path: Path, frames: np.ndarray, fps: int) -> None:
     height, width = frames.shape[1:3]
     writer = imageio_ffmpeg.write_frames(
-        str(beside),
+        str(path),
         (width, height),
         fps=fps,
         codec="libx264",
@@ -100,7 +117,6 @@ def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
     for frame in frames:
         writer.send(np.ascontiguousarray(frame))
     writer.close()
-    beside.replace(path)
 
 
 def _reason(error: Exception) -> str:

@@ -1,10 +1,9 @@
 """Chooses the run's folder and starts the work."""
 
-import errno
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -15,24 +14,36 @@ from cogvx_exp.comparison.page import write_run_page
 from cogvx_exp.config.rules import train_notes
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.data.dataset import Dataset, accept, load_dataset
+from cogvx_exp.disk import cache_trouble
 from cogvx_exp.errors import UserError
 from cogvx_exp.files import read_json
+from cogvx_exp.launch.disk import disk_trouble
 from cogvx_exp.launch.preflight import preflight
-from cogvx_exp.launch.resume import changes, find_checkpoint, taken_up
+from cogvx_exp.launch.resume import changes, find_checkpoint, has_changed, taken_up
+from cogvx_exp.launch.work_files import Work
 from cogvx_exp.launch.workers import run_workers
 from cogvx_exp.model.source import pretrained_folder
 from cogvx_exp.quiet import quiet_libraries
 from cogvx_exp.sweep.folder import link_job, objective
 from cogvx_exp.team import place_in_job
+from cogvx_exp.tracking.opening import Opening, write_started
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.run_folder import RunFolder, write_status
-from cogvx_exp.training.checkpoint_files import CheckpointFolder, newest_checkpoint, open_checkpoint
+from cogvx_exp.training.checkpoint_files import CheckpointFolder, open_checkpoint
 from cogvx_exp.training.stopping import Stopped
 
 OUTPUTS = Path("outputs")
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES)
-"""A full disk, a quota, a disk or a folder that cannot be written, a limit of file sizes."""
+
+@dataclass(frozen=True)
+class Start:
+    """What a run starts with."""
+
+    folder: RunFolder
+    dataset: Dataset
+    checkpoint: CheckpointFolder | None
+    opening: Opening | None
+    """If the folder has a run already: what is written when this one goes on."""
 
 
 def launch(job: TrainJob, overrides: list[str]) -> float | None:
@@ -59,53 +70,75 @@ def launch(job: TrainJob, overrides: list[str]) -> float | None:
         job, done = taken_up(job, job.run_dir or place_in_sweep)
         if done:
             return objective(done)
-    checkpoint, folder, dataset = _begin(job, overrides)
+    start = _begin(job, overrides)
+    folder, checkpoint = start.folder, start.checkpoint
     job = job.model_copy(update={"run_dir": folder.path})
     if in_sweep and job.distributed.node_rank == 0:
         link_job(place_in_sweep, folder.path)
     # Of several machines, the first one writes.
-    with _status(folder, job) if job.distributed.node_rank == 0 else nullcontext():
+    with _status(job, start) if job.distributed.node_rank == 0 else nullcontext():
         if job.distributed.name == "single" and not in_sweep:
-            return _run_here(job, folder, dataset, checkpoint)
+            return _run_here(job, start)
         # A job of a sweep has its own process, which gives back all memory when it ends.
         log = folder.path / "output.log" if in_sweep else None
-        run_workers(job, folder, checkpoint.path if checkpoint else None, log)
+        run_workers(Work(job, checkpoint.path if checkpoint else None, start.opening), folder, log)
     if job.distributed.node_rank:
         return None
     return objective(read_json(folder.path / "summary.json"))
 
 
-def _begin(job: TrainJob, overrides: list[str]) -> tuple[CheckpointFolder | None, RunFolder, Dataset]:
-    """Finds the checkpoint, checks the data and the memory, and starts the run's folder."""
+def _begin(job: TrainJob, overrides: list[str]) -> Start:
+    """Finds the checkpoint, checks the data and the memory, and starts the run's folder if it is a new one."""
     checkpoint = find_checkpoint(job, OUTPUTS) if job.resume else None
-    for change in changes(job, checkpoint) if checkpoint else []:
-        console.print(f"Changed since the checkpoint: {change}", soft_wrap=True)
+    told = changes(job, checkpoint) if checkpoint else []
+    for change in told:
+        console.print(f"Changed since the checkpoint: {change}", soft_wrap=True, markup=False)
     folder = RunFolder(_run_dir(job, checkpoint))
     writes = job.distributed.node_rank == 0  # other machines may find what the first one has just written
-    if writes and checkpoint is None and job.resume != "auto" and folder.config.exists():
-        raise UserError(f"run_dir={folder.path} already has a run; add resume=latest to go on with it, or name another")
-    # What fails most often comes before the run's folder, and before torch is imported.
-    if job.model.weights == "pretrained":
-        pretrained_folder(job.model)
-    dataset = load_dataset(job.data, job.cache_dir)
-    preflight(job, overrides, {clip.bucket for clip in dataset.clips})
     if writes:
-        try:
-            folder.start(job, _arguments(overrides))
-        except OSError as error:
-            raise UserError(f"run_dir={folder.path} cannot be written: {error.strerror}; name another folder") from None
-        if HydraConfig.get().mode == RunMode.RUN:  # a sweep has a table
-            console.print(f"Run folder: {folder.path}", soft_wrap=True)
-    accept(dataset, job.data, console, folder.faults if writes else None)
-    return checkpoint, folder, dataset
+        _refuse_another_run(job, folder, checkpoint)
+    opening = None
+    if writes and folder.config.exists():
+        changed = bool(told) if checkpoint else has_changed(job, folder.path)
+        opening = Opening(_arguments(overrides), changed)
+    # What fails most often comes before the run's folder, and before torch is imported.
+    with cache_trouble(job.cache_dir):
+        if job.model.weights == "pretrained":
+            pretrained_folder(job.model)
+        dataset = load_dataset(job.data, job.cache_dir)
+    preflight(job, overrides, {clip.bucket for clip in dataset.clips})
+    faults = folder.faults if writes else None
+    if opening:
+        faults = opening.faults(folder, job)
+        faults.unlink(missing_ok=True)
+    elif writes:
+        _start_folder(folder, job, overrides)
+    if writes and HydraConfig.get().mode == RunMode.RUN:  # a sweep has a table
+        console.print(f"Run folder: {folder.path}", soft_wrap=True, markup=False)
+    accept(dataset, job.data, console, faults)
+    return Start(folder, dataset, checkpoint, opening)
 
 
-def _run_here(job: TrainJob, folder: RunFolder, dataset: Dataset, checkpoint: CheckpointFolder | None) -> float | None:
+def _refuse_another_run(job: TrainJob, folder: RunFolder, checkpoint: CheckpointFolder | None) -> None:
+    """Stops a run whose folder has one that it does not go on with."""
+    goes_on = job.resume == "auto" if checkpoint is None else checkpoint.run_dir.resolve() == folder.path.resolve()
+    if folder.config.exists() and not goes_on:
+        raise UserError(f"run_dir={folder.path} already has a run; add resume=latest to go on with it, or name another")
+
+
+def _start_folder(folder: RunFolder, job: TrainJob, overrides: list[str]) -> None:
+    try:
+        folder.start(job, _arguments(overrides))
+    except OSError as error:
+        raise UserError(f"run_dir={folder.path} cannot be written: {error.strerror}; name another folder") from None
+
+
+def _run_here(job: TrainJob, start: Start) -> float | None:
     """Trains in this process."""
     quiet_libraries()
     from cogvx_exp.training.run import train
 
-    return objective(train(job, folder, dataset, checkpoint).summary)
+    return objective(train(job, start.folder, start.dataset, start.checkpoint, start.opening).summary)
 
 
 def _run_as_started(job: TrainJob, overrides: list[str], place: tuple[int, int]) -> float | None:
@@ -124,10 +157,12 @@ def _run_as_started(job: TrainJob, overrides: list[str], place: tuple[int, int])
     with joined(job) as team:
         told: list[str | None] = [None, None]
         failure = ""
+        opening = None
         if team.is_first:
             try:
-                checkpoint, folder, _ = _begin(job, overrides)
-                told = [str(folder.path), str(checkpoint.path) if checkpoint else None]
+                begun = _begin(job, overrides)
+                opening = begun.opening
+                told = [str(begun.folder.path), str(begun.checkpoint.path) if begun.checkpoint else None]
             except UserError as error:
                 failure = str(error)
         failure, (run_dir, path) = team.exchange([failure, told])[0]
@@ -135,35 +170,42 @@ def _run_as_started(job: TrainJob, overrides: list[str], place: tuple[int, int])
             raise UserError(failure)
         folder = RunFolder(Path(run_dir))
         job = job.model_copy(update={"run_dir": folder.path})
-        with _status(folder, job) if team.is_first else nullcontext():
-            dataset = load_dataset(job.data, job.cache_dir)
-            return _run_here(job, folder, dataset, open_checkpoint(Path(path)) if path else None)
+        checkpoint = open_checkpoint(Path(path)) if path else None
+        start = Start(folder, load_dataset(job.data, job.cache_dir), checkpoint, opening)
+        with _status(job, start) if team.is_first else nullcontext():
+            return _run_here(job, start)
 
 
 @contextmanager
-def _status(folder: RunFolder, job: TrainJob) -> Iterator[None]:
-    """Notes in the run's folder how the run stands and how it ends."""
+def _status(job: TrainJob, start: Start) -> Iterator[None]:
+    """Notes in the run's folder how the run stands and how it ends; in that of an earlier run, once it has begun."""
+    folder, before = start.folder, _stamp(start.folder)
     try:
-        steps = None if job.epochs else job.steps
-        write_status(folder, "running", pid=os.getpid(), host=platform.node(), steps=steps)
-        yield
+        with disk_trouble(folder):
+            if start.opening is None:
+                write_started(folder, job, os.getpid())
+            yield
     except Stopped as stopped:
-        write_status(folder, "stopped", message=stopped.message)
-        console.print(stopped.message, soft_wrap=True)
+        if _stamp(folder) != before:
+            write_status(folder, "stopped", message=stopped.message)
+        console.print(stopped.message, soft_wrap=True, markup=False)
         raise
-    except OSError as error:
-        _write_failure(folder, str(error))
-        if error.errno not in DISK_ERRORS:
-            raise
-        where = error.filename or folder.path
-        kept = newest_checkpoint(folder.path)[0] if folder.checkpoints.is_dir() else None
-        go_on = f"resume=auto goes on from {kept.path}" if kept else "there was no checkpoint yet"
-        raise UserError(f"{where}: {error.strerror}; make room there, or name another run_dir. {go_on}") from None
     except BaseException as error:
-        _write_failure(folder, str(error) or type(error).__name__)
+        if _stamp(folder) != before:
+            _write_failure(folder, str(error) or type(error).__name__)
         raise
     finally:
-        write_run_page(folder)
+        if _stamp(folder) != before:
+            write_run_page(folder)
+
+
+def _stamp(folder: RunFolder) -> tuple[int, int] | None:
+    """Changes when the status is written: then the run has begun."""
+    try:
+        status = folder.status.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino
 
 
 def _write_failure(folder: RunFolder, message: str) -> None:

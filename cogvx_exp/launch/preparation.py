@@ -4,6 +4,7 @@ from pathlib import Path
 
 from cogvx_exp.config.schema import PrepareJob
 from cogvx_exp.data.dataset import Dataset, accept, load_dataset
+from cogvx_exp.disk import cache_trouble
 from cogvx_exp.launch.processes import run_processes
 from cogvx_exp.model.source import pretrained_folder
 from cogvx_exp.quiet import quiet_libraries
@@ -19,10 +20,11 @@ def encode(job: PrepareJob) -> None:
     Raises:
         UserError: the data or the model cannot be used, or a process failed.
     """
-    if job.model.weights == "pretrained":
-        pretrained_folder(job.model)
-    dataset = load_dataset(job.data, job.cache_dir)
-    accept(dataset, job.data, console, _faults(job))
+    with cache_trouble(job.cache_dir):
+        if job.model.weights == "pretrained":
+            pretrained_folder(job.model)
+        dataset = load_dataset(job.data, job.cache_dir)
+        accept(dataset, job.data, console, _faults(job))
     if job.distributed.processes > 1 and place_in_job() is None:
         run_processes(WORKER, job.model_dump_json(), job.distributed)
     else:
@@ -30,7 +32,16 @@ def encode(job: PrepareJob) -> None:
 
 
 def encode_share(job: PrepareJob, dataset: Dataset) -> None:
-    """Fills this process's share of the cache."""
+    """Fills this process's share of the cache.
+
+    Raises:
+        UserError: clips cannot be encoded, or the disk is full.
+    """
+    with cache_trouble(job.cache_dir):
+        _encode_share(job, dataset)
+
+
+def _encode_share(job: PrepareJob, dataset: Dataset) -> None:
     quiet_libraries()
     from cogvx_exp.data.encoded import encode_dataset
     from cogvx_exp.data.prepare import Encoder

@@ -3,22 +3,35 @@
 from pathlib import Path
 from typing import Any
 
+from yaml import YAMLError
+
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.errors import UserError
 from cogvx_exp.files import read_json
 from cogvx_exp.tracking.run_folder import SAYS_NOTHING, read_job, read_status, settings_by_name
 from cogvx_exp.training.checkpoint_files import CheckpointFolder, newest_checkpoint, open_checkpoint, runs_newest_first
+from cogvx_exp.training.resuming import refuse_fewer_steps
 
 MUST_AGREE = ("model.name", "model.path", "model.weights", "model.transformer", "task", "method", "optim.target")
 """Settings that decide which tensors a checkpoint has and what they mean."""
+
+PREDICTION = ("optim.state_values", "optim.state_bytes", "quant.bytes_per_weight")
+"""Settings that only the prediction of memory reads."""
 
 
 def find_checkpoint(job: TrainJob, outputs: Path) -> CheckpointFolder | None:
     """The checkpoint to resume from, verified. None with resume=auto if there is none yet.
 
     Raises:
-        UserError: there is none, or it was made with other settings (which are named).
+        UserError: there is none, it has more steps than the job, or it was made with other settings (which are named).
     """
+    checkpoint = _find(job, outputs)
+    if checkpoint and job.epochs is None:
+        refuse_fewer_steps(job.steps, checkpoint, f"steps={job.steps}")
+    return checkpoint
+
+
+def _find(job: TrainJob, outputs: Path) -> CheckpointFolder | None:
     assert job.resume
     if job.resume == "auto":
         return _newest_if_any(job)
@@ -41,9 +54,10 @@ def taken_up(job: TrainJob, folder: Path) -> tuple[TrainJob, dict[str, Any] | No
     job = job.model_copy(update={"run_dir": folder, "resume": "auto"})
     if read_status(folder).get("status") != "finished":
         return job, None
-    different = _changed(job, read_job(folder).model_dump(mode="json"))
-    if different:
-        raise UserError(f"{folder} is of another sweep ({'; '.join(different)}); start this one without sweep.resume")
+    changed = _changed(job, read_job(folder).model_dump(mode="json"))
+    if changed:
+        different = "; ".join(f"{key} was {old}, is {new}" for key, old, new in changed)
+        raise UserError(f"{folder} is of another sweep ({different}); start this one without sweep.resume")
     return job, read_json(folder / "summary.json")
 
 
@@ -97,14 +111,27 @@ def _differences(job: TrainJob, checkpoint: CheckpointFolder) -> list[str]:
 
 
 def changes(job: TrainJob, checkpoint: CheckpointFolder) -> list[str]:
-    """What has changed since the checkpoint and may."""
-    return _changed(job, checkpoint.manifest["config"])
+    """The settings that have changed since the checkpoint, and the step from which they hold."""
+    first = checkpoint.step + 1
+    changed = _changed(job, checkpoint.manifest["config"])
+    return [f"{key}: {old} -> {new}, from step {first}" for key, old, new in changed]
 
 
-def _changed(job: TrainJob, before: dict[str, Any]) -> list[str]:
+def has_changed(job: TrainJob, run_dir: Path) -> bool:
+    """Whether settings have changed since the run was last started, as far as that can be read."""
+    try:
+        return bool(_changed(job, read_job(run_dir).model_dump(mode="json")))
+    except (OSError, ValueError, YAMLError):
+        return True
+
+
+def _changed(job: TrainJob, before: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Name, old and new value of each setting that differs and tells what a run does."""
     now, then = settings_by_name(job.model_dump(mode="json")), settings_by_name(before)
-    changed = [key for key in now | then if now.get(key) != then.get(key) and not key.startswith(SAYS_NOTHING)]
-    return [f"{key} was {then.get(key)}, is {now.get(key)}" for key in changed]
+    changed = [
+        key for key in now | then if now.get(key) != then.get(key) and not key.startswith((*SAYS_NOTHING, *PREDICTION))
+    ]
+    return [(key, then.get(key), now.get(key)) for key in changed]
 
 
 def _get(config: Any, setting: str) -> Any:

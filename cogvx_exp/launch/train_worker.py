@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cogvx_exp.data.dataset import load_dataset
 from cogvx_exp.errors import UserError
+from cogvx_exp.launch.disk import disk_trouble
 from cogvx_exp.launch.processes import die_with_parent
 from cogvx_exp.launch.work_files import leave_failure, read_work
 from cogvx_exp.quiet import quiet_libraries
@@ -25,11 +26,13 @@ def main() -> int:
     from cogvx_exp.training.run import train
 
     try:
-        job, checkpoint = read_work(logs)
+        work = read_work(logs)
+        job, path = work.job, work.checkpoint
         assert job.run_dir
         folder = RunFolder(job.run_dir)
-        dataset = load_dataset(job.data, job.cache_dir)
-        train(job, folder, dataset, open_checkpoint(checkpoint) if checkpoint else None)
+        with disk_trouble(folder):
+            dataset = load_dataset(job.data, job.cache_dir)
+            train(job, folder, dataset, open_checkpoint(path) if path else None, work.opening)
     except Stopped as stopped:
         leave_failure(logs, rank, stopped)
         os._exit(EXIT_CODE)

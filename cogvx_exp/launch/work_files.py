@@ -1,28 +1,50 @@
 """What a run and the processes that it starts tell each other, as files in the run's folder."""
 
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.errors import UserError
 from cogvx_exp.files import read_json, write_json
+from cogvx_exp.tracking.opening import Opening
 from cogvx_exp.training.stopping import Stopped
 
 
-def leave_work(logs: Path, job: TrainJob, checkpoint: Path | None) -> None:
-    """Writes the job, and the checkpoint to go on from; removes what failures of before have left."""
+@dataclass(frozen=True)
+class Work:
+    """What the processes of a run are to do."""
+
+    job: TrainJob
+    checkpoint: Path | None
+    """What to go on from."""
+    opening: Opening | None
+    """What is written when the run goes on in a folder that has one."""
+
+
+def leave_work(logs: Path, work: Work) -> None:
+    """Writes what is to be done; removes what failures of before have left."""
     logs.mkdir(parents=True, exist_ok=True)
     for left in logs.glob("failure-*.json"):
         left.unlink()
-    write_json(logs / "job.json", {"job": job.model_dump(mode="json"), "checkpoint": checkpoint and str(checkpoint)})
+    values = {
+        "job": work.job.model_dump(mode="json"),
+        "checkpoint": work.checkpoint and str(work.checkpoint),
+        "opening": work.opening and asdict(work.opening),
+    }
+    write_json(logs / "job.json", values)
 
 
-def read_work(logs: Path) -> tuple[TrainJob, Path | None]:
+def read_work(logs: Path) -> Work:
     """What `leave_work` has left."""
     work = read_json(logs / "job.json")
-    checkpoint = work["checkpoint"]
-    return TrainJob.model_validate(work["job"]), Path(checkpoint) if checkpoint else None
+    checkpoint, opening = work["checkpoint"], work["opening"]
+    return Work(
+        TrainJob.model_validate(work["job"]),
+        Path(checkpoint) if checkpoint else None,
+        Opening(**opening) if opening else None,
+    )
 
 
 def leave_failure(logs: Path, rank: int, error: BaseException, traceback: str = "") -> None:

@@ -19,7 +19,7 @@ import psutil
 from cogvx_exp.config.schema import Distributed, TrainJob
 from cogvx_exp.errors import CrashError, UserError
 from cogvx_exp.launch.processes import die_with_parent
-from cogvx_exp.launch.work_files import first_failure, leave_work
+from cogvx_exp.launch.work_files import Work, first_failure, leave_work
 from cogvx_exp.sweep.gpus import gpus_of_its_own
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.run_folder import RunFolder
@@ -37,13 +37,12 @@ LONGEST_BUILD = 600
 """Seconds after which a lock on the compilation of an operation (which takes about 100) is left over."""
 
 
-def run_workers(job: TrainJob, folder: RunFolder, checkpoint: Path | None, log: Path | None = None) -> None:
-    """Runs the job in `distributed.processes` processes of this machine.
+def run_workers(work: Work, folder: RunFolder, log: Path | None = None) -> None:
+    """Runs a job in `distributed.processes` processes of this machine.
 
     Args:
-        job: the checked configuration.
+        work: the job and what it goes on from.
         folder: the run.
-        checkpoint: what to go on from.
         log: takes what they would say on the terminal.
 
     Raises:
@@ -51,8 +50,9 @@ def run_workers(job: TrainJob, folder: RunFolder, checkpoint: Path | None, log: 
         UserError: a process failed with one.
         CrashError: a process failed with another error.
     """
+    job = work.job
     logs = folder.logs / f"node-{job.distributed.node_rank}"
-    leave_work(logs, job, checkpoint)
+    leave_work(logs, work)
     _remove_stale_locks()
     with gpus_of_its_own(job.sweep) as gpus, ExitStack() as files:
         process = subprocess.Popen(

@@ -14,7 +14,9 @@ import psutil
 import yaml
 
 from cogvx_exp.config.schema import TrainJob
-from cogvx_exp.files import read_json, write_json, write_text
+from cogvx_exp.disk import FULL
+from cogvx_exp.files import read_json, write_text
+from cogvx_exp.tracking.progress import console
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """Name of an exported LoRA; the one diffusers looks for."""
@@ -30,6 +32,8 @@ SAYS_NOTHING = ("run_dir", "cache_dir", "resume", "name", "hub", "model.usual", 
 """How settings begin that do not tell what a run does."""
 LONGEST_LINE = 1 << 14
 """Bytes of the end of a metrics file in which its last line is looked for."""
+ROOM_FOR_STATUS = 4000
+"""Bytes of status.json while a run goes on: so its end can be noted on a full disk."""
 ABOUT = "cogvx_exp"
 """Key in an exported file's metadata under which this project keeps what else has to be known."""
 
@@ -106,8 +110,33 @@ class RunFolder:
 
 
 def write_status(folder: RunFolder, status: str, **about: Any) -> None:
-    """Notes how a run stands."""
-    write_json(folder.status, {"status": status, "time": datetime.now().isoformat(timespec="seconds"), **about})
+    """Notes how a run stands. On a disk that is full in the meantime, in the place of what was there.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    values = {"status": status, "time": datetime.now().isoformat(timespec="seconds"), **about}
+    text = json.dumps(values, indent=2, ensure_ascii=False, default=str) + "\n"
+    if status == "running":
+        text += " " * (ROOM_FOR_STATUS - len(text.encode())) + "\n"  # room for how it ends
+    try:
+        write_text(folder.status, text)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        _overwrite_status(folder.status, values)
+
+
+def _overwrite_status(path: Path, values: dict[str, Any]) -> None:
+    """Writes into the bytes that a file has already; a long message is cut."""
+    with path.open("r+b") as file:
+        room = path.stat().st_size
+        text = json.dumps(values, default=str).encode()
+        while len(text) > room and values.get("message"):
+            values = {**values, "message": str(values["message"])[:-100]}
+            text = json.dumps(values, default=str).encode()
+        if len(text) <= room:
+            file.write(text.ljust(room))
 
 
 def read_status(run_dir: Path) -> dict[str, Any]:
@@ -154,7 +183,8 @@ def settings_by_name(config: dict[str, Any], prefix: str = "") -> dict[str, Any]
 class Metrics:
     """Appends metrics to a run's metrics.jsonl.
 
-    A resumed run drops the lines after its checkpoint, whose steps it does again.
+    A resumed run drops the lines after its checkpoint, whose steps it does again. On a full disk, lines wait in memory
+    until there is room.
 
     Args:
         path: the file.
@@ -168,19 +198,32 @@ class Metrics:
         self.last: dict[str, Any] = kept[-1] if kept else {}
         """The last line that stays."""
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = path.open("a", encoding="utf-8")
+        self._path, self._waiting, self._told = path, b"", False
+        self._file = path.open("ab", buffering=0)
 
     def __enter__(self) -> "Metrics":
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._append()
         self._file.close()
 
     def write(self, **values: Any) -> None:
         """Adds one line."""
-        self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
+        self._waiting += json.dumps(values).encode() + b"\n"
+        self._append()
         self._tell(values)
+
+    def _append(self) -> None:
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            if not self._told:
+                console.print(f"Note: {self._path}: {error.strerror}; its lines wait for room", soft_wrap=True)
+            self._told = True
 
 
 class NoMetrics:
@@ -195,6 +238,12 @@ class NoMetrics:
 
     def write(self, **values: Any) -> None:
         """Drops the values."""
+
+
+def step_of(path: Path) -> int | None:
+    """The step that a folder is named for, of a checkpoint or of videos; None if it is for none."""
+    number = path.name.removeprefix("step-")
+    return int(number) if number.isdecimal() else None
 
 
 def last_metrics(path: Path) -> dict[str, Any]:

@@ -93,10 +93,12 @@ def _run_id(path: Path) -> str:
 class TensorBoardTracker:
     """TensorBoard's event files in the run's folder."""
 
-    def __init__(self, job: TrainJob, settings: TensorBoard, folder: RunFolder):
+    def __init__(self, job: TrainJob, settings: TensorBoard, folder: RunFolder, first_step: int):
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(folder.path / "tensorboard")
+        # Later points of an earlier try, or of a branch that was left, are not shown.
+        purge = first_step + 1 if first_step else None
+        self._writer = SummaryWriter(folder.path / "tensorboard", purge_step=purge)
         self._writer.add_text("config", f"```json\n{json.dumps(job.model_dump(mode='json'), indent=2)}\n```")
         self._videos = settings.videos
 
@@ -118,9 +120,15 @@ class TensorBoardTracker:
 
 
 class Trackers:
-    """All trackers of a run, each behind a queue and a thread of its own; without a job: none."""
+    """All trackers of a run, each behind a queue and a thread of its own; without a job: none.
 
-    def __init__(self, job: TrainJob | None = None, folder: RunFolder | None = None):
+    Args:
+        job: the settings.
+        folder: the run.
+        first_step: steps that are already done.
+    """
+
+    def __init__(self, job: TrainJob | None = None, folder: RunFolder | None = None, first_step: int = 0):
         self._threads: list[_TrackerThread] = []
         if job is None or folder is None:
             return  # this process writes nothing
@@ -128,7 +136,9 @@ class Trackers:
         if wandb := wanted.wandb:
             self._threads.append(_TrackerThread("wandb", lambda: WandbTracker(job, wandb, folder)))
         if tensorboard := wanted.tensorboard:
-            self._threads.append(_TrackerThread("tensorboard", lambda: TensorBoardTracker(job, tensorboard, folder)))
+            self._threads.append(
+                _TrackerThread("tensorboard", lambda: TensorBoardTracker(job, tensorboard, folder, first_step))
+            )
 
     def metrics(self, line: dict[str, Any]) -> None:
         """Numbers of a step, and the step."""

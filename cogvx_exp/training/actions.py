@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 from cogvx_exp.comparison.page import write_run_page
 from cogvx_exp.config.schema import Validation
+from cogvx_exp.data.identity import identity_of
 from cogvx_exp.files import fingerprint
 from cogvx_exp.team import Team
 from cogvx_exp.tracking.progress import console
@@ -28,6 +29,7 @@ class Actions:
     def __init__(self, run: Context, saver: CheckpointSaver):
         self._run, self._saver = run, saver
         self._held_out_losses: dict[int, float] = {}
+        self._identity = identity_of(run.data.encoded.dataset) if run.team.is_first else None
 
     def between_steps(self) -> list[Action]:
         """Checkpoints come before videos, so that a crash while sampling loses nothing; and after the measure that
@@ -66,6 +68,7 @@ class Actions:
             "processes": team.world,
             "held_out_loss": self._held_out_losses.get(step),
             "about": training.about,
+            "dataset": self._identity,
             "config": config,
             "config_fingerprint": fingerprint(config),
             "versions": {name: version(name) for name in VERSIONS},

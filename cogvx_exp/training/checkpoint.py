@@ -3,18 +3,23 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
-from safetensors import SafetensorError
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LRScheduler
 
+from cogvx_exp.config.schema import Optim
+from cogvx_exp.disk import plain_disk_errors
 from cogvx_exp.errors import UserError
 from cogvx_exp.files import read_json, write_json
 from cogvx_exp.model.adapt import trainable_parameters
 from cogvx_exp.team import Team
 from cogvx_exp.tracking.run_folder import CHECKPOINT_FILE
+from cogvx_exp.training.checkpoint_files import CheckpointFolder
+from cogvx_exp.training.learned import NOTHING, Learned, read_learned, states_fit
 from cogvx_exp.training.nested import put_tensors, take_tensors
 from cogvx_exp.training.stepper import Stepper
 
@@ -22,12 +27,23 @@ WEIGHTS, OPTIMIZER, STATE = CHECKPOINT_FILE, "optimizer.safetensors", "state.jso
 
 
 class TrainingState:
-    """Everything that changes while training, besides the step."""
+    """Everything that changes while training, besides the step.
 
-    def __init__(self, stepper: Stepper, lr_scheduler: LRScheduler, ema: EMAModel | None = None):
+    Args:
+        stepper: the model and its optimizer.
+        optim: the settings of the optimizer.
+        schedule: builds the schedule of the learning rate, given how many steps are done.
+        ema: the running average of the weights.
+    """
+
+    def __init__(
+        self, stepper: Stepper, optim: Optim, schedule: Callable[[int], LRScheduler], ema: EMAModel | None = None
+    ):
         self.stepper = stepper
         self.transformer = stepper.transformer
-        self.lr_scheduler = lr_scheduler
+        self.optim = optim
+        self.schedule = schedule
+        self.lr_scheduler = schedule(0)
         self.scaler = stepper.accelerator.scaler
         self.ema = ema
 
@@ -82,19 +98,23 @@ class TrainingState:
         }
 
         def write(folder: Path) -> None:
-            with _disk_errors():
+            with plain_disk_errors(folder):
                 save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / WEIGHTS)
                 save_file(tensors, folder / OPTIMIZER)
             write_json(folder / STATE, state)
 
         return write
 
-    def load(self, folder: Path) -> None:
-        """Reads the state from a checkpoint.
+    def load(self, checkpoint: CheckpointFolder) -> list[str]:
+        """Reads what was learned from a checkpoint; the settings stay those that this state was built with.
+
+        Returns:
+            What could not be carried over, to be told.
 
         Raises:
             UserError: the checkpoint has other weights than the model.
         """
+        folder = checkpoint.path
         weights = load_file(folder / WEIGHTS)
         shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
         if shapes != self.stepper.shapes():
@@ -102,19 +122,40 @@ class TrainingState:
         self.stepper.load_weights(weights)
         tensors = load_file(folder / OPTIMIZER)
         state = read_json(folder / STATE)
-        self.stepper.load_optimizer_state(put_tensors(state["optimizer"], tensors))
-        self.lr_scheduler.load_state_dict(put_tensors(state["lr_scheduler"], tensors))
+        learned, told = self._carried_over(put_tensors(state["optimizer"], tensors), checkpoint)
+        self.stepper.load_optimizer_state(learned)
+        self.lr_scheduler = self.schedule(checkpoint.step)
         if self.scaler and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
-        if self.ema and state["ema"]:
-            self.ema.load_state_dict(put_tensors(state["ema"], tensors))
+        return told + self._load_average(put_tensors(state["ema"], tensors) if state["ema"] else None)
+
+    def _carried_over(self, state: dict[str, Any], checkpoint: CheckpointFolder) -> tuple[Learned, list[str]]:
+        """What this optimizer can take over of the state of the one in the checkpoint."""
+        try:
+            before = Optim.model_validate(checkpoint.manifest["config"]["optim"])
+        except ValidationError:  # of another version, which had other settings
+            before = self.optim
+        fresh = "the optimizer starts afresh with the trained weights"
+        if before.target != self.optim.target:
+            return NOTHING, [f"optim.target: {before.target} -> {self.optim.target}: {fresh}"]
+        shapes, like = self.stepper.shapes(), next(iter(trainable_parameters(self.transformer).values()))
+        try:
+            learned = read_learned(state, shapes, before)
+        except (KeyError, ValueError):
+            return NOTHING, [f"the state of the optimizer in {checkpoint.path} is not one of {before.target}: {fresh}"]
+        if not states_fit(learned, shapes, before, self.optim, like):
+            return NOTHING, [f"with these settings of optim, {before.target} keeps other states: {fresh}"]
+        return learned, []
+
+    def _load_average(self, saved: dict[str, Any] | None) -> list[str]:
+        """Takes over the running average of the weights, or starts one from the weights as they are now."""
+        if not self.ema:
+            return ["ema_decay=null: the running average of the weights is dropped"] if saved else []
+        decay = self.ema.decay
+        if saved:
+            self.ema.load_state_dict(saved)
+            self.ema.decay = decay
             self.ema.to(device=self.transformer.device)
-
-
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    """safetensors reports a full disk as an error of its own."""
-    try:
-        yield
-    except SafetensorError as error:
-        raise OSError(str(error)) from None
+            return []
+        self.ema = EMAModel(trainable_parameters(self.transformer).values(), decay=decay)
+        return [f"ema_decay={decay}: the running average starts from the checkpoint's weights"]

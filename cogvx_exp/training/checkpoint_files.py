@@ -16,6 +16,8 @@ from typing import Any
 
 from cogvx_exp.errors import UserError
 from cogvx_exp.files import file_hash, fingerprint, read_json, sync_folder, write_json
+from cogvx_exp.tracking.branches import BRANCHES, left_branch
+from cogvx_exp.tracking.run_folder import step_of
 
 MANIFEST = "manifest.json"
 
@@ -132,8 +134,11 @@ def newest_checkpoint(run_dir: Path) -> tuple[CheckpointFolder | None, list[str]
 def runs_newest_first(outputs: Path) -> Iterator[Path]:
     """Run folders below `outputs` that have checkpoints, the one that was written last first."""
     runs = {path.parent.parent for path in outputs.glob("**/checkpoints/step-*") if path.is_dir()}
+    runs = {run for run in runs if run.parent.name != BRANCHES}  # a run has left these
     yield from sorted(runs, key=lambda run: (run / "checkpoints").stat().st_mtime_ns, reverse=True)
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"), reverse=True) if folder.is_dir() else []
+    steps = [(step, path) for path in folder.glob("step-*") if (step := step_of(path)) is not None]
+    left = left_branch(folder.parent)
+    return [path for step, path in sorted(steps, reverse=True) if left is None or step <= left]

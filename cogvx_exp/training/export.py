@@ -1,6 +1,7 @@
 """The result of a run, in the form that diffusers or peft load."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,13 @@ def export_merged(transformer: CogVideoXTransformer3DModel, folder: Path, dtype:
 
 
 def _export_transformer(transformer: CogVideoXTransformer3DModel, folder: Path) -> Path:
-    transformer.save_pretrained(folder / TRANSFORMER_FOLDER)
-    return folder / TRANSFORMER_FOLDER
+    target = folder / TRANSFORMER_FOLDER
+    try:
+        transformer.save_pretrained(target)
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)  # of a full disk; half a model is worse than none
+        raise
+    return target
 
 
 def _export_lora(transformer: CogVideoXTransformer3DModel, folder: Path, about: dict[str, Any]) -> Path:

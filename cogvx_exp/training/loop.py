@@ -54,8 +54,8 @@ class Schedule:
     """Whether this process was asked to stop after the step."""
     actions: list[Action]
     """What is done between steps, in this order."""
-    smoothed_loss: float = 0.0
-    """Of the steps that are already done."""
+    smoothed_loss: float | None = None
+    """Of the steps that are already done, if it is known."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def train_loop(
             result = _optimizer_step(state, batches, loss, schedule, step, meter)
             seconds = time.perf_counter() - started
             memory = memory_in_use(state.transformer.device)
-            smoothed = smoother(smoothed, result.loss, step)
+            smoothed = smoother(result.loss if smoothed is None else smoothed, result.loss, step)
             used = {"mfu": round(result.work.flops / seconds / (peak * schedule.team.world), 4)} if peak else {}
             metrics.write(
                 step=step,

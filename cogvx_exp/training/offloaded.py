@@ -28,9 +28,20 @@ class OffloadedOptimizer(CPUOffloadOptimizer):
         for group in self.d_param_groups:
             yield from (parameter for parameter in group["params"] if parameter.grad is not None)
 
-    @torch.no_grad()
+    @property
+    def parts(self) -> list[torch.optim.Optimizer]:
+        """The optimizers of the parameters on the host, and that of the small ones on the device."""
+        return [*self.optim_dict.values(), *([self.d_opt] if self.d_opt else [])]
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over a state, and the weights as they are now on the device."""
         super().load_state_dict(state_dict)
+        self.take_weights()
+
+    @torch.no_grad()
+    def take_weights(self) -> None:
+        """After the state of a part or the weights on the device were set: steps are made with what they are now."""
+        if self.d_opt:  # its groups are new ones, and a learning rate set in the old ones would be lost
+            self.d_param_groups = self.d_opt.param_groups
         for on_device, on_host in self.param_d2h_map.items():
             on_host.copy_(on_device)

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from hydra.utils import get_class
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from cogvx_exp.config.schema import LrScheduler, Optim
 from cogvx_exp.errors import UserError
@@ -17,6 +17,9 @@ from cogvx_exp.tracking.progress import console
 from cogvx_exp.training.released import ReleasedGradients
 
 Groups = list[dict[str, Any]]
+
+POLYNOMIAL_END = 1e-7
+"""Learning rate that the polynomial schedule falls to, as in diffusers."""
 
 
 @runtime_checkable
@@ -63,15 +66,29 @@ def build_optimizer(
 
 def parameter_groups(parameters: Mapping[str, torch.nn.Parameter], optim: Optim, lr: float) -> Groups:
     """Parameter groups with their own weight decay, and with the flag for matrices if the class wants one."""
-    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
-    for parameter in parameters.values():
-        decays = optim.decay_norms_and_biases or parameter.ndim > 1
-        is_matrix = parameter.ndim == 2 if optim.matrix_flag else False
-        group = {"params": [], "lr": lr, "weight_decay": optim.weight_decay if decays else 0.0}
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    groups: Groups = []
+    for names in group_names(shapes, optim):
+        decays, is_matrix = _kind(shapes[names[0]], optim)
+        group = {"params": [parameters[name] for name in names], "lr": lr}
+        group["weight_decay"] = optim.weight_decay if decays else 0.0
         if optim.matrix_flag:
             group[optim.matrix_flag] = is_matrix
-        groups.setdefault((decays, is_matrix), group)["params"].append(parameter)
+        groups.append(group)
+    return groups
+
+
+def group_names(shapes: Mapping[str, tuple[int, ...]], optim: Optim) -> list[list[str]]:
+    """Names of the parameters in each group, in the order of `parameter_groups`."""
+    groups: dict[tuple[bool, bool], list[str]] = {}
+    for name, shape in shapes.items():
+        groups.setdefault(_kind(shape, optim), []).append(name)
     return list(groups.values())
+
+
+def _kind(shape: tuple[int, ...], optim: Optim) -> tuple[bool, bool]:
+    """Whether a parameter of a shape decays, and whether it is flagged as a matrix."""
+    return optim.decay_norms_and_biases or len(shape) > 1, bool(optim.matrix_flag) and len(shape) == 2
 
 
 def _constructor(optim: Optim, device: torch.device) -> Callable[..., torch.optim.Optimizer]:
@@ -111,13 +128,52 @@ def clip_gradients(optimizer: torch.optim.Optimizer, accelerator: Accelerator, m
     return norm
 
 
-def build_lr_scheduler(optimizer: torch.optim.Optimizer, settings: LrScheduler, steps: int) -> LRScheduler:
-    """Builds the schedule over `steps` optimizer steps (diffusers.optimization.get_scheduler)."""
+def build_lr_scheduler(
+    optimizer: torch.optim.Optimizer, settings: LrScheduler, steps: int, done: int = 0
+) -> LRScheduler:
+    """Builds the schedule over `steps` optimizer steps (diffusers.optimization.get_scheduler).
+
+    Args:
+        optimizer: its groups have the peak rate as `initial_lr`, or as `lr` if they never had a schedule.
+        settings: the shape.
+        steps: optimizer steps of the whole run.
+        done: steps that are already done; the groups get the rate of the next one.
+
+    Raises:
+        UserError: the rate is too low for the polynomial schedule.
+    """
+    if settings.name == "polynomial":
+        return _polynomial(optimizer, settings, steps, done)
     optional = {"num_cycles": settings.num_cycles, "power": settings.power}
     return get_scheduler(
         settings.name,
         optimizer=optimizer,
         num_warmup_steps=settings.warmup_steps,
         num_training_steps=steps,
+        last_epoch=done - 1,
         **{name: value for name, value in optional.items() if value is not None},
     )
+
+
+def _polynomial(optimizer: torch.optim.Optimizer, settings: LrScheduler, steps: int, done: int) -> LRScheduler:
+    """diffusers' `get_polynomial_decay_schedule_with_warmup`, which reads the rate of the class, not that of the run
+    (some classes have none), and divides by zero where the warm-up ends with the run.
+    """
+    group = optimizer.param_groups[0]
+    peak = float(group.get("initial_lr", group["lr"]))
+    if peak <= POLYNOMIAL_END:
+        raise UserError(
+            f"lr_scheduler=polynomial falls to {POLYNOMIAL_END:g}, and optim.lr={peak:g} is not above it; "
+            "raise optim.lr, or use lr_scheduler=constant"
+        )
+    warmup, power = settings.warmup_steps or 0, settings.power or 1.0
+
+    def share(step: int) -> float:
+        if step < warmup:
+            return step / warmup
+        if step > steps:
+            return POLYNOMIAL_END / peak
+        left = 1 - (step - warmup) / max(steps - warmup, 1)
+        return ((peak - POLYNOMIAL_END) * left**power + POLYNOMIAL_END) / peak
+
+    return LambdaLR(optimizer, share, last_epoch=done - 1)

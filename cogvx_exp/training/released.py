@@ -58,6 +58,6 @@ class ReleasedGradients(torch.optim.Optimizer):
         return {"parameters": [optimizer.state_dict() for optimizer in self._optimizers.values()]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over what `state_dict` gave."""
+        """Takes over what `state_dict` gave, settings and all."""
         for optimizer, state in zip(self._optimizers.values(), state_dict.get("parameters", []), strict=True):
             optimizer.load_state_dict(state)

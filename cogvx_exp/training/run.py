@@ -16,13 +16,16 @@ from diffusers import CogVideoXTransformer3DModel
 
 from cogvx_exp.config.schema import TrainJob, Validation
 from cogvx_exp.data.dataset import Dataset
+from cogvx_exp.disk import plain_disk_errors
+from cogvx_exp.errors import UserError
 from cogvx_exp.evaluation.generation import Recipe
-from cogvx_exp.files import write_json
+from cogvx_exp.files import new_folder, write_json
 from cogvx_exp.model.blocks import arrange_blocks
 from cogvx_exp.model.device import Compute, choose_compute, release
 from cogvx_exp.model.load import load_trained, load_transformer
 from cogvx_exp.team import Team, join_team, leave_team, local_device
 from cogvx_exp.tracking.environment import environment
+from cogvx_exp.tracking.opening import Opening
 from cogvx_exp.tracking.plot import plot_loss
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.publish import publish
@@ -36,7 +39,7 @@ from cogvx_exp.training.export import export, export_merged
 from cogvx_exp.training.loop import Schedule, train_loop
 from cogvx_exp.training.memory import MemoryLog
 from cogvx_exp.training.saving import CheckpointSaver
-from cogvx_exp.training.setup import build_training, load_base, prepare_data
+from cogvx_exp.training.setup import Training, build_training, load_base, prepare_data
 from cogvx_exp.training.stopping import Stopped, StopRequest
 
 DEFAULT_TIMEOUT = 1800
@@ -53,7 +56,13 @@ class Result:
     """The content of summary.json."""
 
 
-def train(job: TrainJob, folder: RunFolder, dataset: Dataset, checkpoint: CheckpointFolder | None) -> Result:
+def train(
+    job: TrainJob,
+    folder: RunFolder,
+    dataset: Dataset,
+    checkpoint: CheckpointFolder | None,
+    opening: Opening | None = None,
+) -> Result:
     """Prepares the data, trains, validates and exports. Of several processes, the first one writes.
 
     Args:
@@ -61,9 +70,10 @@ def train(job: TrainJob, folder: RunFolder, dataset: Dataset, checkpoint: Checkp
         folder: where everything is written.
         dataset: the clips.
         checkpoint: the state to go on from.
+        opening: if the folder has a run: what is written when all is ready, and nothing before.
 
     Raises:
-        UserError: anything only the user can mend.
+        UserError: anything only the user can mend; or a checkpoint could not be written, and the rest was.
         Stopped: the run was asked to stop and has saved its state.
     """
     started = time.monotonic()
@@ -75,24 +85,22 @@ def train(job: TrainJob, folder: RunFolder, dataset: Dataset, checkpoint: Checkp
             torch.cuda.set_device(compute.device)
         torch.backends.cuda.matmul.allow_tf32 = job.allow_tf32
         memory = MemoryLog(compute.device, team)
-        trackers = Trackers(job, folder) if team.is_first else Trackers()
-        if team.is_first:
-            write_json(folder.path / "environment.json", environment(compute.device))
-        data = prepare_data(job, dataset, compute, folder.faults, team)
+        data = prepare_data(job, dataset, compute, opening.faults(folder, job) if opening else folder.faults, team)
         memory.record("encoding")
         with accelerator_for(compute) as accelerator:
-            run = Context(job, folder, data, build_training(job, data, accelerator), memory, trackers)
-            if checkpoint:
-                run.training.resume(checkpoint)
-            elif data.validator and isinstance(job.validation, Validation) and job.validation.baseline:
-                run.sample(run.training.transformer, 0)
+            training = build_training(job, data, accelerator, checkpoint)
+            run = Context(job, folder, data, training, memory, _open(job, folder, training, compute, opening, team))
+            if not checkpoint and data.validator and isinstance(job.validation, Validation) and job.validation.baseline:
+                run.sample(training.transformer, 0)
             memory.record("before_training")
-            last = _train(run, stop)
+            last, unsaved = _train(run, stop)
             memory.record("before_validation")
-        if last < run.training.steps:
-            trackers.finish()
+        if last < training.steps:
+            run.trackers.finish()
+            if unsaved:
+                raise UserError(unsaved)
             raise Stopped(
-                f"Stopped after step {last} of {run.training.steps}: {stop.reason}; resume=auto goes on from there"
+                f"Stopped after step {last} of {training.steps}: {stop.reason}; resume=auto goes on from there"
             )
         exported = _export(run)
         if data.validator:
@@ -100,8 +108,20 @@ def train(job: TrainJob, folder: RunFolder, dataset: Dataset, checkpoint: Checkp
             memory.record("after_testing")
         summary: dict[str, Any] = {}
         if team.is_first:
-            summary = _finish(run, exported, time.monotonic() - started)
-        return Result(run.training.transformer, team.exchange(summary)[0])
+            summary = _finish(run, exported, time.monotonic() - started, unsaved)
+        return Result(training.transformer, team.exchange(summary)[0])
+
+
+def _open(
+    job: TrainJob, folder: RunFolder, training: Training, compute: Compute, opening: Opening | None, team: Team
+) -> Trackers:
+    """Writes what a run starts with, now that nothing but training can fail."""
+    if not team.is_first:
+        return Trackers()
+    if opening:
+        opening.write(folder, job, training.first_step)
+    write_json(folder.path / "environment.json", environment(compute.device))
+    return Trackers(job, folder, training.first_step)
 
 
 @contextmanager
@@ -116,8 +136,12 @@ def joined(job: TrainJob) -> Iterator[Team]:
         leave_team()
 
 
-def _train(run: Context, stop: StopRequest) -> int:
-    """The training loop with what happens between steps; returns the last step done."""
+def _train(run: Context, stop: StopRequest) -> tuple[int, str]:
+    """The training loop with what happens between steps.
+
+    Returns:
+        The last step done, and what is wrong with its checkpoint if that could not be written.
+    """
     job, training, folder = run.job, run.training, run.folder
     saver = CheckpointSaver(folder.checkpoints, job.checkpoint)
     actions = Actions(run, saver)
@@ -131,7 +155,7 @@ def _train(run: Context, stop: StopRequest) -> int:
         team=run.team,
         wants_stop=stop,
         actions=actions.between_steps(),
-        smoothed_loss=writer.last.get("loss_smoothed", 0.0),
+        smoothed_loss=writer.last.get("loss_smoothed"),
     )
     try:
         with writer as metrics, stop.after_step():
@@ -141,9 +165,9 @@ def _train(run: Context, stop: StopRequest) -> int:
             actions.save(last)
     finally:
         saver.wait()
-    saver.finish()
+    failure = run.team.exchange(saver.finish())[0]
     training.seconds_for_checkpoints = {"waited": saver.seconds_waited, "writing": saver.seconds_writing}
-    return last
+    return last, failure
 
 
 @contextmanager
@@ -166,12 +190,15 @@ def _export(run: Context) -> Path:
     with training.state.averaged():
         complete = training.state.stepper.complete()
         if run.team.is_first:
-            exported = str(export(complete, job.method, run.folder.export, compute.dtype, training.about))
+            with new_folder(run.folder.export) as beside, plain_disk_errors(run.folder.export):
+                written = export(complete, job.method, beside, compute.dtype, training.about)
+            exported = str(run.folder.export / written.relative_to(beside))
     exported = run.team.exchange(exported)[0]
     if job.export.merge and run.team.is_first:
         host = Compute(torch.device("cpu"), compute.dtype)
         base = load_transformer(run.data.pipeline, host, job.task.name)
-        export_merged(load_trained(base, Path(exported), host), run.folder.export, compute.dtype)
+        with plain_disk_errors(run.folder.export):
+            export_merged(load_trained(base, Path(exported), host), run.folder.export, compute.dtype)
     return Path(exported)
 
 
@@ -187,8 +214,12 @@ def _sample_from_export(run: Context, exported: Path) -> None:
     run.sample(transformer, training.steps, **recipe.about())
 
 
-def _finish(run: Context, exported: Path, seconds: float) -> dict[str, Any]:
-    """Sums the run up."""
+def _finish(run: Context, exported: Path, seconds: float, unsaved: str) -> dict[str, Any]:
+    """Sums the run up.
+
+    Raises:
+        UserError: the last checkpoint could not be written, as `unsaved` says; all else is there.
+    """
     job, folder, training = run.job, run.folder, run.training
     lines = read_metrics(folder.metrics)
     if lines:  # else the run has only exported a checkpoint
@@ -200,6 +231,8 @@ def _finish(run: Context, exported: Path, seconds: float) -> dict[str, Any]:
     summary["clips"] = run.data.encoded.dataset.describe()
     write_json(folder.path / "summary.json", summary)
     run.trackers.finish()
+    if unsaved:
+        raise UserError(f"{unsaved}. The run has finished, and its result is in {exported}")
     write_status(folder, "finished", step=training.steps)
     draw_strip(folder)
     _say_result(folder, summary)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from cogvx_exp.config.schema import Checkpoint
-from cogvx_exp.errors import UserError
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.training.checkpoint_files import prune_checkpoints, write_checkpoint
 
@@ -28,7 +27,7 @@ class CheckpointSaver:
         self._settings = settings
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
-        self._failure: str | None = None
+        self._failure = ""
         self.seconds_waited = 0.0
         """How long the training has stood still for checkpoints."""
         self.seconds_writing = 0.0
@@ -56,31 +55,28 @@ class CheckpointSaver:
             writing, self._writing = self._writing, None
             writing.result()
 
-    def finish(self) -> None:
-        """Waits for the last checkpoint.
-
-        Raises:
-            UserError: it could not be written.
-        """
+    def finish(self) -> str:
+        """Waits for the last checkpoint. Returns what is wrong with it if it could not be written, else nothing."""
         self.wait()
         self._thread.shutdown()
-        if self._failure:
-            raise UserError(self._failure)
+        return self._failure
 
     def _write(self, path: Path, write: Callable[[Path], None], about: dict[str, Any]) -> None:
         started = time.perf_counter()
         try:
             write_checkpoint(path, write, about)
             prune_checkpoints(self._folder, self._settings.keep, keep_best=self._settings.keep_best)
-            self._failure = None
+            self._failure = ""
             self.written += 1
         except OSError as error:
             free = shutil.disk_usage(self._folder if self._folder.exists() else ".").free / 2**30
             reason = f"{error.strerror or error} ({free:.1f} GiB free)"
-            self._failure = f"the checkpoint of step {about['step']} could not be written: {reason}; {self._last()}"
-            console.print(f"Note: {self._failure}", style="yellow", soft_wrap=True)
+            self._failure = (
+                f"the checkpoint of step {about['step']} could not be written: {reason}; make room. {self._last()}"
+            )
+            console.print(f"Note: {self._failure}", style="yellow", markup=False, soft_wrap=True)
         self.seconds_writing += time.perf_counter() - started
 
     def _last(self) -> str:
         kept = sorted(path.name for path in self._folder.glob("step-*"))
-        return f"{self._folder / kept[-1]} is the last good one" if kept else "there is no other one"
+        return f"{self._folder / kept[-1]} is the last good one" if kept else "There is no other one"

@@ -1,17 +1,17 @@
 """Builds what the loop works on: the encoded data, the trainable model, the order of the batches."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers import CogVideoXTransformer3DModel
 from diffusers.training_utils import EMAModel
 
+from cogvx_exp.config.notes import warmup_note
 from cogvx_exp.config.prompts import read_prompts
 from cogvx_exp.config.schema import TrainJob, Validation
 from cogvx_exp.data.buckets import Bucket
@@ -40,7 +40,9 @@ from cogvx_exp.tracking.progress import console
 from cogvx_exp.training.checkpoint import TrainingState
 from cogvx_exp.training.checkpoint_files import CheckpointFolder
 from cogvx_exp.training.optimizer import build_lr_scheduler, build_optimizer
+from cogvx_exp.training.resuming import batches_done, changes_around, run_steps, say_resumed
 from cogvx_exp.training.stepper import build_stepper
+from cogvx_exp.training.stream import batch_stream
 
 
 @dataclass(frozen=True)
@@ -102,15 +104,16 @@ class Training:
         """What has to be known, besides the weights, to use what was trained."""
         return {"learned_positions": "dropped"} if self.positions_dropped else {}
 
-    def resume(self, checkpoint: CheckpointFolder) -> None:
-        """Takes over a checkpoint's state and its position in the data."""
-        self.state.load(checkpoint.path)
-        self.first_batch = self.stream.start = checkpoint.manifest["batches"]
+    def resume(self, checkpoint: CheckpointFolder, dataset: Dataset) -> None:
+        """Takes over a checkpoint's state and its position in the data; says what has changed.
+
+        Raises:
+            UserError: the checkpoint has other weights than the model.
+        """
+        told = self.state.load(checkpoint)
+        self.first_batch = self.stream.start = batches_done(checkpoint, self.stream.batch_size)
         self.first_step = checkpoint.step
-        before, now = checkpoint.manifest.get("processes", 1), self.stream.world
-        if before != now:
-            console.print(f"Changed since the checkpoint: processes were {before}, are {now}")
-        console.print(f"Going on from step {self.first_step} ({checkpoint.path})", soft_wrap=True)
+        say_resumed(checkpoint, told + changes_around(checkpoint, self.stream.world, dataset), self.steps)
 
     def batches(self, job: TrainJob, data: PreparedData) -> Iterator[Batch]:
         """The batches from the current position on."""
@@ -163,17 +166,20 @@ def prepare_data(job: TrainJob, dataset: Dataset, compute: Compute, faults: Path
     return PreparedData(encoder, encoded, validator)
 
 
-def build_training(job: TrainJob, data: PreparedData, accelerator: Accelerator) -> Training:
-    """Loads the transformer, makes it trainable, and builds everything that moves it.
+def build_training(
+    job: TrainJob, data: PreparedData, accelerator: Accelerator, checkpoint: CheckpointFolder | None = None
+) -> Training:
+    """Loads the transformer, makes it trainable, and builds everything that moves it; then takes over a checkpoint.
 
     Raises:
-        UserError: the settings do not fit the model or the data.
+        UserError: the settings do not fit the model, the data or the checkpoint.
     """
-    stream = _stream(job, data.encoded.dataset, data.team)
-    steps = job.steps
+    stream = batch_stream(job, data.encoded.dataset, data.team)
     batches_per_step = job.gradient_accumulation * data.team.world
-    if job.epochs is not None:
-        steps = math.ceil(job.epochs * stream.batches_per_epoch / batches_per_step)
+    steps = run_steps(job, stream.batches_per_epoch, batches_per_step, checkpoint)
+    note = warmup_note(job.lr_scheduler, steps) if job.epochs else None
+    if note:
+        console.print(f"Note: {note}", soft_wrap=True)
 
     transformer = load_base(job, data)
     scale = job.model.vae.spatial_compression_ratio
@@ -193,9 +199,9 @@ def build_training(job: TrainJob, data: PreparedData, accelerator: Accelerator) 
         return build_optimizer(parameters, job.optim, data.compute.device, samples_per_step)
 
     stepper = build_stepper(job.distributed.name, transformer, make_optimizer, accelerator)
-    lr_scheduler = build_lr_scheduler(stepper.optimizer, job.lr_scheduler, steps)
+    schedule = partial(build_lr_scheduler, stepper.optimizer, job.lr_scheduler, steps)
     ema = EMAModel(trainable_parameters(transformer).values(), decay=job.ema_decay) if job.ema_decay else None
-    state = TrainingState(stepper, lr_scheduler, ema)
+    state = TrainingState(stepper, job.optim, schedule, ema)
 
     config = dict(transformer.config)
     noise_schedule = load_scheduler(data.pipeline, job.model.sampling.scheduler).alphas_cumprod
@@ -204,7 +210,7 @@ def build_training(job: TrainJob, data: PreparedData, accelerator: Accelerator) 
         patch_size_t=config["patch_size_t"],
         num_train_timesteps=len(noise_schedule),
     )
-    return Training(
+    training = Training(
         transformer=transformer,
         state=state,
         loss=denoising_loss(noise_schedule.to(data.compute.device), config, data.compute.dtype),
@@ -214,6 +220,9 @@ def build_training(job: TrainJob, data: PreparedData, accelerator: Accelerator) 
         positions_dropped=positions_dropped,
         held_out=_held_out(job, data, space),
     )
+    if checkpoint:
+        training.resume(checkpoint, data.encoded.dataset)
+    return training
 
 
 def load_base(job: TrainJob, data: PreparedData) -> CogVideoXTransformer3DModel:
@@ -268,24 +277,3 @@ def _images(validation: Validation, clips: list[Clip], count: int) -> list[str]:
     if len(images) != count:
         raise UserError(f"validation.images has {len(images)} images for {count} prompts; give one for each")
     return images
-
-
-def _stream(job: TrainJob, dataset: Dataset, team: Team) -> BatchStream:
-    buckets = {bucket: number for number, bucket in enumerate(dataset.bucket_counts())}
-    drop = job.data.remainder == "drop"
-    stream = BatchStream(
-        np.array([buckets[clip.bucket] for clip in dataset.clips]),
-        np.array([clip.source for clip in dataset.clips]),
-        dataset.rates,
-        batch_size=job.batch_size,
-        seed=job.seed,
-        drop_remainder=drop,
-        rank=team.rank,
-        world=team.world,
-    )
-    if stream.batches_per_epoch == 0:
-        raise UserError(f"no bucket has batch_size={job.batch_size} clips; use a smaller one or data.remainder=pad")
-    if stream.repeated or stream.dropped:
-        what = f"samples left out: {stream.dropped}" if drop else f"samples added to fill batches: {stream.repeated}"
-        console.print(f"In every epoch, {what} (data.remainder={job.data.remainder})")
-    return stream

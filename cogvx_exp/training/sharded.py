@@ -7,6 +7,7 @@ first process. So a run can go on with another number of processes, or with anot
 import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from cogvx_exp.model.adapt import initial_adapter, trainable_parameters
+from cogvx_exp.training.learned import Learned, load_learned
 from cogvx_exp.training.stepper import MakeOptimizer, OptimizerState, Stepper
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -83,14 +85,14 @@ class FullySharded(Stepper):
             "param_groups": state["param_groups"],
         }
 
-    def load_optimizer_state(self, state: OptimizerState) -> None:
-        """Takes over an optimizer's state, each process its part."""
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+    def load_optimizer_state(self, learned: Learned) -> None:
+        """Takes over what an optimizer of the same class has learned, each process its part; the settings stay."""
+        parameters = trainable_parameters(self.transformer)
         parts = {
-            int(number): _map(values, lambda value, like=parameters[int(number)]: _part_of(value, like))
-            for number, values in state["state"].items()
+            name: _map(values, lambda value, like=parameters[name]: _part_of(value, like))
+            for name, values in learned.states.items()
         }
-        self.optimizer.load_state_dict({"state": parts, "param_groups": state["param_groups"]})
+        load_learned(self.optimizer, parameters, replace(learned, states=parts))
 
     def complete(self) -> CogVideoXTransformer3DModel:
         """The transformer with all weights, on the host of the first process."""
@@ -209,19 +211,18 @@ class DeepSpeed(Stepper):
         groups = [{key: value for key, value in group.items() if key != "params"} for group in self._zero.param_groups]
         return {"state": states, "param_groups": [groups[0] | {"params": list(states)}]}
 
-    def load_optimizer_state(self, state: OptimizerState) -> None:
-        """Takes over an optimizer's state, each process its part."""
+    def load_optimizer_state(self, learned: Learned) -> None:
+        """Takes over what an optimizer of the same class has learned, each process its part; the settings stay."""
         from deepspeed.utils import safe_set_full_optimizer_state
 
+        if not learned.states:
+            return  # the first step makes new ones
         self._make_states()
-        parameters = list(trainable_parameters(self.transformer).values())
-        for number, parameter in enumerate(parameters):
-            values = state["state"][number]
+        for name, parameter in trainable_parameters(self.transformer).items():
+            values = learned.states[name]
             for key in MOMENTS:
                 safe_set_full_optimizer_state(parameter, values[key].to(self.accelerator.device), key)
-        self._set_steps(float(state["state"][0]["step"]))
-        for group in self._zero.param_groups:
-            group["lr"] = state["param_groups"][0]["lr"]
+        self._set_steps(float(next(iter(learned.states.values()))["step"]))
 
     def _make_states(self) -> None:
         """Adam makes its states in the first step; here they are needed before."""

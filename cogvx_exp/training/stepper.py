@@ -10,6 +10,7 @@ from diffusers import CogVideoXTransformer3DModel
 from torch.nn.parallel import DistributedDataParallel
 
 from cogvx_exp.model.adapt import trainable_parameters
+from cogvx_exp.training.learned import Learned, load_learned
 from cogvx_exp.training.optimizer import clip_gradients
 
 MakeOptimizer = Callable[[dict[str, torch.nn.Parameter]], torch.optim.Optimizer]
@@ -85,9 +86,9 @@ class Stepper:
         state: OptimizerState = self.optimizer.state_dict()
         return state
 
-    def load_optimizer_state(self, state: OptimizerState) -> None:
-        """Takes over an optimizer's state."""
-        self.optimizer.load_state_dict(state)
+    def load_optimizer_state(self, learned: Learned) -> None:
+        """Takes over what an optimizer of the same class has learned, after the weights; the settings stay."""
+        load_learned(self.optimizer, trainable_parameters(self.transformer), learned)
 
     def forget_optimizer_state(self) -> None:
         """Frees the optimizer's states; no step comes any more."""

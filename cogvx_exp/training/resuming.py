@@ -1,0 +1,64 @@
+"""Where a run stands that goes on from a checkpoint, and what is said about it. Does not need torch."""
+
+import math
+
+from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.data.dataset import Dataset
+from cogvx_exp.data.identity import dataset_changes, identity_of
+from cogvx_exp.errors import UserError
+from cogvx_exp.tracking.progress import console
+from cogvx_exp.training.checkpoint_files import CheckpointFolder
+
+
+def batches_done(checkpoint: CheckpointFolder, batch_size: int) -> int:
+    """Batches of a size that have been seen at a checkpoint, by all processes; one that is begun counts."""
+    before = checkpoint.manifest["config"].get("batch_size", batch_size)
+    return int(-(-checkpoint.manifest["batches"] * before // batch_size))
+
+
+def run_steps(job: TrainJob, batches_per_epoch: int, batches_per_step: int, checkpoint: CheckpointFolder | None) -> int:
+    """Optimizer steps of the whole run, those of the checkpoint included.
+
+    Raises:
+        UserError: the checkpoint has more.
+    """
+    if job.epochs is None:
+        return job.steps
+    step, done = (checkpoint.step, batches_done(checkpoint, job.batch_size)) if checkpoint else (0, 0)
+    steps = step + math.ceil((job.epochs * batches_per_epoch - done) / batches_per_step)
+    if checkpoint:
+        refuse_fewer_steps(steps, checkpoint, f"epochs={job.epochs}")
+    return steps
+
+
+def refuse_fewer_steps(steps: int, checkpoint: CheckpointFolder, given: str) -> None:
+    """Stops a run that ends before its checkpoint.
+
+    Args:
+        steps: of the whole run.
+        checkpoint: what it is to go on from.
+        given: the setting that says so.
+
+    Raises:
+        UserError: it does.
+    """
+    if steps < checkpoint.step:
+        raise UserError(
+            f"{given} ends before {checkpoint.path}, which has {checkpoint.step} steps; raise it to go on, set "
+            f"steps={checkpoint.step} to export that checkpoint as it is, or name an older one with resume=PATH"
+        )
+
+
+def changes_around(checkpoint: CheckpointFolder, processes: int, dataset: Dataset) -> list[str]:
+    """What has changed besides the settings: processes and data."""
+    before = checkpoint.manifest.get("processes", 1)
+    told = [f"processes were {before}, are {processes}"] if before != processes else []
+    return told + dataset_changes(checkpoint.manifest.get("dataset"), identity_of(dataset))
+
+
+def say_resumed(checkpoint: CheckpointFolder, changes: list[str], steps: int) -> None:
+    """Prints what has changed, and where the run goes on."""
+    for change in changes:
+        console.print(f"Changed since the checkpoint: {change}", soft_wrap=True, markup=False)
+    what = "Going on from" if checkpoint.step < steps else "Nothing is left to train; exporting"
+    console.print(f"{what} step {checkpoint.step} ({checkpoint.path})", soft_wrap=True, markup=False)
