@@ -72,7 +72,7 @@ class DecordReader:
         for place, index in enumerate(indices):
             try:
                 frame = self._frame(index)
-            except Exception:  # decord2 3.4.0 fails in some HEVC; PyAV tells whether it is the file
+            except Exception:  # of several classes; PyAV tells whether it is the file
                 yield from PyAvReader(self._path, read_timeline(self._path), DECORD).frames(indices[place:])
                 return
             yield frame
