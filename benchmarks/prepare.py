@@ -87,7 +87,7 @@ def decode(clip: Any, job: Any) -> Any:
     from cogvx_exp.data.frames import choose_frames
 
     choice = choose_frames(job.data, clip.bucket.num_frames)
-    return read_clip(clip.row.path, choice, clip.bucket, Fit(job.data.reshape))
+    return read_clip(clip.row.path, choice, clip.bucket, Fit(job.data.reshape), clip.info)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.faults import ClipError
 from cogvx_exp.data.fit import Fit, fit_frame
 from cogvx_exp.data.frames import FrameChoice
-from cogvx_exp.data.video import open_video
+from cogvx_exp.data.video import VideoInfo, open_video
 from cogvx_exp.errors import UserError
 from cogvx_exp.media.errors import REENCODE
 
@@ -75,13 +75,20 @@ class DecodingPool:
             return ClipError(f"cannot be decoded ({type(error).__name__}: {text})", REENCODE)
 
 
-def read_clip(path: str, choice: FrameChoice, bucket: Bucket, fit: Fit) -> np.ndarray:
+def read_clip(path: str, choice: FrameChoice, bucket: Bucket, fit: Fit, known: VideoInfo | None = None) -> np.ndarray:
     """Decodes a clip in its bucket's size: uint8, (frames, height, width, 3).
+
+    Args:
+        path: the file.
+        choice: which frames.
+        bucket: the size.
+        fit: how frames are brought to it.
+        known: what is known about the video, which saves time.
 
     Raises:
         ClipError: it cannot be decoded.
     """
-    reader = open_video(path)
+    reader = open_video(path, known)
     try:
         frames = reader.frames(choice.indices(reader.starts))
         return np.stack([fit_frame(frame, bucket, fit) for frame in frames])

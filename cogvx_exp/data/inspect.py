@@ -161,7 +161,8 @@ def _tasks(clip: Clip, job: PrepareJob) -> list[tuple[Any, ...]]:
     choice = choose_frames(job.data, clip.bucket.num_frames)
     width = max(round(clip.info.width * THUMBNAIL_HEIGHT / clip.info.height), 1)
     whole = Bucket(clip.bucket.num_frames, THUMBNAIL_HEIGHT, width)
-    return [(clip.row.path, choice, whole, Fit("resize")), (clip.row.path, choice, clip.bucket, Fit(job.data.reshape))]
+    fits = (whole, Fit("resize")), (clip.bucket, Fit(job.data.reshape))
+    return [(clip.row.path, choice, bucket, fit, clip.info) for bucket, fit in fits]
 
 
 def _strip(frames: np.ndarray | ClipError) -> str:

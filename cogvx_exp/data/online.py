@@ -45,7 +45,7 @@ def online_batches(
 def _task(draw: Draw, clip: Clip, samples: TrainingSamples, data: Data) -> tuple[Any, ...]:
     position = samples.crop_position(draw) if data.reshape == "random" else (0.5, 0.5)
     fit = Fit(data.reshape, position, samples.flipped(draw))
-    return clip.row.path, choose_frames(data, clip.bucket.num_frames), clip.bucket, fit
+    return clip.row.path, choose_frames(data, clip.bucket.num_frames), clip.bucket, fit, clip.info
 
 
 def _first_frame(frames: np.ndarray) -> torch.Tensor:

@@ -243,7 +243,8 @@ def _encode_groups(
 
 def _decoding_task(work: _Work, data: Data) -> tuple[Any, ...]:
     clip = work.clip
-    return clip.row.path, choose_frames(data, clip.bucket.num_frames), clip.bucket, Fit(data.reshape, flip=work.flip)
+    choice, fit = choose_frames(data, clip.bucket.num_frames), Fit(data.reshape, flip=work.flip)
+    return clip.row.path, choice, clip.bucket, fit, clip.info
 
 
 def _save(

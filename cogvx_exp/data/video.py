@@ -8,6 +8,7 @@ Nothing here needs torch. It is meant to be called in the worker processes of `d
 file can crash a decoder, and a reader that was opened before a fork hangs.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,12 +52,21 @@ def probe_video(path: str) -> VideoInfo:
     return VideoInfo(count, *reader.size, count / reader.duration, reader.duration, reader.decoder)
 
 
-def open_video(path: str) -> Reader:
+def open_video(path: str, known: VideoInfo | None = None) -> Reader:
     """Opens a video whose first frame can be decoded.
+
+    Args:
+        path: the file.
+        known: what `probe_video` found out about it, so that it need not be found out again which decoder is right.
 
     Raises:
         ClipError: there is none.
     """
+    if known and known.decoder == DECORD:
+        with suppress(Exception):  # the file is another one by now
+            reader = DecordReader(path, (known.height, known.width))
+            if len(reader.starts) == known.num_frames:
+                return reader
     try:
         timeline = read_timeline(path)
     except ClipError:
@@ -66,7 +76,7 @@ def open_video(path: str) -> Reader:
     if timeline.decoder != DECORD:
         return PyAvReader(path, timeline, timeline.decoder)
     try:
-        return DecordReader(path, timeline)
+        return DecordReader(path, timeline.size).follow(timeline)
     except Exception:  # decord raises errors of several classes, and decord2 3.4.0 fails on some widths, such as 48
         return PyAvReader(path, timeline, "PyAV (decord cannot read it)")
 

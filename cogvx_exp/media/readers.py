@@ -8,7 +8,10 @@ import numpy as np
 
 from cogvx_exp.media.errors import REENCODE, ClipError, cut_off
 from cogvx_exp.media.picture import deinterlace
-from cogvx_exp.media.timeline import Timeline, decoded, opened
+from cogvx_exp.media.timeline import DECORD, Timeline, decoded, opened, read_timeline
+
+ROUNDING = 0.002
+"""Seconds by which two decoders may differ in the time of a frame."""
 
 
 class Reader(Protocol):
@@ -35,22 +38,33 @@ class Reader(Protocol):
 class DecordReader:
     """Jumps to the keyframe before a frame. For closed GOPs without an edit list only."""
 
-    def __init__(self, path: str, timeline: Timeline):
-        """Raises an error of any class if decord cannot open the file or does not find the same frames."""
+    decoder = DECORD
+
+    def __init__(self, path: str, size: tuple[int, int]):
+        """Raises an error of any class if decord cannot open the file or shows it in another size."""
         import decord
 
         decord.logging.set_level(decord.logging.QUIET)
-        self.starts, self.duration, self.size = timeline.starts, timeline.duration, timeline.size
-        self.decoder = timeline.decoder
-        self._path, self._timeline = path, timeline
+        self._path, self.size = path, size
         self._reader = decord.VideoReader(path, num_threads=1)
-        times = np.asarray(self._reader.get_frame_timestamp(range(len(self._reader))))[:, 0]
-        if len(times) != len(self.starts) or np.abs(times - times[0] - self.starts).max() > 0.002:
-            raise ValueError("decord finds other frames")
+        times = np.asarray(self._reader.get_frame_timestamp(range(len(self._reader))))
+        self.starts = times[:, 0] - times[0, 0]
+        self.duration = float(times[-1, 1] - times[0, 0])
         self._first: np.ndarray | None = None
         self._first = self._frame(0)
-        if self._first.shape[:2] != self.size:
+        if self._first.shape[:2] != size:
             raise ValueError("decord finds another size")
+
+    def follow(self, timeline: Timeline) -> "DecordReader":
+        """This reader with the exact times of a timeline.
+
+        Raises:
+            ValueError: decord finds other frames.
+        """
+        if len(self.starts) != len(timeline.starts) or np.abs(self.starts - timeline.starts).max() > ROUNDING:
+            raise ValueError("decord finds other frames")
+        self.starts, self.duration = timeline.starts, timeline.duration
+        return self
 
     def frames(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """See `Reader`."""
@@ -58,8 +72,8 @@ class DecordReader:
         for place, index in enumerate(indices):
             try:
                 frame = self._frame(index)
-            except Exception:  # decord2 3.4.0 fails in some HEVC; PyAV tells whether it is the file
-                yield from PyAvReader(self._path, self._timeline, self.decoder).frames(indices[place:])
+            except Exception:  # of several classes; PyAV tells whether it is the file
+                yield from PyAvReader(self._path, read_timeline(self._path), DECORD).frames(indices[place:])
                 return
             yield frame
 

@@ -156,7 +156,7 @@ def _from_packets(container: Any, stream: Any) -> Timeline | None:
     return Timeline(
         starts,
         round(float(starts[-1]) + (max(packets.durations[order[-1]], 0) * base or usual), 9),
-        _decoder(packets, times, geometry),
+        _decoder(packets, times, geometry, stream.codec_context.codec.canonical_name),
         geometry,
         geometry.size(first),
         times[order],
@@ -205,7 +205,7 @@ def _is_clean_start(packet: Any, codec: Any) -> bool:
     return False
 
 
-def _decoder(packets: _Packets, times: np.ndarray, geometry: Geometry) -> str:
+def _decoder(packets: _Packets, times: np.ndarray, geometry: Geometry, codec: str) -> str:
     """The decoder that is known to give the frames of a stream whose packets can be believed."""
     if any(packets.hidden):
         return "PyAV (edit list)"
@@ -214,6 +214,8 @@ def _decoder(packets: _Packets, times: np.ndarray, geometry: Geometry) -> str:
         crossed = place and latest[place - 1] > times[place]
         if not clean or crossed or earliest[place] < times[place]:
             return "PyAV (open GOPs)"
+    if codec == "hevc":  # decord2 3.4.0 stops at the second group of pictures with B-frames
+        return "PyAV (HEVC)"
     if geometry.aspect != 1:
         return "PyAV (pixels not square)"
     return "PyAV (mirrored)" if geometry.mirrored else DECORD
