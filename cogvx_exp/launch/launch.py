@@ -17,6 +17,7 @@ from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.data.dataset import Dataset, accept, load_dataset
 from cogvx_exp.errors import UserError
 from cogvx_exp.files import read_json
+from cogvx_exp.launch.named_files import check_named_files
 from cogvx_exp.launch.preflight import preflight
 from cogvx_exp.launch.resume import changes, find_checkpoint, taken_up
 from cogvx_exp.launch.workers import run_workers
@@ -87,6 +88,7 @@ def _begin(job: TrainJob, overrides: list[str]) -> tuple[CheckpointFolder | None
     # What fails most often comes before the run's folder, and before torch is imported.
     if job.model.weights == "pretrained":
         pretrained_folder(job.model)
+    check_named_files(job)
     dataset = load_dataset(job.data, job.cache_dir)
     preflight(job, overrides, {clip.bucket for clip in dataset.clips})
     if writes:

@@ -135,6 +135,9 @@ class Generate(SamplingSettings):
     """Prompts, as a list, as one text with separators, or as a .txt file with one a line."""
     images: str | list[str] | None
     """i2v: paths or URLs of the images that the prompts start from, one for each prompt. Default: null."""
+    reshape: Literal["center", "resize", "pad"]
+    """i2v: how an image is brought to the video's size, as data.reshape. With a run of this project, as it was trained.
+    Default: center."""
     num_videos: PositiveInt
     """Videos for each prompt, with seeds that count up. Default: 1."""
     adapter: Path | list[Path] | None
