@@ -31,7 +31,8 @@ def images_suit_task(job: TrainJob) -> Iterator[Fault]:
 
 def hub_is_named(job: TrainJob) -> Iterator[Fault]:
     """A repository to push to is named, and something worth pushing is trained."""
-    if job.hub.push and not re.fullmatch(r"[\w.-]+/[\w.-]+", job.hub.repo or ""):
+    required = job.hub.push or (job.hub.dry_run and job.hub.repo)
+    if required and not re.fullmatch(r"[\w.-]+/[\w.-]+", job.hub.repo or ""):
         yield Fault(f"hub.repo={job.hub.repo or 'null'}", "hub.push=true needs a repository, as owner/name")
     if job.hub.push and job.model.weights != "pretrained" and not job.hub.dry_run:
         problem = f"what was trained on {job.model.weights} weights is of no use to others; use hub.dry_run=true"

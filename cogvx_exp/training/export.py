@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from cogvx_exp.config.schema import Method
 from cogvx_exp.errors import UserError
+from cogvx_exp.files import read_json, write_json
 from cogvx_exp.model.adapt import initial_adapter, trainable_parameters
 from cogvx_exp.model.lora_strength import file_metadata
 from cogvx_exp.tracking.run_folder import ABOUT, LORA_FILE, PEFT_FILE, TRANSFORMER_FOLDER
@@ -63,6 +64,9 @@ def export_merged(transformer: CogVideoXTransformer3DModel, folder: Path, dtype:
 
 def _export_transformer(transformer: CogVideoXTransformer3DModel, folder: Path) -> Path:
     transformer.save_pretrained(folder / TRANSFORMER_FOLDER)
+    config = folder / TRANSFORMER_FOLDER / "config.json"
+    # diffusers notes the folder that the base was loaded from.
+    write_json(config, {key: value for key, value in read_json(config).items() if key != "_name_or_path"})
     return folder / TRANSFORMER_FOLDER
 
 

@@ -229,7 +229,7 @@ class Hub(Section):
     private: bool
     """Whether a new repository is private. Default: false."""
     dry_run: bool
-    """Writes the folder that would be pushed, and pushes nothing. Default: false."""
+    """Writes the folder that would be pushed (RUN/hub), and pushes nothing, with or without `push`. Default: false."""
 
 
 class Sweep(Section):
