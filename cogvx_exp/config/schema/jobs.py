@@ -141,8 +141,8 @@ class Generate(SamplingSettings):
     num_videos: PositiveInt
     """Videos for each prompt, with seeds that count up. Default: 1."""
     adapter: Path | list[Path] | None
-    """A run folder, an export folder or a file, or a list of them; null samples the base model. The
-    run's own base model is used unless `model=` is given. Default: null."""
+    """A run, export or checkpoint folder, a LoRA file of any usual naming of keys, or a list of them; null samples the
+    base model. The run's own base model is used unless `model=` is given. Default: null."""
     weights: list[float] | None
     """Shares of several adapters, one for each; null: 1 for each. Default: null."""
     strength: float | list[float]

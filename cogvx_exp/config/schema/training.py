@@ -45,8 +45,8 @@ class Method(Section):
     init: Literal["default", "gaussian", "pissa", "olora"] | None = None
     """lora: initial weights. default: Kaiming for A, zero for B. Default: default."""
     init_from: Path | None = None
-    """lora: run folder, export folder or file of a LoRA whose weights the training starts from.
-    Default: null."""
+    """lora: run, export or checkpoint folder, or file, of a LoRA that the training starts from, as strong as that is
+    whatever both alphas are. It must have this run's rank and layers. Default: null."""
     parameters: str | None = None
     """sft: regular expression; only parameters whose name has a match are trained. null: all."""
 
