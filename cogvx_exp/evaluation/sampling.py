@@ -1,6 +1,6 @@
 """Samples videos with the diffusers pipelines, from prompt embeddings made earlier."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -103,6 +103,7 @@ class Sampler:
         embeds: embeddings of each prompt and negative prompt, (tokens, width).
         compute: device and type of the computation.
         offload: whether the transformer leaves the GPU while the VAE decodes.
+        images: what `image_of` gives for requests whose images have been read already.
     """
 
     def __init__(
@@ -114,7 +115,9 @@ class Sampler:
         compute: Compute,
         *,
         offload: bool = False,
+        images: Mapping[VideoRequest, Image.Image] | None = None,
     ):
+        self.images = images or {}
         self.embeds = embeds
         self.compute = compute
         self.offload = offload and compute.device.type == "cuda"
@@ -140,7 +143,7 @@ class Sampler:
         device, dtype = self.compute.device, self.compute.dtype
         texts = (request.prompt, request.negative_prompt)
         embed = {text: self.embeds[text][None].to(device, dtype) for text in texts}
-        image = {"image": image_of(request)} if request.image else {}
+        image = {"image": self.images.get(request) or image_of(request)} if request.image else {}
         with self.compute.autocast():
             latents: torch.Tensor = self.pipeline(
                 **image,

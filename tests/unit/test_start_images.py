@@ -22,6 +22,7 @@ from cogvx_exp.data.video import open_video
 from cogvx_exp.errors import UserError
 from cogvx_exp.evaluation.adapter import Adapter, with_base_model
 from cogvx_exp.evaluation.sampling import Sampler, VideoRequest, video_requests
+from cogvx_exp.evaluation.validation import Validator
 from cogvx_exp.launch.named_files import check_named_files
 from cogvx_exp.training.setup import _images
 from tests.conftest import MakeJob
@@ -64,7 +65,7 @@ def pixels_of(request: VideoRequest) -> torch.Tensor:
     """What the diffusers pipeline makes of the request's image before it goes to the VAE: (1, 3, height, width)."""
     sampler = object.__new__(Sampler)
     sampler.pipeline = Recorder()
-    sampler.embeds = {"": torch.zeros(2, 3)}
+    sampler.embeds, sampler.images = {"": torch.zeros(2, 3)}, {}
     sampler.compute = SimpleNamespace(device="cpu", dtype=torch.float32, autocast=lambda: torch.no_grad())
     sampler._sample_latents(request)
     given = sampler.pipeline.given
@@ -197,3 +198,14 @@ def test_generate_names_a_missing_image_before_anything_is_loaded(
     assert generate(["model=tiny-5b-i2v", "generate.images=nowhere.png", "cache_dir=cache"]) == 2
     assert "generate.images: the image nowhere.png cannot be opened" in capsys.readouterr().err
     assert not Path("cache").exists()
+
+
+def test_a_validation_reads_its_images_once_and_early(tmp_path: Path, make_job: MakeJob) -> None:
+    Image.new("RGB", (48, 32), (9, 8, 7)).save(tmp_path / "a.png")
+    job = make_job(*I2V)
+    requests = video_requests(job.validation, ["x"], 2, [str(tmp_path / "a.png")])
+    validator = Validator(requests, {}, job.model, None)  # type: ignore[arg-type]
+    (tmp_path / "a.png").unlink()
+    assert [validator.images[request].getpixel((0, 0)) for request in requests] == [(9, 8, 7)] * 2
+    with pytest.raises(UserError, match="does not exist"):
+        Validator(requests, {}, job.model, None)  # type: ignore[arg-type]
