@@ -6,6 +6,7 @@ from cogvx_exp.config.cli import EntryPoint
 from cogvx_exp.config.faults import ConfigError
 from cogvx_exp.config.rules import check_generate
 from cogvx_exp.config.schema import GenerateJob
+from cogvx_exp.data.start_image import listed_images
 from cogvx_exp.evaluation.adapter import find_adapters, with_base_model
 
 
@@ -24,6 +25,8 @@ def run(job: GenerateJob, overrides: list[str]) -> None:
     faults = check_generate(job)  # only now the model is known
     if faults:
         raise ConfigError(faults)
+    if job.generate.images and "i2v" in job.model.tasks:
+        listed_images(job.generate.images, job.generate.separator, "generate.images").check()
     quiet_libraries()
     from cogvx_exp.evaluation.generation import generate
 

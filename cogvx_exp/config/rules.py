@@ -1,10 +1,10 @@
 """Rules that hold between settings. Each returns the faults it finds, with the change that mends them."""
 
-import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 
 from cogvx_exp.config.choices import choices_with, models_for
+from cogvx_exp.config.exchange_rules import adapter_settings_fit, hub_is_named, images_suit_task
 from cogvx_exp.config.faults import Fault
 from cogvx_exp.config.notes import warmup_note
 from cogvx_exp.config.prompts import prompt_faults
@@ -27,8 +27,9 @@ def check_train(job: TrainJob) -> list[Fault]:
         _encoding_is_possible,
         _buckets_are_legal,
         _validation_is_legal,
-        _hub_is_named,
-        _method_settings_fit,
+        hub_is_named,
+        adapter_settings_fit,
+        images_suit_task,
         _optimizer_is_possible,
         _memory_settings_fit,
         _processes_fit,
@@ -166,13 +167,6 @@ def _memory_settings_fit(job: TrainJob) -> Faults:
             )
 
 
-def _method_settings_fit(job: TrainJob) -> Faults:
-    if job.method.init_from and job.method.adapter != "lora":
-        yield Fault(f"method.init_from={job.method.init_from}", f"only for method=lora, not {job.method.name}")
-    if job.export.merge and job.method.kind == "full":
-        yield Fault("export.merge=true", f"method={job.method.name} trains the base itself; there is nothing to merge")
-
-
 def _task_suits_model(job: TrainJob) -> Faults:
     if job.task.name not in job.model.tasks:
         can = ", ".join(models_for(job.task.name))
@@ -250,14 +244,6 @@ def _resume_has_a_folder(job: TrainJob) -> Faults:
 def _trackers_are_installed(job: TrainJob) -> Faults:
     if job.tracker.tensorboard and find_spec("tensorboard") is None:
         yield Fault("tracker=tensorboard", "is not installed: pip install tensorboard")
-
-
-def _hub_is_named(job: TrainJob) -> Faults:
-    if job.hub.push and not re.fullmatch(r"[\w.-]+/[\w.-]+", job.hub.repo or ""):
-        yield Fault(f"hub.repo={job.hub.repo or 'null'}", "hub.push=true needs a repository, as owner/name")
-    if job.hub.push and job.model.weights != "pretrained" and not job.hub.dry_run:
-        problem = f"what was trained on {job.model.weights} weights is of no use to others; use hub.dry_run=true"
-        yield Fault("hub.push=true", problem)
 
 
 def _shape_faults(model: Model, section: str, num_frames: int, height: int, width: int) -> Faults:

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from cogvx_exp.config.schema import Generate, GenerateJob, Model
 from cogvx_exp.errors import UserError
@@ -14,7 +17,6 @@ from cogvx_exp.tracking.run_folder import (
     TRANSFORMER_FOLDER,
     RunFolder,
     is_whole,
-    read_job,
 )
 from cogvx_exp.training.checkpoint_files import open_checkpoint
 
@@ -26,6 +28,8 @@ class Adapter:
     file: Path
     """A LoRA file, a peft adapter's file, or the folder of a whole transformer."""
     base: Model | None
+    reshape: str | None = None
+    """How the run brought frames to their size (data.reshape); None: not known."""
 
 
 def find_adapter(path: Path, setting: str = "generate.adapter") -> Adapter:
@@ -34,27 +38,30 @@ def find_adapter(path: Path, setting: str = "generate.adapter") -> Adapter:
     Raises:
         UserError: there is nothing that was trained, or its file is damaged.
     """
-    file, base = _locate(path, setting)
+    file, config = _locate(path, setting)
     if file.is_dir():
         check_part(file, setting)
     else:
         check_weights(file, f"{setting}={path}")
-    return Adapter(file, base)
+    try:
+        base = Model.model_validate(config["model"])
+        return Adapter(file, base, config["data"]["reshape"])
+    except (KeyError, TypeError, ValueError):  # no run's configuration, or one of another version
+        return Adapter(file, None)
 
 
-def _locate(path: Path, setting: str) -> tuple[Path, Model | None]:
-    """What was trained, and its base if that is known."""
+def _locate(path: Path, setting: str) -> tuple[Path, dict[str, Any]]:
+    """What was trained, and the configuration of its run if that is known."""
     names = (LORA_FILE, PEFT_FILE, TRANSFORMER_FOLDER)
     for run, folder in ((path, RunFolder(path).export), (path.parent, path)):
         for file in (folder / name for name in names):
             if file.exists():
-                return file, _base(run)
+                return file, _config(run)
     checkpoint = path.parent if path.name == CHECKPOINT_FILE else path
     if (checkpoint / CHECKPOINT_FILE).is_file() and (checkpoint / "manifest.json").is_file():
-        config = open_checkpoint(checkpoint).manifest["config"]
-        return checkpoint / CHECKPOINT_FILE, Model.model_validate(config["model"])
+        return checkpoint / CHECKPOINT_FILE, open_checkpoint(checkpoint).manifest.get("config", {})
     if path.is_file() or (path / "config.json").is_file():
-        return path, _base(path.parent.parent)
+        return path, _config(path.parent.parent)
     if RunFolder(path).config.is_file():
         raise UserError(
             f"{setting}={path}: this run has no export yet; finish it with resume={path}, or give one of its "
@@ -62,16 +69,21 @@ def _locate(path: Path, setting: str) -> tuple[Path, Model | None]:
         )
     found = sorted(path.glob("*.safetensors")) if path.is_dir() else []
     if len(found) == 1:
-        return found[0], None
+        return found[0], {}
     if found:
         raise UserError(f"{setting}={path} has {len(found)} files; name one of them: {', '.join(map(str, found[:3]))}")
     if not path.exists():
-        raise UserError(f"{setting}={path} does not exist; give a run folder, a checkpoint or a file: neither is there")
+        raise UserError(f"{setting}={path} does not exist: there is neither a run folder, nor an adapter's file")
     raise UserError(f"{setting}={path}: neither a run folder, nor a folder or file with {' or '.join(names)}")
 
 
-def _base(run: Path) -> Model | None:
-    return read_job(run).model if RunFolder(run).config.is_file() else None
+def _config(run: Path) -> dict[str, Any]:
+    """A run's configuration; empty if the folder is none of a run."""
+    try:
+        config = yaml.safe_load(RunFolder(run).config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def find_adapters(generate: Generate) -> list[Adapter]:
@@ -99,11 +111,15 @@ def with_base_model(job: GenerateJob, adapters: list[Adapter], overrides: list[s
         UserError: the chosen model has another architecture than the adapters'.
     """
     base = next((adapter.base for adapter in adapters if adapter.base), None)
+    chosen = {text.partition("=")[0].removeprefix("generate.") for text in overrides}
+    trained = next((adapter.reshape for adapter in adapters if adapter.reshape), None)
+    if trained and "reshape" not in chosen:
+        reshape = "center" if trained == "random" else trained
+        job = job.model_copy(update={"generate": job.generate.model_copy(update={"reshape": reshape})})
     if base is None:
         return job
     if not any(text.startswith(("model=", "model.")) for text in overrides):
         shape = base.native.model_dump() | base.sampling.model_dump(exclude={"scheduler"})
-        chosen = {text.partition("=")[0].removeprefix("generate.") for text in overrides}
         changes = {name: value for name, value in shape.items() if name not in chosen}
         return job.model_copy(update={"model": base, "generate": job.generate.model_copy(update=changes)})
     if job.model.transformer != base.transformer:

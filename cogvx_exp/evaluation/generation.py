@@ -10,6 +10,7 @@ from diffusers import CogVideoXTransformer3DModel
 from cogvx_exp.config.prompts import read_prompts
 from cogvx_exp.config.schema import GenerateJob, Memory, Model
 from cogvx_exp.data.prepare import Encoder, load_embeds, prepare_captions
+from cogvx_exp.data.start_image import listed_images
 from cogvx_exp.errors import UserError
 from cogvx_exp.evaluation.adapter import Adapter
 from cogvx_exp.evaluation.grid import side_by_side
@@ -17,8 +18,8 @@ from cogvx_exp.evaluation.sampling import (
     Sampler,
     VideoRequest,
     file_name,
+    image_of,
     save_video,
-    split_prompts,
     video_requests,
 )
 from cogvx_exp.files import read_json
@@ -27,6 +28,8 @@ from cogvx_exp.model.device import Compute, choose_compute
 from cogvx_exp.model.load import load_scheduler, load_trained, load_transformer, load_vae, pipeline_folder
 from cogvx_exp.tracking.progress import console, progress
 from cogvx_exp.tracking.run_folder import is_whole
+
+IMAGES = "generate.images"
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def generate(job: GenerateJob, adapters: list[Adapter]) -> list[Path]:
     """
     settings = job.generate
     prompts = read_prompts(settings.prompts, settings.separator, "generate.prompts")
-    images = split_prompts(settings.images, settings.separator) if settings.images else None
+    images = listed_images(settings.images, settings.separator, IMAGES).sources if settings.images else None
     takes_images = "i2v" in job.model.tasks
     if takes_images != bool(images) or (images and len(images) != len(prompts)):
         given = len(images or [])
@@ -72,7 +75,7 @@ def generate(job: GenerateJob, adapters: list[Adapter]) -> list[Path]:
         settings.weights or [1.0] * len(adapters),
         ([0.0] if settings.compare else []) + list(strengths),
     )
-    requests = video_requests(settings, prompts, settings.num_videos, images)
+    requests = video_requests(settings, prompts, settings.num_videos, images, settings.reshape)
     named = [
         (settings.output_dir / file_name(index, request.prompt), request) for index, request in enumerate(requests)
     ]
@@ -88,7 +91,7 @@ def replay(job: GenerateJob) -> list[Path]:
     file = job.generate.replay
     assert file is not None
     try:
-        kept = read_json(file)
+        kept = {"reshape": "resize", **read_json(file)}  # as images were before there was a choice
         request = VideoRequest(**{item.name: kept[item.name] for item in fields(VideoRequest)})
         recipe = Recipe(
             Model.model_validate(kept["model"]),
@@ -110,6 +113,8 @@ def replay(job: GenerateJob) -> list[Path]:
 
 
 def _make(job: GenerateJob, recipe: Recipe, named: list[tuple[Path, VideoRequest]]) -> list[Path]:
+    for image in {request.image: request for _, request in named if request.image}.values():
+        image_of(image)  # tells what cannot be opened before anything is loaded
     compute = choose_compute(job.device, recipe.model)
     pipeline = pipeline_folder(recipe.model, job.cache_dir)
     encoder = Encoder(pipeline, compute, job.memory, job.cache_dir)

@@ -1,6 +1,6 @@
 """Samples videos with the diffusers pipelines, from prompt embeddings made earlier."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,16 +14,15 @@ from diffusers import (
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
 )
-from diffusers.utils import load_image
 from PIL import Image
 
 from cogvx_exp.config.schema.training import SamplingSettings
-from cogvx_exp.data.video import open_video, write_video
-from cogvx_exp.errors import UserError
+from cogvx_exp.data.buckets import Bucket
+from cogvx_exp.data.start_image import start_image
+from cogvx_exp.data.video import write_video
 from cogvx_exp.files import write_json
 from cogvx_exp.model.device import Compute, release
 from cogvx_exp.model.positions import Rotary, rotary_positions
-from cogvx_exp.text import NotUtf8, read_text
 
 
 @dataclass(frozen=True)
@@ -44,37 +43,46 @@ class VideoRequest:
     dynamic_cfg: bool
     image: str | None = None
     """i2v: path, URL or `first frame of VIDEO`."""
+    reshape: str = "center"
+    """i2v: how the image is brought to the video's size, as data.reshape."""
 
 
 def video_requests(
-    settings: SamplingSettings, prompts: list[str], num_videos: int = 1, images: list[str] | None = None
+    settings: SamplingSettings,
+    prompts: list[str],
+    num_videos: int = 1,
+    images: list[str] | None = None,
+    reshape: str = "center",
 ) -> list[VideoRequest]:
-    """The videos of all prompts; video i of a prompt has seed + i. `images`: one for each prompt."""
+    """The videos of all prompts; video i of a prompt has seed + i.
+
+    Args:
+        settings: shape and sampler.
+        prompts: one for each video.
+        num_videos: for each prompt.
+        images: one for each prompt.
+        reshape: how the images are brought to the videos' size.
+    """
     shared = settings.model_dump(
         include={"negative_prompt", "num_frames", "height", "width", "fps"}
         | {"num_inference_steps", "guidance_scale", "dynamic_cfg"}
     )
     each: Sequence[str | None] = images or [None] * len(prompts)
     return [
-        VideoRequest(prompt=prompt, seed=settings.seed + index, image=image, **shared)
+        VideoRequest(prompt=prompt, seed=settings.seed + index, image=image, reshape=reshape, **shared)
         for prompt, image in zip(prompts, each, strict=True)
         for index in range(num_videos)
     ]
 
 
-def split_prompts(prompts: str | list[str], separator: str) -> list[str]:
-    """Texts from a list, from one text with separators, or from the lines of a .txt file.
+def image_of(request: VideoRequest) -> Image.Image:
+    """The image that a video starts from, in the video's size; so the pipeline has nothing to stretch.
 
     Raises:
-        UserError: the file is not UTF-8.
+        UserError: it cannot be opened.
     """
-    if isinstance(prompts, str) and prompts.endswith(".txt") and Path(prompts).is_file():
-        try:
-            prompts = read_text(Path(prompts)).splitlines()
-        except NotUtf8 as error:
-            raise UserError(f"{prompts} {error}") from None
-    parts = prompts.split(separator) if isinstance(prompts, str) else prompts
-    return [part.strip() for part in parts if part.strip()]
+    assert request.image
+    return start_image(request.image, Bucket(request.num_frames, request.height, request.width), request.reshape)
 
 
 class Sampler:
@@ -87,6 +95,7 @@ class Sampler:
         embeds: embeddings of each prompt and negative prompt, (tokens, width).
         compute: device and type of the computation.
         offload: whether the transformer leaves the GPU while the VAE decodes.
+        images: what `image_of` gives for requests whose images have been read already.
     """
 
     def __init__(
@@ -98,7 +107,9 @@ class Sampler:
         compute: Compute,
         *,
         offload: bool = False,
+        images: Mapping[VideoRequest, Image.Image] | None = None,
     ):
+        self.images = images or {}
         self.embeds = embeds
         self.compute = compute
         self.offload = offload and compute.device.type == "cuda"
@@ -124,7 +135,7 @@ class Sampler:
         device, dtype = self.compute.device, self.compute.dtype
         texts = (request.prompt, request.negative_prompt)
         embed = {text: self.embeds[text][None].to(device, dtype) for text in texts}
-        image = {"image": open_image(request.image)} if request.image else {}
+        image = {"image": self.images.get(request) or image_of(request)} if request.image else {}
         with self.compute.autocast():
             latents: torch.Tensor = self.pipeline(
                 **image,
@@ -161,24 +172,6 @@ class Sampler:
         factor = self.pipeline.vae_scale_factor_spatial
         shape = (num_frames, height // factor, width // factor)
         return rotary_positions(self.pipeline.transformer.config, shape, device)
-
-
-FIRST_FRAME = "first frame of "
-"""How an image that is the beginning of a video is named."""
-
-
-def open_image(source: str) -> Image.Image:
-    """Opens an image from a path, a URL, or the first frame of a video.
-
-    Raises:
-        UserError: it cannot be opened.
-    """
-    if source.startswith(FIRST_FRAME):
-        return Image.fromarray(next(open_video(source.removeprefix(FIRST_FRAME)).frames([0])))
-    try:
-        return load_image(source)
-    except Exception as error:  # several libraries are behind it
-        raise UserError(f"the image {source} cannot be opened: {str(error).splitlines()[0]}") from None
 
 
 def save_video(path: Path, frames: np.ndarray, request: VideoRequest, **about: Any) -> None:

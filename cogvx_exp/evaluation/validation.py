@@ -1,15 +1,17 @@
 """Videos sampled while a model trains."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import CogVideoXTransformer3DModel
+from PIL import Image
 
 from cogvx_exp.config.schema import Model
 from cogvx_exp.data.prepare import Encoder
-from cogvx_exp.evaluation.sampling import Sampler, VideoRequest, file_name, save_video
+from cogvx_exp.evaluation.sampling import Sampler, VideoRequest, file_name, image_of, save_video
 from cogvx_exp.model.device import release
 from cogvx_exp.model.load import load_scheduler, load_vae
 from cogvx_exp.tracking.progress import progress
@@ -28,6 +30,14 @@ class Validator:
     offload: bool = False
     """Whether the transformer leaves the GPU while the VAE decodes."""
 
+    def __post_init__(self) -> None:
+        self.images  # noqa: B018, read now: the file or its server may be gone when the first video is sampled
+
+    @cached_property
+    def images(self) -> dict[VideoRequest, Image.Image]:
+        """The images that the videos start from."""
+        return {request: image_of(request) for request in self.requests if request.image}
+
     def run(self, transformer: CogVideoXTransformer3DModel, folder: Path, step: int, **about: Any) -> list[Path]:
         """Samples all videos into `folder`, with `about` beside them. The VAE is loaded for this and released.
 
@@ -41,7 +51,7 @@ class Validator:
         encoder, compute, team = self.encoder, self.encoder.compute, self.encoder.team
         vae = load_vae(encoder.folder, compute, encoder.memory, encoder.image_scale)
         scheduler = load_scheduler(encoder.folder, self.model.sampling.scheduler)
-        sampler = Sampler(transformer, vae, scheduler, self.embeds, compute, offload=self.offload)
+        sampler = Sampler(transformer, vae, scheduler, self.embeds, compute, offload=self.offload, images=self.images)
         paths = [folder / file_name(index, request.prompt) for index, request in enumerate(self.requests)]
         rounds = -(-len(paths) // team.world)
         try:

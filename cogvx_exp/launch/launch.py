@@ -18,6 +18,7 @@ from cogvx_exp.disk import cache_trouble
 from cogvx_exp.errors import UserError
 from cogvx_exp.files import read_json
 from cogvx_exp.launch.disk import disk_trouble
+from cogvx_exp.launch.named_files import check_named_files
 from cogvx_exp.launch.preflight import preflight
 from cogvx_exp.launch.resume import changes, find_checkpoint, has_changed, taken_up
 from cogvx_exp.launch.work_files import Work
@@ -105,6 +106,7 @@ def _begin(job: TrainJob, overrides: list[str]) -> Start:
     with cache_trouble(job.cache_dir):
         if job.model.weights == "pretrained":
             pretrained_folder(job.model)
+        check_named_files(job)
         dataset = load_dataset(job.data, job.cache_dir)
     preflight(job, overrides, {clip.bucket for clip in dataset.clips})
     faults = folder.faults if writes else None

@@ -4,16 +4,24 @@ The token comes from the environment or the Hub's login, where huggingface_hub l
 written or printed here.
 """
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any, Protocol
 
+import yaml
 from jinja2 import Environment, PackageLoader
 
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.errors import UserError
-from cogvx_exp.files import read_json, write_text
+from cogvx_exp.files import read_json, write_json, write_text
 from cogvx_exp.tracking.run_folder import PEFT_FILE, RunFolder
+from cogvx_exp.tracking.scrub import hub_name, scrubbed_config, without_paths
+
+MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|~$#!])")
+"""What Markdown gives a meaning within a line."""
+UNNAMED = "OWNER/NAME"
+"""Stands for the repository in a dry run that names none."""
 
 
 class Client(Protocol):
@@ -38,10 +46,10 @@ def publish(job: TrainJob, folder: RunFolder, about: dict[str, Any], client: Cli
     Raises:
         UserError: the upload failed; the folder stays and can be uploaded by hand.
     """
-    assert job.hub.repo
     gathered = _gather(job, folder, about)
     if job.hub.dry_run:
         return gathered
+    assert job.hub.repo, "the config check asks for it"
     if client is None:
         from huggingface_hub import HfApi
 
@@ -62,7 +70,10 @@ def _gather(job: TrainJob, folder: RunFolder, about: dict[str, Any]) -> Path:
     gathered = folder.path / "hub"
     shutil.rmtree(gathered, ignore_errors=True)
     shutil.copytree(folder.export, gathered)
-    shutil.copy(folder.config, gathered / "config.yaml")
+    for path in gathered.rglob("*.json"):
+        write_json(path, without_paths(read_json(path)))
+    config = scrubbed_config(yaml.safe_load(folder.config.read_text(encoding="utf-8")), job.model)
+    write_text(gathered / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     videos = []
     newest = sorted((folder.path / "validation").glob("step-*"))[-1:]
     for video in sorted(path for step in newest for path in step.glob("*.mp4")):
@@ -70,17 +81,45 @@ def _gather(job: TrainJob, folder: RunFolder, about: dict[str, Any]) -> Path:
         shutil.copy(video, gathered / "videos" / video.name)
         videos.append({"file": video.name, "prompt": read_json(video.with_suffix(".json"))["prompt"]})
     summary = read_json(folder.path / "summary.json")
-    template = Environment(loader=PackageLoader("cogvx_exp.tracking")).get_template("model_card.md.j2")
-    card = template.render(
+    write_text(gathered / "README.md", _card(job, summary, videos, about, peft=(folder.export / PEFT_FILE).exists()))
+    return gathered
+
+
+def _card(
+    job: TrainJob, summary: dict[str, Any], videos: list[dict[str, str]], about: dict[str, Any], *, peft: bool
+) -> str:
+    """The model card. What users have written in it is text, whatever signs it has."""
+    environment = Environment(loader=PackageLoader("cogvx_exp.tracking"))
+    environment.filters |= {"cell": in_table, "code": _as_code}
+    base, repo = hub_name(job.model), job.hub.repo or UNNAMED
+    named = base or (job.model.name if job.model.weights != "pretrained" else None)
+    front_matter = {
+        **({"base_model": named} if named else {}),
+        "library_name": "peft" if peft else "diffusers",
+        "pipeline_tag": "image-to-video" if job.task.name == "i2v" else "text-to-video",
+        "tags": ["cogvideox", job.method.name, job.task.name, "cogvx-exp"],
+    }
+    return environment.get_template("model_card.md.j2").render(
         job=job,
-        repo=job.hub.repo,
-        name=(job.hub.repo or "").rpartition("/")[2],
+        front_matter=yaml.safe_dump(front_matter, sort_keys=False, allow_unicode=True),
+        base=base,
+        repo=repo,
+        name=repo.rpartition("/")[2],
         summary=summary,
         videos=videos,
         buckets=summary["clips"],
-        peft=(folder.export / PEFT_FILE).exists(),
+        peft=peft,
         positions_dropped=about.get("learned_positions") == "dropped",
         pipeline="CogVideoXImageToVideoPipeline" if job.task.name == "i2v" else "CogVideoXPipeline",
     )
-    write_text(gathered / "README.md", card)
-    return gathered
+
+
+def in_table(text: str) -> str:
+    """A text as one cell of a Markdown table that shows it as it is."""
+    escaped = MARKDOWN.sub(r"\\\1", " ".join(text.split()))
+    return escaped.replace("&", "&amp;").replace("\\<", "&lt;").replace("\\>", "&gt;")
+
+
+def _as_code(text: str) -> str:
+    """A text in the type of code; HTML, since Markdown's backticks may be in the text."""
+    return f"<code>{in_table(text)}</code>"

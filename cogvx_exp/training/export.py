@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from cogvx_exp.config.schema import Method
 from cogvx_exp.errors import UserError
+from cogvx_exp.files import read_json, write_json
 from cogvx_exp.model.adapt import initial_adapter, trainable_parameters
 from cogvx_exp.model.lora_strength import file_metadata
 from cogvx_exp.tracking.run_folder import ABOUT, LORA_FILE, PEFT_FILE, TRANSFORMER_FOLDER
@@ -69,6 +70,9 @@ def _export_transformer(transformer: CogVideoXTransformer3DModel, folder: Path) 
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)  # of a full disk; half a model is worse than none
         raise
+    config = target / "config.json"
+    # diffusers notes the folder that the base was loaded from.
+    write_json(config, {key: value for key, value in read_json(config).items() if key != "_name_or_path"})
     return target
 
 

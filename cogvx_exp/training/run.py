@@ -236,7 +236,7 @@ def _finish(run: Context, exported: Path, seconds: float, unsaved: str) -> dict[
     write_status(folder, "finished", step=training.steps)
     draw_strip(folder)
     _say_result(folder, summary)
-    if job.hub.push:
+    if job.hub.push or job.hub.dry_run:
         gathered = publish(job, folder, training.about)
         done = "Would be pushed" if job.hub.dry_run else f"Pushed to {job.hub.repo}"
         console.print(f"{done}: {gathered}", soft_wrap=True)

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers import CogVideoXTransformer3DModel
@@ -17,17 +18,19 @@ from cogvx_exp.config.schema import TrainJob, Validation
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.dataset import Clip, Dataset
 from cogvx_exp.data.encoded import EncodedDataset, encode_dataset
+from cogvx_exp.data.frames import choose_frames
 from cogvx_exp.data.images import with_images
 from cogvx_exp.data.online import online_batches
 from cogvx_exp.data.prepare import Encoder, load_embeds
 from cogvx_exp.data.sampler import BatchStream
 from cogvx_exp.data.samples import Batch, LatentSpace, TrainingSamples, cached_batches
+from cogvx_exp.data.start_image import frame_of, listed_images
 from cogvx_exp.diffusion.denoise import Loss, denoising_loss
 from cogvx_exp.errors import UserError
 from cogvx_exp.evaluation.adapter import find_adapter
 from cogvx_exp.evaluation.held_out import SEED as HELD_OUT_SEED
 from cogvx_exp.evaluation.held_out import HeldOutLoss, fixed_timesteps
-from cogvx_exp.evaluation.sampling import FIRST_FRAME, split_prompts, video_requests
+from cogvx_exp.evaluation.sampling import video_requests
 from cogvx_exp.evaluation.validation import Validator
 from cogvx_exp.files import read_json
 from cogvx_exp.model.adapt import make_trainable, trainable_parameters, trained_dtype
@@ -156,12 +159,12 @@ def prepare_data(job: TrainJob, dataset: Dataset, compute: Compute, faults: Path
     shown = [*dataset.held_out, *dataset.clips]
     prompts = _prompts(validation, shown) if validation else []
     texts = [validation.negative_prompt, *prompts] if validation else []
+    images = _images(job, validation, shown, len(prompts)) if validation and encoder.images else None
     encoded = encode_dataset(dataset, job.data, encoder, texts, faults)
     validator = None
     if validation:
         embeds = dict(zip(texts, load_embeds(texts, encoded.text_keys, encoder.cache), strict=True))
-        images = _images(validation, shown, len(prompts)) if encoder.images else None
-        requests = video_requests(validation, prompts, validation.num_videos, images)
+        requests = video_requests(validation, prompts, validation.num_videos, images, job.data.reshape)
         validator = Validator(requests, embeds, job.model, encoder, validation.offload)
     return PreparedData(encoder, encoded, validator)
 
@@ -269,11 +272,17 @@ def _prompts(validation: Validation, clips: list[Clip]) -> list[str]:
     return read_prompts(validation.prompts, validation.separator, "validation.prompts")
 
 
-def _images(validation: Validation, clips: list[Clip], count: int) -> list[str]:
-    """One image for each prompt."""
-    if validation.images is None:
-        return [FIRST_FRAME + clips[index % len(clips)].row.path for index in range(count)]
-    images = split_prompts(validation.images, validation.separator)
-    if len(images) != count:
-        raise UserError(f"validation.images has {len(images)} images for {count} prompts; give one for each")
-    return images
+def _images(job: TrainJob, validation: Validation, clips: list[Clip], count: int) -> list[str]:
+    """One image for each prompt: those that are given, or the frames with which clips begin in training."""
+    if validation.images is not None:
+        return listed_images(validation.images, validation.separator, "validation.images").one_for_each(count)
+    chosen = [clips[index % len(clips)] for index in range(count)]
+    if any(clip.latents for clip in chosen):
+        raise UserError("validation.images=null: data=latents has no frames to start from; name images, one a prompt")
+    return [frame_of(clip.row.path, _first_frame(job, clip)) for clip in chosen]
+
+
+def _first_frame(job: TrainJob, clip: Clip) -> int:
+    """Number of the video's frame with which the clip begins."""
+    starts = np.arange(clip.info.num_frames) / clip.info.fps
+    return choose_frames(job.data, clip.bucket.num_frames).indices(starts)[0]

@@ -134,11 +134,14 @@ class Generate(SamplingSettings):
     """Prompts, as a list, as one text with separators, or as a .txt file with one a line."""
     images: str | list[str] | None
     """i2v: paths or URLs of the images that the prompts start from, one for each prompt. Default: null."""
+    reshape: Literal["center", "resize", "pad"]
+    """i2v: how an image is brought to the video's size, as data.reshape. With a run of this project, as it was trained.
+    Default: center."""
     num_videos: PositiveInt
     """Videos for each prompt, with seeds that count up. Default: 1."""
     adapter: LocalPath | list[LocalPath] | None
-    """A run folder, an export folder or a file, or a list of them; null samples the base model. The
-    run's own base model is used unless `model=` is given. Default: null."""
+    """A run, export or checkpoint folder, a LoRA file of any usual naming of keys, or a list of them; null samples the
+    base model. The run's own base model is used unless `model=` is given. Default: null."""
     weights: list[float] | None
     """Shares of several adapters, one for each; null: 1 for each. Default: null."""
     strength: float | list[float]

@@ -52,8 +52,8 @@ class Method(Section):
     init: Literal["default", "gaussian", "pissa", "olora"] | None = None
     """lora: initial weights. default: Kaiming for A, zero for B. Default: default."""
     init_from: LocalPath | None = None
-    """lora: run folder, export folder or file of a LoRA whose weights the training starts from.
-    Default: null."""
+    """lora: run, export or checkpoint folder, or file, of a LoRA that the training starts from, as strong as that is
+    whatever both alphas are. It must have this run's rank and layers. Default: null."""
     parameters: FilledText | None = None
     """sft: regular expression; only parameters whose name has a match are trained. null: all."""
 
@@ -203,7 +203,7 @@ class Hub(Section):
     private: bool
     """Whether a new repository is private. Default: false."""
     dry_run: bool
-    """Writes the folder that would be pushed, and pushes nothing. Default: false."""
+    """Writes the folder that would be pushed (RUN/hub), and pushes nothing, with or without `push`. Default: false."""
 
 
 class Sweep(Section):

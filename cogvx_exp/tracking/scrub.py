@@ -1,0 +1,77 @@
+"""Takes out of what is published where things lie on this machine."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from cogvx_exp.config.schema import Model
+
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_CACHE = re.compile(r"models--([\w.-]+?)--([\w.-]+)$")
+"""Name of the folder of a model in the Hub's cache."""
+PUBLIC = ("http://", "https://")
+ABSOLUTE = re.compile(r"(/[^/]+/|~[\w.-]*/|file:|\\\\|[A-Za-z]:[\\/]).*", re.DOTALL)
+"""How an absolute path begins. One name behind a slash is a path only if it exists: it may be a prompt."""
+LOCAL = {"cache_dir": "outputs/cache", "run_dir": None, "resume": None, "method.init_from": None}
+"""Settings that mean something on the machine of the run only, and what takes their place."""
+LONGEST_NAME = 256
+"""Characters of a file's name, at most."""
+
+
+def hub_name(model: Model) -> str | None:
+    """The Hub's name of a model's base; None if it is a local folder of unknown origin.
+
+    A folder of the Hub's own cache tells its name.
+    """
+    if model.weights != "pretrained" or not model.path:
+        return None
+    for part in Path(model.path).expanduser().parts:
+        if cached := HUB_CACHE.fullmatch(part):
+            return f"{cached[1]}/{cached[2]}"
+    local = Path(model.path).expanduser().exists() or model.path.startswith((".", "~"))
+    return model.path if HUB_NAME.fullmatch(model.path) and not local else None
+
+
+def scrubbed_config(config: dict[str, Any], model: Model) -> dict[str, Any]:
+    """A run's configuration as it can be published: settings that name local files are null."""
+    scrubbed = without_paths(config)
+    scrubbed["validation"] |= {"images": config["validation"].get("images")} if "images" in config["validation"] else {}
+    for setting, value in LOCAL.items():
+        *groups, name = setting.split(".")
+        section = scrubbed
+        for group in groups:
+            section = section.get(group) or {}
+        if name in section:
+            section[name] = value
+    scrubbed["model"]["path"] = hub_name(model)
+    data = scrubbed["data"]
+    for source in [data, *(data.get("sources") or [])]:
+        if source["source"] != "hub":
+            source["root"] = None
+    validation = scrubbed["validation"]
+    if validation.get("images") is not None:
+        images = validation["images"]
+        images = images if isinstance(images, list) else images.split(validation["separator"])
+        validation["images"] = [image.strip() for image in images if image.strip().startswith(PUBLIC)] or None
+    if str(validation.get("prompts")).endswith(".txt"):
+        validation["prompts"] = None
+    return scrubbed
+
+
+def without_paths(value: Any) -> Any:
+    """JSON-like data without absolute paths; the entries of lists that are paths are left out."""
+    if isinstance(value, dict):
+        return {key: without_paths(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_paths(item) for item in value if not (isinstance(item, str) and is_local(item))]
+    return None if isinstance(value, str) and is_local(value) else value
+
+
+def is_local(text: str) -> bool:
+    """Whether a text is an absolute path, or has this user's home in it."""
+    if text.startswith(PUBLIC):
+        return False
+    home = str(Path.home())
+    if ABSOLUTE.fullmatch(text) or (len(home) > 1 and home in text):
+        return True
+    return text.startswith("/") and len(text) < LONGEST_NAME and Path(text).exists()
