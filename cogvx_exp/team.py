@@ -57,24 +57,29 @@ class TalkingTeam(Team):
 
 
 def place_in_job() -> tuple[int, int] | None:
-    """(rank, world size) if this process is one of several: under torchrun, accelerate, Slurm or our own launch."""
-    for rank, world in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
-        if rank in os.environ and int(os.environ.get(world, "1")) > 1:
+    """(rank, world size) if this process is one of several: under torchrun, accelerate, Slurm or our own launch.
+
+    A batch script of Slurm has the variables of a first task, too, but no step: only srun starts the others.
+    """
+    for rank, world, started in (("RANK", "WORLD_SIZE", "RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_ID")):
+        if rank in os.environ and started in os.environ and int(os.environ.get(world, "1")) > 1:
             return int(os.environ[rank]), int(os.environ[world])
     return None
 
 
 def local_device(device: str) -> str:
-    """The device of this process: of several on one machine, each takes its own GPU. Imports torch for `auto`."""
+    """The device of this process: of several on one machine, each takes its own GPU. For several, torch is imported.
+
+    Slurm may let each task see its own GPU only, which then is number 0 in all of them.
+    """
     local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID"))
     if place_in_job() is None or local is None or device not in ("auto", "cuda"):
         return device
-    if device == "auto":
-        import torch
+    import torch
 
-        if not torch.cuda.is_available():
-            return "cpu"
-    return f"cuda:{local}"
+    if not torch.cuda.is_available():
+        return "cpu" if device == "auto" else device
+    return f"cuda:{int(local) % torch.cuda.device_count()}"
 
 
 def join_team(cuda: bool, timeout: int) -> Team:

@@ -7,12 +7,16 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from diffusers import CogVideoXTransformer3DModel
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from cogvx_exp.model.adapt import trainable_parameters
 from cogvx_exp.training.optimizer import clip_gradients
 
 MakeOptimizer = Callable[[dict[str, torch.nn.Parameter]], torch.optim.Optimizer]
+
+BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integers as wide as a value of so many bytes."""
 
 OptimizerState = dict[str, Any]
 """As torch.optim gives it: `state` by the parameter's number, and `param_groups`."""
@@ -69,6 +73,18 @@ class Stepper:
         """The trained weights by name, on the host; if it `gathers`, all call it, and the first one gets them."""
         trained = trainable_parameters(self.transformer)
         return {name: weight.detach().to("cpu", copy=True) for name, weight in trained.items()}
+
+    def fingerprint(self) -> list[int]:
+        """Tells weights apart that all processes should have alike: sums of their bits, exact in any order of adding.
+
+        Weights that are split over the processes are left out.
+        """
+        sums = [
+            weight.detach().view(BITS[weight.element_size()]).sum(dtype=torch.int64)
+            for weight in trainable_parameters(self.transformer).values()
+            if not isinstance(weight, DTensor) and not hasattr(weight, "ds_id")
+        ]
+        return [int(value) for value in torch.stack(sums).tolist()] if sums else []
 
     def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
         """Takes over trained weights."""
