@@ -28,6 +28,10 @@ class Team:
         """The JSON-like values of all processes, in the order of their ranks."""
         return [value]
 
+    def exchange_in_step(self, value: Any) -> list[Any]:
+        """As `exchange`, within a training step: who waits longer than `distributed.timeout` fails."""
+        return self.exchange(value)
+
     def wait(self) -> None:
         """Returns when all have come here."""
         self.exchange(None)
@@ -38,20 +42,28 @@ class TalkingTeam(Team):
     """Processes joined by torch.distributed."""
 
     group: Any = None
+    """Whose members wait long for each other; those of the default group do not."""
 
     def exchange(self, value: Any) -> list[Any]:
         """The JSON-like values of all processes, in the order of their ranks."""
+        return self._gather(value, self.group)
+
+    def exchange_in_step(self, value: Any) -> list[Any]:
+        """As `exchange`, within a training step: who waits longer than `distributed.timeout` fails."""
+        return self._gather(value, None)
+
+    def _gather(self, value: Any, group: Any) -> list[Any]:
         import torch
         from torch.distributed import all_gather
 
         mine = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
-        all_gather(sizes, torch.tensor([len(mine)]), group=self.group)
+        all_gather(sizes, torch.tensor([len(mine)]), group=group)
         longest = int(max(sizes))
         padded = torch.zeros(longest, dtype=torch.uint8)
         padded[: len(mine)] = mine
         received = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.world)]
-        all_gather(received, padded, group=self.group)
+        all_gather(received, padded, group=group)
         texts = [bytes(data[: int(size)].tolist()) for data, size in zip(received, sizes, strict=True)]
         return [json.loads(text) for text in texts]
 

@@ -74,6 +74,9 @@ class Actions:
         gathers = training.state.stepper.gathers
         take = partial(training.state.take, team if gathers else Team())
         if team.is_first:
+            self._saver.wait_for_last()
+        team.wait()  # here, where they may wait long: what comes next has the timeout of a step
+        if team.is_first:
             self._saver.save(self._run.folder.checkpoint(step), take, about)
         elif gathers:
             take()

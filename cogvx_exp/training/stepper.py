@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from cogvx_exp.model.adapt import trainable_parameters
-from cogvx_exp.training.optimizer import clip_gradients
+from cogvx_exp.training.optimizer import clip_gradients, page_states
 
 MakeOptimizer = Callable[[dict[str, torch.nn.Parameter]], torch.optim.Optimizer]
 
@@ -104,6 +104,7 @@ class Stepper:
     def load_optimizer_state(self, state: OptimizerState) -> None:
         """Takes over an optimizer's state."""
         self.optimizer.load_state_dict(state)
+        page_states(getattr(self.optimizer, "optimizer", self.optimizer))  # out of accelerate's wrapper
 
     def forget_optimizer_state(self) -> None:
         """Frees the optimizer's states; no step comes any more."""
