@@ -28,6 +28,10 @@ class Team:
         """The JSON-like values of all processes, in the order of their ranks."""
         return [value]
 
+    def exchange_in_step(self, value: Any) -> list[Any]:
+        """As `exchange`, within a training step: who waits longer than `distributed.timeout` fails."""
+        return self.exchange(value)
+
     def wait(self) -> None:
         """Returns when all have come here."""
         self.exchange(None)
@@ -38,43 +42,56 @@ class TalkingTeam(Team):
     """Processes joined by torch.distributed."""
 
     group: Any = None
+    """Whose members wait long for each other; those of the default group do not."""
 
     def exchange(self, value: Any) -> list[Any]:
         """The JSON-like values of all processes, in the order of their ranks."""
+        return self._gather(value, self.group)
+
+    def exchange_in_step(self, value: Any) -> list[Any]:
+        """As `exchange`, within a training step: who waits longer than `distributed.timeout` fails."""
+        return self._gather(value, None)
+
+    def _gather(self, value: Any, group: Any) -> list[Any]:
         import torch
         from torch.distributed import all_gather
 
         mine = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
-        all_gather(sizes, torch.tensor([len(mine)]), group=self.group)
+        all_gather(sizes, torch.tensor([len(mine)]), group=group)
         longest = int(max(sizes))
         padded = torch.zeros(longest, dtype=torch.uint8)
         padded[: len(mine)] = mine
         received = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.world)]
-        all_gather(received, padded, group=self.group)
+        all_gather(received, padded, group=group)
         texts = [bytes(data[: int(size)].tolist()) for data, size in zip(received, sizes, strict=True)]
         return [json.loads(text) for text in texts]
 
 
 def place_in_job() -> tuple[int, int] | None:
-    """(rank, world size) if this process is one of several: under torchrun, accelerate, Slurm or our own launch."""
-    for rank, world in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
-        if rank in os.environ and int(os.environ.get(world, "1")) > 1:
+    """(rank, world size) if this process is one of several: under torchrun, accelerate, Slurm or our own launch.
+
+    A batch script of Slurm has the variables of a first task, too, but no step: only srun starts the others.
+    """
+    for rank, world, started in (("RANK", "WORLD_SIZE", "RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_ID")):
+        if rank in os.environ and started in os.environ and int(os.environ.get(world, "1")) > 1:
             return int(os.environ[rank]), int(os.environ[world])
     return None
 
 
 def local_device(device: str) -> str:
-    """The device of this process: of several on one machine, each takes its own GPU. Imports torch for `auto`."""
+    """The device of this process: of several on one machine, each takes its own GPU. For several, torch is imported.
+
+    Slurm may let each task see its own GPU only, which then is number 0 in all of them.
+    """
     local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID"))
     if place_in_job() is None or local is None or device not in ("auto", "cuda"):
         return device
-    if device == "auto":
-        import torch
+    import torch
 
-        if not torch.cuda.is_available():
-            return "cpu"
-    return f"cuda:{local}"
+    if not torch.cuda.is_available():
+        return "cpu" if device == "auto" else device
+    return f"cuda:{int(local) % torch.cuda.device_count()}"
 
 
 def join_team(cuda: bool, timeout: int) -> Team:

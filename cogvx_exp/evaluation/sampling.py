@@ -1,7 +1,7 @@
 """Samples videos with the diffusers pipelines, from prompt embeddings made earlier."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.start_image import start_image
 from cogvx_exp.data.video import write_video
 from cogvx_exp.files import write_json
-from cogvx_exp.model.device import Compute, release
+from cogvx_exp.model.device import Compute
+from cogvx_exp.model.offload import on_host
 from cogvx_exp.model.positions import Rotary, rotary_positions
 
 
@@ -124,13 +125,23 @@ class Sampler:
     @torch.no_grad()
     def sample(self, request: VideoRequest) -> np.ndarray:
         """Frames of a video: uint8, (frames, height, width, 3)."""
-        latents = self._sample_latents(request)
-        with self._without_transformer():
-            video = self.pipeline.decode_latents(latents.to(self.pipeline.vae.dtype))
+        latents = self.sample_latents(request)
+        with self.without_transformer():
+            return self.decode(latents)
+
+    def without_transformer(self) -> AbstractContextManager[None]:
+        """Inside, with offload, the transformer is in host memory."""
+        return on_host(self.pipeline.transformer, self.compute.device) if self.offload else nullcontext()
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> np.ndarray:
+        """Frames of latents, (1, frames, channels, height, width): uint8, (frames, height, width, 3)."""
+        video = self.pipeline.decode_latents(latents.to(self.pipeline.vae.dtype))
         frames = self.pipeline.video_processor.postprocess_video(video, output_type="np")[0]
         return (frames * 255).round().astype(np.uint8)
 
-    def _sample_latents(self, request: VideoRequest) -> torch.Tensor:
+    @torch.no_grad()
+    def sample_latents(self, request: VideoRequest) -> torch.Tensor:
         """Latents of a video, (1, frames, channels, height, width)."""
         device, dtype = self.compute.device, self.compute.dtype
         texts = (request.prompt, request.negative_prompt)
@@ -154,18 +165,6 @@ class Sampler:
         # With output_type="latent" the pipeline leaves in the frames that 1.5 was padded with.
         padding = latents.shape[1] - ((request.num_frames - 1) // self.pipeline.vae_scale_factor_temporal + 1)
         return latents[:, padding:]
-
-    @contextmanager
-    def _without_transformer(self) -> Iterator[None]:
-        """Inside, with offload, the transformer is in host memory."""
-        if self.offload:
-            self.pipeline.transformer.to("cpu")
-            release(self.compute.device)
-        try:
-            yield
-        finally:
-            if self.offload:
-                self.pipeline.transformer.to(self.compute.device)
 
     def _rotary(self, height: int, width: int, num_frames: int, device: torch.device) -> Rotary | None:
         """Ours, which equal the pipeline's where that works, and work for portrait with 1.5."""

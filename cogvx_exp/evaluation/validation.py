@@ -54,13 +54,14 @@ class Validator:
         sampler = Sampler(transformer, vae, scheduler, self.embeds, compute, offload=self.offload, images=self.images)
         paths = [folder / file_name(index, request.prompt) for index, request in enumerate(self.requests)]
         rounds = -(-len(paths) // team.world)
+        latents: dict[int, torch.Tensor] = {}
         try:
             for number in progress(f"Sampling at step {step}", range(rounds)):
                 index = number * team.world + team.rank
-                request = self.requests[min(index, len(paths) - 1)]
-                frames = sampler.sample(request)
-                if index < len(paths):
-                    save_video(paths[index], frames, request, step=step, **about)
+                latents[index] = sampler.sample_latents(self.requests[min(index, len(paths) - 1)])
+            with sampler.without_transformer():  # once: it may take longer than a video
+                for index in (index for index in latents if index < len(paths)):
+                    save_video(paths[index], sampler.decode(latents[index]), self.requests[index], step=step, **about)
         finally:
             transformer.train(was_training)
             del sampler, vae

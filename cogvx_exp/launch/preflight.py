@@ -13,10 +13,17 @@ from cogvx_exp.tracking.progress import console
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 """One of them is there where a GPU is: NVIDIA's driver, that of Windows' subsystem, AMD's."""
 
+CONTEXT_GIB = 0.4
+"""Of a CUDA context; at least, on recent cards."""
+
+OTHERS_GIB = 0.5
+"""A desktop or a driver may take so much; more than this belongs to other programs."""
+
 ASK = """
 import json, torch
-gpu = torch.cuda.get_device_properties({device!r}) if torch.cuda.is_available() else None
-print(json.dumps([gpu.total_memory / 2**30, gpu.name] if gpu else None))
+if torch.cuda.is_available():
+    gpu, (free, total) = torch.cuda.get_device_properties({device!r}), torch.cuda.mem_get_info({device!r})
+    print(json.dumps([free / 2**30, total / 2**30, gpu.name]))
 """
 
 
@@ -39,8 +46,12 @@ def preflight(job: TrainJob, overrides: list[str], shapes: set[Bucket]) -> None:
         gpu = None if job.device == "cpu" else _gpu(job.device)
         if gpu is None:
             return
-        budget, name = gpu
-        limit = f"the {budget:.1f} GiB of this {name}"
+        free, total, name = gpu
+        # The process that has asked holds a context, too, and has ended now.
+        budget = min(total, free + CONTEXT_GIB)
+        limit = f"the {total:.1f} GiB of this {name}"
+        if budget < total - OTHERS_GIB:
+            limit = f"the {budget:.1f} GiB that are free of the {total:.1f} of this {name} (nvidia-smi shows by whom)"
     quiet_libraries()
     from cogvx_exp.estimate.command import refuse_if_too_large
 
@@ -48,8 +59,8 @@ def preflight(job: TrainJob, overrides: list[str], shapes: set[Bucket]) -> None:
     console.print(f"Predicted memory: {prediction.peak:.1f} GiB at most, of {budget:.1f}")
 
 
-def _gpu(device: str) -> tuple[float, str] | None:
-    """GiB and name of the GPU, if there is one.
+def _gpu(device: str) -> tuple[float, float, str] | None:
+    """Free and all GiB of the GPU and its name, if there is one.
 
     Asked in another process: this one may start others and wait for them, and would hold some of the GPU meanwhile.
     """
@@ -58,4 +69,4 @@ def _gpu(device: str) -> tuple[float, str] | None:
     question = ASK.format(device=device if ":" in device else "cuda")
     answer = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, check=False).stdout
     gpu = json.loads(answer or "null")
-    return (float(gpu[0]), str(gpu[1])) if gpu else None
+    return (float(gpu[0]), float(gpu[1]), str(gpu[2])) if gpu else None

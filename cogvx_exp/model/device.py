@@ -1,12 +1,19 @@
 """Where and in which type a model computes."""
 
 import os
+import platform
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 
 from cogvx_exp.config.schema import Model
 from cogvx_exp.errors import UserError
+from cogvx_exp.team import Team
+
+ROUND_PINNED_MEMORY = "pinned_max_round_threshold_mb:1"
+"""Pinned tensors above 1 MiB take the memory they need. By default each is rounded up to a power of two
+(ATen/core/CachingHostAllocator.h): 41.5 GiB of optimizer states of a 5b would take 73.7."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,9 @@ def resolve_dtype(model: Model, device: str) -> torch.dtype:
 
 
 def choose_compute(device: str, model: Model) -> Compute:
-    """Resolves `auto`.
+    """Resolves `auto`, and makes a GPU the current one of this process.
+
+    Libraries use the current GPU, whatever GPU a tensor is on: the thread that pins memory, torchao's streams, nccl.
 
     Raises:
         UserError: a GPU was asked for and there is none, or float16 was asked for without a GPU.
@@ -58,7 +67,49 @@ def choose_compute(device: str, model: Model) -> Compute:
         raise UserError(f"device={device}: this machine has no CUDA GPU that torch {torch.__version__} can use")
     # Some library functions import DeepSpeed, which otherwise warns that it looked for a GPU in vain.
     os.environ.setdefault("DS_ACCELERATOR", device.partition(":")[0])
+    if device.startswith("cuda"):
+        _choose_gpu(device)
     return Compute(torch.device(device), resolve_dtype(model, device))
+
+
+def _choose_gpu(device: str) -> None:
+    """Makes a GPU the current one, and sets its host allocator up.
+
+    Raises:
+        UserError: there are not as many.
+    """
+    gpu, count = torch.device(device), torch.cuda.device_count()
+    if gpu.index is not None and gpu.index >= count:
+        raise UserError(f"device={device}: this machine has {count} CUDA GPU(s), numbered from 0")
+    if gpu.index is not None:
+        torch.cuda.set_device(gpu)
+    with suppress(RuntimeError):  # a version of torch without this setting rounds up
+        torch._C._accelerator_setAllocatorSettings(ROUND_PINNED_MEMORY)
+
+
+def check_devices(team: Team, device: torch.device) -> None:
+    """Makes sure that no two processes of a job are on one GPU, where nccl fails with an error of its own.
+
+    Raises:
+        UserError: two are.
+    """
+    if team.world == 1 or device.type != "cuda":
+        return
+    gpu = f"{platform.node()} {torch.cuda.get_device_properties(device).uuid}"
+    told = team.exchange(gpu)
+    for rank, other in enumerate(told):
+        first = told.index(other)
+        if first != rank:
+            raise UserError(
+                f"processes {first} and {rank} would share one GPU: {told.count(other)} processes on "
+                f"{other.partition(' ')[0]} found {len({one for one in told if one.split()[0] == other.split()[0]})} "
+                "GPU(s); set distributed.processes to the number of GPUs"
+            )
+
+
+def device_name(device: torch.device) -> str:
+    """What kind of device it is."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def release(device: torch.device) -> None:

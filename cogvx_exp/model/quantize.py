@@ -1,5 +1,9 @@
 """Stores the frozen base in 4 or 8 bits; it still computes in the model's own type."""
 
+from functools import partial
+from typing import Any
+
+import torch
 from torch import nn
 
 from cogvx_exp.model.device import Compute
@@ -22,7 +26,34 @@ def quantize_block(block: nn.Module, name: str, compute: Compute) -> None:
         return
     from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
 
+    layers = quantized_layers(block, name)
     quantize_(block, {"int8": Int8WeightOnlyConfig, "fp8": Float8WeightOnlyConfig}[name]())
+    for layer in layers:
+        layer.forward = partial(_packed_linear, layer)  # type: ignore[method-assign]
+
+
+def _packed_linear(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    """What a layer with a packed weight computes."""
+    product: torch.Tensor = _PackedLinear.apply(x, layer)
+    return product
+
+
+class _PackedLinear(torch.autograd.Function):
+    """A linear layer whose frozen weight is unpacked for the backward pass again.
+
+    torchao leaves the backward pass to autograd, which keeps the weight as it was unpacked: in two bytes a value, until
+    the backward pass of its layer, which without checkpointing is the whole base once more.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, layer: nn.Linear) -> torch.Tensor:
+        ctx.layer, ctx.dtype = layer, x.dtype
+        return nn.functional.linear(x, layer.weight, layer.bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        weight = ctx.layer.weight.dequantize().to(gradient.dtype)
+        return (gradient @ weight).to(ctx.dtype), None
 
 
 def _to_nf4(block: nn.Module, compute: Compute) -> None:

@@ -8,6 +8,7 @@ from cogvx_exp.comparison.page import write_run_page
 from cogvx_exp.config.schema import Validation
 from cogvx_exp.data.identity import identity_of
 from cogvx_exp.files import fingerprint
+from cogvx_exp.model.device import device_name
 from cogvx_exp.team import Team
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.run_folder import Metrics
@@ -57,6 +58,7 @@ class Actions:
     def save(self, step: int) -> None:
         """Saves the state after a step."""
         job, training, team = self._run.job, self._run.training, self._run.team
+        self._check_agreement(step)
         batches = training.batches_done(step, job.gradient_accumulation * team.world)
         epoch, position = divmod(batches, training.stream.batches_per_epoch)
         config = job.model_dump(mode="json")
@@ -76,9 +78,32 @@ class Actions:
         gathers = training.state.stepper.gathers
         take = partial(training.state.take, team if gathers else Team())
         if team.is_first:
+            self._saver.wait_for_last()
+        team.wait()  # here, where they may wait long: what comes next has the timeout of a step
+        if team.is_first:
             self._saver.save(self._run.folder.checkpoint(step), take, about)
         elif gathers:
             take()
+
+    def _check_agreement(self, step: int) -> None:
+        """Makes sure that the processes still train one model, before it is saved.
+
+        Those on GPUs of one kind must agree to the bit. Others may round differently.
+
+        Raises:
+            RuntimeError: their weights differ.
+        """
+        team, stepper = self._run.team, self._run.training.state.stepper
+        if team.world == 1:
+            return
+        told = team.exchange([device_name(self._run.data.compute.device), stepper.fingerprint()])
+        for rank, (name, weights) in enumerate(told):
+            same = next(other for other, (its_name, _) in enumerate(told) if its_name == name)
+            if weights != told[same][1]:
+                raise RuntimeError(
+                    f"the weights of processes {same} and {rank} differ after step {step}: their gradients were not "
+                    "averaged. This is a fault of the program; no checkpoint was written"
+                )
 
     def measure(self, step: int) -> None:
         """Measures the held-out loss."""

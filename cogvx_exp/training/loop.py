@@ -149,7 +149,7 @@ def _optimizer_step(
         total += batch_loss.detach() / schedule.accumulation
         each.append(torch.stack([batch.timesteps.float(), losses.detach()]))
     mine = {"loss": total.item(), "each": torch.cat(each, dim=1).T.tolist(), "work": astuple(work)}
-    told = schedule.team.exchange({**mine, "clips": sorted(set(clips)), "stop": schedule.wants_stop()})
+    told = schedule.team.exchange_in_step({**mine, "clips": sorted(set(clips)), "stop": schedule.wants_stop()})
     value = sum(one["loss"] for one in told) / len(told)
     if not math.isfinite(value):
         bad = sorted({clip for one in told if not math.isfinite(one["loss"]) for clip in one["clips"]})

@@ -16,6 +16,9 @@ from cogvx_exp.errors import UserError
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.training.released import ReleasedGradients
 
+PAGED_STATES = {"state1", "state2"}
+"""What bitsandbytes' optimizers keep for each value, and have in paged memory."""
+
 Groups = list[dict[str, Any]]
 
 POLYNOMIAL_END = 1e-7
@@ -116,6 +119,20 @@ def _constructor(optim: Optim, device: torch.device) -> Callable[..., torch.opti
         return optimizer
 
     return make
+
+
+def page_states(optimizer: torch.optim.Optimizer) -> None:
+    """Gives a loaded state of a paged optimizer of bitsandbytes its place in paged memory again.
+
+    Its `load_state_dict` makes plain tensors on the GPU, which then has no room for them.
+    """
+    if not getattr(optimizer, "is_paged", False):
+        return
+    for parameter, values in optimizer.state.items():
+        for name in PAGED_STATES & values.keys():
+            loaded = values[name]
+            values[name] = optimizer.get_state_buffer(parameter, dtype=loaded.dtype)  # type: ignore[attr-defined]
+            values[name].copy_(loaded)
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, accelerator: Accelerator, max_norm: float | None) -> torch.Tensor:

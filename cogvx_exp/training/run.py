@@ -21,7 +21,7 @@ from cogvx_exp.errors import UserError
 from cogvx_exp.evaluation.generation import Recipe
 from cogvx_exp.files import new_folder, write_json
 from cogvx_exp.model.blocks import arrange_blocks
-from cogvx_exp.model.device import Compute, choose_compute, release
+from cogvx_exp.model.device import Compute, check_devices, choose_compute, release
 from cogvx_exp.model.load import load_trained, load_transformer
 from cogvx_exp.team import Team, join_team, leave_team, local_device
 from cogvx_exp.tracking.environment import environment
@@ -81,9 +81,8 @@ def train(
     with stop.listening(), joined(job) as team:
         assert team.world == job.distributed.processes * job.distributed.nodes, "all of the processes are there"
         compute = choose_compute(local_device(job.device), job.model)
-        if team.world > 1 and compute.device.type == "cuda":
-            torch.cuda.set_device(compute.device)
-        torch.backends.cuda.matmul.allow_tf32 = job.allow_tf32
+        check_devices(team, compute.device)
+        set_tf32(job.allow_tf32)
         memory = MemoryLog(compute.device, team)
         data = prepare_data(job, dataset, compute, opening.faults(folder, job) if opening else folder.faults, team)
         memory.record("encoding")
@@ -124,16 +123,23 @@ def _open(
     return Trackers(job, folder, training.first_step)
 
 
+def set_tf32(allowed: bool) -> None:
+    """Whether float32 products may use TensorFloat-32: cuDNN has a flag of its own, which is on by default."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+
+
 @contextmanager
 def joined(job: TrainJob) -> Iterator[Team]:
-    """Joins the processes that share the job, if there are others."""
+    """Joins the processes that share the job, if there are others.
+
+    After an error this process does not take leave of them: with nccl that waits for kernels, and those wait for the
+    other processes, which may never come. It has to end for them to notice.
+    """
     cuda = local_device(job.device) != "cpu" and torch.cuda.is_available()
     team = join_team(cuda, job.distributed.timeout or DEFAULT_TIMEOUT)
     console.quiet = not team.is_first
-    try:
-        yield team
-    finally:
-        leave_team()
+    yield team
+    leave_team()
 
 
 def _train(run: Context, stop: StopRequest) -> tuple[int, str]:

@@ -41,12 +41,18 @@ class CheckpointSaver:
             take: copies the state and returns what writes the copy into a folder.
             about: goes into the manifest.
         """
+        self.wait_for_last()
         started = time.perf_counter()
-        self.wait()
         write = take()
         self._writing = self._thread.submit(self._write, path, write, about)
         if not self._settings.background:
             self.wait()
+        self.seconds_waited += time.perf_counter() - started
+
+    def wait_for_last(self) -> None:
+        """Returns when the checkpoint before is written; the training stands still meanwhile."""
+        started = time.perf_counter()
+        self.wait()
         self.seconds_waited += time.perf_counter() - started
 
     def wait(self) -> None:

@@ -229,7 +229,7 @@ class DeepSpeed(Stepper):
         split = self._stage == 3
         for flat in self._zero.fp32_partitioned_groups_flat if split else self._zero.single_partition_of_fp32_groups:
             moments = {key: torch.zeros_like(flat, dtype=torch.float32) for key in MOMENTS}
-            self.optimizer.state[flat] = {"step": torch.zeros(()), **moments}
+            self.optimizer.state[flat] = {"step": _no_steps(self.optimizer, flat), **moments}
         if not split:
             self._zero._lazy_init_hp_params_optimizer_state()
 
@@ -250,7 +250,8 @@ class DeepSpeed(Stepper):
 
     def _set_steps(self, steps: float) -> None:
         for state in self._states():
-            state["step"] = torch.tensor(steps) if isinstance(state.get("step"), torch.Tensor) else int(steps)
+            counter = state.get("step")
+            state["step"] = torch.full_like(counter, steps) if isinstance(counter, torch.Tensor) else int(steps)
 
     def complete(self) -> CogVideoXTransformer3DModel:
         """The transformer with all weights, on the host of the first process."""
@@ -261,6 +262,18 @@ class DeepSpeed(Stepper):
             with self._gathered(value):
                 weights[name] = _for_first(value.detach())
         return _copy_for_first(self.transformer, weights)
+
+
+def _no_steps(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> torch.Tensor | int:
+    """The counter of steps that an optimizer makes for a parameter before its first one.
+
+    A fused kernel reads it on the device (torch.optim.adam; https://github.com/pytorch/pytorch/issues/104767).
+    DeepSpeed's CPUAdam, which is none of torch's, takes a number.
+    """
+    if not isinstance(optimizer, torch.optim.Adam):
+        return 0
+    fused = any(group.get("fused") for group in optimizer.param_groups)
+    return torch.zeros((), device=parameter.device if fused else None)
 
 
 def _for_first(value: torch.Tensor) -> torch.Tensor:

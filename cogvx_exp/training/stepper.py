@@ -7,13 +7,17 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from diffusers import CogVideoXTransformer3DModel
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from cogvx_exp.model.adapt import trainable_parameters
 from cogvx_exp.training.learned import Learned, load_learned
-from cogvx_exp.training.optimizer import clip_gradients
+from cogvx_exp.training.optimizer import clip_gradients, page_states
 
 MakeOptimizer = Callable[[dict[str, torch.nn.Parameter]], torch.optim.Optimizer]
+
+BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integers as wide as a value of so many bytes."""
 
 OptimizerState = dict[str, Any]
 """As torch.optim gives it: `state` by the parameter's number, and `param_groups`."""
@@ -71,6 +75,18 @@ class Stepper:
         trained = trainable_parameters(self.transformer)
         return {name: weight.detach().to("cpu", copy=True) for name, weight in trained.items()}
 
+    def fingerprint(self) -> list[int]:
+        """Tells weights apart that all processes should have alike: sums of their bits, exact in any order of adding.
+
+        Weights that are split over the processes are left out.
+        """
+        sums = [
+            weight.detach().view(BITS[weight.element_size()]).sum(dtype=torch.int64)
+            for weight in trainable_parameters(self.transformer).values()
+            if not isinstance(weight, DTensor) and not hasattr(weight, "ds_id")
+        ]
+        return [int(value) for value in torch.stack(sums).tolist()] if sums else []
+
     def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
         """Takes over trained weights."""
         with torch.no_grad():
@@ -89,6 +105,7 @@ class Stepper:
     def load_optimizer_state(self, learned: Learned) -> None:
         """Takes over what an optimizer of the same class has learned, after the weights; the settings stay."""
         load_learned(self.optimizer, trainable_parameters(self.transformer), learned)
+        page_states(getattr(self.optimizer, "optimizer", self.optimizer))  # out of accelerate's wrapper
 
     def forget_optimizer_state(self) -> None:
         """Frees the optimizer's states; no step comes any more."""

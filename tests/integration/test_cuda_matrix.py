@@ -28,6 +28,7 @@ CORE = {
 MODELS = {"tiny-2b": "t2v", "tiny-5b": "t2v", "tiny-5b-i2v": "i2v", "tiny-1.5": "t2v", "tiny-1.5-i2v": "i2v"}
 OPTIMIZERS = "adam adafactor adamw8bit ao_adamw ao_adamw4bit ao_adamw8bit ao_adamw_fp8 came cpu_offload cpu_offload8bit"
 OPTIMIZERS += " muon paged_adamw8bit prodigy schedule_free"
+SCALED = [name for name in OPTIMIZERS.split() if not name.startswith("cpu_offload")]
 VALIDATION = "validation.every=2 validation.num_inference_steps=1 validation.baseline=false"
 RELEASED = "optim.release_gradients=true max_grad_norm=null"
 WHOLE = (
@@ -36,7 +37,7 @@ WHOLE = (
     | {f"method {name}": f"method={name} {VALIDATION}" for name in ("lora", "lora_ff", "dora", "loha", "lokr", "sft")}
     | {f"optim {name}": f"optim={name} validation=none" for name in OPTIMIZERS.split()}
     | {f"optim {name} sft": f"optim={name} method=sft validation=none" for name in ("adafactor", "muon", "adamw8bit")}
-    | {f"float16 {name}": f"optim={name} model.dtype=float16 validation=none" for name in OPTIMIZERS.split()}
+    | {f"float16 {name}": f"optim={name} model.dtype=float16 validation=none" for name in SCALED}
     | {f"memory {name}": f"memory={name} {VALIDATION}" for name in ("default", "fast", "24gb", "16gb", "12gb")}
     | {f"memory {name} float16": f"memory={name} model.dtype=float16 {VALIDATION}" for name in ("fast", "24gb", "12gb")}
     | {f"{name}": f"memory.activations={name}" for name in ("keep", "checkpoint", "selective", "offload")}
@@ -49,18 +50,17 @@ WHOLE = (
         "feed-forward in chunks": "memory.ff_chunks=4 validation=none",
         "norms in float32": "memory.norms=float32 model.dtype=bfloat16 validation=none",
         "offloaded bfloat16": "method=sft optim=cpu_offload_bf16 memory=24gb model.dtype=bfloat16",
-        "offloaded 8 bit, average": f"method=sft optim=cpu_offload8bit model.dtype=float16 ema_decay=0.9 {VALIDATION}",
+        "offloaded 8 bit, average": f"method=sft optim=cpu_offload8bit model.dtype=bfloat16 ema_decay=0.9 {VALIDATION}",
         "offloaded, online i2v": "model=tiny-5b-i2v task=i2v optim=cpu_offload data.encode=online data.workers=1 "
         "data.pin_memory=true",
         "released": f"{RELEASED} method=sft",
-        "released float16": f"{RELEASED} method=sft model.dtype=float16 validation=none",
         "released, rounded": f"optim=ao_adamw8bit optim.stochastic_rounding=true {RELEASED} model.dtype=bfloat16 "
         "method=sft validation=none",
         "average": f"ema_decay=0.9 {VALIDATION}",
         "all at once": "model.dtype=float16 gradient_accumulation=2 ema_decay=0.9 data.holdout=2 optim=adamw8bit "
         "validation.loss_every=2 validation.every=2",
         "no offload": f"validation.offload=false {VALIDATION}",
-        "dropout": "method.dropout=0.0 method.init=pissa validation=none",
+        "pissa": "method.init=pissa validation=none",
     }
 )
 """In `make test-cuda`."""

@@ -70,7 +70,7 @@ def run_on_cuda(settings: Sequence[str], *, devices: int = 1, timeout: float = 3
     return run_all([Case(settings, **options)], devices=devices, timeout=timeout)[0]
 
 
-def run_all(cases: Sequence[Case], *, devices: int = 1, timeout: float = 1800, **more: str) -> list[Outcome]:
+def run_all(cases: Sequence[Case], *, devices: int = 1, timeout: float = 7200, **more: str) -> list[Outcome]:
     """All cases one after the other in one process, which saves the time of its start.
 
     Args:
@@ -85,7 +85,12 @@ def run_all(cases: Sequence[Case], *, devices: int = 1, timeout: float = 1800, *
         told.touch()
         command = [sys.executable, "-m", "tests.software_cuda.worker", str(asked), str(told)]
         env = device_environment(devices, races=1) | {"OMP_NUM_THREADS": "1"} | more
-        done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
+        done = subprocess.Popen(command, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            said, _ = done.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            done.kill()
+            said = f"{done.communicate()[0]}\nended after {timeout:g} s"
         outcomes = [Outcome(**json.loads(line)) for line in told.read_text().splitlines()]
-    died = Outcome(done.returncode or -1, f"the process died, after:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    died = Outcome(done.returncode or -1, f"the process that ran the cases died, after:\n{said[-4000:]}")
     return outcomes + [died] * (len(cases) - len(outcomes))

@@ -213,8 +213,11 @@ struct DeviceAllocator final : c10::DeviceAllocator {
 DeviceAllocator allocator;
 
 int64_t pinned_bytes = 0, pinned_peak = 0;
-// CachingHostAllocatorImpl::allocate rounds up to a power of two (ATen/core/CachingHostAllocator.h).
-int64_t pinned_size(size_t n) { return static_cast<int64_t>(std::bit_ceil(std::max<size_t>(n, 1))); }
+// As CachingHostAllocatorImpl::allocate (ATen/core/CachingHostAllocator.h): rounded up to a power of two, if not too large.
+int64_t pinned_size(size_t n) {
+  bool rounds = n <= c10::CachingAllocator::AcceleratorAllocatorConfig::pinned_max_round_threshold();
+  return static_cast<int64_t>(rounds ? std::bit_ceil(std::max<size_t>(n, 1)) : n);
+}
 
 struct PinnedAllocator final : at::HostAllocator {
   c10::DataPtr allocate(size_t n) override {

@@ -12,6 +12,7 @@
 #include <ATen/ops/resize_native.h>
 #include <ATen/ops/set_native.h>
 #include <ATen/ops/view_native.h>
+#include <c10/core/AllocatorConfig.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/csrc/distributed/c10d/Backend.hpp>
@@ -21,6 +22,7 @@
 #include <torch/extension.h>
 #include <torch/library.h>
 
+#include <bit>
 #include <cstdlib>
 #include <list>
 #include <map>

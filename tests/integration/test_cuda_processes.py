@@ -1,0 +1,39 @@
+"""Two processes on two software GPUs, by nccl over gloo, against one process on the CPU."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.software_cuda.runs import Case, Outcome, run_all
+
+SHARED = ["steps=4", "checkpoint.every=2", "lr_scheduler=constant", "data.workers=0", "memory.preflight=false"]
+SHARED += ["data.decode_workers=1", "validation.num_inference_steps=1", "data.holdout=2"]
+VALIDATION = ["validation.every=2", "validation.baseline=true", "validation.offload=true"]
+
+
+def run(folder: Path, cases: dict[str, list[str]]) -> dict[str, Outcome]:
+    """Runs cases one after the other; each has its own folder."""
+    shared = [*SHARED, f"cache_dir={folder}/cache"]
+    found = run_all([Case([*shared, f"run_dir={folder}/{name}", *more]) for name, more in cases.items()], devices=2)
+    return dict(zip(cases, found, strict=True))
+
+
+def agree(ours: Outcome, theirs: Outcome, rel: float = 1e-4) -> None:
+    for outcome in (ours, theirs):
+        assert outcome.code == 0, outcome.text[-4000:]
+    assert len(ours.metrics) == 4
+    for key in ("loss", "grad_norm"):
+        expected = [line[key] for line in theirs.metrics]
+        assert [line[key] for line in ours.metrics] == pytest.approx(expected, rel=rel), key
+
+
+def test_gradients_are_averaged_also_after_videos_were_sampled(tmp_path: Path) -> None:
+    """The transformer leaves the GPU while the VAE decodes, before the first step and between steps."""
+    found = run(
+        tmp_path,
+        {
+            "two": ["device=cuda", "distributed=ddp", *VALIDATION],
+            "one": ["device=cpu", "gradient_accumulation=2", "validation.baseline=false"],
+        },
+    )
+    agree(found["two"], found["one"])

@@ -1,0 +1,54 @@
+"""Processes that train one model must have the same weights."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from cogvx_exp.team import Team
+from cogvx_exp.training.actions import Actions
+from cogvx_exp.training.stepper import Stepper
+
+
+class Pair(Team):
+    """This process and another one."""
+
+    other: Any
+
+    def exchange(self, value: Any) -> list[Any]:
+        return [value, self.other]
+
+
+def fingerprint(weight: torch.Tensor) -> list[int]:
+    stepper = Stepper.__new__(Stepper)
+    model = nn.Module()
+    model.weight = nn.Parameter(weight)
+    stepper.transformer = model  # type: ignore[assignment]
+    return stepper.fingerprint()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_smallest_difference_changes_the_fingerprint(dtype: torch.dtype) -> None:
+    weight = torch.randn(7, 5).to(dtype)
+    other = weight.clone()
+    assert fingerprint(weight) == fingerprint(other)
+    other[3, 2] = torch.nextafter(other[3, 2], torch.tensor(9.0, dtype=dtype))
+    assert fingerprint(weight) != fingerprint(other)
+
+
+@pytest.mark.parametrize(
+    ("other", "agrees"), [(["cpu", [1, 2]], True), (["cpu", [1, 3]], False), (["another card", [1, 3]], True)]
+)
+def test_weights_that_differ_end_the_run_before_they_are_saved(other: list, agrees: bool) -> None:
+    team = Pair(0, 2)
+    object.__setattr__(team, "other", other)
+    data = SimpleNamespace(compute=SimpleNamespace(device=torch.device("cpu")))
+    state = SimpleNamespace(stepper=SimpleNamespace(fingerprint=lambda: [1, 2]))
+    actions = Actions(SimpleNamespace(team=team, data=data, training=SimpleNamespace(state=state)), None)  # type: ignore
+    if agrees:
+        actions._check_agreement(3)
+        return
+    with pytest.raises(RuntimeError, match="processes 0 and 1 differ after step 3"):
+        actions._check_agreement(3)
