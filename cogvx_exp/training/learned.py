@@ -187,7 +187,7 @@ def _state_after_a_step(shape: tuple[int, ...], optim: Optim, like: torch.Tensor
     weight.grad = torch.full_like(weight, 1e-3)
     optimizer = build_optimizer({"weight": weight}, _alone(optim), weight.device)
     optimizer.step()
-    return dict(optimizer.state[weight])
+    return dict(optimizer.state_dict()["state"][0])
 
 
 def _alone(optim: Optim) -> Optim:
@@ -195,13 +195,11 @@ def _alone(optim: Optim) -> Optim:
     return optim.model_copy(update={"offload": False, "offload_gradients": False, "release_gradients": False})
 
 
-def _form(state: dict[str, Any]) -> dict[str, Any]:
+def _form(value: Any) -> Any:
     """Names, kinds and shapes of what is kept for a parameter."""
-    form: dict[str, Any] = {}
-    for key, value in state.items():
-        if isinstance(value, torch.Tensor):
-            kind = type(value).__name__ if hasattr(value, "__tensor_flatten__") else value.is_floating_point()
-            form[key] = (kind, tuple(value.shape))
-        else:
-            form[key] = None
-    return form
+    if isinstance(value, dict):
+        return {key: _form(item) for key, item in value.items()}
+    if isinstance(value, torch.Tensor):
+        kind = type(value).__name__ if hasattr(value, "__tensor_flatten__") else value.is_floating_point()
+        return kind, tuple(value.shape)
+    return None

@@ -160,16 +160,19 @@ def build_lr_scheduler(
         UserError: the rate is too low for the polynomial schedule.
     """
     if settings.name == "polynomial":
-        return _polynomial(optimizer, settings, steps, done)
-    optional = {"num_cycles": settings.num_cycles, "power": settings.power}
-    return get_scheduler(
-        settings.name,
-        optimizer=optimizer,
-        num_warmup_steps=settings.warmup_steps,
-        num_training_steps=steps,
-        last_epoch=done - 1,
-        **{name: value for name, value in optional.items() if value is not None},
-    )
+        scheduler = _polynomial(optimizer, settings, steps, done)
+    else:
+        optional = {"num_cycles": settings.num_cycles, "power": settings.power}
+        scheduler = get_scheduler(
+            settings.name,
+            optimizer=optimizer,
+            num_warmup_steps=settings.warmup_steps,
+            num_training_steps=steps,
+            last_epoch=done - 1,
+            **{name: value for name, value in optional.items() if value is not None},
+        )
+    scheduler._step_count = done + 1  # as if it had been there from the start
+    return scheduler
 
 
 def _polynomial(optimizer: torch.optim.Optimizer, settings: LrScheduler, steps: int, done: int) -> LRScheduler:
