@@ -19,8 +19,9 @@ from cogvx_exp.data.encoded import EncodedDataset, encode_dataset
 from cogvx_exp.data.images import with_images
 from cogvx_exp.data.online import online_batches
 from cogvx_exp.data.prepare import Encoder, load_embeds
+from cogvx_exp.data.readers import Wait, cached_batches
 from cogvx_exp.data.sampler import BatchStream
-from cogvx_exp.data.samples import Batch, LatentSpace, TrainingSamples, cached_batches
+from cogvx_exp.data.samples import Batch, LatentSpace, TrainingSamples
 from cogvx_exp.diffusion.denoise import Loss, denoising_loss
 from cogvx_exp.errors import UserError
 from cogvx_exp.evaluation.adapter import find_adapter
@@ -111,12 +112,12 @@ class Training:
             console.print(f"Changed since the checkpoint: processes were {before}, are {now}")
         console.print(f"Going on from step {self.first_step} ({checkpoint.path})", soft_wrap=True)
 
-    def batches(self, job: TrainJob, data: PreparedData) -> Iterator[Batch]:
-        """The batches from the current position on."""
+    def batches(self, job: TrainJob, data: PreparedData, wait: Wait) -> Iterator[Batch]:
+        """The batches from the current position on; `wait` is entered while one is waited for."""
         if job.data.encode == "online":
             batches = online_batches(self.samples, self.stream, data.clips, job.data, data.encoder)
         else:
-            batches = cached_batches(self.samples, self.stream, job.data, data.compute.device)
+            batches = cached_batches(self.samples, self.stream, job.data, data.compute.device, wait)
         return with_images(batches, data.encoder) if job.task.name == "i2v" else batches
 
 
