@@ -16,7 +16,7 @@ from cogvx_exp.data.latents import LatentFiles, latent_files, latent_info
 from cogvx_exp.data.sources import Row, read_source
 from cogvx_exp.data.video import VideoInfo, probe_video
 from cogvx_exp.errors import UserError
-from cogvx_exp.files import fingerprint
+from cogvx_exp.files import fingerprint, make_folder
 from cogvx_exp.tracking.progress import progress
 
 
@@ -65,8 +65,9 @@ def load_dataset(data: Data, cache_dir: Path) -> Dataset:
     """Reads all sources and examines all rows; faults are collected, not raised.
 
     Raises:
-        UserError: a manifest cannot be read.
+        UserError: a manifest cannot be read, or cache_dir is no folder.
     """
+    make_folder(cache_dir, "cache_dir")
     clips: list[Clip] = []
     faults: list[DataFault] = []
     sources = data.all_sources()

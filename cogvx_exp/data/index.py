@@ -1,15 +1,21 @@
 """Remembers what was found out about files, by path, size and time of change (SQLite)."""
 
 import os
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple
 from pathlib import Path
 
+from cogvx_exp.data.rebuildable import Rebuildable
 from cogvx_exp.data.video import VideoInfo
 
 AT_ONCE = 500
 """Files asked for in one query; SQLite allows 999 variables."""
+
+TABLES = (
+    "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER,"
+    " num_frames INTEGER, height INTEGER, width INTEGER, fps REAL, duration REAL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, hash TEXT) WITHOUT ROWID",
+)
 
 Stamp = tuple[str, int, int]
 """A file at a moment: path, size in bytes, time of change in nanoseconds."""
@@ -25,16 +31,7 @@ class FileIndex:
     """What is known about video files. Several processes may use it at once."""
 
     def __init__(self, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._database = sqlite3.connect(path, timeout=60)
-        self._database.execute(
-            "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER,"
-            " num_frames INTEGER, height INTEGER, width INTEGER, fps REAL, duration REAL) WITHOUT ROWID"
-        )
-        self._database.execute(
-            "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, hash TEXT)"
-            " WITHOUT ROWID"
-        )
+        self._database = Rebuildable(path, TABLES)
 
     def __enter__(self) -> "FileIndex":
         return self
@@ -61,19 +58,17 @@ class FileIndex:
     def add_infos(self, items: Iterable[tuple[Stamp, VideoInfo]]) -> None:
         """Remembers what was found out about files."""
         rows = ((*stamp, *astuple(info)) for stamp, info in items)
-        with self._database:
-            self._database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        self._database.insert("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def add_hashes(self, items: Iterable[tuple[Stamp, str]]) -> None:
         """Remembers hashes of files."""
-        with self._database:
-            rows = ((*stamp, digest) for stamp, digest in items)
-            self._database.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?)", rows)
+        rows = ((*stamp, digest) for stamp, digest in items)
+        self._database.insert("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?)", rows)
 
     def _rows(self, table: str, stamps: Sequence[Stamp]) -> Iterator[tuple[Stamp, tuple]]:
         for first in range(0, len(stamps), AT_ONCE):
             group = {stamp[0]: stamp for stamp in stamps[first : first + AT_ONCE]}
             marks = ",".join("?" * len(group))
             query = f"SELECT * FROM {table} WHERE path IN ({marks})"
-            for row in self._database.execute(query, list(group)):
+            for row in self._database.select(query, list(group)):
                 yield group[row[0]], row

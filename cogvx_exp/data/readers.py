@@ -6,12 +6,13 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from cogvx_exp.config.schema import Data
-from cogvx_exp.data.sampler import BatchStream
+from cogvx_exp.data.sampler import BatchStream, Draw
 from cogvx_exp.data.samples import Batch, TrainingSamples, collate
 from cogvx_exp.data.shared_memory import has_room, no_room
 from cogvx_exp.errors import UserError
@@ -43,9 +44,9 @@ def cached_batches(
     """
     workers = _possible(data.workers)
     loader = DataLoader(
-        samples,
+        _OrError(samples),
         batch_sampler=stream,
-        collate_fn=collate,
+        collate_fn=_collate,
         num_workers=workers,
         pin_memory=data.pin_memory and device.type == "cuda",
         persistent_workers=workers > 0,
@@ -65,6 +66,24 @@ def cached_batches(
             yield batch.to(device)
     finally:
         teller.end()
+
+
+@dataclass(frozen=True)
+class _OrError(Dataset[Batch | UserError]):
+    """Samples; a user's error takes the place of one that cannot be read."""
+
+    samples: TrainingSamples
+
+    def __getitem__(self, draw: Draw) -> Batch | UserError:
+        try:
+            return self.samples[draw]
+        except UserError as error:
+            return error
+
+
+def _collate(samples: list[Batch | UserError]) -> Batch | UserError:
+    good = [sample for sample in samples if isinstance(sample, Batch)]
+    return next((sample for sample in samples if isinstance(sample, UserError)), None) or collate(good)
 
 
 def _next(loaded: Iterator[Batch | UserError]) -> Batch | UserError:

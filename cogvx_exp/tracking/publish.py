@@ -62,12 +62,12 @@ def _gather(job: TrainJob, folder: RunFolder, about: dict[str, Any]) -> Path:
     gathered = folder.path / "hub"
     shutil.rmtree(gathered, ignore_errors=True)
     shutil.copytree(folder.export, gathered)
-    shutil.copy(folder.config, gathered / "config.yaml")
+    shutil.copyfile(folder.config, gathered / "config.yaml")
     videos = []
     newest = sorted((folder.path / "validation").glob("step-*"))[-1:]
     for video in sorted(path for step in newest for path in step.glob("*.mp4")):
         (gathered / "videos").mkdir(exist_ok=True)
-        shutil.copy(video, gathered / "videos" / video.name)
+        shutil.copyfile(video, gathered / "videos" / video.name)
         videos.append({"file": video.name, "prompt": read_json(video.with_suffix(".json"))["prompt"]})
     summary = read_json(folder.path / "summary.json")
     template = Environment(loader=PackageLoader("cogvx_exp.tracking")).get_template("model_card.md.j2")

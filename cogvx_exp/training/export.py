@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from cogvx_exp.config.schema import Method
 from cogvx_exp.errors import UserError
+from cogvx_exp.files import mode_by_umask
 from cogvx_exp.model.adapt import trainable_parameters
 from cogvx_exp.model.load import file_metadata
 from cogvx_exp.tracking.run_folder import ABOUT, LORA_FILE, PEFT_FILE, TRANSFORMER_FOLDER
@@ -40,11 +41,10 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     if method.kind == "full":
         return _export_transformer(transformer.to(dtype), folder)
-    return (
-        _export_lora(transformer, folder, about)
-        if method.adapter == "lora"
-        else _export_peft(transformer, folder, about)
-    )
+    write = _export_lora if method.adapter == "lora" else _export_peft
+    path = write(transformer, folder, about)
+    mode_by_umask(path)
+    return path
 
 
 def export_merged(transformer: CogVideoXTransformer3DModel, folder: Path, dtype: torch.dtype) -> Path:
@@ -63,6 +63,7 @@ def export_merged(transformer: CogVideoXTransformer3DModel, folder: Path, dtype:
 
 def _export_transformer(transformer: CogVideoXTransformer3DModel, folder: Path) -> Path:
     transformer.save_pretrained(folder / TRANSFORMER_FOLDER)
+    mode_by_umask(folder / TRANSFORMER_FOLDER)
     return folder / TRANSFORMER_FOLDER
 
 
