@@ -3,20 +3,24 @@
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from cogvx_exp.errors import UserError
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; it takes the place of `path` when the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = _beside(path)
     try:
         yield beside
+        mode_by_umask(beside)
         _sync(beside)
         beside.replace(path)
     finally:
@@ -45,8 +49,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
     If another process was faster, its folder stays.
     """
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)  # of a killed process that had the same number
+    beside = _beside(folder)
     beside.mkdir(parents=True)
     try:
         yield beside
@@ -79,11 +82,69 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the files of a folder, and their names, survive a power cut."""
+    """Makes the files of a folder, and their names, survive a power cut; others may read them if the umask says so."""
     for path in folder.rglob("*"):
         if path.is_file():
+            mode_by_umask(path)
             _sync(path)
     _sync(folder)
+
+
+def make_folder(folder: Path, setting: str) -> None:
+    """Makes the folder that a setting names, if it is not there.
+
+    Raises:
+        UserError: it is no folder, or cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{setting}={folder}: this, or a folder above it, is a file; name a folder") from None
+    except OSError as error:
+        raise UserError(f"{setting}={folder} cannot be made ({error.strerror}); name another folder") from None
+
+
+def copy_folder(source: Path, folder: Path, leave_out: str = "") -> None:
+    """Copies the files of a folder into another, with the usual modes and not those of an installed package.
+
+    Args:
+        source: what is copied.
+        folder: made if it is not there; what is in it stays.
+        leave_out: an ending of names.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in source.rglob("*"):
+        there = folder / path.relative_to(source)
+        if path.is_dir():
+            there.mkdir(parents=True, exist_ok=True)
+        elif not (leave_out and path.name.endswith(leave_out)):
+            there.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, there)
+
+
+def mode_by_umask(path: Path) -> None:
+    """Gives a new file, or all files of a folder, the usual mode: safetensors makes them with 600."""
+    wanted = 0o666 & ~_umask()
+    for file in [path] if path.is_file() else path.rglob("*"):
+        if file.is_file() and not file.is_symlink() and file.stat().st_mode & 0o777 == 0o600 != wanted:
+            with suppress(OSError):  # a file system without modes
+                file.chmod(wanted)
+
+
+def _umask() -> int:
+    """The process's umask. To ask the system for it is to change it, which other threads would notice."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    before = os.umask(0o022)
+    os.umask(before)
+    return before
+
+
+def _beside(path: Path) -> Path:
+    """A name that no other process has, also on another machine, and that is not too long where `path` is not."""
+    return path.with_name(f".{secrets.token_hex(8)}.tmp")
 
 
 def _sync(path: Path) -> None:

@@ -35,6 +35,7 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*does not implement _stable_hash_for_caching")
     warnings.filterwarnings("ignore", message="TorchaoLoraLinear was instantiated")  # merging is done on the plain base
     warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")  # nothing to page from
+    warnings.filterwarnings("ignore", message="This DataLoader will create")  # told in our own words
 
     import diffusers.utils.logging
     import transformers.utils.logging

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader
 
 from cogvx_exp.comparison.runs import Run, Video
 from cogvx_exp.comparison.tables import differing_settings, run_row, write_csv
-from cogvx_exp.files import file_hash, write_text
+from cogvx_exp.files import copy_folder, file_hash, write_text
 from cogvx_exp.tracking.run_folder import RunFolder
 
 POINTS = 400
@@ -59,7 +59,7 @@ def write_report(runs: Sequence[Run], output: Path) -> Path:
     """
     output.mkdir(parents=True, exist_ok=True)
     with as_file(files("cogvx_exp.comparison") / "page") as page:
-        shutil.copytree(page, output / "page", dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.j2"))
+        copy_folder(page, output / "page", leave_out=".j2")
     settings = differing_settings(runs)
     write_csv(output / "runs.csv", [run_row(run, settings) for run in runs])
     data = report_data(runs, settings, output)
@@ -160,7 +160,7 @@ def _within_reach(run: Run, path: Path, output: Path) -> str:
         try:
             os.link(path, there)
         except OSError:  # another disk
-            shutil.copy(path, there)
+            shutil.copyfile(path, there)
     return _link(there, output)
 
 

@@ -10,18 +10,29 @@ kill would lose more than one clip; processes would have to agree on who writes 
 random read of one clip (0.5 MiB for 49x480x720 in bfloat16) costs one open either way.
 """
 
+import json
+import os
+import zlib
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from cogvx_exp.data.faults import ClipError
+from cogvx_exp.errors import UserError
 from cogvx_exp.files import fingerprint, whole_file
+from cogvx_exp.tracking.progress import console
 
 FORMAT = 2
 """Raise it when the content of an entry changes its meaning."""
+CHECKSUM = "crc32"
+"""Key of an entry's metadata: of the tensor's bytes. Entries that are older have none."""
+_told: set[Path] = set()
+"""Damaged entries that were named already."""
 
 
 class TensorCache:
@@ -34,14 +45,43 @@ class TensorCache:
         """The name of the entry that is made from the given values."""
         return fingerprint({"format": FORMAT, **made_from})
 
-    def has(self, key: str) -> bool:
-        """Whether the entry exists."""
-        return self._path(key).exists()
+    def has(self, key: str, shape: Sequence[int] | None = None) -> bool:
+        """Whether the entry exists and is whole, by its header; says which is not, and it is then made again.
+
+        Args:
+            key: of the entry.
+            shape: that it must have, if that is known.
+
+        Raises:
+            UserError: it is there and must not be read.
+        """
+        path = self._path(key)
+        try:
+            damage = _damage(path, shape)
+        except FileNotFoundError:
+            return False
+        except PermissionError:
+            raise UserError(f"{path} may not be read; its owner can allow it: chmod -R g+rX {self.folder}") from None
+        if damage and path not in _told:
+            _told.add(path)
+            console.print(f"{path} {damage}: it is encoded again", soft_wrap=True)
+        return not damage
 
     def load(self, key: str) -> torch.Tensor:
-        """Reads an entry."""
-        with safe_open(self._path(key), framework="pt") as file:
-            tensor: torch.Tensor = file.get_tensor("tensor")
+        """Reads an entry.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        path = self._path(key)
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensor: torch.Tensor = file.get_tensor("tensor")
+                checksum = (file.metadata() or {}).get(CHECKSUM)
+        except (SafetensorError, FileNotFoundError, IsADirectoryError) as error:
+            raise _removed(path, str(error)) from None
+        if checksum is not None and checksum != _checksum(tensor):
+            raise _removed(path, "its content has changed")
         return tensor
 
     def save(self, key: str, tensor: torch.Tensor) -> None:
@@ -49,11 +89,57 @@ class TensorCache:
 
         Raises:
             ClipError: the tensor has values that are not finite.
+            UserError: the cache cannot be written.
         """
         if not torch.isfinite(tensor).all():
             raise ClipError("encoding gave values that are not finite", "try model.dtype=float32, or take it out")
-        with whole_file(self._path(key)) as beside:
-            save_file({"tensor": tensor.detach().cpu().contiguous()}, beside)
+        tensor = tensor.detach().cpu().contiguous()
+        try:
+            with whole_file(self._path(key)) as beside:
+                save_file({"tensor": tensor}, beside, metadata={CHECKSUM: _checksum(tensor)})
+        except (OSError, SafetensorError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            raise UserError(
+                f"{self.folder} cannot be written ({why}); make room there, or name another cache_dir. What is encoded "
+                "already stays"
+            ) from error
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
+
+
+def _damage(path: Path, shape: Sequence[int] | None) -> str:
+    """What is wrong with an entry, as its header and its size tell; nothing if it is whole.
+
+    Layout of safetensors: 8 bytes with the header's length, the header in JSON, the tensors.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            length = int.from_bytes(file.read(8), "little")
+            if length > size - 8:
+                return "is cut off" if size >= 8 else f"has {size} bytes"
+            tensor = json.loads(file.read(length))["tensor"]
+            ends = tensor["data_offsets"][1]
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder where an entry of the cache belongs; remove it") from None
+    except (ValueError, KeyError, TypeError, IndexError):
+        return "is damaged"
+    if size != 8 + length + ends:
+        return "is cut off"
+    if shape is not None and list(shape) != tensor["shape"]:
+        return f"has the shape {tensor['shape']}, not {list(shape)}"
+    return ""
+
+
+def _removed(path: Path, why: str) -> UserError:
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+    return UserError(
+        f"{path}, an entry of the cache, is damaged ({why}) and was removed; start again: it is encoded anew, and "
+        "resume=auto goes on from the last checkpoint"
+    )
+
+
+def _checksum(tensor: torch.Tensor) -> str:
+    return f"{zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data):08x}"

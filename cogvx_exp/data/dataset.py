@@ -17,7 +17,7 @@ from cogvx_exp.data.rows import Place, Row, find_file
 from cogvx_exp.data.sources import read_source
 from cogvx_exp.data.video import VideoInfo, probe_video
 from cogvx_exp.errors import UserError
-from cogvx_exp.files import fingerprint
+from cogvx_exp.files import fingerprint, make_folder
 from cogvx_exp.tracking.console import visible
 from cogvx_exp.tracking.progress import progress
 
@@ -71,8 +71,9 @@ def load_dataset(data: Data, cache_dir: Path) -> Dataset:
     """Reads all sources and examines all rows; faults are collected, not raised.
 
     Raises:
-        UserError: a manifest cannot be read.
+        UserError: a manifest cannot be read, or cache_dir is no folder.
     """
+    make_folder(cache_dir, "cache_dir")
     clips: list[Clip] = []
     faults: list[DataFault] = []
     left_out: list[str] = []

@@ -15,6 +15,7 @@ from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.faults import ClipError
 from cogvx_exp.data.fit import Fit, fit_frame
 from cogvx_exp.data.frames import FrameChoice
+from cogvx_exp.data.shared_memory import has_room, no_room
 from cogvx_exp.data.video import VideoInfo, open_video
 from cogvx_exp.errors import UserError
 from cogvx_exp.media.errors import REENCODE
@@ -35,7 +36,7 @@ class DecodingPool:
     """
 
     def __init__(self, workers: int, timeout: float):
-        self._timeout = timeout
+        self._timeout, self._workers = timeout, workers
         self._ahead = workers * AHEAD
         # Spawned, not forked: forking a process that has threads (torch, a GPU) is not safe.
         context = multiprocessing.get_context("spawn")
@@ -52,11 +53,19 @@ class DecodingPool:
         """The result of `function(*task)` for each task, or the ClipError that it ended with."""
         waiting: deque[ProcessFuture] = deque()
         for task in tasks:
-            waiting.append(self._pool.schedule(function, args=task, timeout=self._timeout))
+            waiting.append(self._schedule(function, task))
             if len(waiting) > self._ahead:
                 yield self._result(waiting.popleft())
         while waiting:
             yield self._result(waiting.popleft())
+
+    def _schedule(self, function: Callable[..., Any], task: tuple[Any, ...]) -> ProcessFuture:
+        try:
+            return self._pool.schedule(function, args=task, timeout=self._timeout)
+        except OSError as error:  # of the first task: the processes cannot be started
+            if not has_room(self._workers):
+                raise UserError(f"videos cannot be decoded in processes of their own: {no_room()}") from error
+            raise
 
     def _result(self, future: ProcessFuture) -> Any:
         try:

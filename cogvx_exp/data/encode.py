@@ -1,9 +1,14 @@
 """Encodes pixels to VAE moments and captions to T5 embeddings."""
 
+import math
+from typing import Any
+
 import numpy as np
 import torch
 from diffusers import AutoencoderKLCogVideoX
 from transformers import T5EncoderModel, T5Tokenizer
+
+from cogvx_exp.data.buckets import Bucket
 
 
 def to_pixels(clips: list[np.ndarray]) -> torch.Tensor:
@@ -19,6 +24,13 @@ def encode_videos(pixels_BCFHW: torch.Tensor, vae: AutoencoderKLCogVideoX) -> to
     """
     moments: torch.Tensor = vae.encode(pixels_BCFHW.to(vae.device, vae.dtype)).latent_dist.parameters
     return moments
+
+
+def moments_shape(config: dict[str, Any], bucket: Bucket) -> tuple[int, ...]:
+    """Shape of the moments of a clip, (2 channels, frames, height, width), by the VAE's config.json."""
+    space = 2 ** (len(config["block_out_channels"]) - 1)
+    frames = math.ceil(bucket.num_frames / config["temporal_compression_ratio"])
+    return 2 * config["latent_channels"], frames, bucket.height // space, bucket.width // space
 
 
 @torch.inference_mode()

@@ -20,7 +20,7 @@ from cogvx_exp.config.schema import Data, Memory
 from cogvx_exp.data.cache import TensorCache
 from cogvx_exp.data.dataset import Clip
 from cogvx_exp.data.decoding import DecodingPool, read_clip
-from cogvx_exp.data.encode import encode_captions, encode_videos, to_pixels, token_counts
+from cogvx_exp.data.encode import encode_captions, encode_videos, moments_shape, to_pixels, token_counts
 from cogvx_exp.data.faults import ClipError, DataFault, fault_of
 from cogvx_exp.data.fit import Fit
 from cogvx_exp.data.frames import choose_frames
@@ -84,6 +84,8 @@ class _Work:
     entry: Entry
     clip: Clip
     flip: bool
+    shape: tuple[int, ...] | None = None
+    """Of the moments, if it is known: (2C, F, H, W)."""
 
     @property
     def key(self) -> str:
@@ -92,7 +94,17 @@ class _Work:
 
     def done(self, cache: TensorCache) -> bool:
         """Whether the entry is in the cache."""
-        return cache.has(self.entry.moments) and (self.entry.image is None or cache.has(self.entry.image))
+        return self.has_moments(cache) and self.has_image(cache)
+
+    def has_moments(self, cache: TensorCache) -> bool:
+        """Whether the clip is in the cache."""
+        return cache.has(self.entry.moments, self.shape)
+
+    def has_image(self, cache: TensorCache) -> bool:
+        """Whether its first frame is in the cache, or not needed."""
+        bucket = self.clip.bucket
+        shape = None if self.clip.latents else (3, bucket.height, bucket.width)
+        return self.entry.image is None or cache.has(self.entry.image, shape)
 
 
 def prepare_videos(clips: list[Clip], data: Data, encoder: Encoder) -> tuple[list[tuple[Entry, ...]], list[DataFault]]:
@@ -129,12 +141,13 @@ def prepare_captions(captions: Iterable[str], encoder: Encoder) -> dict[str, str
     """Encodes the captions that are not in the cache; returns the key of each distinct caption."""
     made_by = encoder.made_by("text_encoder") | {"tokenizer": identity(encoder.folder, "tokenizer")}
     made_by |= {"max_length": str(encoder.max_tokens)}
-    cache = encoder.cache
+    width = read_json(encoder.folder / "text_encoder" / "config.json")["d_model"]
+    cache, shape = encoder.cache, (encoder.max_tokens, width)
     keys = {caption: cache.key({"caption": caption} | made_by) for caption in dict.fromkeys(captions)}
     ordered = sorted(keys)
     groups = [ordered[first : first + CAPTIONS_AT_ONCE] for first in range(0, len(ordered), CAPTIONS_AT_ONCE)]
     groups = groups[encoder.team.rank :: encoder.team.world]
-    missing = [group for group in groups if not all(cache.has(keys[caption]) for caption in group)]
+    missing = [group for group in groups if not all(cache.has(keys[caption], shape) for caption in group)]
     if missing:
         tokenizer, text_encoder = load_text_encoder(encoder.folder, encoder.compute)
         _say_cut([caption for group in missing for caption in group], tokenizer, encoder.max_tokens)
@@ -142,7 +155,7 @@ def prepare_captions(captions: Iterable[str], encoder: Encoder) -> dict[str, str
             # Always a whole group: what is encoded beside a caption can change its last bits.
             embeds = encode_captions(group, tokenizer, text_encoder, encoder.max_tokens)
             for caption, embed in zip(group, embeds, strict=True):
-                if not cache.has(keys[caption]):
+                if not cache.has(keys[caption], shape):
                     cache.save(keys[caption], embed)
         del tokenizer, text_encoder
         release(encoder.compute.device)
@@ -168,7 +181,7 @@ def load_embeds(captions: list[str], keys: dict[str, str], cache: TensorCache) -
 def _all_work(clips: list[Clip], data: Data, encoder: Encoder) -> list[_Work]:
     """The entries of all clips, in their order; two for each clip with data.random_flip."""
     hashes = _content_hashes(clips, encoder)
-    made_by = encoder.made_by("vae")
+    made_by, vae = encoder.made_by("vae"), read_json(encoder.folder / "vae" / "config.json")
     works = []
     for clip in clips:
         if clip.latents:
@@ -178,7 +191,8 @@ def _all_work(clips: list[Clip], data: Data, encoder: Encoder) -> list[_Work]:
         for flip in (False, True) if data.random_flip else (False,):
             origin = pixels | {"reshape": data.reshape, "flip": flip}
             image = encoder.cache.key(origin | {"part": "first frame"}) if encoder.images else None
-            works.append(_Work(Entry(encoder.cache.key(origin | made_by), image), clip, flip))
+            entry = Entry(encoder.cache.key(origin | made_by), image)
+            works.append(_Work(entry, clip, flip, moments_shape(vae, clip.bucket)))
     return works
 
 
@@ -251,9 +265,9 @@ def _save(
     work: _Work, moments: torch.Tensor, first_frame: np.ndarray, cache: TensorCache, faults: dict[str, ClipError]
 ) -> None:
     """Writes what is missing of an entry."""
-    if not cache.has(work.entry.moments):
+    if not work.has_moments(cache):
         _try(faults, work.clip, cache, work.entry.moments, moments)
-    if work.entry.image and not cache.has(work.entry.image):
+    if work.entry.image and not work.has_image(cache):
         pixels = torch.from_numpy(first_frame.copy()).permute(2, 0, 1)
         _try(faults, work.clip, cache, work.entry.image, pixels)
 

@@ -4,19 +4,17 @@ Layout: B batch, F latent frames, C channels, H height and W width in latent pix
 """
 
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from cogvx_exp.config.schema import Data, Task
 from cogvx_exp.data.encoded import EncodedClips
-from cogvx_exp.data.sampler import BatchStream, Draw
-from cogvx_exp.errors import UserError
+from cogvx_exp.data.sampler import Draw
 from cogvx_exp.randomness import generator
 
 
@@ -71,6 +69,36 @@ class Batch:
     def pin_memory(self) -> "Batch":
         """Called by DataLoader."""
         return self.map(lambda tensor: tensor.pin_memory())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles the tensors' bytes, where torch would send a name in /dev/shm: in a container that is small."""
+        return _unpickled, tuple(_pickled(getattr(self, item.name)) for item in fields(self))
+
+
+@dataclass(frozen=True)
+class _Bytes:
+    """A tensor as it is pickled."""
+
+    data: np.ndarray
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+def _pickled(value: Any) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    # numpy has no bfloat16, so it is given bytes
+    return _Bytes(value.contiguous().flatten().view(torch.uint8).numpy(), value.dtype, tuple(value.shape))
+
+
+def _unpickled(*values: Any) -> Batch:
+    return Batch(*map(_from_bytes, values))
+
+
+def _from_bytes(value: Any) -> Any:
+    if not isinstance(value, _Bytes):
+        return value
+    return torch.from_numpy(value.data).view(value.dtype).reshape(value.shape)
 
 
 class TrainingSamples(Dataset[Batch]):
@@ -178,35 +206,3 @@ def collate(samples: list[Batch]) -> Batch:
         elif isinstance(values[0], list):
             joined[item.name] = [entry for value in values for entry in value]
     return Batch(**joined)
-
-
-def cached_batches(samples: TrainingSamples, stream: BatchStream, data: Data, device: torch.device) -> Iterator[Batch]:
-    """An endless iterator of batches on `device`, loaded ahead by `data.workers` processes.
-
-    Raises:
-        UserError: one of those processes was killed.
-    """
-    loader = DataLoader(
-        samples,
-        batch_sampler=stream,
-        collate_fn=collate,
-        num_workers=data.workers,
-        pin_memory=data.pin_memory and device.type == "cuda",
-        persistent_workers=data.workers > 0,
-    )
-    loaded = iter(loader)
-    # torch would tell of a reader's death by an exception wherever the main thread is, in the midst of a checkpoint
-    # too. Without its handler it tells whoever asks for the next batch.
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    while True:
-        try:
-            batch = next(loaded)
-        except (RuntimeError, EOFError, ConnectionError) as error:
-            if isinstance(error, RuntimeError) and "exited unexpectedly" not in str(error):
-                raise
-            raise UserError(
-                "a process that reads the data was killed, probably because the machine had no memory left; the last "
-                "checkpoint is kept: resume it with a smaller data.workers, or with data.workers=0"
-            ) from error
-        yield batch.to(device)

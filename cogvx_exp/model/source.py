@@ -1,12 +1,11 @@
 """Finds the folder of a pretrained pipeline. Does not need torch."""
 
-import shutil
 from importlib.resources import as_file, files
 from pathlib import Path
 
 from cogvx_exp.config.schema import Model
 from cogvx_exp.errors import UserError
-from cogvx_exp.files import file_hash, fingerprint, whole_folder
+from cogvx_exp.files import copy_folder, file_hash, fingerprint, whole_folder
 from cogvx_exp.hub import fetch
 from cogvx_exp.model.pipeline_files import check_pipeline
 
@@ -30,7 +29,7 @@ def put_together(weights: Path, name: str, cache_dir: Path) -> Path:
     if not folder.exists():
         with whole_folder(folder) as beside:
             for part in parts:
-                shutil.copytree(part, beside, dirs_exist_ok=True)
+                copy_folder(part, beside)
     return folder
 
 

@@ -78,7 +78,7 @@ def _gather(job: TrainJob, folder: RunFolder, about: dict[str, Any]) -> Path:
     newest = sorted((folder.path / "validation").glob("step-*"))[-1:]
     for video in sorted(path for step in newest for path in step.glob("*.mp4")):
         (gathered / "videos").mkdir(exist_ok=True)
-        shutil.copy(video, gathered / "videos" / video.name)
+        shutil.copyfile(video, gathered / "videos" / video.name)
         videos.append({"file": video.name, "prompt": read_json(video.with_suffix(".json"))["prompt"]})
     summary = read_json(folder.path / "summary.json")
     write_text(gathered / "README.md", _card(job, summary, videos, about, peft=(folder.export / PEFT_FILE).exists()))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from cogvx_exp.config.schema import Method
 from cogvx_exp.errors import UserError
-from cogvx_exp.files import read_json, write_json
+from cogvx_exp.files import mode_by_umask, read_json, write_json
 from cogvx_exp.model.adapt import initial_adapter, trainable_parameters
 from cogvx_exp.model.lora_strength import file_metadata
 from cogvx_exp.tracking.run_folder import ABOUT, LORA_FILE, PEFT_FILE, TRANSFORMER_FOLDER
@@ -42,11 +42,10 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     if method.kind == "full":
         return _export_transformer(transformer.to(dtype), folder)
-    return (
-        _export_lora(transformer, folder, about)
-        if method.adapter == "lora"
-        else _export_peft(transformer, folder, about)
-    )
+    write = _export_lora if method.adapter == "lora" else _export_peft
+    path = write(transformer, folder, about)
+    mode_by_umask(path)
+    return path
 
 
 def export_merged(transformer: CogVideoXTransformer3DModel, folder: Path, dtype: torch.dtype) -> Path:
@@ -73,6 +72,7 @@ def _export_transformer(transformer: CogVideoXTransformer3DModel, folder: Path) 
     config = target / "config.json"
     # diffusers notes the folder that the base was loaded from.
     write_json(config, {key: value for key, value in read_json(config).items() if key != "_name_or_path"})
+    mode_by_umask(target)
     return target
 
 

@@ -165,7 +165,7 @@ def _train(run: Context, stop: StopRequest) -> tuple[int, str]:
     )
     try:
         with writer as metrics, stop.after_step():
-            batches = training.batches(job, run.data)
+            batches = training.batches(job, run.data, stop.waiting)
             last = train_loop(training.state, batches, training.loss, metrics, schedule)
         if last < training.steps:
             actions.save(last)

@@ -22,8 +22,9 @@ from cogvx_exp.data.frames import choose_frames
 from cogvx_exp.data.images import with_images
 from cogvx_exp.data.online import online_batches
 from cogvx_exp.data.prepare import Encoder, load_embeds
+from cogvx_exp.data.readers import Wait, cached_batches
 from cogvx_exp.data.sampler import BatchStream
-from cogvx_exp.data.samples import Batch, LatentSpace, TrainingSamples, cached_batches
+from cogvx_exp.data.samples import Batch, LatentSpace, TrainingSamples
 from cogvx_exp.data.start_image import frame_of, listed_images
 from cogvx_exp.diffusion.denoise import Loss, denoising_loss
 from cogvx_exp.errors import UserError
@@ -118,12 +119,12 @@ class Training:
         self.first_step = checkpoint.step
         say_resumed(checkpoint, told + changes_around(checkpoint, self.stream.world, dataset), self.steps)
 
-    def batches(self, job: TrainJob, data: PreparedData) -> Iterator[Batch]:
-        """The batches from the current position on."""
+    def batches(self, job: TrainJob, data: PreparedData, wait: Wait) -> Iterator[Batch]:
+        """The batches from the current position on; `wait` is entered while one is waited for."""
         if job.data.encode == "online":
             batches = online_batches(self.samples, self.stream, data.clips, job.data, data.encoder)
         else:
-            batches = cached_batches(self.samples, self.stream, job.data, data.compute.device)
+            batches = cached_batches(self.samples, self.stream, job.data, data.compute.device, wait)
         return with_images(batches, data.encoder) if job.task.name == "i2v" else batches
 
 

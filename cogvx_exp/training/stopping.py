@@ -12,6 +12,9 @@ EXIT_CODE = 75
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
+PATIENCE = 10
+"""Seconds that a batch may be late before a run that was asked to stop does so without it."""
+
 
 class Stopped(SystemExit):
     """A run that was asked to stop and has saved its state. Ends a sweep, too: all of it is to be resumed."""
@@ -33,7 +36,7 @@ class StopRequest:
 
     def __init__(self, max_minutes: float | None):
         self.reason: str | None = None
-        self._after_step = False
+        self._after_step = self._waiting = self._listening = False
         self._end = None if max_minutes is None else time.monotonic() + 60 * max_minutes
 
     def __call__(self) -> bool:
@@ -43,13 +46,34 @@ class StopRequest:
         return self.reason is not None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.reason = f"{signal.Signals(number).name} was received"
-        if not self._after_step:
+        again, self.reason = self.reason is not None, f"{signal.Signals(number).name} was received"
+        if self._after_step:
+            if again and number == signal.SIGTERM:
+                self._end_step()
+            if self._waiting:
+                signal.alarm(PATIENCE)
+        else:
             raise Stopped(f"Stopped: {self.reason}; nothing is lost, resume=auto goes on")
+
+    def _end_step(self, *about: object) -> None:
+        raise Stopped(f"Stopped in the middle of a step: {self.reason}; resume=auto goes on from the last checkpoint")
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Inside, what may never come is waited for: then a run that is asked to stop does not end its step."""
+        self._waiting = self._listening
+        if self._waiting and self():
+            signal.alarm(PATIENCE)
+        try:
+            yield
+        finally:
+            if self._waiting and self.reason:
+                signal.alarm(0)
+            self._waiting = False
 
     @contextmanager
     def after_step(self) -> Iterator[None]:
-        """Inside, the signals are noted, and training stops after the step."""
+        """Inside, the signals are noted, and training stops after the step; a second SIGTERM stops it at once."""
         self._after_step = True
         try:
             yield
@@ -63,9 +87,12 @@ class StopRequest:
             yield
             return
         before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._end_step)
+        self._listening = True
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # one that came too early has waited
         try:
             yield
         finally:
+            self._listening = False
             for number, handler in before.items():
                 signal.signal(number, handler)

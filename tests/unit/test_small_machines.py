@@ -1,0 +1,122 @@
+"""Little shared memory, few cores, storage that has stopped: a run goes on, or ends when it is told to."""
+
+import os
+import pickle
+import signal
+import threading
+import time
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing.reductions
+
+from cogvx_exp import waiting
+from cogvx_exp.data import decoding, readers, shared_memory
+from cogvx_exp.data.decoding import DecodingPool
+from cogvx_exp.data.samples import Batch
+from cogvx_exp.errors import UserError
+from cogvx_exp.training import stopping
+from cogvx_exp.training.stopping import Stopped, StopRequest
+from cogvx_exp.waiting import told_if_long
+
+
+def test_a_batch_is_sent_without_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = Batch(
+        latents=torch.randn(2, 3, 4, 5, 6).transpose(1, 2),
+        noise=torch.randn(2, 4, 3, 5, 6),
+        timesteps=torch.tensor([1, 999]),
+        prompt_embeds=torch.randn(2, 7, 8).bfloat16(),
+        samples=[3, 4],
+        clips=["a", "b"],
+        image_kept=torch.tensor([True, False]),
+    )
+
+    def share(*about: object) -> None:
+        raise AssertionError("torch would share it")
+
+    for name in ("_share_fd_cpu_", "_share_filename_cpu_"):
+        monkeypatch.setattr(torch.UntypedStorage, name, share)
+    received = pickle.loads(ForkingPickler.dumps(batch))
+    assert (received.samples, received.clips, received.image) == ([3, 4], ["a", "b"], None)
+    for name in ("latents", "noise", "timesteps", "prompt_embeds", "image_kept"):
+        assert getattr(received, name).dtype == getattr(batch, name).dtype
+        assert torch.equal(getattr(received, name), getattr(batch, name))
+
+
+def _room(monkeypatch: pytest.MonkeyPatch, kib: int) -> None:
+    """Lets /dev/shm have so much room."""
+    answer = os.statvfs_result((4096, 4096, kib // 4, kib // 4, kib // 4, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(shared_memory.os, "statvfs", lambda path: answer)
+
+
+def test_readers_need_room_for_their_locks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    _room(monkeypatch, 64)
+    assert readers._possible(2) == 2
+    assert capsys.readouterr().out == ""
+    assert readers._possible(8) == 0
+    assert "/dev/shm has 64 KiB free" in capsys.readouterr().out
+    _room(monkeypatch, 64 << 10)
+    monkeypatch.setattr(readers.os, "sched_getaffinity", lambda pid: set(range(4)))
+    assert readers._possible(8) == 8
+    assert "data.workers=8 and 4 cores" in capsys.readouterr().out
+    assert readers._possible(4) == 4
+    assert capsys.readouterr().out == ""
+
+
+def test_a_decoding_pool_without_room_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    _room(monkeypatch, 4)
+
+    def schedule(*about: object, **named: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with DecodingPool(1, 1.0) as pool:
+        monkeypatch.setattr(decoding.ProcessPool, "schedule", schedule)
+        with pytest.raises(UserError, match="/dev/shm has 4 KiB free"):
+            list(pool.map(os.stat, [(".",)]))
+
+
+@pytest.mark.parametrize("first", ["before the wait", "in the wait"])
+def test_a_batch_that_never_comes_does_not_keep_a_run(first: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "PATIENCE", 1)
+    stop, started = StopRequest(None), time.monotonic()
+    with stop.listening(), stop.after_step():
+        if first == "before the wait":
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        with pytest.raises(Stopped, match="the last checkpoint"), stop.waiting():
+            time.sleep(20)
+    assert time.monotonic() - started < 5
+
+
+def test_a_batch_that_comes_lets_the_step_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "PATIENCE", 1)
+    stop = StopRequest(None)
+    with stop.listening(), stop.after_step():
+        with stop.waiting():
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1.2)
+        assert stop()
+        with pytest.raises(Stopped, match="in the middle of a step"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_long_wait_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(waiting, "FIRST_WORD", 0.2)
+    monkeypatch.setattr(waiting, "NEXT_WORD", 0.2)
+    with told_if_long("the others"):
+        time.sleep(0.05)
+    assert capsys.readouterr().out == ""
+    with told_if_long("the others"):
+        time.sleep(0.7)
+    assert capsys.readouterr().out.count("Waiting for the others (") in (2, 3)
+
+
+def test_the_warning_of_torch_is_silenced(recwarn: pytest.WarningsRecorder, tmp_path: Path) -> None:
+    from cogvx_exp.quiet import quiet_libraries
+
+    quiet_libraries()
+    torch.utils.data.DataLoader([0], num_workers=4096)
+    assert not [one for one in recwarn if "worker" in str(one.message)]
