@@ -42,7 +42,7 @@ def test_the_smallest_difference_changes_the_fingerprint(dtype: torch.dtype) -> 
     ("other", "agrees"), [(["cpu", [1, 2]], True), (["cpu", [1, 3]], False), (["another card", [1, 3]], True)]
 )
 def test_weights_that_differ_end_the_run_before_they_are_saved(other: list, agrees: bool) -> None:
-    team = Pair(0, 2)
+    team = Pair(1, 2)
     object.__setattr__(team, "other", other)
     data = SimpleNamespace(compute=SimpleNamespace(device=torch.device("cpu")))
     state = SimpleNamespace(stepper=SimpleNamespace(fingerprint=lambda: [1, 2]))

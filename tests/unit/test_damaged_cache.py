@@ -11,13 +11,13 @@ from safetensors.torch import save_file
 
 from cogvx_exp.data import rebuildable
 from cogvx_exp.data.cache import TensorCache
-from cogvx_exp.data.index import FileIndex
+from cogvx_exp.data.index import FILES, FileIndex
 from cogvx_exp.data.video import VideoInfo
 from cogvx_exp.errors import UserError
 from cogvx_exp.files import make_folder
 
 Damage = Callable[[Path], object]
-STAMP = ("a.mp4", 10, 20)
+STAMP = ("a.mp4", 10, 20, 30)
 INFO = VideoInfo(9, 32, 48, 8.0, 1.125)
 
 
@@ -101,7 +101,7 @@ def _filled(path: Path) -> None:
 def _foreign(path: Path) -> None:
     path.unlink()
     with sqlite3.connect(path) as database:
-        database.execute("CREATE TABLE files (name TEXT, content BLOB)")
+        database.execute(f"CREATE TABLE {FILES} (name TEXT, content BLOB)")
     database.close()
 
 

@@ -65,9 +65,10 @@ def pixels_of(request: VideoRequest) -> torch.Tensor:
     """What the diffusers pipeline makes of the request's image before it goes to the VAE: (1, 3, height, width)."""
     sampler = object.__new__(Sampler)
     sampler.pipeline = Recorder()
-    sampler.embeds, sampler.images = {"": torch.zeros(2, 3)}, {}
+    sampler.embeds = dict.fromkeys((request.prompt, request.negative_prompt), torch.zeros(2, 3))
+    sampler.images = {}
     sampler.compute = SimpleNamespace(device="cpu", dtype=torch.float32, autocast=lambda: torch.no_grad())
-    sampler._sample_latents(request)
+    sampler.sample_latents(request)
     given = sampler.pipeline.given
     processor = VideoProcessor(vae_scale_factor=8)
     return processor.preprocess(given["image"], height=given["height"], width=given["width"])
@@ -79,7 +80,7 @@ def test_training_validation_and_generate_see_the_same_pixels(
 ) -> None:
     data = [f"data.root={clips}", "data=folder", f"data.skip_frames_start={skip}", f"data.reshape={reshape}"]
     encode = ["data.encode=online"] if reshape == "random" else []
-    prompts = ["validation.prompts=['']", "validation.negative_prompt=''"]
+    prompts = ["validation.prompts=[a square]", "validation.negative_prompt=''"]
     job = make_job(*I2V, *data, *encode, *prompts)
     (clip,) = load_dataset(job.data, tmp_path / "cache").clips
     assert clip.bucket == BUCKET
