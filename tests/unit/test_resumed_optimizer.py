@@ -239,5 +239,5 @@ def test_polynomial_ends_where_it_says() -> None:
     assert optimizer.param_groups[0]["lr"] == pytest.approx((1e-4 + 1e-7) / 2)
     scheduler.step()
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-7)
-    with pytest.raises(UserError, match="optim.lr=1e-08"):
+    with pytest.raises(UserError, match=r"optim\.lr=1e-08"):
         build_lr_scheduler(torch.optim.AdamW([{"params": [weight], "lr": 1e-8}]), schedule, steps=2)
