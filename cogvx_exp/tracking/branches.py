@@ -18,7 +18,7 @@ BRANCHES = "branches"
 COPIED = ("config.yaml", "command.txt", "status.json", "environment.json", "faults.csv", "metrics.jsonl")
 """What both have; of the metrics, the run itself keeps the lines of its own steps."""
 ALSO_COPIED = ("held_out.jsonl",)
-MOVED = ("export", "summary.json", "loss.png", "videos.png", "hub", "wandb_id.txt", "output.log")
+MOVED = ("export", "summary.json", "loss.png", "videos.png", "hub", "wandb_id.txt")
 """What tells of the end; a tracker takes the new branch for a new run, since it takes no step twice."""
 BY_STEP = ("checkpoints", "validation")
 

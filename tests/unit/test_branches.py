@@ -20,6 +20,7 @@ from cogvx_exp.data.video import VideoInfo
 from cogvx_exp.errors import UserError
 from cogvx_exp.tracking import run_folder
 from cogvx_exp.tracking.branches import set_aside
+from cogvx_exp.tracking.opening import Opening
 from cogvx_exp.tracking.run_folder import Metrics, RunFolder, read_metrics, read_status, write_status
 from cogvx_exp.training.checkpoint_files import (
     CheckpointFolder,
@@ -29,6 +30,7 @@ from cogvx_exp.training.checkpoint_files import (
     write_checkpoint,
 )
 from cogvx_exp.training.resuming import run_steps
+from tests.conftest import MakeJob
 
 
 def checkpoint(folder: RunFolder, step: int, loss: float | None = None) -> None:
@@ -86,6 +88,20 @@ def test_what_comes_after_an_older_checkpoint_is_set_aside(run: RunFolder) -> No
     assert kept is not None
     assert (kept.step, kept.run_dir) == (12, branch)
     assert list(runs_newest_first(run.path.parent)) == [run.path]
+
+
+def test_a_run_that_goes_on_says_so(run: RunFolder, make_job: MakeJob) -> None:
+    job = make_job(f"cache_dir={run.path.parent}")
+    opening = Opening(["steps=9"], changed=False, pid=1)
+    opening.faults(run, job).write_text("a fault")
+    opening.write(run, job, 6)
+    (branch,) = (run.path / "branches").iterdir()
+    assert [line["step"] for line in read_metrics(run.held_out)] == list(range(1, 7))
+    assert len(read_metrics(RunFolder(branch).held_out)) == 12
+    assert run.overrides() == ["steps=9"]
+    assert run.faults.read_text() == "a fault"
+    status = json.loads(run.status.read_text())
+    assert (status["status"], status["pid"], status["steps"]) == ("running", 1, job.steps)
 
 
 def test_keep_and_best_count_the_branch_alone(run: RunFolder) -> None:

@@ -39,9 +39,11 @@ class TrainJob(Section):
     resume: PathText | None
     """latest: the newest checkpoint of `run_dir`, or else of the newest run beside it that was trained with the
     same model, task and method. auto: latest of `run_dir` if there is one, else start anew. A path: that checkpoint, or
-    the newest of that run. null: start anew. Default: null."""
+    the newest of that run; what the run has of later steps is set aside. Changed settings of optimizer and schedule
+    hold from the first resumed step. null: start anew. Default: null."""
     resume_changed: bool
-    """Whether to resume even if settings have changed that decide what the checkpoint means. Default: false."""
+    """Whether to resume even if settings have changed that decide what the checkpoint means; an optimizer of another
+    class starts afresh with the trained weights. Default: false."""
     seed: NonNegativeInt
     """Seed of everything random. Default: 42."""
     device: Device
