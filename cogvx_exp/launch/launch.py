@@ -16,7 +16,7 @@ from cogvx_exp.config.rules import train_notes
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.data.dataset import Dataset, accept, load_dataset
 from cogvx_exp.errors import UserError
-from cogvx_exp.files import read_json
+from cogvx_exp.files import new_folder, read_json
 from cogvx_exp.launch.preflight import preflight
 from cogvx_exp.launch.resume import changes, find_checkpoint, taken_up
 from cogvx_exp.launch.workers import run_workers
@@ -82,7 +82,8 @@ def _begin(job: TrainJob, overrides: list[str]) -> tuple[CheckpointFolder | None
         console.print(f"Changed since the checkpoint: {change}", soft_wrap=True)
     folder = RunFolder(_run_dir(job, checkpoint))
     writes = job.distributed.node_rank == 0  # other machines may find what the first one has just written
-    if writes and checkpoint is None and job.resume != "auto" and folder.config.exists():
+    new = folder.path.parent == OUTPUTS and not job.run_dir and not checkpoint  # its name is free to choose
+    if writes and not new and checkpoint is None and job.resume != "auto" and folder.config.exists():
         raise UserError(f"run_dir={folder.path} already has a run; add resume=latest to go on with it, or name another")
     # What fails most often comes before the run's folder, and before torch is imported.
     if job.model.weights == "pretrained":
@@ -91,6 +92,8 @@ def _begin(job: TrainJob, overrides: list[str]) -> tuple[CheckpointFolder | None
     preflight(job, overrides, {clip.bucket for clip in dataset.clips})
     if writes:
         try:
+            if new:
+                folder = RunFolder(new_folder(folder.path))  # others may start in the same second
             folder.start(job, _arguments(overrides))
         except OSError as error:
             raise UserError(f"run_dir={folder.path} cannot be written: {error.strerror}; name another folder") from None
@@ -189,9 +192,4 @@ def _run_dir(job: TrainJob, checkpoint: CheckpointFolder | None) -> Path:
     if hydra.mode == RunMode.MULTIRUN:
         return Path(hydra.runtime.output_dir)
     now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    folder = OUTPUTS / f"{now}_{job.name}"
-    number = 2
-    while folder.exists():  # two runs that start in the same second
-        folder = OUTPUTS / f"{now}_{job.name}_{number}"
-        number += 1
-    return folder
+    return OUTPUTS / f"{now}_{job.name}"

@@ -91,6 +91,7 @@ def train(job: TrainJob, folder: RunFolder, dataset: Dataset, checkpoint: Checkp
             memory.record("before_validation")
         if last < run.training.steps:
             trackers.finish()
+            team.wait()  # the first one writes, and whatever starts the processes ends all when one has ended
             raise Stopped(
                 f"Stopped after step {last} of {run.training.steps}: {stop.reason}; resume=auto goes on from there"
             )
@@ -137,6 +138,8 @@ def _train(run: Context, stop: StopRequest) -> int:
         with writer as metrics, stop.after_step():
             batches = training.batches(job, run.data, stop.waiting)
             last = train_loop(training.state, batches, training.loss, metrics, schedule)
+            if last < training.steps:
+                stop.settle()
         if last < training.steps:
             actions.save(last)
     finally:
