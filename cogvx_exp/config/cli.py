@@ -197,7 +197,7 @@ class EntryPoint(Generic[Job]):
 
 def _ignore_leftovers() -> None:
     if place_in_job() is None and (left := ignore_leftovers()):
-        print(f"Note: {', '.join(left)} of an earlier launch are ignored: this process runs alone", file=sys.stderr)
+        print(f"Note: ignoring {', '.join(left)} of an earlier launch: this process runs alone", file=sys.stderr)
 
 
 def _yaml_fault(error: yaml.YAMLError) -> str:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from hydra.core.hydra_config import HydraConfig
 
+import cogvx_exp.launch  # noqa: F401 (its module is patched)
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.files import new_folder, write_json
 from cogvx_exp.tracking.run_folder import RunFolder, read_status, write_status
@@ -90,8 +91,9 @@ def test_runs_and_sweeps_of_one_second_have_folders_of_their_own(
 ) -> None:
     """Time stands still; the work itself does not matter here."""
     now = "2030-01-02_03-04-05"
-    monkeypatch.setattr("cogvx_exp.launch.launch.datetime", SimpleNamespace(now=lambda: datetime(2030, 1, 2, 3, 4, 5)))
-    monkeypatch.setattr("cogvx_exp.launch.launch._run_here", lambda *about: None)
+    module = sys.modules["cogvx_exp.launch.launch"]
+    monkeypatch.setattr(module, "datetime", SimpleNamespace(now=lambda: datetime(2030, 1, 2, 3, 4, 5)))
+    monkeypatch.setattr(module, "_run_here", lambda *about: None)
     for _ in range(2):
         assert train([*SHORT, f"cache_dir={shared_cache}", "name=a"]) == 0
     assert {path.name for path in Path("outputs").iterdir()} == {f"{now}_a", f"{now}_a_2"}
