@@ -1,5 +1,6 @@
 """Writing files so that a reader sees all of them or nothing."""
 
+import errno
 import hashlib
 import json
 import os
@@ -7,6 +8,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +66,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
+def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yields a temporary folder beside `folder`; it takes the place of `folder` when the block succeeds."""
     beside, before = (folder.with_name(f".{folder.name}.{what}") for what in ("tmp", "before"))
     shutil.rmtree(beside, ignore_errors=True)
@@ -104,6 +106,25 @@ def make_folder(folder: Path, setting: str) -> None:
         raise UserError(f"{setting}={folder} cannot be made ({error.strerror}); name another folder") from None
 
 
+DISK_ERRORS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM),
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+)
+"""What a user can mend: a place that is full or read-only, permissions, names that are too long or taken."""
+
+
+def disk_fault(error: OSError) -> UserError | None:
+    """The user's error that an error of the system is, if it is one: names the file."""
+    if error.errno not in DISK_ERRORS or error.filename is None:
+        return None
+    name = str(error.filename)
+    shown = name if len(name) <= 160 else f"{name[:70]}...{name[-70:]}"
+    limit = " (a name may have 255 bytes)" if error.errno == errno.ENAMETOOLONG else ""
+    return UserError(
+        f"{shown}: {error.strerror}{limit}; name another place (run_dir, cache_dir) or another folder to work in"
+    )
+
+
 def copy_folder(source: Path, folder: Path, leave_out: str = "") -> None:
     """Copies the files of a folder into another, with the usual modes and not those of an installed package.
 
@@ -120,6 +141,17 @@ def copy_folder(source: Path, folder: Path, leave_out: str = "") -> None:
         elif not (leave_out and path.name.endswith(leave_out)):
             there.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, there)
+
+
+def new_folder(folder: Path) -> Path:
+    """Makes a folder that no other process has made: of that name, or with a number behind it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for number in count(1):
+        made = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
+        with suppress(FileExistsError):
+            made.mkdir()
+            return made
+    raise AssertionError("there is a number for every process")
 
 
 def mode_by_umask(path: Path) -> None:

@@ -8,6 +8,7 @@ SILENT_LOGGERS = ("torchao", "bitsandbytes", "torch.utils._pytree", "torch.distr
 ENVIRONMENT = {
     "DIFFUSERS_VERBOSITY": "error",
     "TRANSFORMERS_VERBOSITY": "error",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }

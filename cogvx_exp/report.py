@@ -8,6 +8,7 @@ from pathlib import Path
 from cogvx_exp.comparison.page import write_report
 from cogvx_exp.comparison.runs import find_runs
 from cogvx_exp.errors import UserError
+from cogvx_exp.files import disk_fault
 from cogvx_exp.tracking.progress import console
 
 
@@ -28,6 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         page = write_report(runs, arguments.output or one / "report")
     except UserError as error:
         print(f"cogvx_exp.report: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if (fault := disk_fault(error)) is None:
+            raise
+        print(f"cogvx_exp.report: {fault}; --output names a folder for the page", file=sys.stderr)
         return 2
     count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
     console.print(f"{count}: open {page} in a browser", soft_wrap=True)

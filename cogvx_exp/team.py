@@ -7,6 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 from cogvx_exp.errors import UserError
+from cogvx_exp.rendezvous import check_first, wait_for_first
+from cogvx_exp.waiting import told_if_long
 
 LONGEST_WAIT = timedelta(days=2)
 """How long a process waits for the others outside of training steps: they may be encoding for hours."""
@@ -72,10 +74,18 @@ def place_in_job() -> tuple[int, int] | None:
     """(rank, world size) if this process is one of several: under torchrun, accelerate, Slurm or our own launch.
 
     A batch script of Slurm has the variables of a first task, too, but no step: only srun starts the others.
+
+    Raises:
+        UserError: the variables that say so make no sense.
     """
     for rank, world, started in (("RANK", "WORLD_SIZE", "RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_ID")):
-        if rank in os.environ and started in os.environ and int(os.environ.get(world, "1")) > 1:
-            return int(os.environ[rank]), int(os.environ[world])
+        if rank not in os.environ or started not in os.environ:
+            continue
+        place, size = os.environ[rank], os.environ.get(world, "1")
+        if not (place.isdecimal() and size.isdecimal() and (int(size) <= 1 or int(place) < int(size))):
+            raise UserError(f"{rank}={place} and {world}={size} place no process; unset them to run alone")
+        if int(size) > 1:
+            return int(place), int(size)
     return None
 
 
@@ -114,12 +124,41 @@ def join_team(cuda: bool, timeout: int) -> Team:
     os.environ.setdefault("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if name not in os.environ:
-            raise UserError(f"this is process {rank} of {world}, but {name} is not set; export it for all of them")
+            source = "RANK" if "SLURM_PROCID" not in os.environ else "SLURM_PROCID"
+            raise UserError(
+                f"this is process {rank} of {world}, but {name} is not set; export it for all of them, or unset "
+                f"{source} for a run of its own"
+            )
     if not dist.is_initialized():
+        _meet(rank, world, timeout)
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
-    assert dist.get_world_size() == world
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        try:
+            with told_if_long(f"the other processes ({world} in all) at {where}"):
+                dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+                group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+        except (RuntimeError, TimeoutError) as error:  # torch's errors of stores, networks and gloo
+            reason = str(error).partition("\n")[0][:200]
+            raise UserError(
+                f"the {world} processes did not meet at {where} ({reason}); check that all of them run and that the "
+                "machines reach each other (GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name the network interface)"
+            ) from error
+        assert dist.get_world_size() == world
+        return TalkingTeam(rank, world, group)
     return TalkingTeam(rank, world, dist.new_group(backend="gloo", timeout=LONGEST_WAIT))
+
+
+def _meet(rank: int, world: int, timeout: float) -> None:
+    """Finds the first process, unless torchrun has done so."""
+    host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+    if not port.isdecimal():
+        raise UserError(f"MASTER_PORT={port} is no port")
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return
+    if rank == 0:
+        check_first(host, int(port), "MASTER_ADDR and MASTER_PORT")
+    else:
+        wait_for_first(host, int(port), "MASTER_ADDR and MASTER_PORT", timeout)
 
 
 def leave_team() -> None:

@@ -1,5 +1,6 @@
 """Says what a process waits for when that takes long. Does not need torch."""
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -47,7 +48,11 @@ class Teller:
             due = FIRST_WORD if since != said[0] else said[1] - (since or 0) + NEXT_WORD
             if since is not None and now - since >= due:
                 said = (since, now)
-                console.print(f"Waiting for {self._what} ({now - since:.0f} s so far)", soft_wrap=True)
+                text = f"Waiting for {self._what} ({now - since:.0f} s so far)"
+                if console.quiet:  # a process that is not the first may be the only one that waits
+                    print(text, file=sys.stderr, flush=True)
+                else:
+                    console.print(text, soft_wrap=True, markup=False)
 
 
 @contextmanager

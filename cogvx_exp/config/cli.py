@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 import hydra
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
@@ -29,6 +30,9 @@ from cogvx_exp.config.paths import conf_dir
 from cogvx_exp.config.quoting import expanded, hint_for_several, quoted, readable
 from cogvx_exp.config.typed import Job, typed
 from cogvx_exp.errors import CrashError, UserError
+from cogvx_exp.files import disk_fault
+from cogvx_exp.rendezvous import ignore_leftovers
+from cogvx_exp.team import place_in_job
 from cogvx_exp.tracking.console import never_fail_to_print, visible
 
 CRASH = 1
@@ -71,9 +75,16 @@ class EntryPoint(Generic[Job]):
         never_fail_to_print()
         try:
             try:
+                _ignore_leftovers()
                 return self._main(argv)
             except HydraException as error:
                 raise UserError(_explained(error)) from error
+            except yaml.YAMLError as error:
+                raise UserError(_yaml_fault(error)) from error
+            except OSError as error:
+                if (fault := disk_fault(error)) is None:
+                    raise
+                raise fault from error
         except UserError as error:
             if os.environ.get("COGVX_TRACEBACK") or any(text.startswith("hydra.verbose") for text in argv):
                 raise
@@ -173,10 +184,11 @@ class EntryPoint(Generic[Job]):
                 return results[-1] if isinstance(results[-1], float) else None
             except (UserError, CrashError) as error:
                 failed.append(error)
-            except Exception:
+            except Exception as error:
                 if not in_sweep:
                     raise
-                failed.append(CrashError(traceback.format_exc()))
+                fault = disk_fault(error) if isinstance(error, OSError) else None
+                failed.append(fault or CrashError(traceback.format_exc()))
             if not in_sweep:
                 return None
             self.failed(overrides, failed[-1])
@@ -191,6 +203,20 @@ class EntryPoint(Generic[Job]):
 def _setting(fault: Fault) -> str:
     """The name of the setting that a fault, perhaps of an item of its list, belongs to."""
     return re.split(r"[=\[]", fault.setting, maxsplit=1)[0]
+
+
+def _ignore_leftovers() -> None:
+    if place_in_job() is None and (left := ignore_leftovers()):
+        print(f"Note: ignoring {', '.join(left)} of an earlier launch: this process runs alone", file=sys.stderr)
+
+
+def _yaml_fault(error: yaml.YAMLError) -> str:
+    """Where a file is no YAML."""
+    mark = getattr(error, "problem_mark", None)
+    where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}" if mark else "a configuration file"
+    problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+    hint = "; indent with spaces, not tabs" if "\\t" in problem else ""
+    return f"{where} is not valid YAML: {problem}{hint}"
 
 
 def _explained(error: HydraException) -> str:

@@ -16,7 +16,7 @@ from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.data.dataset import Dataset, accept, load_dataset
 from cogvx_exp.disk import cache_trouble
 from cogvx_exp.errors import UserError
-from cogvx_exp.files import read_json
+from cogvx_exp.files import new_folder, read_json
 from cogvx_exp.launch.disk import disk_trouble
 from cogvx_exp.launch.named_files import check_named_files
 from cogvx_exp.launch.preflight import preflight
@@ -96,10 +96,11 @@ def _begin(job: TrainJob, overrides: list[str]) -> Start:
         console.print(f"Changed since the checkpoint: {change}", soft_wrap=True, markup=False)
     folder = RunFolder(_run_dir(job, checkpoint))
     writes = job.distributed.node_rank == 0  # other machines may find what the first one has just written
-    if writes:
+    new = folder.path.parent == OUTPUTS and not job.run_dir and not checkpoint  # its name is free to choose
+    if writes and not new:
         _refuse_another_run(job, folder, checkpoint)
     opening = None
-    if writes and folder.config.exists():
+    if writes and not new and folder.config.exists():
         changed = bool(told) if checkpoint else has_changed(job, folder.path)
         opening = Opening(_arguments(overrides), changed)
     # What fails most often comes before the run's folder, and before torch is imported.
@@ -114,7 +115,8 @@ def _begin(job: TrainJob, overrides: list[str]) -> Start:
         faults = opening.faults(folder, job)
         faults.unlink(missing_ok=True)
     elif writes:
-        _start_folder(folder, job, overrides)
+        folder = _start_folder(folder, job, overrides, new=new)
+        faults = folder.faults
     if writes and HydraConfig.get().mode == RunMode.RUN:  # a sweep has a table
         console.print(f"Run folder: {folder.path}", soft_wrap=True, markup=False)
     accept(dataset, job.data, console, faults)
@@ -128,9 +130,13 @@ def _refuse_another_run(job: TrainJob, folder: RunFolder, checkpoint: Checkpoint
         raise UserError(f"run_dir={folder.path} already has a run; add resume=latest to go on with it, or name another")
 
 
-def _start_folder(folder: RunFolder, job: TrainJob, overrides: list[str]) -> None:
+def _start_folder(folder: RunFolder, job: TrainJob, overrides: list[str], *, new: bool) -> RunFolder:
+    """Makes a run's folder; with `new`, one that no other run has, which may start in the same second."""
     try:
+        if new:
+            folder = RunFolder(new_folder(folder.path))
         folder.start(job, _arguments(overrides))
+        return folder
     except OSError as error:
         raise UserError(f"run_dir={folder.path} cannot be written: {error.strerror}; name another folder") from None
 
@@ -233,9 +239,4 @@ def _run_dir(job: TrainJob, checkpoint: CheckpointFolder | None) -> Path:
     if hydra.mode == RunMode.MULTIRUN:
         return Path(hydra.runtime.output_dir)
     now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    folder = OUTPUTS / f"{now}_{job.name}"
-    number = 2
-    while folder.exists():  # two runs that start in the same second
-        folder = OUTPUTS / f"{now}_{job.name}_{number}"
-        number += 1
-    return folder
+    return OUTPUTS / f"{now}_{job.name}"

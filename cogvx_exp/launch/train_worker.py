@@ -14,7 +14,7 @@ from cogvx_exp.quiet import quiet_libraries
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.run_folder import RunFolder
 from cogvx_exp.training.checkpoint_files import open_checkpoint
-from cogvx_exp.training.stopping import EXIT_CODE, Stopped
+from cogvx_exp.training.stopping import EXIT_CODE, Stopped, last_words
 
 
 def main() -> int:
@@ -25,6 +25,7 @@ def main() -> int:
     quiet_libraries()
     from cogvx_exp.training.run import train
 
+    last_words.append(lambda stopped: leave_failure(logs, rank, stopped))
     try:
         work = read_work(logs)
         job, path = work.job, work.checkpoint

@@ -20,6 +20,7 @@ from cogvx_exp.config.schema import Distributed, TrainJob
 from cogvx_exp.errors import CrashError, UserError
 from cogvx_exp.launch.processes import die_with_parent
 from cogvx_exp.launch.work_files import Work, first_failure, leave_work
+from cogvx_exp.rendezvous import check_first, wait_for_first
 from cogvx_exp.sweep.gpus import gpus_of_its_own
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.run_folder import RunFolder
@@ -35,6 +36,9 @@ ASK_TO_STOP = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 LONGEST_BUILD = 600
 """Seconds after which a lock on the compilation of an operation (which takes about 100) is left over."""
+
+LONGEST_MEETING = 1800
+"""Seconds that a machine waits for the first one, which may be reading its data, if distributed.timeout is not set."""
 
 
 def run_workers(work: Work, folder: RunFolder, log: Path | None = None) -> None:
@@ -52,6 +56,7 @@ def run_workers(work: Work, folder: RunFolder, log: Path | None = None) -> None:
     """
     job = work.job
     logs = folder.logs / f"node-{job.distributed.node_rank}"
+    _meet(job.distributed)
     leave_work(logs, work)
     _remove_stale_locks()
     with gpus_of_its_own(job.sweep) as gpus, ExitStack() as files:
@@ -71,6 +76,21 @@ def run_workers(work: Work, folder: RunFolder, log: Path | None = None) -> None:
                 process.wait()
                 raise
     _raise_failure(logs, code)
+
+
+def _meet(distributed: Distributed) -> None:
+    """Of several machines: checks that this one can find the first, and waits for it."""
+    if distributed.nodes == 1:
+        return
+    assert distributed.rendezvous
+    host, _, port = distributed.rendezvous.rpartition(":")
+    setting = f"distributed.rendezvous={distributed.rendezvous}"
+    if distributed.node_rank == 0:
+        check_first(host, int(port), setting)
+        text = f"Machine 0 of {distributed.nodes} at {distributed.rendezvous}; training begins when all are there"
+        console.print(text, soft_wrap=True)
+    else:
+        wait_for_first(host, int(port), setting, distributed.timeout or LONGEST_MEETING)
 
 
 def _command(job: TrainJob, logs: Path) -> list[str]:
@@ -126,7 +146,8 @@ def _redirects(distributed: Distributed) -> str:
 def _environment(job: TrainJob) -> dict[str, str]:
     threads = max((os.cpu_count() or 1) // job.distributed.processes, 1)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # ninja, for DeepSpeed
-    return {"OMP_NUM_THREADS": str(threads), **os.environ, "PATH": path}
+    quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # c10d's attempts to connect
+    return {"OMP_NUM_THREADS": str(threads), **quiet, **os.environ, "PATH": path}
 
 
 def _before_start() -> None:

@@ -8,11 +8,12 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, read_write
 
 from cogvx_exp.config.faults import ConfigError
 from cogvx_exp.errors import CrashError, UserError
-from cogvx_exp.sweep.folder import SweepJob, find_sweep, job_folders, note_sweep, unlink_what_is_gone
+from cogvx_exp.files import new_folder
+from cogvx_exp.sweep.folder import SWEEPS, SweepJob, find_sweep, job_folders, note_sweep, unlink_what_is_gone
 from cogvx_exp.sweep.table import SweepTable
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.run_folder import RunFolder, read_status, write_status
@@ -29,7 +30,13 @@ class SweepCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Before the first job."""
         overrides = list(config.hydra.overrides.task)
+        given = any(text.startswith("hydra.sweep.dir=") for text in config.hydra.overrides.hydra)
         folder = Path(config.hydra.sweep.dir)
+        if not given and folder.parent == SWEEPS:
+            folder = new_folder(folder)
+            with read_write(config.hydra):
+                config.hydra.sweep.dir = str(folder)
+                config.hydra.overrides.hydra.append(f"hydra.sweep.dir={folder}")  # each job is composed anew
         if config.sweep.resume and not job_folders(folder):
             console.print("Note: sweep.resume=true: no sweep was started with this command yet; starting one")
         note_sweep(folder, overrides)

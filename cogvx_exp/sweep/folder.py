@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cogvx_exp.files import read_json, write_json
-from cogvx_exp.tracking.run_folder import RunFolder, last_metrics, read_status
+from cogvx_exp.tracking.run_folder import RunFolder, last_metrics, read_status, seconds_of
 
 SWEEPS = Path("outputs/multirun")
 ABOUT = "sweep.json"
@@ -80,10 +80,10 @@ def read_sweep_job(folder: Path) -> SweepJob:
     status, run = read_status(folder), RunFolder(folder)
     overrides = status.get("overrides") or run.overrides()
     state, last = status.get("status", "waiting"), last_metrics(run.metrics)
-    loss, seconds = last.get("loss"), status.get("seconds")
+    loss, seconds = last.get("loss"), seconds_of(status)
     if state == "finished":
         summary = read_json(folder / "summary.json")
-        loss, seconds = objective(summary), summary["seconds"]
+        loss, seconds = objective(summary), summary["seconds"] if seconds is None else seconds
     step = last.get("step")
     message, crashed = str(status.get("message", "")), bool(status.get("crashed"))
     return SweepJob(int(folder.name), overrides, state, step, status.get("steps"), loss, seconds, message, crashed)

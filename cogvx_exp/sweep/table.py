@@ -2,7 +2,6 @@
 
 import atexit
 import threading
-import time
 from pathlib import Path
 
 from rich.live import Live
@@ -27,7 +26,6 @@ class SweepTable:
 
     def __init__(self, folder: Path, planned: list[list[str]]):
         self._folder, self._planned = folder, planned
-        self._started: dict[int, float] = {}
         self._said: dict[int, str] = {}
         self._end = threading.Event()
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
@@ -48,7 +46,7 @@ class SweepTable:
         if self._live:
             self._live.stop()
         else:
-            console.print(jobs_table(jobs, self._started))
+            console.print(jobs_table(jobs))
         return jobs
 
     def _watch(self) -> None:
@@ -59,11 +57,8 @@ class SweepTable:
         started = {int(path.name): read_sweep_job(path) for path in job_folders(self._folder)}
         waiting = {number: SweepJob(number, texts, "waiting") for number, texts in enumerate(self._planned)}
         jobs = [job for _, job in sorted((waiting | started).items())]
-        for job in jobs:
-            if job.status == "running":
-                self._started.setdefault(job.number, time.monotonic())
         if self._live:
-            self._live.update(jobs_table(jobs, self._started), refresh=True)
+            self._live.update(jobs_table(jobs), refresh=True)
         else:
             self._say_changes(jobs)
         return jobs
@@ -77,13 +72,8 @@ class SweepTable:
                 console.print(f"{text}; {job.message}" if job.message else text, soft_wrap=True)
 
 
-def jobs_table(jobs: list[SweepJob], started: dict[int, float]) -> Table:
-    """One row a job, with only the settings that differ.
-
-    Args:
-        jobs: all of them.
-        started: when the running ones were first seen, by number; seconds of the monotonic clock.
-    """
+def jobs_table(jobs: list[SweepJob]) -> Table:
+    """One row a job, with only the settings that differ."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("job", "settings", "status"):
         table.add_column(name, overflow="fold")  # cut off, settings would look alike
@@ -92,16 +82,13 @@ def jobs_table(jobs: list[SweepJob], started: dict[int, float]) -> Table:
     table.add_column("")
     for job, label in zip(jobs, labels([job.overrides for job in jobs]), strict=True):
         step = "" if job.step is None else f"{job.step}/{job.steps}" if job.steps else str(job.step)
-        seconds = job.seconds
-        if seconds is None and job.number in started and job.status == "running":
-            seconds = time.monotonic() - started[job.number]
         table.add_row(
             str(job.number),
             label,
             Text(job.status, style=STYLES[job.status]),
             step,
             "" if job.loss is None else f"{job.loss:.4f}",
-            "" if seconds is None else _duration(seconds),
+            "" if job.seconds is None else _duration(job.seconds),
             job.message.partition("\n")[0][:80],
         )
     return table

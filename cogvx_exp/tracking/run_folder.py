@@ -115,7 +115,9 @@ def write_status(folder: RunFolder, status: str, **about: Any) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    values = {"status": status, "time": datetime.now().isoformat(timespec="seconds"), **about}
+    now = datetime.now().isoformat(timespec="milliseconds")
+    started = now if status == "running" else _read(folder.status).get("started")
+    values = {"status": status, "time": now, "started": started, **about}
     text = json.dumps(values, indent=2, ensure_ascii=False, default=str) + "\n"
     if status == "running":
         text += " " * (ROOM_FOR_STATUS - len(text.encode())) + "\n"  # room for how it ends
@@ -141,13 +143,25 @@ def _overwrite_status(path: Path, values: dict[str, Any]) -> None:
 
 def read_status(run_dir: Path) -> dict[str, Any]:
     """How a run stands; empty if that was never written. It is `lost` if its process is gone without a word."""
-    try:
-        status = dict(read_json(RunFolder(run_dir).status))
-    except (OSError, ValueError):
-        return {}
+    status = _read(RunFolder(run_dir).status)
     if status.get("status") == "running" and _is_gone(status):
         status |= {"status": "lost", "message": "its process is gone without a word"}
     return status
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return dict(read_json(file))
+    except (OSError, ValueError):
+        return {}
+
+
+def seconds_of(status: dict[str, Any]) -> float | None:
+    """How long a run took from its start to its end, or takes already; None if its start is not known."""
+    if not status.get("started"):
+        return None
+    end = datetime.now() if status["status"] == "running" else datetime.fromisoformat(status["time"])
+    return max((end - datetime.fromisoformat(status["started"])).total_seconds(), 0.0)
 
 
 def _is_gone(status: dict[str, Any]) -> bool:

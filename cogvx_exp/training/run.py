@@ -19,7 +19,7 @@ from cogvx_exp.data.dataset import Dataset
 from cogvx_exp.disk import plain_disk_errors
 from cogvx_exp.errors import UserError
 from cogvx_exp.evaluation.generation import Recipe
-from cogvx_exp.files import new_folder, write_json
+from cogvx_exp.files import replacing_folder, write_json
 from cogvx_exp.model.blocks import arrange_blocks
 from cogvx_exp.model.device import Compute, check_devices, choose_compute, release
 from cogvx_exp.model.load import load_trained, load_transformer
@@ -96,6 +96,7 @@ def train(
             memory.record("before_validation")
         if last < training.steps:
             run.trackers.finish()
+            team.wait()  # the first one writes, and whatever starts the processes ends all when one has ended
             if unsaved:
                 raise UserError(unsaved)
             raise Stopped(
@@ -167,6 +168,8 @@ def _train(run: Context, stop: StopRequest) -> tuple[int, str]:
         with writer as metrics, stop.after_step():
             batches = training.batches(job, run.data, stop.waiting)
             last = train_loop(training.state, batches, training.loss, metrics, schedule)
+            if last < training.steps:
+                stop.settle()
         if last < training.steps:
             actions.save(last)
     finally:
@@ -196,7 +199,7 @@ def _export(run: Context) -> Path:
     with training.state.averaged():
         complete = training.state.stepper.complete()
         if run.team.is_first:
-            with new_folder(run.folder.export) as beside, plain_disk_errors(run.folder.export):
+            with replacing_folder(run.folder.export) as beside, plain_disk_errors(run.folder.export):
                 written = export(complete, job.method, beside, compute.dtype, training.about)
             exported = str(run.folder.export / written.relative_to(beside))
     exported = run.team.exchange(exported)[0]

@@ -4,11 +4,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 
-from cogvx_exp.tracking.run_folder import read_status
+import cogvx_exp.launch  # noqa: F401 (its module is patched)
+from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.files import new_folder, write_json
+from cogvx_exp.tracking.run_folder import RunFolder, read_status, write_status
 from tests.entry import prepare, train, with_twin
 
 SHORT = ["steps=2", "validation=none", "lr_scheduler=constant"]
@@ -78,3 +84,45 @@ def test_a_cache_dir_that_is_a_file_is_named(command, in_tmp: Path, capsys: pyte
     told = capsys.readouterr()
     assert "cache_dir=file: this, or a folder above it, is a file" in told.err
     assert "Encoded" not in told.out
+
+
+def test_runs_and_sweeps_of_one_second_have_folders_of_their_own(
+    in_tmp: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time stands still; the work itself does not matter here."""
+    now = "2030-01-02_03-04-05"
+    module = sys.modules["cogvx_exp.launch.launch"]
+    monkeypatch.setattr(module, "datetime", SimpleNamespace(now=lambda: datetime(2030, 1, 2, 3, 4, 5)))
+    monkeypatch.setattr(module, "_run_here", lambda *about: None)
+    for _ in range(2):
+        assert train([*SHORT, f"cache_dir={shared_cache}", "name=a"]) == 0
+    assert {path.name for path in Path("outputs").iterdir()} == {f"{now}_a", f"{now}_a_2"}
+
+    def note_place(job: TrainJob, overrides: list[str]) -> float:
+        write_status(RunFolder(Path(HydraConfig.get().runtime.output_dir)), "finished")
+        write_json(Path(HydraConfig.get().runtime.output_dir) / "summary.json", {"loss_last_tenth": 1, "seconds": 1})
+        return 0.0
+
+    monkeypatch.setattr("cogvx_exp.launch.launch", note_place)
+    (Path("outputs/multirun") / "taken").mkdir(parents=True)
+    monkeypatch.setattr("cogvx_exp.sweep.callback.new_folder", lambda folder: new_folder(folder.with_name("taken")))
+    assert train(["-m", *SHORT, "seed=1,2"]) == 0
+    assert sorted(path.name for path in Path("outputs/multirun/taken_2").glob("[0-9]")) == ["0", "1"]
+    assert not list(Path("outputs/multirun/taken").iterdir())
+
+
+def test_a_read_only_working_directory_is_told(in_tmp: Path, shared_cache: Path) -> None:
+    """Every command: one line, or plain work."""
+    prepare = "mount --bind . . && mount -o remount,ro,bind . && cd /proc/self/cwd/."
+    run = [sys.executable, "-m"]
+    commands = {
+        "train": [*with_twin(SHORT), f"cache_dir={shared_cache}"],
+        "train -m": ["-m", *with_twin(SHORT), f"cache_dir={shared_cache}", "seed=1,2"],
+        "report": ["nothing"],
+    }
+    for name, arguments in commands.items():
+        command = [*run, f"cogvx_exp.{name.split()[0]}", *arguments]
+        done = in_namespace(f"cd / && cd {in_tmp} && {prepare}", command, in_tmp)
+        assert done.returncode == 2, (name, done.stdout, done.stderr)
+        assert "Traceback" not in done.stderr
+        assert "Read-only file system" in done.stderr or name == "report"

@@ -3,6 +3,8 @@
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 from multiprocessing.reduction import ForkingPickler
@@ -120,3 +122,21 @@ def test_the_warning_of_torch_is_silenced(recwarn: pytest.WarningsRecorder, tmp_
     quiet_libraries()
     torch.utils.data.DataLoader([0], num_workers=4096)
     assert not [one for one in recwarn if "worker" in str(one.message)]
+
+
+def test_a_process_that_hears_nothing_ends_itself(tmp_path: Path) -> None:
+    """Its main thread is in C, as in a collective operation whose other processes are gone."""
+    script = (
+        "import ctypes, os, signal, threading\n"
+        "from cogvx_exp.training import stopping\n"
+        "stopping.PATIENCE = 1\n"
+        "stopping.last_words.append(lambda stopped: print(stopped, flush=True))\n"
+        "with stopping.StopRequest(None).listening():\n"
+        "    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()\n"
+        "    libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)\n"
+        "    libc.pthread_mutex_lock(mutex)\n"
+        "    libc.pthread_mutex_lock(mutex)\n"  # for ever
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == stopping.EXIT_CODE, done.stderr
+    assert "Stopped: SIGTERM was received; nothing is lost" in done.stdout
