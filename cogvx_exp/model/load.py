@@ -90,8 +90,7 @@ def load_trained(
         UserError: it belongs to another model.
     """
     if file.is_dir():
-        trained = CogVideoXTransformer3DModel.from_pretrained(file, torch_dtype=compute.dtype, use_safetensors=True)
-        return trained.requires_grad_(False).to(compute.device)
+        return load_whole(file, compute)
     about = json.loads(file_metadata(file).get(ABOUT, "{}"))
     if about.get("learned_positions") == "dropped" and transformer.config.use_learned_positional_embeddings:
         drop_learned_positions(transformer)
@@ -108,6 +107,12 @@ def load_trained(
     except (RuntimeError, ValueError, KeyError) as error:
         raise UserError(f"{file} does not fit this model: {str(error).splitlines()[0]}") from None
     return transformer.requires_grad_(False)
+
+
+def load_whole(folder: Path, compute: Compute) -> CogVideoXTransformer3DModel:
+    """Loads a transformer all of whose weights were trained."""
+    trained = CogVideoXTransformer3DModel.from_pretrained(folder, torch_dtype=compute.dtype, use_safetensors=True)
+    return trained.requires_grad_(False).to(compute.device)
 
 
 def load_adapter_weights(transformer: CogVideoXTransformer3DModel, file: Path) -> None:
