@@ -3,6 +3,7 @@
 Activations are parked from one value on, and accesses of streams without an order end a run with an error.
 """
 
+import json
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,15 @@ def test_a_gpu_that_is_too_small_is_told_before_and_in_a_run(tmp_path: Path) -> 
     for words in ("CUDA out of memory", "Predicted were", "The GPU has 0.3 GiB", "memory=24gb", "optim=adamw8bit"):
         assert words in ended.text
     assert "Traceback" not in ended.text
+
+
+def test_full_fine_tuning_ends_with_one_transformer_on_the_gpu(tmp_path: Path) -> None:
+    """The last videos are sampled from what was exported, which needs neither the trained model nor its base."""
+    wide = ["model.transformer.num_attention_heads=12", "model.transformer.attention_head_dim=64"]
+    shared = [*BASE, *wide, "steps=1", "device=cuda", "method=sft", "validation.num_inference_steps=1"]
+    shared += ["model.transformer.num_layers=2", "validation.baseline=false", "checkpoint.background=false"]
+    (outcome,) = run_all([Case([*shared, f"cache_dir={tmp_path}/cache", f"run_dir={tmp_path}/run"])])
+    assert outcome.code == 0, outcome.text[-3000:]
+    file = tmp_path / "run/export/transformer/diffusion_pytorch_model.safetensors"
+    peak = json.loads((tmp_path / "run/summary.json").read_text())["memory"]["after_testing"]["peak_gib"]
+    assert peak * 2**30 < 1.5 * file.stat().st_size
