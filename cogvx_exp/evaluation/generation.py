@@ -25,7 +25,15 @@ from cogvx_exp.evaluation.sampling import (
 from cogvx_exp.files import read_json
 from cogvx_exp.model.blocks import arrange_blocks
 from cogvx_exp.model.device import Compute, choose_compute
-from cogvx_exp.model.load import load_scheduler, load_trained, load_transformer, load_vae, pipeline_folder
+from cogvx_exp.model.load import (
+    load_scheduler,
+    load_trained,
+    load_transformer,
+    load_vae,
+    load_whole,
+    pipeline_folder,
+)
+from cogvx_exp.model.pipeline_files import check_same_architecture
 from cogvx_exp.tracking.progress import console, progress
 from cogvx_exp.tracking.run_folder import is_whole
 
@@ -134,9 +142,14 @@ def _make(job: GenerateJob, recipe: Recipe, named: list[tuple[Path, VideoRequest
 
 def _load(recipe: Recipe, pipeline: Path, compute: Compute, memory: Memory) -> CogVideoXTransformer3DModel:
     task = recipe.model.tasks[0]
-    transformer = load_transformer(pipeline, compute, task, blocks_on_host=memory.stream_blocks)
-    for number, file in enumerate(recipe.adapters):
-        transformer = load_trained(transformer, file, compute, _name(number), must_change=True)
+    folder = next((file for file in recipe.adapters if file.is_dir()), None)
+    if folder:  # it needs no base
+        check_same_architecture(folder, read_json(pipeline / "transformer" / "config.json"))
+        transformer = load_whole(folder, compute)
+    else:
+        transformer = load_transformer(pipeline, compute, task, blocks_on_host=memory.stream_blocks)
+        for number, file in enumerate(recipe.adapters):
+            transformer = load_trained(transformer, file, compute, _name(number), must_change=True)
     if any(is_whole(file) for file in recipe.adapters) and recipe.strengths != [1.0]:
         raise UserError("generate.strength and generate.compare need an adapter; this is a whole transformer")
     arrange_blocks(transformer, memory, compute.device)

@@ -122,12 +122,12 @@ class BlockStream:
     def __init__(self, transformer: CogVideoXTransformer3DModel, host: HostMemory):
         self._host = host
         self._blocks = list(transformer.transformer_blocks)
-        self._weights = [
-            [(weight, host.park(weight.data)) for weight in block.parameters() if not weight.requires_grad]
-            for block in self._blocks
-        ]
+        self._weights: list[list[tuple[nn.Parameter, Parked]]] = []
         self._on_device = [True] * len(self._blocks)
         for index, block in enumerate(self._blocks):
+            # One at a time: two copies of all blocks might not fit the host.
+            frozen = (weight for weight in block.parameters() if not weight.requires_grad)
+            self._weights.append([(weight, host.park(weight.data)) for weight in frozen])
             self._leave(index)
             for parameter in block.parameters():  # an adapter, which was made where its base was
                 parameter.data = parameter.data.to(host.device)

@@ -104,8 +104,7 @@ def load_trained(
     """
     if file.is_dir():
         check_same_architecture(file, dict(transformer.config))
-        trained = _read_whole(CogVideoXTransformer3DModel, file, torch_dtype=compute.dtype)
-        return trained.requires_grad_(False).to(compute.device)
+        return load_whole(file, compute)
     checkpoint = checkpoint_of(file)
     about = checkpoint.get("about") or json.loads(file_metadata(file).get(ABOUT, "{}"))
     if about.get("learned_positions") == "dropped" and transformer.config.use_learned_positional_embeddings:
@@ -116,6 +115,16 @@ def load_trained(
     applied = put_adapter(transformer, file, name)
     _say(applied, file, must_change=must_change)
     return transformer.requires_grad_(False)
+
+
+def load_whole(folder: Path, compute: Compute) -> CogVideoXTransformer3DModel:
+    """Loads a transformer all of whose weights were trained.
+
+    Raises:
+        UserError: its folder is not complete.
+    """
+    trained: CogVideoXTransformer3DModel = _read_whole(CogVideoXTransformer3DModel, folder, torch_dtype=compute.dtype)
+    return trained.requires_grad_(False).to(compute.device)
 
 
 def load_adapter_weights(transformer: CogVideoXTransformer3DModel, file: Path) -> None:

@@ -22,7 +22,7 @@ from cogvx_exp.evaluation.generation import Recipe
 from cogvx_exp.files import replacing_folder, write_json
 from cogvx_exp.model.blocks import arrange_blocks
 from cogvx_exp.model.device import Compute, check_devices, choose_compute, release
-from cogvx_exp.model.load import load_trained, load_transformer
+from cogvx_exp.model.load import load_trained, load_transformer, load_whole
 from cogvx_exp.team import Team, join_team, leave_team, local_device
 from cogvx_exp.tracking.environment import environment
 from cogvx_exp.tracking.opening import Opening
@@ -38,6 +38,7 @@ from cogvx_exp.training.context import Context
 from cogvx_exp.training.export import export, export_merged
 from cogvx_exp.training.loop import Schedule, train_loop
 from cogvx_exp.training.memory import MemoryLog
+from cogvx_exp.training.out_of_memory import explained_out_of_memory
 from cogvx_exp.training.saving import CheckpointSaver
 from cogvx_exp.training.setup import Training, build_training, load_base, prepare_data
 from cogvx_exp.training.stopping import Stopped, StopRequest
@@ -78,7 +79,7 @@ def train(
     """
     started = time.monotonic()
     stop = StopRequest(job.checkpoint.max_minutes)
-    with stop.listening(), joined(job) as team:
+    with explained_out_of_memory(job), stop.listening(), joined(job) as team:
         assert team.world == job.distributed.processes * job.distributed.nodes, "all of the processes are there"
         compute = choose_compute(local_device(job.device), job.model)
         check_devices(team, compute.device)
@@ -217,7 +218,12 @@ def _sample_from_export(run: Context, exported: Path) -> None:
     training.transformer.to("cpu")
     training.state.stepper.forget_optimizer_state()
     release(compute.device)
-    transformer = load_trained(load_base(job, run.data), exported, compute)
+    # A whole transformer needs no base; two of them would not fit where one was trained.
+    transformer = (
+        load_whole(exported, compute)
+        if exported.is_dir()
+        else load_trained(load_base(job, run.data), exported, compute)
+    )
     arrange_blocks(transformer, job.memory, compute.device)
     recipe = Recipe(job.model, [exported], [1.0], [1.0])
     run.sample(transformer, training.steps, **recipe.about())

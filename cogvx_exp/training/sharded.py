@@ -18,6 +18,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from cogvx_exp.model.adapt import initial_adapter, trainable_parameters
+from cogvx_exp.training.deepspeed_parts import buffer_sizes, no_steps
 from cogvx_exp.training.learned import Learned, load_learned
 from cogvx_exp.training.stepper import MakeOptimizer, OptimizerState, Stepper
 
@@ -134,7 +135,7 @@ class DeepSpeed(Stepper):
             from deepspeed.ops.adam import DeepSpeedCPUAdam
 
             optimizer = DeepSpeedCPUAdam(optimizer.param_groups, adamw_mode=isinstance(optimizer, torch.optim.AdamW))
-        zero: dict[str, Any] = {"stage": stage}
+        zero: dict[str, Any] = {"stage": stage, **buffer_sizes(transformer, stage)}
         if offload:
             zero["offload_optimizer"] = {"device": "cpu", "pin_memory": accelerator.device.type == "cuda"}
         config = {
@@ -229,7 +230,7 @@ class DeepSpeed(Stepper):
         split = self._stage == 3
         for flat in self._zero.fp32_partitioned_groups_flat if split else self._zero.single_partition_of_fp32_groups:
             moments = {key: torch.zeros_like(flat, dtype=torch.float32) for key in MOMENTS}
-            self.optimizer.state[flat] = {"step": _no_steps(self.optimizer, flat), **moments}
+            self.optimizer.state[flat] = {"step": no_steps(self.optimizer, flat), **moments}
         if not split:
             self._zero._lazy_init_hp_params_optimizer_state()
 
@@ -262,18 +263,6 @@ class DeepSpeed(Stepper):
             with self._gathered(value):
                 weights[name] = _for_first(value.detach())
         return _copy_for_first(self.transformer, weights)
-
-
-def _no_steps(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> torch.Tensor | int:
-    """The counter of steps that an optimizer makes for a parameter before its first one.
-
-    A fused kernel reads it on the device (torch.optim.adam; https://github.com/pytorch/pytorch/issues/104767).
-    DeepSpeed's CPUAdam, which is none of torch's, takes a number.
-    """
-    if not isinstance(optimizer, torch.optim.Adam):
-        return 0
-    fused = any(group.get("fused") for group in optimizer.param_groups)
-    return torch.zeros((), device=parameter.device if fused else None)
 
 
 def _for_first(value: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 Activations are parked from one value on, and accesses of streams without an order end a run with an error.
 """
 
+import json
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,35 @@ def test_losses_are_those_of_the_cpu(name: str, outcomes: dict[str, tuple[Outcom
     assert len(cuda.losses) == 3
     assert cuda.losses == pytest.approx(cpu.losses, rel=tolerance(CASES[name]))
     assert cuda.usage["peak"] > 100_000, "it ran on the device"
+
+
+def test_a_gpu_that_is_too_small_is_told_before_and_in_a_run(tmp_path: Path) -> None:
+    """The check before a run refuses it; without the check, it ends with what was there and what helps."""
+    shared = ["steps=2", "lr_scheduler=constant", "data.workers=0", "device=cuda", "validation=none", "method=sft"]
+    shared += [f"cache_dir={tmp_path}/cache", "model.transformer.num_layers=4", "memory.activations=keep"]
+    large = ["model.transformer.num_attention_heads=12", "model.transformer.attention_head_dim=64", "batch_size=4"]
+    refused, ended = run_all(
+        [
+            Case([*shared, *large, f"run_dir={tmp_path}/a"], total_mib=300),
+            Case([*shared, *large, f"run_dir={tmp_path}/b", "memory.preflight=false"], total_mib=300),
+        ]
+    )
+    assert refused.code == 2, refused.text
+    assert "is more than the 0.3 GiB of this Software CUDA" in refused.text
+    assert not (tmp_path / "a").exists()
+    assert ended.code == 2, ended.text
+    for words in ("CUDA out of memory", "Predicted were", "The GPU has 0.3 GiB", "memory=24gb", "optim=adamw8bit"):
+        assert words in ended.text
+    assert "Traceback" not in ended.text
+
+
+def test_full_fine_tuning_ends_with_one_transformer_on_the_gpu(tmp_path: Path) -> None:
+    """The last videos are sampled from what was exported, which needs neither the trained model nor its base."""
+    wide = ["model.transformer.num_attention_heads=12", "model.transformer.attention_head_dim=64"]
+    shared = [*BASE, *wide, "steps=1", "device=cuda", "method=sft", "validation.num_inference_steps=1"]
+    shared += ["model.transformer.num_layers=2", "validation.baseline=false", "checkpoint.background=false"]
+    (outcome,) = run_all([Case([*shared, f"cache_dir={tmp_path}/cache", f"run_dir={tmp_path}/run"])])
+    assert outcome.code == 0, outcome.text[-3000:]
+    file = tmp_path / "run/export/transformer/diffusion_pytorch_model.safetensors"
+    peak = json.loads((tmp_path / "run/summary.json").read_text())["memory"]["after_testing"]["peak_gib"]
+    assert peak * 2**30 < 1.5 * file.stat().st_size

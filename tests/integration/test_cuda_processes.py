@@ -1,5 +1,6 @@
 """Two processes on two software GPUs, by nccl over gloo, against one process on the CPU."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,36 @@ def test_gradients_are_averaged_also_after_videos_were_sampled(tmp_path: Path) -
         },
     )
     agree(found["two"], found["one"])
+
+
+@pytest.mark.cuda_matrix
+@pytest.mark.parametrize(
+    ("how", "more"),
+    [
+        ("ddp", ["ema_decay=0.9", "optim=adamw8bit"]),
+        ("ddp", ["memory=12gb"]),
+        ("fsdp", []),
+        ("fsdp", ["method=sft"]),
+        ("zero2", []),
+        ("zero2", ["method=sft"]),
+        ("zero3", []),
+        ("zero3", ["method=sft"]),
+    ],
+)
+def test_every_way_of_sharing_trains_samples_and_goes_on(how: str, more: list[str], tmp_path: Path) -> None:
+    """The last run goes on from the second step of one process."""
+    shared = [*more, f"distributed={how}", "device=cuda"]
+    alone = [*more, "device=cpu", "gradient_accumulation=2"]
+    found = run(tmp_path, {"one": alone, "two": [*shared, *VALIDATION]})
+    agree(found["two"], found["one"])
+    shutil.rmtree(tmp_path / "two" / "checkpoints" / "step-000004")
+    again = run(tmp_path, {"two": [*shared, *VALIDATION, "resume=latest"]})
+    agree(again["two"], found["one"])
+
+
+@pytest.mark.cuda_matrix
+def test_processes_round_stochastically_alike(tmp_path: Path) -> None:
+    """They draw at random, and must draw the same: else their weights part, which no checkpoint would let through."""
+    rounded = ["optim=ao_adamw8bit", "optim.stochastic_rounding=true", "model.dtype=bfloat16", "validation=none"]
+    found = run(tmp_path, {"two": [*rounded, "device=cuda", "distributed=ddp"]})
+    assert found["two"].code == 0, found["two"].text[-3000:]

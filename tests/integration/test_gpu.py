@@ -5,10 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from cogvx_exp.model import blocks
 from cogvx_exp.tracking.run_folder import RunFolder, read_metrics
 from tests.entry import train as main
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.fixture(autouse=True)
+def park_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The activations of a tiny model are parked, too."""
+    monkeypatch.setattr(blocks, "WORTH_PARKING", 1)
 
 
 def losses(folder: Path, *settings: str) -> list[float]:

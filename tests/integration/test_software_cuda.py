@@ -9,7 +9,7 @@ from tests.software_cuda import ROOT
 from tests.software_cuda.runs import device_environment
 
 
-@pytest.mark.parametrize(("checks", "devices"), [("device_checks", 1), ("product_checks", 2)])
+@pytest.mark.parametrize(("checks", "devices"), [("device_checks", 1), ("product_checks", 2), ("stream_checks", 1)])
 def test_on_the_device(checks: str, devices: int) -> None:
     """Each file is a pytest of its own: the device is never loaded in this process."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]

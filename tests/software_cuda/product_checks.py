@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from cogvx_exp.errors import UserError
-from cogvx_exp.model.device import check_devices, choose_compute
+from cogvx_exp.model.device import Compute, check_devices, choose_compute
+from cogvx_exp.model.offload import on_host
+from cogvx_exp.model.quantize import quantize_block
 from cogvx_exp.team import Team
 from cogvx_exp.training.sharded import DeepSpeed
 
@@ -61,3 +63,38 @@ class Others(Team):
 def test_two_processes_may_not_share_a_gpu() -> None:
     with pytest.raises(UserError, match="processes 0 and 1 would share one GPU"):
         check_devices(Others(0, 2), GPU)
+
+
+def test_what_is_trained_survives_a_while_on_the_host() -> None:
+    """The hooks of DistributedDataParallel hang on the gradient accumulators, which must stay the same."""
+    module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)).to(GPU)
+    module[0].requires_grad_(False)
+    trained, before = module[1].weight, [parameter.cpu() for parameter in module.parameters()]
+    accumulator = trained.view_as(trained).grad_fn.next_functions[0][0]
+    allocated = torch.cuda.memory_allocated()
+    with on_host(module, GPU):
+        assert module[0].weight.device.type == "cpu"
+        assert torch.cuda.memory_allocated() == allocated - 4 * 512, "nothing is left of two weights and two biases"
+    assert torch.cuda.memory_allocated() == allocated
+    assert trained.view_as(trained).grad_fn.next_functions[0][0] is accumulator
+    for parameter, expected in zip(module.parameters(), before, strict=True):
+        assert parameter.device == torch.device("cuda:0")
+        assert torch.equal(parameter.cpu(), expected)
+
+
+@pytest.mark.parametrize("name", ["nf4", "int8", "fp8"])
+def test_a_packed_base_on_the_device_keeps_nothing_unpacked(name: str) -> None:
+    block = nn.Sequential(nn.Linear(64, 192), nn.Linear(192, 64)).to(torch.bfloat16).requires_grad_(False)
+    quantize_block(block, name, Compute(GPU, torch.bfloat16))
+    assert all(parameter.device.type == "cuda" for parameter in block.parameters())
+    x, kept = torch.randn(2, 64, device=GPU, requires_grad=True), []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    kept_tensors = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with kept_tensors, torch.autocast("cuda", torch.bfloat16):
+        block(x).float().sum().backward()
+    assert x.grad.dtype == torch.float32
+    assert max(kept, default=0) < 64 * 192 // 2
