@@ -42,12 +42,12 @@ class PlainConsole(Console):
     def __init__(self, **settings: Any):
         super().__init__(markup=False, emoji=False, highlight=False, **settings)
 
-    def render_str(self, text: str, **settings: Any) -> Text:  # type: ignore[override]
+    def render_str(self, text: str, **settings: Any) -> Text:
         """Rich calls this for every string, those in tables included."""
         settings |= {"markup": False, "emoji": False}
         return super().render_str(visible(text), **settings)
 
-    def print(self, *objects: RenderableType, **settings: Any) -> None:  # type: ignore[override]
+    def print(self, *objects: RenderableType, **settings: Any) -> None:
         """As rich's, but also the text of `Text` objects is made visible."""
         super().print(*(_visible_text(item) if isinstance(item, Text) else item for item in objects), **settings)
 
