@@ -8,6 +8,7 @@ from pathlib import Path
 from cogvx_exp.comparison.page import write_report
 from cogvx_exp.comparison.runs import find_runs
 from cogvx_exp.errors import UserError
+from cogvx_exp.tracking.console import never_fail_to_print, visible
 from cogvx_exp.tracking.progress import console
 
 
@@ -21,13 +22,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--output", type=Path, help="folder for the page; default: report/ in the one given, or outputs/report"
     )
+    never_fail_to_print()
     arguments = parser.parse_args(argv)
+    arguments.folders = [folder.expanduser() for folder in arguments.folders]
+    arguments.output = arguments.output and arguments.output.expanduser()
     one = arguments.folders[0] if len(arguments.folders) == 1 else Path("outputs")
     try:
         runs = find_runs(arguments.folders)
         page = write_report(runs, arguments.output or one / "report")
     except UserError as error:
-        print(f"cogvx_exp.report: {error}", file=sys.stderr)
+        print(visible(f"cogvx_exp.report: {error}"), file=sys.stderr)
         return 2
     count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
     console.print(f"{count}: open {page} in a browser", soft_wrap=True)
