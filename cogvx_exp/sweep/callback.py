@@ -14,6 +14,7 @@ from cogvx_exp.config.faults import ConfigError
 from cogvx_exp.errors import CrashError, UserError
 from cogvx_exp.sweep.folder import SweepJob, find_sweep, job_folders, note_sweep, unlink_what_is_gone
 from cogvx_exp.sweep.table import SweepTable
+from cogvx_exp.tracking.console import visible
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.run_folder import RunFolder, read_status, write_status
 
@@ -82,7 +83,7 @@ def note_failure(overrides: list[str], error: UserError | CrashError) -> None:
     folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
     crashed = isinstance(error, CrashError)
     if crashed:
-        print(error, file=sys.stderr)
+        print(visible(str(error)), file=sys.stderr)
     if read_status(folder.path).get("status") == "finished":
         return  # what is there was made by another sweep
     folder.path.mkdir(parents=True, exist_ok=True)
