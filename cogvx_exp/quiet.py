@@ -35,6 +35,9 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters are wanted
     warnings.filterwarnings("ignore", message=".*does not implement _stable_hash_for_caching")
     warnings.filterwarnings("ignore", message="TorchaoLoraLinear was instantiated")  # merging is done on the plain base
+    warnings.filterwarnings(
+        "ignore", message="Glyph .* missing from"
+    )  # a box in a picture; the prompt is text elsewhere
     warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")  # nothing to page from
     warnings.filterwarnings("ignore", message="This DataLoader will create")  # told in our own words
 

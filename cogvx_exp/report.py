@@ -9,6 +9,7 @@ from cogvx_exp.comparison.page import write_report
 from cogvx_exp.comparison.runs import find_runs
 from cogvx_exp.errors import UserError
 from cogvx_exp.files import disk_fault
+from cogvx_exp.tracking.console import never_fail_to_print, visible
 from cogvx_exp.tracking.progress import console
 
 
@@ -22,13 +23,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--output", type=Path, help="folder for the page; default: report/ in the one given, or outputs/report"
     )
+    never_fail_to_print()
     arguments = parser.parse_args(argv)
+    arguments.folders = [folder.expanduser() for folder in arguments.folders]
+    arguments.output = arguments.output and arguments.output.expanduser()
     one = arguments.folders[0] if len(arguments.folders) == 1 else Path("outputs")
     try:
         runs = find_runs(arguments.folders)
         page = write_report(runs, arguments.output or one / "report")
     except UserError as error:
-        print(f"cogvx_exp.report: {error}", file=sys.stderr)
+        print(visible(f"cogvx_exp.report: {error}"), file=sys.stderr)
         return 2
     except OSError as error:
         if (fault := disk_fault(error)) is None:

@@ -53,6 +53,17 @@ def read_text(path: Path) -> str:
     return text
 
 
+def is_text(text: str) -> bool:
+    """Whether a text has no lone surrogates: bytes of a file name that are no UTF-8, or broken escapes in JSON."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _refusal(path: Path, what: str, encoding: str | None) -> NotUtf8:
     given = encoding or "ITS_ENCODING"
     target = path.with_name(f"utf8-{path.name}")

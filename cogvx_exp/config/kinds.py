@@ -118,6 +118,17 @@ def kind_of(schema: type[BaseModel], setting: str) -> Kind | None:
     return kind
 
 
+def misplaced_bools(schema: type[BaseModel], values: dict[Any, Any]) -> Iterator[str]:
+    """Names of settings that are numbers and were given true or false, which pydantic takes as 1 and 0."""
+    for name, value in values.items():
+        kind = kind_of(schema, name)
+        if kind and isinstance(value, bool) and kind.takes(int, float) and not kind.takes(bool):
+            yield name
+        elif kind and isinstance(value, dict):
+            sections = [member.annotation for member in kind.members() if _is_section(member)]
+            yield from (f"{name}.{below}" for section in sections[:1] for below in misplaced_bools(section, value))
+
+
 def _field(kind: Kind, name: str) -> Kind | None:
     for member in kind.members():
         fields = member.annotation.model_fields if _is_section(member) else {}
@@ -127,9 +138,8 @@ def _field(kind: Kind, name: str) -> Kind | None:
 
 
 def _is_section(kind: Kind) -> bool:
-    return any(
-        isinstance(member.annotation, type) and issubclass(member.annotation, BaseModel) for member in kind.members()
-    )
+    classes = (member.annotation for member in kind.members() if isinstance(member.annotation, type))
+    return any(issubclass(one, BaseModel) for one in classes)
 
 
 def _is_alternative(kind: Kind) -> bool:

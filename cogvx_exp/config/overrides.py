@@ -23,6 +23,7 @@ from cogvx_exp.config.choices import choices_with
 from cogvx_exp.config.faults import ConfigError, Fault, did_you_mean
 from cogvx_exp.config.flags import FLAGS
 from cogvx_exp.config.quoting import cut_by_the_shell, hint
+from cogvx_exp.text import is_text
 
 OPEN = "optim.settings"
 """Here a `+` may add any name: an argument of the optimizer's class."""
@@ -96,7 +97,8 @@ def _parse_all(overrides: list[str], schema: type[BaseModel] | None) -> list[Ove
         try:
             parsed.append(_parse(text))
         except HydraException as error:
-            faults.append(Fault(text, f"cannot be read ({str(error).splitlines()[0]}); {hint(text, schema)}"))
+            reason = f"cannot be read ({str(error).splitlines()[0]}); {hint(text, schema)}"
+            faults.append(Fault(text, reason if is_text(text) else "is not UTF-8; rename the file, or link to it"))
     if faults:
         raise ConfigError(faults)
     return parsed
@@ -134,6 +136,8 @@ def _choice_faults(override: Override, groups: Groups) -> Iterator[Fault]:
     group = override.key_or_group
     choices = groups.choices(group)
     for value in _values(override):
+        if isinstance(value, dict):
+            yield Fault(_text(override), f"{group} can be {', '.join(choices)}; a setting of it is {group}.NAME=VALUE")
         if value is None or isinstance(value, dict | list):
             continue
         if str(value) not in choices:

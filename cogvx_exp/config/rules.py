@@ -199,7 +199,8 @@ def _data_is_complete(job: DataJob) -> Faults:
     if weights and not any(weight is None or weight > 0 for weight in weights):
         yield Fault("data.sources", "at least one weight must be above 0")
     if isinstance(data.holdout, float) and not 0 <= data.holdout < 1:
-        yield Fault(f"data.holdout={data.holdout}", "a share must be below 1; a count is a whole number")
+        problem = "a share must be below 1 and not below 0; a count is a whole number"
+        yield Fault(f"data.holdout={data.holdout:g}", problem)
 
 
 def _encoding_is_possible(job: DataJob) -> Faults:

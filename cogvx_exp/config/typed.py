@@ -7,7 +7,7 @@ from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError
 from pydantic import ValidationError
 
 from cogvx_exp.config.faults import ConfigError, Fault, did_you_mean
-from cogvx_exp.config.kinds import Kind, locate
+from cogvx_exp.config.kinds import Kind, kind_of, locate, misplaced_bools
 from cogvx_exp.config.schema import Section
 
 Job = TypeVar("Job", bound=Section)
@@ -30,6 +30,10 @@ def typed(config: DictConfig, schema: type[Job]) -> Job:
         if isinstance(error, InterpolationKeyError | InterpolationResolutionError):
             problem += r"; ${NAME} stands for another setting's value; for the text itself write \${NAME}"
         raise ConfigError([Fault(str(error.full_key), problem)]) from None
+    assert isinstance(values, dict)
+    faults = [_bool_fault(setting, schema) for setting in misplaced_bools(schema, dict(values))]
+    if faults:
+        raise ConfigError(faults)
     try:
         return schema.model_validate(values)
     except ValidationError as error:
@@ -45,10 +49,19 @@ def _faults(errors: list[Any], schema: type[Section]) -> list[Fault]:
     return [_fault(setting, found) for setting, found in by_setting.items()]
 
 
+def _bool_fault(setting: str, schema: type[Section]) -> Fault:
+    kind = kind_of(schema, setting)
+    assert kind
+    return Fault(setting, f"must be {kind.words()}, not true or false")
+
+
 def _fault(setting: str, found: list[tuple[Any, Kind | None]]) -> Fault:
     item, kind = next((pair for pair in found if pair[0]["type"] in OUR_OWN), found[0])
     if item["type"] == "missing":
         return Fault(setting, "is missing; take away what removes it, or set it")
+    if item["type"] == "union_tag_invalid":
+        allowed = str(item["ctx"]["expected_tags"]).replace("'", "").replace(", ", " or ")
+        return Fault(f"{setting}.name={item['ctx']['tag']}", f"must be {allowed}")
     if item["type"] == "extra_forbidden":
         return Fault(f"{setting}={shown(item['input'])}", "no such setting")
     return Fault(f"{setting}={shown(item['input'])}", _problem(setting, item, kind, alone=len(found) == 1))
@@ -59,8 +72,8 @@ def _problem(setting: str, item: Any, kind: Kind | None, alone: bool) -> str:
     about = item.get("ctx", {})
     if item["type"] in OUR_OWN:
         return str(item["msg"])
-    if item["type"] == "union_tag_invalid":
-        return f"must be {about['expected_tags'].replace(chr(39), '')}"
+    if item["type"] == "string_too_short":
+        return "must not be empty"
     if item["type"] in ("too_short", "too_long"):
         least = "at least" if item["type"] == "too_short" else "at most"
         count = about.get("min_length", about.get("max_length"))

@@ -32,6 +32,7 @@ from cogvx_exp.media.timeline import DECORD
 from cogvx_exp.model.device import Compute, release
 from cogvx_exp.model.load import identity, load_text_encoder, load_vae
 from cogvx_exp.team import Team
+from cogvx_exp.tracking.console import one_line
 from cogvx_exp.tracking.progress import console, progress
 
 CAPTIONS_AT_ONCE = 16
@@ -302,4 +303,4 @@ def _say_cut(captions: list[str], tokenizer: Any, max_tokens: int) -> None:
     counts = token_counts(captions, tokenizer)
     for caption, count in zip(captions, counts, strict=True):
         if count > max_tokens:
-            console.print(f'Caption cut from {count} to {max_tokens} tokens: "{caption[:60]}..."')
+            console.print(f'Caption cut from {count} to {max_tokens} tokens: "{one_line(caption)[:60]}..."')

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cogvx_exp.data.faults import DataFault
+from cogvx_exp.text import is_text
 
 VIDEO_ENDINGS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
 
@@ -50,9 +51,9 @@ class Place:
 
     def holds(self, path: str) -> bool:
         """Whether a file, behind its links, is where it may be."""
-        return self.allowed is None or f"{os.path.realpath(path)}{os.sep}".startswith(
-            self.allowed.rstrip(os.sep) + os.sep
-        )
+        if self.allowed is None:
+            return True
+        return f"{os.path.realpath(path)}{os.sep}".startswith(self.allowed.rstrip(os.sep) + os.sep)
 
 
 def is_junk(name: str) -> bool:
@@ -72,7 +73,7 @@ def make_row(root: Path, number: int, video: Any, captions: Any) -> Found:
 
 def row_of(number: int, path: str, captions: Any) -> Row | DataFault:
     """The row of a video's file and its caption (or captions)."""
-    if "\0" in path or not _is_text(path):
+    if "\0" in path or not is_text(path):
         return DataFault(number, path, "has a name that is not UTF-8", "rename the file (convmv helps)")
     listed = captions if isinstance(captions, list) else [captions]
     if not all(isinstance(caption, str) for caption in listed):
@@ -80,7 +81,7 @@ def row_of(number: int, path: str, captions: Any) -> Row | DataFault:
     texts = tuple(caption.strip() for caption in listed if caption.strip())
     if not texts:
         return DataFault(number, path, "has an empty caption", "write one, or take the row out")
-    if not all(map(_is_text, texts)):
+    if not all(map(is_text, texts)):
         return DataFault(number, path, "its caption has half of a character (a lone surrogate)", "write it again")
     return Row(number, path, texts)
 
@@ -95,20 +96,9 @@ def find_file(root: Path, name: str) -> str:
     path = str(root / stripped)
     if stripped.isascii() and stripped == name and not stripped.startswith("~"):
         return path
-    if "\0" in name or not _is_text(name):
+    if "\0" in name or not is_text(name):
         return path
     others = [str(root / name), path, *(str(root / unicodedata.normalize(form, stripped)) for form in ("NFC", "NFD"))]
     if stripped.startswith("~"):
         others.append(os.path.expanduser(stripped))
     return next((other for other in others if os.path.lexists(other)), path)
-
-
-def _is_text(text: str) -> bool:
-    """Whether a text has no lone surrogates: bytes of a file name that are no UTF-8, or broken escapes in JSON."""
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

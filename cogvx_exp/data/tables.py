@@ -45,9 +45,8 @@ def read_jsonl(place: Place, source: Source) -> Iterator[Found]:
     path, name = _dataset_file(place, source), source.dataset_file or ""
     text = _read(path)
     if text.lstrip().startswith("[") and not _is_json(text.lstrip().partition("\n")[0]):
-        raise UserError(
-            f"{path} is one JSON list, not a JSON object a line; convert it: jq -c '.[]' {path} > NEW.jsonl"
-        )
+        convert = f"jq -c '.[]' {shlex.quote(str(path))} > NEW.jsonl"
+        raise UserError(f"{path} is one JSON list, not a JSON object a line; convert it: {convert}")
     for number, line in enumerate(LINE_END.split(text), 1):
         if not line.strip():
             continue

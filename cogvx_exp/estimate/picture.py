@@ -40,7 +40,7 @@ def draw(predictions: list[Prediction], labels: list[str], budget: float, path: 
             )
     axes.axvline(budget - RESERVE_GIB, color="#c2313a", linewidth=1.2, linestyle="--")
     axes.set_title(f"Predicted memory; dashed: {budget:g} GiB less what CUDA takes", fontsize=10, loc="left")
-    axes.set_yticks(rows, [textwrap.fill(label, 42) for label in labels], fontsize=8)
+    axes.set_yticks(rows, [textwrap.fill(label, 42) for label in labels], fontsize=8, parse_math=False)
     axes.invert_yaxis()
     axes.set_xlim(0, max(max(left), budget) * 1.03)
     axes.set_xlabel("GiB at the peak of a training step (red: peaks of other phases)", fontsize=9)

@@ -6,15 +6,17 @@ from cogvx_exp.config.schema import PrepareJob
 from cogvx_exp.data.dataset import load_dataset
 from cogvx_exp.errors import UserError
 from cogvx_exp.launch.preparation import encode_share
+from cogvx_exp.tracking.console import never_fail_to_print, visible
 
 
 def main() -> int:
     """Encodes this process's share; returns the exit code."""
+    never_fail_to_print()
     try:
         job = PrepareJob.model_validate_json(sys.stdin.read())
         encode_share(job, load_dataset(job.data, job.cache_dir))
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(visible(str(error)), file=sys.stderr)
         return 2
     return 0
 

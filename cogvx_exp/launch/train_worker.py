@@ -11,6 +11,7 @@ from cogvx_exp.launch.disk import disk_trouble
 from cogvx_exp.launch.processes import die_with_parent
 from cogvx_exp.launch.work_files import leave_failure, read_work
 from cogvx_exp.quiet import quiet_libraries
+from cogvx_exp.tracking.console import never_fail_to_print
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.run_folder import RunFolder
 from cogvx_exp.training.checkpoint_files import open_checkpoint
@@ -22,6 +23,7 @@ def main() -> int:
     die_with_parent()
     logs, rank = Path(sys.argv[1]), int(os.environ.get("RANK", "0"))
     console.quiet = rank > 0
+    never_fail_to_print()
     quiet_libraries()
     from cogvx_exp.training.run import train
 

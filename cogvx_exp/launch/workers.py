@@ -62,8 +62,8 @@ def run_workers(work: Work, folder: RunFolder, log: Path | None = None) -> None:
     with gpus_of_its_own(job.sweep) as gpus, ExitStack() as files:
         process = subprocess.Popen(
             _command(job, logs),
-            stdout=files.enter_context(log.open("w")) if log else None,
-            stderr=files.enter_context((logs / ERRORS).open("w")),
+            stdout=files.enter_context(log.open("w", encoding="utf-8")) if log else None,
+            stderr=files.enter_context((logs / ERRORS).open("w", encoding="utf-8")),
             env=_environment(job) | gpus,
             start_new_session=True,
             preexec_fn=_before_start,
@@ -114,7 +114,7 @@ def _raise_failure(logs: Path, code: int) -> None:
     if failure:
         raise CrashError(f"process {failure['rank']} failed:\n{failure['traceback']}")
     if code:
-        tail = "\n".join((logs / ERRORS).read_text().splitlines()[-15:])
+        tail = "\n".join((logs / ERRORS).read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
         raise CrashError(f"a process ended without a word (exit code {code}); {logs} has its logs:\n{tail}")
 
 

@@ -15,6 +15,7 @@ from cogvx_exp.errors import CrashError, UserError
 from cogvx_exp.files import new_folder
 from cogvx_exp.sweep.folder import SWEEPS, SweepJob, find_sweep, job_folders, note_sweep, unlink_what_is_gone
 from cogvx_exp.sweep.table import SweepTable
+from cogvx_exp.tracking.console import visible
 from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.run_folder import RunFolder, read_status, write_status
 
@@ -89,7 +90,7 @@ def note_failure(overrides: list[str], error: UserError | CrashError) -> None:
     folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
     crashed = isinstance(error, CrashError)
     if crashed:
-        print(error, file=sys.stderr)
+        print(visible(str(error)), file=sys.stderr)
     if read_status(folder.path).get("status") == "finished":
         return  # what is there was made by another sweep
     folder.path.mkdir(parents=True, exist_ok=True)

@@ -27,8 +27,8 @@ def _short(values: set[str]) -> dict[str, str]:
     """A short form of each of a setting's values; different values have different ones."""
     if max(map(len, values)) <= LONGEST:
         return {value: value for value in values}
-    common = commonprefix(sorted(values)) if len(values) > 1 else ""  # noqa: RUF071 - not all values are paths
-    common = common[: common.rfind("/") + 1]
+    letters = commonprefix(sorted(values)) if len(values) > 1 else ""  # noqa: RUF071, cut back to whole folders here
+    common = letters[: letters.rfind("/") + 1]
     rest = {value: f"{CUT}/{value[len(common) :]}" if len(common) > 2 else value for value in values}
     for longest in (LONGEST, 2 * LONGEST):
         cut = {value: _without_middle(text, longest) for value, text in rest.items()}

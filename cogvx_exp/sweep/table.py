@@ -75,8 +75,9 @@ class SweepTable:
 def jobs_table(jobs: list[SweepJob]) -> Table:
     """One row a job, with only the settings that differ."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("job", "settings", "status"):
-        table.add_column(name, overflow="fold")  # cut off, settings would look alike
+    table.add_column("job")
+    table.add_column("settings", overflow="fold")  # cut off, they would look alike
+    table.add_column("status", no_wrap=True)
     for name in ("step", "loss", "time"):
         table.add_column(name, justify="right")
     table.add_column("")

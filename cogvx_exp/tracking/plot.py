@@ -24,7 +24,7 @@ def plot_loss(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
     upper.plot(steps, loss, ".", color="#9bb8d3", markersize=3, label="each step")
     upper.plot(steps, smoothed, color="#1f5a94", linewidth=1.8, label="smoothed")
     upper.set_ylabel("training loss")
-    upper.set_title(title, fontsize=11, loc="left")
+    upper.set_title(title, fontsize=11, loc="left", parse_math=False)
     upper.legend(frameon=False, loc="upper right")
     lower.plot(steps, rate, color="#b0702c", linewidth=1.5)
     lower.set_ylabel("learning rate")

@@ -10,6 +10,7 @@ import numpy as np
 
 from cogvx_exp.data.video import spread_frames
 from cogvx_exp.files import read_json, whole_file
+from cogvx_exp.tracking.console import one_line
 from cogvx_exp.tracking.run_folder import RunFolder
 
 FRAMES = 4
@@ -33,8 +34,9 @@ def draw_strip(folder: RunFolder) -> None:
             cell.imshow(_frames(path), interpolation="nearest")
             cell.axis("off")
         prompt = read_json(pair[0].with_suffix(".json"))["prompt"]
-        row[0].set_title(prompt, loc="left", fontsize=8.5)
-    axes[0][0].set_title(f"base model\n{axes[0][0].get_title('left')}", loc="left", fontsize=8.5)
+        row[0].set_title(one_line(prompt), loc="left", fontsize=8.5, parse_math=False)
+    first = f"base model\n{axes[0][0].get_title('left')}"
+    axes[0][0].set_title(first, loc="left", fontsize=8.5, parse_math=False)
     axes[0][1].set_title(f"after step {int(steps[-1].name.partition('-')[2])}\n ", loc="left", fontsize=8.5)
     with whole_file(folder.path / "videos.png") as beside:
         figure.savefig(beside, format="png")

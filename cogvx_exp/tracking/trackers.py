@@ -87,7 +87,7 @@ def _run_id(path: Path) -> str:
     """The id of a run in wandb, drawn when it first starts."""
     if not path.exists():
         write_text(path, token_hex(8))
-    return path.read_text().strip()
+    return path.read_text(encoding="utf-8").strip()
 
 
 class TensorBoardTracker:

@@ -81,7 +81,7 @@ def test_what_is_legal_in_csv_is_read(tmp_path: Path, end: str) -> None:
         ("video,caption\nb.mp4,caf\xe9 noir\n".encode("cp1252"), r"is not UTF-8 text (line 2); it seems to be WINDOWS"),
         (
             "video,caption\nb.mp4,x\n".encode("utf-16"),
-            "is UTF-16 text, not UTF-8; convert it: iconv -f UTF-16 -t UTF-8",
+            "is UTF-16 text, not UTF-8; convert it: iconv -f UTF-16",
         ),
         ("video,caption\nb.mp4,x\n".encode("utf-16-le"), "iconv -f UTF-16LE"),
         ("video,caption\nb.mp4,\u5c0f\u732b\u5728\u8349\u5730\u4e0a\n".encode("gb18030"), "seems to be GB18030"),

@@ -55,7 +55,7 @@ function result(name) {
 
 function nameCell(cell) {
   const run = cell.getData().of;
-  if (alone) return run.run;
+  if (alone) return make("span", { textContent: run.run });
   const box = make("input", { type: "checkbox", checked: run.shown, ariaLabel: `show ${run.run}` });
   box.addEventListener("change", () => { run.shown = box.checked; showRuns(); });
   const swatch = make("span", { className: "swatch" });
@@ -67,7 +67,7 @@ const columns = [
   { title: "run", field: "run", formatter: nameCell, frozen: innerWidth > 700, sorter: "alphanum" },
   { title: "status", field: "status", formatter: (cell) => make("span", { className: cell.getValue(), textContent: cell.getValue() }) },
   ...report.settings.map((name) => ({
-    title: name, field: `setting ${name}`, formatter: (cell) => setting(cell.getValue()),
+    title: name, field: `setting ${name}`, formatter: (cell) => make("span", { textContent: setting(cell.getValue()) }),
     sorter: runs.every((run) => run[name] == null || typeof run[name] === "number") ? "number" : "alphanum",
   })),
   ...Object.entries(report.columns)
