@@ -32,7 +32,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Writes a text file, whole or not at all."""
     with whole_file(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", errors="backslashreplace")  # of a lone surrogate: legal in JSON
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -199,4 +199,4 @@ def file_hash(path: Path) -> str:
 def fingerprint(value: Any) -> str:
     """BLAKE2 hash (128 bits, hexadecimal) of a JSON-like value, equal whatever the order of its keys."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(text.encode(errors="backslashreplace"), digest_size=16).hexdigest()

@@ -118,6 +118,8 @@ def _token_counts(clips: list[Clip], job: PrepareJob) -> tuple[dict[str, int], s
     from cogvx_exp.model.load import load_tokenizer, pipeline_folder
 
     captions = sorted({text for clip in clips for text in clip.row.captions})
+    if not captions:
+        return {}, "no clip can be used"
     try:
         tokenizer = load_tokenizer(pipeline_folder(job.model, job.cache_dir))
     except UserError as error:

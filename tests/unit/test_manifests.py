@@ -237,3 +237,9 @@ def test_captions_in_other_encodings_are_faults_of_their_clips(tmp_path: Path) -
     assert [row.captions for row in rows] == [("caf\xe9",)]
     assert [fault.what.partition(" (")[0] for fault in faults] == ["is UTF-16 text, not UTF-8", "is not UTF-8 text"]
     assert "iconv -f WINDOWS-1252" in faults[1].mend
+
+
+def test_inspect_shows_a_dataset_without_one_good_clip(make_job) -> None:
+    from cogvx_exp.data.inspect import _token_counts
+
+    assert _token_counts([], make_job()) == ({}, "no clip can be used")

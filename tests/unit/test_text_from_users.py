@@ -15,6 +15,7 @@ from rich.table import Table
 from cogvx_exp.config.prompts import read_prompts
 from cogvx_exp.config.quoting import argument
 from cogvx_exp.errors import UserError
+from cogvx_exp.files import fingerprint, read_json, write_json
 from cogvx_exp.quiet import quiet_libraries
 from cogvx_exp.sweep.labels import labels
 from cogvx_exp.tracking.console import PlainConsole
@@ -119,3 +120,9 @@ def test_every_entry_point_has_a_console_script() -> None:
     for name in ("train", "prepare", "generate", "memory", "report"):
         assert project["scripts"][f"cogvx-{name}"] == f"cogvx_exp.{name}:main"
         assert callable(importlib.import_module(f"cogvx_exp.{name}").main)
+
+
+def test_json_keeps_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"name": "caf\udce9"})
+    assert read_json(tmp_path / "a.json") == {"name": "caf\udce9"}
+    assert fingerprint("caf\udce9") != fingerprint("caf\udcea")
