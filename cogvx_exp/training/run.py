@@ -218,6 +218,7 @@ def _sample_from_export(run: Context, exported: Path) -> None:
     training.transformer.to("cpu")
     training.state.stepper.forget_optimizer_state()
     release(compute.device)
+    run.memory.record("export")  # what was there until now is no part of the next phase
     # A whole transformer needs no base; two of them would not fit where one was trained.
     transformer = (
         load_whole(exported, compute)
