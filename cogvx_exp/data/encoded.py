@@ -5,9 +5,10 @@ from pathlib import Path
 
 from cogvx_exp.config.schema import Data
 from cogvx_exp.data.cache import TensorCache
+from cogvx_exp.data.captions import import_embeds, prepare_captions
 from cogvx_exp.data.dataset import Clip, Dataset, accept, short_paths
 from cogvx_exp.data.faults import DataFault
-from cogvx_exp.data.prepare import Encoder, Entry, import_embeds, prepare_captions, prepare_videos
+from cogvx_exp.data.prepare import Encoder, Entry, prepare_videos
 from cogvx_exp.tracking.progress import console
 
 

@@ -6,7 +6,7 @@ from what is missing, so a killed and repeated run writes the same bytes as an u
 Processes share the work by its number and need not talk to each other: an entry is whole or absent.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
@@ -20,7 +20,7 @@ from cogvx_exp.config.schema import Data, Memory
 from cogvx_exp.data.cache import TensorCache
 from cogvx_exp.data.dataset import Clip
 from cogvx_exp.data.decoding import DecodingPool, read_clip
-from cogvx_exp.data.encode import encode_captions, encode_videos, moments_shape, to_pixels, token_counts
+from cogvx_exp.data.encode import encode_videos, moments_shape, to_pixels
 from cogvx_exp.data.faults import ClipError, DataFault, fault_of
 from cogvx_exp.data.fit import Fit
 from cogvx_exp.data.frames import choose_frames
@@ -30,12 +30,9 @@ from cogvx_exp.data.video import READER_VERSION
 from cogvx_exp.files import file_hash, read_json
 from cogvx_exp.media.timeline import DECORD
 from cogvx_exp.model.device import Compute, release
-from cogvx_exp.model.load import identity, load_text_encoder, load_vae
+from cogvx_exp.model.load import identity, load_vae
 from cogvx_exp.team import Team
-from cogvx_exp.tracking.console import one_line
-from cogvx_exp.tracking.progress import console, progress
-
-CAPTIONS_AT_ONCE = 16
+from cogvx_exp.tracking.progress import progress
 
 
 @dataclass(frozen=True)
@@ -136,47 +133,6 @@ def prepare_videos(clips: list[Clip], data: Data, encoder: Encoder) -> tuple[lis
     return [tuple(dict.fromkeys(entries[_id(clip)])) for clip in clips], [
         fault_of(clip.row.number, clip.row.path, faults[_id(clip)]) for clip in bad
     ]
-
-
-def prepare_captions(captions: Iterable[str], encoder: Encoder) -> dict[str, str]:
-    """Encodes the captions that are not in the cache; returns the key of each distinct caption."""
-    made_by = encoder.made_by("text_encoder") | {"tokenizer": identity(encoder.folder, "tokenizer")}
-    made_by |= {"max_length": str(encoder.max_tokens)}
-    width = read_json(encoder.folder / "text_encoder" / "config.json")["d_model"]
-    cache, shape = encoder.cache, (encoder.max_tokens, width)
-    keys = {caption: cache.key({"caption": caption} | made_by) for caption in dict.fromkeys(captions)}
-    ordered = sorted(keys)
-    groups = [ordered[first : first + CAPTIONS_AT_ONCE] for first in range(0, len(ordered), CAPTIONS_AT_ONCE)]
-    groups = groups[encoder.team.rank :: encoder.team.world]
-    missing = [group for group in groups if not all(cache.has(keys[caption], shape) for caption in group)]
-    if missing:
-        tokenizer, text_encoder = load_text_encoder(encoder.folder, encoder.compute)
-        _say_cut([caption for group in missing for caption in group], tokenizer, encoder.max_tokens)
-        for group in progress("Encoding captions", missing):
-            # Always a whole group: what is encoded beside a caption can change its last bits.
-            embeds = encode_captions(group, tokenizer, text_encoder, encoder.max_tokens)
-            for caption, embed in zip(group, embeds, strict=True):
-                if not cache.has(keys[caption], shape):
-                    cache.save(keys[caption], embed)
-        del tokenizer, text_encoder
-        release(encoder.compute.device)
-    return keys
-
-
-def import_embeds(clips: list[Clip], cache: TensorCache) -> list[str]:
-    """Takes over the embeddings of clips that are encoded already; returns their keys."""
-    keys = []
-    for clip in clips:
-        assert clip.latents
-        keys.append(cache.key({"embeds": file_hash(Path(clip.latents.embeds))}))
-        if not cache.has(keys[-1]):
-            cache.save(keys[-1], load_tensor(clip.latents.embeds, 2))
-    return keys
-
-
-def load_embeds(captions: list[str], keys: dict[str, str], cache: TensorCache) -> torch.Tensor:
-    """Prompt embeddings from the cache: (captions, tokens, width)."""
-    return torch.stack([cache.load(keys[caption]) for caption in captions])
 
 
 def _all_work(clips: list[Clip], data: Data, encoder: Encoder) -> list[_Work]:
@@ -297,10 +253,3 @@ def _content_hashes(clips: list[Clip], encoder: Encoder) -> dict[str, str]:
             fresh = dict(zip(unknown, threads.map(lambda path: file_hash(Path(path)), unknown), strict=True))
         index.add_hashes((stamps[path], digest) for path, digest in fresh.items())
     return known | fresh
-
-
-def _say_cut(captions: list[str], tokenizer: Any, max_tokens: int) -> None:
-    counts = token_counts(captions, tokenizer)
-    for caption, count in zip(captions, counts, strict=True):
-        if count > max_tokens:
-            console.print(f'Caption cut from {count} to {max_tokens} tokens: "{one_line(caption)[:60]}..."')

@@ -6,7 +6,7 @@ from itertools import product
 
 from cogvx_exp.config.schema import TrainJob, Validation
 from cogvx_exp.data.buckets import Bucket
-from cogvx_exp.data.prepare import CAPTIONS_AT_ONCE
+from cogvx_exp.data.captions import CAPTIONS_AT_ONCE
 from cogvx_exp.estimate.encoders import text_encoder_peak, vae_peak, vae_weights
 from cogvx_exp.estimate.splitting import split_over
 from cogvx_exp.estimate.training_step import StepBytes, step_bytes

@@ -9,7 +9,8 @@ from diffusers import CogVideoXTransformer3DModel
 
 from cogvx_exp.config.prompts import read_prompts
 from cogvx_exp.config.schema import GenerateJob, Memory, Model
-from cogvx_exp.data.prepare import Encoder, load_embeds, prepare_captions
+from cogvx_exp.data.captions import load_embeds, prepare_captions
+from cogvx_exp.data.prepare import Encoder
 from cogvx_exp.data.start_image import listed_images
 from cogvx_exp.errors import UserError
 from cogvx_exp.evaluation.adapter import Adapter

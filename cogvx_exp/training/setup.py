@@ -16,12 +16,13 @@ from cogvx_exp.config.notes import warmup_note
 from cogvx_exp.config.prompts import read_prompts
 from cogvx_exp.config.schema import TrainJob, Validation
 from cogvx_exp.data.buckets import Bucket
+from cogvx_exp.data.captions import load_embeds
 from cogvx_exp.data.dataset import Clip, Dataset
 from cogvx_exp.data.encoded import EncodedDataset, encode_dataset
 from cogvx_exp.data.frames import choose_frames
 from cogvx_exp.data.images import with_images
 from cogvx_exp.data.online import online_batches
-from cogvx_exp.data.prepare import Encoder, load_embeds
+from cogvx_exp.data.prepare import Encoder
 from cogvx_exp.data.readers import Wait, cached_batches
 from cogvx_exp.data.sampler import BatchStream
 from cogvx_exp.data.samples import Batch, LatentSpace, TrainingSamples

@@ -7,25 +7,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import CogVideoXPipeline, CogVideoXTransformer3DModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from cogvx_exp.config.schema import Method, TrainJob
+from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.errors import UserError
 from cogvx_exp.evaluation.adapter import find_adapter
-from cogvx_exp.model.adapt import make_trainable, trainable_parameters
-from cogvx_exp.model.build import build_transformer
-from cogvx_exp.model.device import Compute
-from cogvx_exp.model.load import load_adapter_weights, load_trained
-from cogvx_exp.model.positions import rotary_positions
-from cogvx_exp.training.export import export
+from cogvx_exp.model.load import load_trained
+from tests.adapters import (
+    ALPHA,
+    HOST,
+    LAYERS,
+    RANK,
+    Tensors,
+    exported_lora,
+    kohya,
+    new_model,
+    output,
+    raw_tensors,
+    renamed,
+    trained_model,
+)
 from tests.conftest import MakeJob
-
-HOST = Compute(torch.device("cpu"), torch.float32)
-Tensors = dict[str, torch.Tensor]
-LAYERS = 8
-"""Of the tiny-5b: to_q, to_k, to_v and to_out.0 of two blocks."""
-RANK, ALPHA = 4, 12.0
 
 
 @pytest.fixture(scope="module")
@@ -33,68 +35,14 @@ def job(make_job: MakeJob) -> TrainJob:
     return make_job(f"method.rank={RANK}", f"method.alpha={ALPHA:g}")
 
 
-def new_model(job: TrainJob) -> CogVideoXTransformer3DModel:
-    torch.manual_seed(0)
-    return build_transformer(job.model).requires_grad_(False).eval()
-
-
-def output(transformer: CogVideoXTransformer3DModel) -> torch.Tensor:
-    config, generator = transformer.config, torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        return transformer(
-            torch.randn(1, 3, config.in_channels, 4, 6, generator=generator),
-            torch.randn(1, 8, config.text_embed_dim, generator=generator),
-            torch.tensor([500]),
-            image_rotary_emb=rotary_positions(dict(config), (3, 4, 6), torch.device("cpu")),
-            return_dict=False,
-        )[0]
-
-
-def trained_model(job: TrainJob, **changes: object) -> tuple[CogVideoXTransformer3DModel, Method]:
-    """A model whose adapter has weights as after training."""
-    method = Method.model_validate({**job.method.model_dump(), **changes})
-    model = new_model(job)
-    make_trainable(model, method, 0)
-    generator = torch.Generator().manual_seed(2)
-    for parameter in trainable_parameters(model).values():
-        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
-    return model.eval(), method
-
-
 @pytest.fixture(scope="module")
-def lora(job: TrainJob, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The export of a LoRA of rank 4 and alpha 12."""
-    model, method = trained_model(job)
-    return export(model, method, tmp_path_factory.mktemp("export"), torch.float32, {})
-
-
-@pytest.fixture(scope="module")
-def raw(lora: Path) -> Tensors:
-    """The trained tensors with no scale in them: lora_B is a third of the exported one. Keys: LAYER.lora_A.weight."""
-    weights = {name.removeprefix("transformer."): weight for name, weight in load_file(lora).items()}
-    return {name: weight / (ALPHA / RANK) if "lora_B" in name else weight for name, weight in weights.items()}
+def raw(job: TrainJob, tmp_path_factory: pytest.TempPathFactory) -> Tensors:
+    return raw_tensors(exported_lora(job, tmp_path_factory.mktemp("export")))
 
 
 @pytest.fixture(scope="module")
 def wanted(job: TrainJob) -> torch.Tensor:
     return output(trained_model(job)[0])
-
-
-def renamed(raw: Tensors, pattern: str, *pairs: tuple[str, str]) -> Tensors:
-    """The tensors with the layer's name and the ending put into a pattern, after replacements."""
-    found = {}
-    for key, weight in raw.items():
-        layer, half = re.fullmatch(r"(.+)\.lora_([AB])\.weight", key).groups()
-        for old, new in pairs:
-            layer = layer.replace(old, new)
-        found[pattern.format(layer=layer, half=half, way={"A": "down", "B": "up"}[half])] = weight
-    return found
-
-
-def kohya(raw: Tensors) -> Tensors:
-    named = renamed(raw, "lora_unet_{layer}.lora_{way}.weight", (".", "_"))
-    alphas = {key.replace(".lora_down.weight", ".alpha"): torch.tensor(ALPHA) for key in named if "down" in key}
-    return named | alphas
 
 
 def sat(raw: Tensors) -> Tensors:
@@ -271,72 +219,6 @@ def test_an_adapter_that_changes_some_layers_says_how_many(raw: Tensors, job: Tr
     save_file(half, tmp_path / "lora.safetensors")
     load_trained(new_model(job), tmp_path / "lora.safetensors", HOST, must_change=True)
     assert "changes 4 of 8 layers" in capsys.readouterr().out
-
-
-def tensors_alone(job: TrainJob, file: Path) -> CogVideoXTransformer3DModel:
-    """The model for a loader that reads no metadata: it takes alpha = rank."""
-    model, weights = new_model(job), load_file(file)
-    for key in (key for key in weights if "lora_A" in key):
-        layer = model.get_submodule(key.removeprefix("transformer.").removesuffix(".lora_A.weight"))
-        layer.weight.data += weights[key.replace("lora_A", "lora_B")] @ weights[key]
-    return model
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {"alpha": 2.0}, {"init": "gaussian"}, {"init": "pissa"}, {"init": "olora", "rank": 3, "alpha": 5.0}],
-    ids=str,
-)
-def test_an_export_is_as_strong_in_every_loader(job: TrainJob, tmp_path: Path, changes: dict) -> None:
-    model, method = trained_model(job, **changes)
-    trained = output(model)
-    file = export(model, method, tmp_path, torch.float32, {})
-    torch.testing.assert_close(output(tensors_alone(job, file)), trained, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(output(load_trained(new_model(job), file, HOST)), trained, rtol=1e-4, atol=1e-4)
-    plain = new_model(job)
-    weights, metadata = CogVideoXPipeline.lora_state_dict(str(tmp_path), return_lora_metadata=True)
-    CogVideoXPipeline.load_lora_into_transformer(weights, plain, metadata=metadata)
-    torch.testing.assert_close(output(plain), trained, rtol=1e-4, atol=1e-4)
-    assert (output(new_model(job)) - trained).abs().max() > 0.02
-
-
-@pytest.mark.parametrize("own_alpha", [float(RANK), ALPHA, 1.0])
-@pytest.mark.parametrize("source", ["export", "kohya", "no alpha"])
-def test_a_run_that_starts_from_a_lora_starts_as_strong(
-    job: TrainJob, lora: Path, raw: Tensors, wanted: torch.Tensor, own_alpha: float, source: str, tmp_path: Path
-) -> None:
-    file = lora
-    if source != "export":
-        file = tmp_path / "lora.safetensors"
-        save_file(kohya(raw) if source == "kohya" else raw, file)
-    model = new_model(job)
-    make_trainable(model, job.method.model_copy(update={"alpha": own_alpha}), 0)
-    load_adapter_weights(model, file)
-    strength = wanted if source != "no alpha" else output(trained_model(job, alpha=RANK)[0])
-    torch.testing.assert_close(output(model.eval()), strength, rtol=1e-5, atol=1e-5)
-    assert all(parameter.requires_grad for parameter in trainable_parameters(model).values())
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"rank": 8}, "has rank 4 and method.rank=8; use its rank and its targets: method.rank=4"),
-        ({"rank": 3}, "has rank 4 and method.rank=3"),
-        (
-            {"targets": ["to_q"]},
-            "has 8 layers and this run trains 2; use its rank and its targets: 'method.targets=[to_k,",
-        ),
-        ({"targets": ["to_q", "to_k", "to_v", "to_out.0", "ff.net.2"]}, "has 8 layers and this run trains 10"),
-    ],
-    ids=str,
-)
-def test_a_start_from_another_rank_or_other_layers_is_refused(
-    job: TrainJob, lora: Path, changes: dict, words: str
-) -> None:
-    model = new_model(job)
-    make_trainable(model, job.method.model_copy(update=changes), 0)
-    with pytest.raises(UserError, match=re.escape(words)):
-        load_adapter_weights(model, lora)
 
 
 def test_files_that_hold_no_adapter_are_refused_before_a_model_is_loaded(raw: Tensors, tmp_path: Path) -> None:
