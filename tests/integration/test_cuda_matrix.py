@@ -75,7 +75,8 @@ def outcomes(
 ) -> dict[str, tuple[Outcome, Outcome]]:
     """Those on the device and on the CPU of all cases that are selected, run in one process."""
     folder = tmp_path_factory.mktemp("cuda")
-    chosen = [item.callspec.params["name"] for item in request.session.items if item.path == request.path]
+    own = (item for item in request.session.items if item.path == request.path and hasattr(item, "callspec"))
+    chosen = [item.callspec.params["name"] for item in own]
     cases = [
         case for index, name in enumerate(chosen) for case in both(CASES[name], folder / str(index), folder / "cache")
     ]
