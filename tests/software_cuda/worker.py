@@ -40,6 +40,7 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
     device.reset_peak(0)
     os.environ["SOFTWARE_CUDA_TOTAL_MIB"] = str((case["total_mib"] << 20 if case["total_mib"] else TOTAL) >> 20)
     os.environ["SOFTWARE_CUDA_RACES"] = str(case["races"])
+    os.environ.pop("DS_ACCELERATOR", None)  # of a case on the other device
     blocks.WORTH_PARKING = case["park"] or WORTH_PARKING
     said, started = io.StringIO(), time.process_time()
     with redirect_stdout(said), redirect_stderr(said):
