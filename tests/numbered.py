@@ -1,4 +1,4 @@
-"""Clips whose frames carry their number in blocks of brightness, and what ffmpeg shows of them."""
+"""Clips whose frames carry their number, in blocks that survive compression, and what ffmpeg shows of them."""
 
 import re
 import subprocess

@@ -13,7 +13,7 @@ HDR = {16: "PQ", 18: "HLG"}
 """Transfer functions of high dynamic range, by their number in ITU-T H.273."""
 TO_SDR = (
     "convert it to SDR (ffmpeg -i FILE -vf zscale=t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,"
-    "tonemap=hable:desat=0,zscale=t=bt709:m=bt709:r=tv,format=yuv420p -c:v libx264 -crf 12 NEW.mp4) or take it out"
+    "tonemap=mobius:desat=0,zscale=t=bt709:m=bt709:r=tv,format=yuv420p -c:v libx264 -crf 12 NEW.mp4) or take it out"
 )
 DEINTERLACER = ("bwdif", "mode=send_frame:deint=interlaced")
 """One frame for each frame; those that are not flagged as interlaced pass unchanged."""
