@@ -146,7 +146,8 @@ def build_stepper(
         return Stepper(transformer, make_optimizer, accelerator)
     if how == "ddp":
         return DataParallel(transformer, make_optimizer, accelerator)
-    from cogvx_exp.training.sharded import DeepSpeed, FullySharded
+    from cogvx_exp.training.fsdp import FullySharded
+    from cogvx_exp.training.zero import DeepSpeed
 
     if how == "fsdp":
         return FullySharded(transformer, make_optimizer, accelerator)

@@ -12,7 +12,7 @@ from cogvx_exp.model.device import Compute, check_devices, choose_compute
 from cogvx_exp.model.offload import on_host
 from cogvx_exp.model.quantize import quantize_block
 from cogvx_exp.team import Team
-from cogvx_exp.training.sharded import DeepSpeed
+from cogvx_exp.training.zero import DeepSpeed
 
 GPU = torch.device("cuda")
 MODEL = SimpleNamespace(dtype="float32", native_dtype="float32")
