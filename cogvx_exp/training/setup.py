@@ -1,6 +1,7 @@
 """Builds what the loop works on: the encoded data, the trainable model, the order of the batches."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -120,7 +121,7 @@ class Training:
         self.first_step = checkpoint.step
         say_resumed(checkpoint, told + changes_around(checkpoint, self.stream.world, dataset), self.steps)
 
-    def batches(self, job: TrainJob, data: PreparedData, wait: Wait) -> Iterator[Batch]:
+    def batches(self, job: TrainJob, data: PreparedData, wait: Wait = nullcontext) -> Iterator[Batch]:
         """The batches from the current position on; `wait` is entered while one is waited for."""
         if job.data.encode == "online":
             batches = online_batches(self.samples, self.stream, data.clips, job.data, data.encoder)
