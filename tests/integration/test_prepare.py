@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from cogvx_exp.data import prepare
+from cogvx_exp.data import captions, prepare
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.dataset import load_dataset, split_holdout
 from cogvx_exp.data.sampler import Draw
@@ -63,7 +63,7 @@ def test_prepare_again_does_nothing(settings, undisturbed, tmp_path: Path, monke
         assert prepare_main([*settings, f"cache_dir={tmp_path}"]) == 0
         assert encoded(tmp_path) == undisturbed
         monkeypatch.setattr(prepare, "load_vae", None)  # would fail if it were called
-        monkeypatch.setattr(prepare, "load_text_encoder", None)
+        monkeypatch.setattr(captions, "load_text_encoder", None)
     assert len(undisturbed) == 2 * CLIPS + len(set((Path(settings[1][10:]) / "prompt.txt").read_text().split("\n")))
 
 
