@@ -17,6 +17,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """A full disk, a quota, a limit of file sizes."""
 DISK_ERRORS = (*FULL, errno.EROFS, errno.EACCES)
 """And a disk or a folder that cannot be written."""
+PLACE_ERRORS = (*DISK_ERRORS, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+"""And names that are too long or taken: another place or name helps."""
 
 
 def disk_error(error: BaseException) -> OSError | None:
@@ -73,3 +75,15 @@ def cache_trouble(cache_dir: Path) -> Iterator[None]:
             f"{found.filename or cache_dir}: {found.strerror}; make room there, or set cache_dir to a folder on "
             "another disk. What is encoded stays: the same command goes on from there"
         ) from None
+
+
+def disk_fault(error: OSError) -> UserError | None:
+    """The user's error that an error of the system is, if it is one: names the file."""
+    if error.errno not in PLACE_ERRORS or error.filename is None:
+        return None
+    name = str(error.filename)
+    shown = name if len(name) <= 160 else f"{name[:70]}...{name[-70:]}"
+    limit = " (a name may have 255 bytes)" if error.errno == errno.ENAMETOOLONG else ""
+    return UserError(
+        f"{shown}: {error.strerror}{limit}; name another place (run_dir, cache_dir) or another folder to work in"
+    )

@@ -1,6 +1,5 @@
 """Writing files so that a reader sees all of them or nothing."""
 
-import errno
 import hashlib
 import json
 import os
@@ -104,25 +103,6 @@ def make_folder(folder: Path, setting: str) -> None:
         raise UserError(f"{setting}={folder}: this, or a folder above it, is a file; name a folder") from None
     except OSError as error:
         raise UserError(f"{setting}={folder} cannot be made ({error.strerror}); name another folder") from None
-
-
-DISK_ERRORS = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM),
-    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
-)
-"""What a user can mend: a place that is full or read-only, permissions, names that are too long or taken."""
-
-
-def disk_fault(error: OSError) -> UserError | None:
-    """The user's error that an error of the system is, if it is one: names the file."""
-    if error.errno not in DISK_ERRORS or error.filename is None:
-        return None
-    name = str(error.filename)
-    shown = name if len(name) <= 160 else f"{name[:70]}...{name[-70:]}"
-    limit = " (a name may have 255 bytes)" if error.errno == errno.ENAMETOOLONG else ""
-    return UserError(
-        f"{shown}: {error.strerror}{limit}; name another place (run_dir, cache_dir) or another folder to work in"
-    )
 
 
 def copy_folder(source: Path, folder: Path, leave_out: str = "") -> None:

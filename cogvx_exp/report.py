@@ -7,8 +7,8 @@ from pathlib import Path
 
 from cogvx_exp.comparison.page import write_report
 from cogvx_exp.comparison.runs import find_runs
+from cogvx_exp.disk import disk_fault
 from cogvx_exp.errors import UserError
-from cogvx_exp.files import disk_fault
 from cogvx_exp.tracking.console import never_fail_to_print, visible
 from cogvx_exp.tracking.progress import console
 

@@ -29,8 +29,8 @@ from cogvx_exp.config.overrides import check_names
 from cogvx_exp.config.paths import conf_dir
 from cogvx_exp.config.quoting import expanded, hint_for_several, quoted, readable
 from cogvx_exp.config.typed import Job, typed
+from cogvx_exp.disk import disk_fault
 from cogvx_exp.errors import CrashError, UserError
-from cogvx_exp.files import disk_fault
 from cogvx_exp.rendezvous import ignore_leftovers
 from cogvx_exp.team import place_in_job
 from cogvx_exp.tracking.console import never_fail_to_print, visible

@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from cogvx_exp.data.faults import ClipError
+from cogvx_exp.disk import plain_disk_errors
 from cogvx_exp.errors import UserError
 from cogvx_exp.files import fingerprint, whole_file
 from cogvx_exp.tracking.progress import console
@@ -89,20 +90,14 @@ class TensorCache:
 
         Raises:
             ClipError: the tensor has values that are not finite.
-            UserError: the cache cannot be written.
+            OSError: the cache cannot be written.
         """
         if not torch.isfinite(tensor).all():
             raise ClipError("encoding gave values that are not finite", "try model.dtype=float32, or take it out")
         tensor = tensor.detach().cpu().contiguous()
-        try:
-            with whole_file(self._path(key)) as beside:
-                save_file({"tensor": tensor}, beside, metadata={CHECKSUM: _checksum(tensor)})
-        except (OSError, SafetensorError) as error:
-            why = getattr(error, "strerror", None) or str(error)
-            raise UserError(
-                f"{self.folder} cannot be written ({why}); make room there, or name another cache_dir. What is encoded "
-                "already stays"
-            ) from error
+        path = self._path(key)
+        with plain_disk_errors(path), whole_file(path) as beside:
+            save_file({"tensor": tensor}, beside, metadata={CHECKSUM: _checksum(tensor)})
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
