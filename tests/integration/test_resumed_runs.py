@@ -229,5 +229,6 @@ def test_a_cache_that_does_not_fit(
         patch.setattr(cache, "save_file", no_room)
         assert prepare([f"cache_dir={tmp_path / 'cache'}"]) == 2
     error = capsys.readouterr().err
-    assert f"{tmp_path / 'cache'}: No space left on device; make room there, or set cache_dir" in error
+    assert f"cogvx_exp.prepare: {tmp_path / 'cache'}/" in error
+    assert ": No space left on device; make room there, or set cache_dir" in error
     assert prepare([f"cache_dir={tmp_path / 'cache'}"]) == 0
