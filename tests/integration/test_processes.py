@@ -161,7 +161,7 @@ def test_a_second_warning_ends_a_run_at_once(tmp_path: Path, shared_cache: Path)
         time.sleep(0.5)
     process.communicate(timeout=30)
     assert process.returncode == 1
-    assert gone([other.pid for other in others], 30)
+    assert gone([other.pid for other in others], 10)
 
 
 def test_time_that_is_up_stops_a_run(tmp_path: Path, shared_cache: Path) -> None:
@@ -182,7 +182,7 @@ def test_no_process_is_left_when_the_parent_ends(number: signal.Signals, tmp_pat
     others = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
     assert len(others) >= 3, "torchrun and two workers"
     os.kill(process.pid, number)
-    assert gone([process.pid, *others], 30)
+    assert gone([process.pid, *others], 10)
 
 
 def test_a_crash_of_one_process_ends_all_with_its_own_words(
