@@ -96,7 +96,12 @@ def test_two_processes_go_on_where_one_stopped(
 
 def start(*settings: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "cogvx_exp.train", *with_twin(settings)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_with_ctrl_c)
+
+
+def _with_ctrl_c() -> None:
+    """As in a terminal. Where the tests are a shell's background job, SIGINT is ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:
