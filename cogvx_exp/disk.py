@@ -5,8 +5,8 @@ import os
 import re
 import sqlite3
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -59,11 +59,14 @@ def plain_disk_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def cache_trouble(cache_dir: Path) -> Iterator[None]:
-    """Inside, the cache is filled.
+def disk_errors_explained(explain: Callable[[OSError], str]) -> Iterator[None]:
+    """Inside, files are written.
+
+    Args:
+        explain: the message for an error of the disk.
 
     Raises:
-        UserError: instead of an error of the disk; names the path and what to do.
+        UserError: instead of an error of the disk, whichever library reports it.
     """
     try:
         yield
@@ -71,10 +74,17 @@ def cache_trouble(cache_dir: Path) -> Iterator[None]:
         found = disk_error(error)
         if found is None:
             raise
-        raise UserError(
-            f"{found.filename or cache_dir}: {found.strerror}; make room there, or set cache_dir to a folder on "
+        raise UserError(explain(found)) from None
+
+
+def cache_trouble(cache_dir: Path) -> AbstractContextManager[None]:
+    """Inside, the cache is filled; a UserError names the path that cannot be written, and what to do."""
+    return disk_errors_explained(
+        lambda error: (
+            f"{error.filename or cache_dir}: {error.strerror}; make room there, or set cache_dir to a folder on "
             "another disk. What is encoded stays: the same command goes on from there"
-        ) from None
+        )
+    )
 
 
 def disk_fault(error: OSError) -> UserError | None:

@@ -14,14 +14,9 @@ BASE = ["steps=3", "lr_scheduler=constant", "data.workers=0", "memory.preflight=
 CORE = {
     "plain": "validation=none",
     "validation": "validation.every=2 validation.num_inference_steps=1 data.holdout=2 validation.loss_every=2",
-    "i2v": "model=tiny-1.5-i2v task=i2v validation=none data.encode=online",
     "bfloat16": "model.dtype=bfloat16 method=sft ema_decay=0.9 gradient_accumulation=2 validation=none",
-    "float16": "model=tiny-2b model.dtype=float16 validation=none",
     "12gb": "memory=12gb model.dtype=bfloat16 gradient_accumulation=2 validation=none",
     "offloaded optimizer": "memory=24gb optim=cpu_offload method=sft validation=none",
-    "offloaded optimizer, gradients kept": "optim=cpu_offload optim.offload_gradients=false gradient_accumulation=2 "
-    "validation=none",
-    "nf4": "quant=nf4 model.dtype=bfloat16 validation=none",
     "workers and pinned memory": "data.workers=2 data.pin_memory=true validation=none",
 }
 """In `make test`."""
@@ -45,6 +40,11 @@ WHOLE = (
     | {f"{name} float16": f"quant={name} model.dtype=float16 {VALIDATION}" for name in ("nf4", "int8", "fp8")}
     | {f"{name} keep": f"quant={name} memory.activations=keep validation=none" for name in ("nf4", "int8", "fp8")}
     | {
+        "i2v": "model=tiny-1.5-i2v task=i2v validation=none data.encode=online",
+        "float16": "model=tiny-2b model.dtype=float16 validation=none",
+        "offloaded optimizer, gradients kept": "optim=cpu_offload optim.offload_gradients=false "
+        "gradient_accumulation=2 validation=none",
+        "nf4": "quant=nf4 model.dtype=bfloat16 validation=none",
         "streamed, two passes a step": "memory=12gb gradient_accumulation=2 model.dtype=float16 data.holdout=2 "
         "validation.loss_every=1 validation.every=1 validation.num_inference_steps=1",
         "streamed with checkpoints": f"memory.stream_blocks=true memory.activations=checkpoint {VALIDATION}",
@@ -132,6 +132,7 @@ def test_a_gpu_that_is_too_small_is_told_before_and_in_a_run(tmp_path: Path) -> 
     assert "Traceback" not in ended.text
 
 
+@pytest.mark.cuda_matrix
 def test_full_fine_tuning_ends_with_one_transformer_on_the_gpu(tmp_path: Path) -> None:
     """The last videos are sampled from what was exported, which needs neither the trained model nor its base."""
     wide = ["model.transformer.num_attention_heads=12", "model.transformer.attention_head_dim=64"]

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -62,19 +63,21 @@ RELOAD = """
 import sys, torch
 from diffusers import CogVideoXPipeline, CogVideoXTransformer3DModel
 from peft import PeftModel
-base, export, method, inputs, outputs = sys.argv[1:]
-given = torch.load(inputs, weights_only=True)
-if method == "sft":
-    model = CogVideoXTransformer3DModel.from_pretrained(export + "/transformer")
-else:
-    model = CogVideoXTransformer3DModel.from_pretrained(base, subfolder="transformer")
-    if method.startswith("lora"):
-        pipe = CogVideoXPipeline.from_pretrained(base, transformer=model)
-        pipe.load_lora_weights(export)
+base, folder, *methods = sys.argv[1:]
+given = torch.load(folder + "/in.pt", weights_only=True)
+for method in methods:
+    export = f"{folder}/{method}/export"
+    if method == "sft":
+        model = CogVideoXTransformer3DModel.from_pretrained(export + "/transformer")
     else:
-        model = PeftModel.from_pretrained(model, export)
-with torch.no_grad():
-    torch.save(model.eval()(**given, return_dict=False)[0], outputs)
+        model = CogVideoXTransformer3DModel.from_pretrained(base, subfolder="transformer")
+        if method.startswith("lora"):
+            pipe = CogVideoXPipeline.from_pretrained(base, transformer=model)
+            pipe.load_lora_weights(export)
+        else:
+            model = PeftModel.from_pretrained(model, export)
+    with torch.no_grad():
+        torch.save(model.eval()(**given, return_dict=False)[0], f"{folder}/{method}/out.pt")
 """
 
 
@@ -90,27 +93,36 @@ def some_inputs(config: dict) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("method", ["lora", "lora_ff", "dora", "loha", "lokr", "sft"])
-def test_a_fresh_process_loads_what_was_trained(method: str, make_job, train_in, tmp_path: Path) -> None:
-    extra = [] if method == "sft" else ["method.rank=4", "method.alpha=12"]
-    job = make_job(f"method={method}", "steps=4", "lr_scheduler=constant", "validation=none", *extra)
-    transformer = train_in(job, tmp_path / "run").transformer.eval()
-    given = some_inputs(transformer.config)
-    torch.save(given, tmp_path / "in.pt")
-    with torch.no_grad():
-        trained = transformer(**given, return_dict=False)[0]
+@pytest.fixture(scope="module")
+def reloaded(make_job, train_in, tmp_path_factory) -> Callable[[str], tuple[Path, Path, torch.Tensor]]:
+    """By method: the folder of the base, that of the run, and what the trained model gives. One fresh process has
+    loaded all of them, without this project's code."""
+    folder, trained = tmp_path_factory.mktemp("reloaded"), {}
+    for method in METHODS:
+        extra = [] if method == "sft" else ["method.rank=4", "method.alpha=12"]
+        job = make_job(f"method={method}", "steps=4", "lr_scheduler=constant", "validation=none", *extra)
+        transformer = train_in(job, folder / method).transformer.eval()
+        given = some_inputs(transformer.config)
+        with torch.no_grad():
+            trained[method] = transformer(**given, return_dict=False)[0]
+    torch.save(given, folder / "in.pt")
     base = pipeline_folder(job.model, job.cache_dir)
-    paths = [str(base), str(tmp_path / "run/export"), method, str(tmp_path / "in.pt"), str(tmp_path / "out.pt")]
-    subprocess.run([sys.executable, "-c", RELOAD, *paths], check=True, capture_output=True)
-    torch.testing.assert_close(torch.load(tmp_path / "out.pt", weights_only=True), trained, rtol=1e-5, atol=1e-5)
+    command = [sys.executable, "-c", RELOAD, str(base), str(folder), *METHODS]
+    subprocess.run(command, check=True, capture_output=True)
+    return lambda method: (base, folder / method, trained[method])
 
-    compute = choose_compute("cpu", job.model)
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_fresh_process_loads_what_was_trained(method: str, reloaded, make_job) -> None:
+    base, run, trained = reloaded(method)
+    torch.testing.assert_close(torch.load(run / "out.pt", weights_only=True), trained, rtol=1e-5, atol=1e-5)
+
+    compute = choose_compute("cpu", make_job().model)
     untouched = load_transformer(base, compute, "t2v")
+    given = some_inputs(untouched.config)
     with torch.no_grad():
         before = untouched(**given, return_dict=False)[0]
-        file = next(
-            path for path in (tmp_path / "run/export").iterdir() if path.suffix == ".safetensors" or path.is_dir()
-        )
+        file = next(path for path in (run / "export").iterdir() if path.suffix == ".safetensors" or path.is_dir())
         ours = load_trained(untouched, file, compute).eval()(**given, return_dict=False)[0]
     assert (before - trained).abs().max() > 1e-3
     torch.testing.assert_close(ours, trained, rtol=1e-5, atol=1e-5)

@@ -8,7 +8,7 @@ import pytest
 from tests.random_settings import random_command, run
 
 
-@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("number", range(5))
 def test_a_random_command_line_ends_in_a_result_or_in_a_refusal_that_names_a_setting(
     number: int, tmp_path: Path, shared_cache: Path
 ) -> None:
