@@ -4,6 +4,8 @@ import logging
 import os
 import warnings
 
+from cogvx_exp.imports import import_libraries
+
 SILENT_LOGGERS = ("torchao", "bitsandbytes", "torch.utils._pytree", "torch.distributed", "DeepSpeed", "httpx")
 ENVIRONMENT = {
     "DIFFUSERS_VERBOSITY": "error",
@@ -18,11 +20,11 @@ def _is_critical(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.CRITICAL
 
 
-def quiet_libraries() -> None:
-    """Silences notes of libraries that a user can do nothing about, and their progress bars.
+def quiet_libraries(quant: str = "none") -> None:
+    """Imports the libraries; silences notes that a user can do nothing about, and progress bars.
 
     Call before anything else imports torch, diffusers or transformers: some of them speak while they
-    are imported. Variables that the user has set stay.
+    are imported. Variables that the user has set stay. `quant` is that of `import_libraries`.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -41,6 +43,7 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")  # nothing to page from
     warnings.filterwarnings("ignore", message="This DataLoader will create")  # told in our own words
 
+    import_libraries(quant)
     import diffusers.utils.logging
     import transformers.utils.logging
 

@@ -31,6 +31,7 @@ from cogvx_exp.config.quoting import expanded, hint_for_several, quoted, readabl
 from cogvx_exp.config.typed import Job, typed
 from cogvx_exp.disk import disk_fault
 from cogvx_exp.errors import CrashError, UserError
+from cogvx_exp.imports import expect_one_command
 from cogvx_exp.rendezvous import ignore_leftovers
 from cogvx_exp.team import place_in_job
 from cogvx_exp.tracking.console import never_fail_to_print, visible
@@ -71,6 +72,8 @@ class EntryPoint(Generic[Job]):
         Raises:
             Stopped: (an exit with code 75) the run was asked to stop and has saved its state.
         """
+        if argv is None:
+            expect_one_command()
         argv = list(sys.argv[1:] if argv is None else argv)
         never_fail_to_print()
         try:

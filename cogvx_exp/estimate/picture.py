@@ -3,12 +3,8 @@
 import textwrap
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 from cogvx_exp.estimate.prediction import RESERVE_GIB, Prediction
+from cogvx_exp.figures import pyplot
 from cogvx_exp.files import whole_file
 
 COLOURS = {
@@ -24,6 +20,7 @@ COLOURS = {
 def draw(predictions: list[Prediction], labels: list[str], budget: float, path: Path) -> None:
     """Draws a bar for each run: the peak of a training step by kind; other phases are marks, the budget is a line."""
     bars = [_parts(prediction) for prediction in predictions]
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(9, 1.9 + 0.5 * len(bars)), dpi=120, layout="constrained")
     rows = range(len(bars))
     left = [0.0] * len(bars)

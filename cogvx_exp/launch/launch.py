@@ -143,7 +143,7 @@ def _start_folder(folder: RunFolder, job: TrainJob, overrides: list[str], *, new
 
 def _run_here(job: TrainJob, start: Start) -> float | None:
     """Trains in this process."""
-    quiet_libraries()
+    quiet_libraries(job.quant.name)
     from cogvx_exp.training.run import train
 
     return objective(train(job, start.folder, start.dataset, start.checkpoint, start.opening).summary)
@@ -158,7 +158,7 @@ def _run_as_started(job: TrainJob, overrides: list[str], place: tuple[int, int])
         )
     there = job.distributed.model_copy(update={"processes": world, "nodes": 1, "node_rank": 0})
     job = job.model_copy(update={"distributed": there})
-    quiet_libraries()
+    quiet_libraries(job.quant.name)
     from cogvx_exp.training.run import joined
 
     # The first process finds the run's folder and checkpoint; the others are told.

@@ -52,7 +52,7 @@ def preflight(job: TrainJob, overrides: list[str], shapes: set[Bucket]) -> None:
         limit = f"the {total:.1f} GiB of this {name}"
         if budget < total - OTHERS_GIB:
             limit = f"the {budget:.1f} GiB that are free of the {total:.1f} of this {name} (nvidia-smi shows by whom)"
-    quiet_libraries()
+    quiet_libraries(job.quant.name)
     from cogvx_exp.estimate.command import refuse_if_too_large
 
     prediction = refuse_if_too_large(job, overrides, shapes, budget, limit)

@@ -5,6 +5,7 @@ import sys
 from cogvx_exp.config.schema import PrepareJob
 from cogvx_exp.data.dataset import load_dataset
 from cogvx_exp.errors import UserError
+from cogvx_exp.imports import expect_one_command
 from cogvx_exp.launch.preparation import encode_share
 from cogvx_exp.tracking.console import never_fail_to_print, visible
 
@@ -12,6 +13,7 @@ from cogvx_exp.tracking.console import never_fail_to_print, visible
 def main() -> int:
     """Encodes this process's share; returns the exit code."""
     never_fail_to_print()
+    expect_one_command()
     try:
         job = PrepareJob.model_validate_json(sys.stdin.read())
         encode_share(job, load_dataset(job.data, job.cache_dir))

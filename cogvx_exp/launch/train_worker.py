@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cogvx_exp.data.dataset import load_dataset
 from cogvx_exp.errors import UserError
+from cogvx_exp.imports import expect_one_command
 from cogvx_exp.launch.disk import disk_trouble
 from cogvx_exp.launch.processes import die_with_parent
 from cogvx_exp.launch.work_files import leave_failure, read_work
@@ -24,14 +25,15 @@ def main() -> int:
     logs, rank = Path(sys.argv[1]), int(os.environ.get("RANK", "0"))
     console.quiet = rank > 0
     never_fail_to_print()
-    quiet_libraries()
-    from cogvx_exp.training.run import train
-
+    expect_one_command()
     last_words.append(lambda stopped: leave_failure(logs, rank, stopped))
     try:
         work = read_work(logs)
         job, path = work.job, work.checkpoint
         assert job.run_dir
+        quiet_libraries(job.quant.name)
+        from cogvx_exp.training.run import train
+
         folder = RunFolder(job.run_dir)
         with disk_trouble(folder):
             dataset = load_dataset(job.data, job.cache_dir)

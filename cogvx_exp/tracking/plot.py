@@ -3,12 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 
+from cogvx_exp.figures import pyplot
 from cogvx_exp.files import whole_file
 
 
@@ -18,6 +15,7 @@ def plot_loss(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
     loss = np.array([line["loss"] for line in metrics])
     smoothed = np.array([line["loss_smoothed"] for line in metrics])
     rate = np.array([line["lr"] for line in metrics])
+    plt = pyplot()
     figure, (upper, lower) = plt.subplots(
         2, 1, figsize=(8, 4.8), dpi=120, sharex=True, height_ratios=(4, 1), layout="constrained"
     )

@@ -2,13 +2,10 @@
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 
 from cogvx_exp.data.video import spread_frames
+from cogvx_exp.figures import pyplot
 from cogvx_exp.files import read_json, whole_file
 from cogvx_exp.tracking.console import one_line
 from cogvx_exp.tracking.run_folder import RunFolder
@@ -26,6 +23,7 @@ def draw_strip(folder: RunFolder) -> None:
     pairs = [pair for pair in pairs if pair[1].exists()][:MOST]
     if not pairs:
         return
+    plt = pyplot()
     figure, axes = plt.subplots(
         len(pairs), 2, figsize=(9, 1.45 * len(pairs) + 0.3), dpi=110, layout="constrained", squeeze=False
     )
