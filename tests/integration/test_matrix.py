@@ -12,12 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import CogVideoXImageToVideoPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
+from cogvx_exp.data.images import image_condition
+from cogvx_exp.data.samples import Batch
 from cogvx_exp.evaluation.sampling import Sampler
 from cogvx_exp.model.device import choose_compute
-from cogvx_exp.model.load import load_scheduler, load_trained, load_transformer, load_vae, pipeline_folder
+from cogvx_exp.model.load import load_trained, load_transformer, load_vae, pipeline_folder
 from cogvx_exp.team import Team
 from cogvx_exp.tracking.run_folder import LORA_FILE, PEFT_FILE, RunFolder, read_metrics
 from tests.entry import train as main
@@ -260,14 +263,24 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
     assert RunFolder(tmp_path / "run").checkpoint(1).is_dir()
 
 
-def test_the_vae_and_the_sampler_of_an_image_model_agree_on_the_scale(make_job) -> None:
-    from cogvx_exp.data.images import image_scale
-
+@pytest.mark.parametrize(("how", "scale"), [("auto", 1 / 2.8), ("multiply", 2.8), ("divide", 1 / 2.8)])
+def test_training_and_the_pipeline_scale_an_image_alike(how: str, scale: float, make_job) -> None:
+    """The pipeline conditions on the first frame as it encodes it; training's condition of the same frame is equal."""
     job = make_job("model=tiny-1.5-i2v", "task=i2v")
     folder, compute = pipeline_folder(job.model, job.cache_dir), choose_compute("cpu", job.model)
-    scales = [image_scale(load_vae(folder, compute, job.memory, how).config) for how in ("auto", "multiply", "divide")]
-    assert scales == pytest.approx([1 / 2.8, 2.8, 1 / 2.8])
-    assert load_scheduler(folder, job.model.sampling.scheduler) is not None
+    vae = load_vae(folder, compute, job.memory, how)
+    pipeline = CogVideoXImageToVideoPipeline.from_pretrained(folder, vae=vae)
+    image = torch.rand(1, 3, 32, 48) * 2 - 1
+    moments = vae.encode(image[:, :, None]).latent_dist
+    latents, theirs = pipeline.prepare_latents(
+        image, 1, 4, 13, 32, 48, torch.float32, torch.device("cpu"), torch.Generator().manual_seed(0)
+    )
+    draw = torch.randn(moments.mean.shape, generator=torch.Generator().manual_seed(0))
+    nothing = torch.empty(0)
+    batch = Batch(latents, nothing, nothing, nothing, [], [], image, draw, torch.ones(1, dtype=torch.bool))
+    torch.testing.assert_close(image_condition(batch, vae), theirs)
+    drawn = moments.mean + moments.std * draw
+    torch.testing.assert_close(theirs[:, 0], drawn[:, :, 0] * scale)
 
 
 @pytest.mark.parametrize("method", ["lora", "sft"])
