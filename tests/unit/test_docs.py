@@ -106,6 +106,12 @@ def test_every_old_flag_has_its_setting() -> None:
     assert [flag for flag, setting in FLAGS.items() if f"| `--{flag}` | `{setting}` |" not in table] == []
 
 
+def test_every_example_sweep_is_listed() -> None:
+    page = (ROOT / "docs" / "sweeps-and-reports.md").read_text(encoding="utf-8")
+    for path in (ROOT / "multirun_examples" / "sweep").glob("*.yaml"):
+        assert f"| `{path.stem}` |" in page
+
+
 def test_messages_are_those_of_the_program() -> None:
     """The first cells of the tables quote messages: `...`, N and M stand for what is filled in."""
     rows = re.findall(r"^\| (.*?) \|", (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE)
