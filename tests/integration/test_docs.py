@@ -20,9 +20,9 @@ from cogvx_exp.tracking.run_folder import LORA_FILE, RunFolder, read_job
 from tests import entry
 from tests.doc_pages import ENTRY_POINTS, ROOT, Command, check_configuration, commands, write_shown_files
 
-TRAIN = ["steps=2", "batch_size=2", "lr_scheduler.warmup_steps=0", "data.workers=0"]
-TRAIN += ["data.decode_workers=1", "validation.num_inference_steps=1", "validation.num_prompts=1"]
-SMALLER = {"train": [*TRAIN, "data.clips=4"], "generate": ["generate.num_inference_steps=1"]}
+SHORT = ["steps=2", "batch_size=2", "lr_scheduler.warmup_steps=0", "data.workers=0", "data.decode_workers=1"]
+ONE_VIDEO = ["validation.num_inference_steps=1", "validation.num_prompts=1"]
+SMALLER = {"train": [*SHORT, *ONE_VIDEO, "data.clips=4"], "generate": ["generate.num_inference_steps=1"]}
 
 
 def newest_run() -> Path:
@@ -87,7 +87,8 @@ def test_the_examples_of_extending(
         monkeypatch.setattr(sys, "path", [*(str(in_tmp) for _ in command.environment), *sys.path])
         arguments = with_places(command.arguments)
         if command.entry:
-            small = [*TRAIN, "validation.baseline=false", f"cache_dir={shared_cache}"]
+            videos = [*ONE_VIDEO, "validation.baseline=false"] if "data=footage" in arguments else ["validation=none"]
+            small = [*SHORT, *videos, f"cache_dir={shared_cache}"]
             code = getattr(entry, command.entry)(replaced(arguments, [] if "--cfg" in arguments else small))
             assert code == 0, f"{command}\n{capsys.readouterr().err}"
         else:
