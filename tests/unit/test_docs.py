@@ -101,6 +101,17 @@ def test_the_reference_of_settings_is_that_of_the_schema() -> None:
             assert f"`{name}" in written, name
 
 
+def test_every_setting_that_is_named_exists() -> None:
+    known = set(re.findall(r"^\| `([\w.]+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
+    known |= {name.rpartition(".")[0] for name in known}
+    sections = {name.partition(".")[0] for name in known if "." in name}
+    for page in PAGES:
+        named = re.findall(r"`[+']*(\w+(?:\.\w+)+)\*?(?:[=\[' ][^`]*)?`", page.read_text(encoding="utf-8"))
+        settings = {name for name in named if name.partition(".")[0] in sections and not name.endswith(".yaml")}
+        unknown = {name for name in settings - known if not name.startswith("optim.settings.")}
+        assert not unknown, f"{page.name} names {unknown}"
+
+
 def test_every_old_flag_has_its_setting() -> None:
     table = (ROOT / "docs" / "migrating-from-cogvideox-factory.md").read_text(encoding="utf-8")
     assert [flag for flag, setting in FLAGS.items() if f"| `--{flag}` | `{setting}` |" not in table] == []
