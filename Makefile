@@ -2,13 +2,14 @@
 # make test    install into .venv and run the tests
 # make test-cuda  the whole matrix of settings on the software CUDA device (needs g++, some minutes)
 # make lint    ruff and mypy
+# make docs    the documentation as a static site, into site/
 PYTHON ?= python3
 BIN := .venv/bin
 # A process of one thread for each core, and each file of tests in one of them.
 PARALLEL := OMP_NUM_THREADS=1
 SPREAD := -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-cuda unit lint clean
+.PHONY: demo test test-cuda unit lint docs clean
 
 demo: .venv/installed
 	$(BIN)/python -m cogvx_exp.train
@@ -28,6 +29,9 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; say which: make PYTHON=python3.12"; exit 1; }
@@ -37,4 +41,4 @@ lint: .venv/installed
 	@touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv build dist site *.egg-info

@@ -1,6 +1,6 @@
 """Flags of the CogVideoX Factory scripts and the settings that took their place.
 
-Used to answer someone who types the old name, and to build the table in the README.
+Used to answer someone who types the old name; docs/migrating-from-cogvideox-factory.md has the same table.
 """
 
 FLAGS = {

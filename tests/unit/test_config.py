@@ -19,8 +19,6 @@ from cogvx_exp.config.schema import GenerateJob, PrepareJob, TrainJob
 from cogvx_exp.config.typed import typed
 from cogvx_exp.train import main
 
-README = Path(__file__).resolve().parents[2] / "README.md"
-
 
 def refused(capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
     """The message for a configuration that is refused."""
@@ -150,12 +148,6 @@ def test_every_setting_is_documented_and_its_default_is_true(config: str, schema
         elif not of_another_choice:
             assert name.startswith(("model.", "data.source", "generate.prompts", "generate.strength")), name
     assert stated > {"train": 60, "prepare": 30, "generate": 12}[config]
-
-
-def test_the_readme_has_every_old_flag() -> None:
-    table = README.read_text(encoding="utf-8")
-    missing = [flag for flag, setting in FLAGS.items() if f"| `--{flag}` | `{setting}` |" not in table]
-    assert not missing
 
 
 def test_every_new_name_of_a_flag_exists() -> None:

@@ -34,16 +34,15 @@ class TrainJob(Section):
     run_dir: LocalPath | None
     """Folder of the run. null: outputs/TIME_NAME, or the resumed run's folder. Default: null."""
     cache_dir: LocalPath
-    """Folder for what several runs share: encoded clips, demo clips, random models.
-    Default: outputs/cache."""
+    """Folder shared between runs: encoded clips, demo clips, random models. Default: outputs/cache."""
     resume: PathText | None
-    """latest: the newest checkpoint of `run_dir`, or else of the newest run beside it that was trained with the
-    same model, task and method. auto: latest of `run_dir` if there is one, else start anew. A path: that checkpoint, or
-    the newest of that run; what the run has of later steps is set aside. Changed settings of optimizer and schedule
-    hold from the first resumed step. null: start anew. Default: null."""
+    """latest: the newest checkpoint of `run_dir`, or of the newest run with the same model, task and method. auto: the
+    newest checkpoint of `run_dir` if there is one, else start from scratch. A path: that checkpoint, or the newest one
+    of that run; what the run has of later steps is moved to a branch. Changed settings of the optimizer and the
+    schedule apply from the first resumed step. null: start from scratch. Default: null."""
     resume_changed: bool
-    """Whether to resume even if settings have changed that decide what the checkpoint means; an optimizer of another
-    class starts afresh with the trained weights. Default: false."""
+    """Whether to resume although settings have changed that decide what the checkpoint's tensors mean. With another
+    class of optimizer, its state starts empty. Default: false."""
     seed: NonNegativeInt
     """Seed of everything random. Default: 42."""
     device: Device
@@ -82,13 +81,13 @@ class TrainJob(Section):
     validation: Annotated[Validation | NoValidation, Field(discriminator="name")]
     """Videos sampled during training."""
     memory: Memory
-    """What is kept in memory."""
+    """What stays in device memory."""
     quant: Quant
     """Storage of the frozen base."""
     tracker: Tracker
     """Where metrics go besides the run folder."""
     checkpoint: Checkpoint
-    """Training states from which a run can go on."""
+    """Training states that a run can resume from."""
     export: Export
     """The result."""
     hub: Hub
@@ -112,7 +111,7 @@ class PrepareJob(Section):
     mode: Literal["encode", "inspect"]
     """encode: fill the cache. inspect: show the dataset, as a table and as a page. Default: encode."""
     cache_dir: LocalPath
-    """Folder for what several runs share. Default: outputs/cache."""
+    """Folder shared between runs. Default: outputs/cache."""
     device: Device
     """auto (a GPU if there is one), cpu, cuda or cuda:N. Default: auto."""
     model: Model
@@ -145,14 +144,13 @@ class Generate(SamplingSettings):
     """A run, export or checkpoint folder, a LoRA file of any usual naming of keys, or a list of them; null samples the
     base model. The run's own base model is used unless `model=` is given. Default: null."""
     weights: list[float] | None
-    """Shares of several adapters, one for each; null: 1 for each. Default: null."""
+    """Weight of each adapter, if there are several; null: 1 each. Default: null."""
     strength: float | list[float]
-    """Strength of the adapters: 1 as trained, 0 not at all. A list makes one video that shows all of
-    them side by side."""
+    """Scale of the adapters: 1 as trained, 0 off. A list makes one video that shows all of them side by side."""
     compare: bool
-    """Whether the base model's video is put beside. Default: false."""
+    """Whether the base model's video is shown next to it. Default: false."""
     replay: LocalPath | None
-    """The .json beside a video: makes that video again, and nothing else. Default: null."""
+    """The .json next to a video: samples exactly that video again, and nothing else. Default: null."""
     output_dir: LocalPath
     """Folder for the videos. Default: outputs/generated."""
 
@@ -161,7 +159,7 @@ class GenerateJob(Section):
     """Everything `python -m cogvx_exp.generate` knows."""
 
     cache_dir: LocalPath
-    """Folder for what several runs share. Default: outputs/cache."""
+    """Folder shared between runs. Default: outputs/cache."""
     device: Device
     """auto (a GPU if there is one), cpu, cuda or cuda:N. Default: auto."""
     model: Model

@@ -189,7 +189,7 @@ class Model(Section):
     """Branch, tag or commit of the Hub repository. Default: null."""
     weights: Literal["pretrained", "random", "shipped"]
     """pretrained: load `path`. random: build the architecture below from a seed, with no download
-    (to try memory, speed and code). shipped: those of the tiny models, which come with the package.
+    (to try memory, speed and code). shipped: the tiny models' weights, which are part of the package.
     Default: pretrained."""
     random_seed: int = Field(ge=0)
     """Seed of random weights. Default: 0."""

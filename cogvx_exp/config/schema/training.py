@@ -52,8 +52,8 @@ class Method(Section):
     init: Literal["default", "gaussian", "pissa", "olora"] | None = None
     """lora: initial weights. default: Kaiming for A, zero for B. Default: default."""
     init_from: LocalPath | None = None
-    """lora: run, export or checkpoint folder, or file, of a LoRA that the training starts from, as strong as that is
-    whatever both alphas are. It must have this run's rank and layers. Default: null."""
+    """lora: a run, export or checkpoint folder, or a file, with the LoRA to start from. lora_B is rescaled, so that it
+    starts at the same strength whatever the two alphas are. Rank and layers must match this run's. Default: null."""
     parameters: FilledText | None = None
     """sft: regular expression; only parameters whose name has a match are trained. null: all."""
 
@@ -77,7 +77,7 @@ class Optim(Section):
     weight_decay: NonNegativeFloat
     """Weight decay. Default: 0.001."""
     decay_norms_and_biases: bool
-    """Whether parameters of one dimension (norms, biases) decay, too. Default: true."""
+    """Whether weight decay also applies to one-dimensional parameters (norms, biases). Default: true."""
     settings: dict[str, Any]
     """Further arguments of the class. Default: {}."""
     matrix_flag: str | None = None
@@ -96,10 +96,11 @@ class Optim(Section):
     """Whether optimizer states live in host memory and the step is made there (torchao CPUOffloadOptimizer).
     Default: false."""
     offload_gradients: bool = False
-    """With offload: whether gradients leave the GPU as soon as they are there. Default: false."""
+    """With offload: whether each gradient is copied to the host and freed on the GPU as soon as it has accumulated.
+    Default: false."""
     release_gradients: bool
-    """Whether each weight is moved as soon as its gradient is there, which is then freed: never more than one
-    gradient is in memory. Without accumulation and without max_grad_norm. Default: false."""
+    """Whether each parameter is stepped as soon as its gradient has accumulated, and the gradient freed: at most one
+    gradient is in memory. Not with gradient_accumulation or max_grad_norm. Default: false."""
 
 
 class LrScheduler(Section):
@@ -131,18 +132,18 @@ class Distributed(Section):
     rendezvous: Annotated[str, Field(pattern=r"^[^:]+:\d+$"), Allowed("HOST:PORT, such as node0:29500")] | None = None
     """With several machines: HOST:PORT of the one with number 0. Default: null."""
     timeout: PositiveInt | None = None
-    """Seconds a process waits for the others (the reference's nccl_timeout)."""
+    """Seconds that a process waits for the others within a training step (nccl_timeout in CogVideoX Factory)."""
 
 
 class Memory(Section):
-    """What is kept in memory, and what is computed again or fetched instead."""
+    """What stays in device memory, and what is recomputed or offloaded."""
 
     activations: Literal["keep", "checkpoint", "selective", "offload"]
     """keep: store all activations. checkpoint: store each block's input and compute the rest again in
     the backward pass. selective: store the attention's output, too, so that attention is not computed twice.
     offload: as checkpoint, with the blocks' inputs in host memory. Default: checkpoint."""
     stream_blocks: bool
-    """Adapters: whether the frozen blocks' weights wait in host memory and come to the GPU one block ahead.
+    """Adapters: whether the frozen blocks' weights stay in host memory and are prefetched to the GPU one block ahead.
     Default: false."""
     ff_chunks: PositiveInt
     """Parts in which a block's feed-forward layer is computed, each computed again in the backward pass.
@@ -171,7 +172,7 @@ class Quant(Section):
 
 
 class Checkpoint(Section):
-    """Training states from which a run can go on."""
+    """Training states that a run can resume from."""
 
     every: PositiveInt
     """Steps between two checkpoints; the last step is always saved. Default: 500."""
@@ -210,13 +211,13 @@ class Sweep(Section):
     """The jobs of a sweep (`-m`). Each runs in a process of its own."""
 
     resume: bool
-    """Whether to take up the newest sweep with the same command again: what has finished is not run again, and what was
-    stopped or has failed goes on from its last checkpoint. Given on the command line. Default: false."""
+    """Whether to resume the newest sweep that was started with this command: finished jobs are skipped; stopped and
+    failed ones resume from their last checkpoint. On the command line only. Default: false."""
     gpus: list[NonNegativeInt] | None
-    """Numbers of the GPUs that jobs share which run at the same time (with a launcher that runs several); null: each
-    job sees all. Default: null."""
+    """GPUs, by number, on which concurrent jobs are placed (with a launcher that runs several at a time); null: each
+    job sees all GPUs. Default: null."""
     gpus_per_job: PositiveInt
-    """GPUs of `gpus` that each job has to itself. Default: 1."""
+    """GPUs of `gpus` that each job gets exclusively. Default: 1."""
 
 
 class HeldOutLoss(Section):
@@ -235,7 +236,7 @@ class SamplingSettings(Section):
     separator: str = Field(min_length=1)
     """Text that separates prompts given in one string. Default: ":::"."""
     negative_prompt: str
-    """What guidance leads away from. Default: ""."""
+    """Prompt that guidance steers away from. Default: ""."""
     seed: NonNegativeInt
     """Seed of the initial noise; video i of a prompt uses seed + i. Default: 42."""
     num_frames: PositiveInt
