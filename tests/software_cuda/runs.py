@@ -44,8 +44,8 @@ class Outcome:
     metrics: list[dict[str, Any]] = field(default_factory=list)
     """Lines of metrics.jsonl."""
     races: list[str] = field(default_factory=list)
-    synchronizations: dict[str, int] = field(default_factory=dict)
-    """How often the host waited for the device, by operator."""
+    synchronizations: list[dict[str, int]] = field(default_factory=list)
+    """Of each step but the first one: how often the host waited for the device, by operator."""
     usage: dict[str, int] = field(default_factory=dict)
     """Of the first device and of pinned memory: live, peak, total, pinned, ... in bytes."""
 
