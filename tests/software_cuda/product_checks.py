@@ -3,10 +3,13 @@
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from cogvx_exp.data.encode import to_pixels
 from cogvx_exp.errors import UserError
 from cogvx_exp.model.device import Compute, check_devices, choose_compute
 from cogvx_exp.model.offload import on_host
@@ -98,3 +101,29 @@ def test_a_packed_base_on_the_device_keeps_nothing_unpacked(name: str) -> None:
         block(x).float().sum().backward()
     assert x.grad.dtype == torch.float32
     assert max(kept, default=0) < 64 * 192 // 2
+
+
+class Copies(TorchDispatchMode):
+    """Notes the types of what is copied to the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: list[torch.dtype] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if function is torch.ops.aten._to_copy.default and args[0].device != result.device:
+            self.dtypes.append(args[0].dtype)
+        return result
+
+
+def test_pixels_cross_to_the_device_as_bytes_and_without_a_wait() -> None:
+    clips = list(np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5, 3), dtype=np.uint8))
+    waits = torch._C._software_cuda.synchronizations()
+    with Copies() as copies:
+        pixels = to_pixels(clips, GPU)
+    assert copies.dtypes == [torch.uint8]
+    assert torch._C._software_cuda.synchronizations() == waits
+    expected = torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+    assert torch.equal(pixels.cpu(), expected)
+    assert torch.equal(to_pixels(clips, torch.device("cpu")), expected)
