@@ -72,10 +72,14 @@ def test_what_is_trained_survives_a_while_on_the_host() -> None:
     trained, before = module[1].weight, [parameter.cpu() for parameter in module.parameters()]
     accumulator = trained.view_as(trained).grad_fn.next_functions[0][0]
     allocated = torch.cuda.memory_allocated()
-    with on_host(module, GPU):
-        assert module[0].weight.device.type == "cpu"
-        assert torch.cuda.memory_allocated() == allocated - 4 * 512, "nothing is left of two weights and two biases"
-    assert torch.cuda.memory_allocated() == allocated
+    pinned = torch._C._software_cuda.usage(0)["pinned"]
+    for number in range(2):
+        with on_host(module, GPU):
+            assert torch.cuda.memory_allocated() == allocated - 4 * 512, "nothing is left of two weights and two biases"
+        assert torch.cuda.memory_allocated() == allocated
+        if number == 0:
+            kept = torch._C._software_cuda.usage(0)["pinned"] - pinned
+    assert torch._C._software_cuda.usage(0)["pinned"] - pinned == kept, "the copies have room once"
     assert trained.view_as(trained).grad_fn.next_functions[0][0] is accumulator
     for parameter, expected in zip(module.parameters(), before, strict=True):
         assert parameter.device == torch.device("cuda:0")
