@@ -182,7 +182,7 @@ def _optimizer_on_host(
 
 
 def _offloaded(transformer: CogVideoXTransformer3DModel, job: TrainJob) -> Counter[str]:
-    """Weights that are on the host while videos are decoded: what is frozen stays there, and what is trained has room."""
+    """Copies of the weights that are made when videos are decoded, and kept."""
     if not (isinstance(job.validation, Validation) and job.validation.offload):
         return Counter()
     sizes = [pinned_size(weight.nbytes) for weight in transformer.parameters() if weight.numel()]

@@ -82,9 +82,9 @@ def _chunked(forward: Callable[..., torch.Tensor], chunks: int, hidden_states: t
 class OffloadedInputs(saved_tensors_hooks):
     """Inside, large tensors that autograd saves are offloaded to host memory until the backward pass.
 
-    Around a checkpointed block those are the block's inputs. They leave the device when the block is done, which is when
-    the block's caller drops them, too. In the backward pass, those of the previous block are prefetched while a block
-    is computed.
+    Around a checkpointed block those are the block's inputs. They leave the device when the block is done, which is
+    when the block's caller drops them, too. In the backward pass, those of the previous block are prefetched while a
+    block is computed.
     """
 
     def __init__(self, host: HostMemory):

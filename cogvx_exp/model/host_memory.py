@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 
 import torch
+from torch.torch_version import TorchVersion
 
 PINNED_ROUNDING_LIMIT = 1 << 20
-"""Bytes up to which a pinned tensor takes the next power of two; a larger one takes what it needs (`choose_compute` sets
-torch's allocator up so, for it would round all of them: ATen/core/CachingHostAllocator.h)."""
+"""Bytes up to which a pinned tensor takes the next power of two. A larger one takes what it needs, since `choose_compute`
+sets this limit in torch's allocator, which by default has none (ATen/core/CachingHostAllocator.h)."""
 
-HAS_ROUNDING_LIMIT = torch.__version__ >= (2, 13)
-"""Whether torch's allocator can be told so."""
+HAS_ROUNDING_LIMIT = TorchVersion(torch.__version__) >= "2.13"
+"""Whether the allocator knows a limit; older versions round all sizes."""
 
 
 def pinned_size(nbytes: int) -> int:
@@ -38,11 +39,11 @@ class HostMemory:
     On a GPU the copies run on a stream of their own, so that the computation goes on meanwhile: `prefetch` ahead of
     need, then `fetch`. Elsewhere they are plain copies.
 
-    All device memory belongs to the stream of the computation, and an event orders each copy after the computation that
-    used the memory before, and the computation after the copy. `Tensor.record_stream` would be simpler, but memory
-    that two streams use is not free for others before the host has seen that both are done
-    (c10/cuda/CUDACachingAllocator.cpp, `process_events`). The host runs several blocks ahead of a GPU, so the tensors of all
-    of those would be in memory.
+    All device memory is allocated on the computation's stream. Events order each copy after the computation that used
+    the memory before, and the computation after the copy. `Tensor.record_stream` would do with fewer, but memory that
+    it marks is not used again before the host has seen that both streams are done with it
+    (c10/cuda/CUDACachingAllocator.cpp, `process_events`). The host runs several blocks ahead of a GPU, and the tensors
+    of all of those would be in memory.
     """
 
     def __init__(self, device: torch.device):

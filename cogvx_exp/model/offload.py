@@ -13,9 +13,9 @@ from cogvx_exp.model.device import release
 _COPIES: "WeakKeyDictionary[nn.Module, dict[int, _HostCopy]]" = WeakKeyDictionary()
 """By model: the copies in pinned memory, by storage.
 
-They stay there between offloads, as long as the model: 10.4 GiB for a 5b. Pinning takes seconds a time (each page is
-locked), frozen weights need to be copied once only, and torch's allocator would keep freed pinned memory for itself anyway.
-The host has held as much while the model was loaded; what it holds is predicted (`cogvx_exp.estimate`).
+They stay there between offloads, as long as the model: 10.4 GiB for a 5b. Pinning that takes seconds each time (all
+pages are locked), frozen weights have to be copied only once, and torch's allocator keeps freed pinned memory anyway.
+The host has held as much while the model was loaded, and what stays there is predicted (`cogvx_exp.estimate`).
 """
 
 
@@ -31,10 +31,10 @@ class _HostCopy:
 def on_host(module: nn.Module, device: torch.device) -> Iterator[None]:
     """Inside, the weights of a module are in host memory. Weights that have no values (streamed blocks') stay so.
 
-    Tensors stay what they are, and only the memory behind them is freed and allocated again. `Module.to` would give trained
-    weights new gradient accumulators (torch/csrc/autograd/variable.cpp, `VariableHooks::set_data`, for another device or
-    type), and the hooks by which DistributedDataParallel averages gradients hang on the old ones: training would go on
-    without averaging, and without an error (https://github.com/pytorch/pytorch/issues/104336).
+    The tensors stay the same, and only the memory behind them is freed and allocated again. `Module.to` would give
+    trained weights new gradient accumulators (torch/csrc/autograd/variable.cpp, `VariableHooks::set_data`, for another
+    device or type), and the hooks by which DistributedDataParallel averages gradients hang on the old ones: training
+    would go on without averaging, and without an error (https://github.com/pytorch/pytorch/issues/104336).
 
     All copies are queued on the computation's stream, which orders them with whatever uses the memory.
     """
@@ -82,20 +82,20 @@ def _storages(module: nn.Module, device: torch.device) -> dict[int, tuple[torch.
 
         for part in module.modules():
             if isinstance(part, FSDPModule):
-                part.reshard()  # else the parameters are buffers of FSDP, which come and go
+                FSDPModule.reshard(part)  # else the parameters are buffers of FSDP, which come and go
     found: dict[int, tuple[torch.UntypedStorage, bool]] = {}
     frozen = {id(parameter) for parameter in module.parameters() if not parameter.requires_grad}
     for tensor in (*module.parameters(), *module.buffers()):
-        for part in _plain_tensors(tensor):
-            storage = part.untyped_storage()
-            if part.device.type == device.type == "cuda" and storage.nbytes():
+        for plain in _plain_tensors(tensor):
+            storage = plain.untyped_storage()
+            if plain.device.type == device.type == "cuda" and storage.nbytes():
                 key = storage._cdata
                 found[key] = storage, id(tensor) in frozen and found.get(key, (None, True))[1]
     return found
 
 
 def _plain_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """What a tensor consists of: a split one (DTensor) and a packed one (torchao) of others, in 4 bits with its scales."""
+    """What a tensor consists of: DTensor and torchao's packed types of other tensors, Params4bit has scales besides."""
     if hasattr(tensor, "__tensor_flatten__"):
         for name in tensor.__tensor_flatten__()[0]:
             yield from _plain_tensors(getattr(tensor, name))

@@ -13,8 +13,8 @@ from torch import nn
 from cogvx_exp.model.host_memory import HostMemory
 
 DEVICE_BUFFERS = 2
-"""One for the block that computes and one for the block that is copied. A third would only help if copying some blocks took
-longer than computing others, but all are alike."""
+"""One for the block that computes and one for the block that is copied. A third would only help if some blocks took
+longer to copy than others to compute, but all are alike."""
 
 ALIGNMENT = 256
 """Bytes; what torch's kernels and cuBLAS find where each weight is a tensor of its own."""
@@ -145,8 +145,8 @@ class BlockStream:
     def _attach(self, index: int) -> None:
         self._prefetch(index)
         buffer = self._holding(index)
-        assert buffer is not None and buffer.data is not None, "all buffers are in use"
-        if not buffer.attached:
+        assert buffer is not None, "all buffers are in use"
+        if not buffer.attached and buffer.data is not None:
             self._host.wait(buffer.copied)
             self._weights[index].attach(buffer.data)
             buffer.attached = True

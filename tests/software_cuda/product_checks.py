@@ -1,5 +1,6 @@
 """Parts of the product on the software device, in a pytest of their own with two devices."""
 
+import gc
 from types import SimpleNamespace
 from typing import Any
 
@@ -74,6 +75,9 @@ def test_what_is_trained_survives_a_while_on_the_host() -> None:
     allocated = torch.cuda.memory_allocated()
     pinned = torch._C._software_cuda.usage(0)["pinned"]
     for number in range(2):
+        with torch.no_grad():
+            trained.add_(1)
+            before[2] += 1
         with on_host(module, GPU):
             assert torch.cuda.memory_allocated() == allocated - 4 * 512, "nothing is left of two weights and two biases"
         assert torch.cuda.memory_allocated() == allocated
@@ -84,6 +88,21 @@ def test_what_is_trained_survives_a_while_on_the_host() -> None:
     for parameter, expected in zip(module.parameters(), before, strict=True):
         assert parameter.device == torch.device("cuda:0")
         assert torch.equal(parameter.cpu(), expected)
+
+
+@pytest.mark.parametrize("name", ["nf4", "int8", "fp8"])
+def test_a_packed_base_survives_a_while_on_the_host(name: str) -> None:
+    gc.collect()
+    before = torch.cuda.memory_allocated()
+    block = nn.Sequential(nn.Linear(64, 192), nn.Linear(192, 64)).to(torch.bfloat16).requires_grad_(False)
+    quantize_block(block, name, Compute(GPU, torch.bfloat16))
+    x = torch.randn(2, 64)
+    with torch.no_grad():
+        expected = block(x.to(GPU, torch.bfloat16)).cpu()
+        with on_host(block, GPU):
+            left = torch.cuda.memory_allocated() - before
+            assert left <= (5 * 512 if name == "nf4" else 0), "tables that bitsandbytes makes once for all layers"
+        assert torch.equal(block(x.to(GPU, torch.bfloat16)).cpu(), expected)
 
 
 @pytest.mark.parametrize("name", ["nf4", "int8", "fp8"])

@@ -155,7 +155,7 @@ def test_no_memory_of_the_device_is_left_when_a_streamed_model_is_freed() -> Non
     with torch.no_grad():
         transformer(**{name: tensor.to(GPU) for name, tensor in given.items()}, return_dict=False)
     with on_host(transformer, GPU):
-        pass
+        assert torch.cuda.memory_allocated() == before
     assert library.usage(0)["pinned"] > pinned
     free_weights(transformer, GPU)
     torch.cuda.synchronize()  # what is being copied is not free yet
