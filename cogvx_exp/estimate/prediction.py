@@ -76,7 +76,7 @@ def predict(job: TrainJob, shapes: Iterable[Bucket] | None = None, device: str =
         name=job.name,
         shape=str(largest),
         batch_size=job.batch_size,
-        weights=_gib(step.resident["weights"]),
+        weights=_gib(step.between["weights"]),
         trained=_gib(step.resident["trained weights"]),
         gradients=_gib(step.gradients.total()),
         optimizer=_gib(step.between["optimizer"]),
@@ -107,7 +107,7 @@ def _sampling_peaks(job: TrainJob, step: StepBytes, device: str) -> dict[str, in
     shape = Bucket(validation.num_frames, validation.height, validation.width)
     vae = vae_weights(job.model.vae, dtype)
     decoding = vae_peak(job.model.vae, job.memory, dtype, shape, 1, "decode")
-    transformer = step.resident["weights"] + step.resident["trained weights"]
+    transformer = step.between["weights"] + step.between["trained weights"]
     without = transformer if validation.offload else 0
     # At the end, neither the optimizer's states nor a running average are there any more.
     gone = step.between.total() - transformer

@@ -1,5 +1,6 @@
 """Models without data: real classes whose parameters have a shape and a type only."""
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,7 +19,7 @@ from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.estimate.live import LiveBytes
 from cogvx_exp.model.adapt import make_trainable, trained_dtype
 from cogvx_exp.model.build import vae_arguments
-from cogvx_exp.model.host_memory import HostMemory, Parked
+from cogvx_exp.model.host_memory import HostMemory, pinned_size
 from cogvx_exp.model.positions import drop_learned_positions, fits_learned_positions, forget_rotary_positions
 from cogvx_exp.model.quantize import quantized_layers
 
@@ -46,17 +47,35 @@ def without_data(device: str) -> Iterator[LiveBytes]:
 
 
 class TracedHost(HostMemory):
-    """Host memory whose tensors are not counted."""
+    """Host memory whose tensors are not counted as the device's, but as pinned memory of the host."""
 
     def __init__(self, live: LiveBytes):
         super().__init__(torch.device("cpu"))
         self._live = live
+        self.pinned = 0
+        """Bytes alive now."""
 
-    def park(self, tensor: torch.Tensor) -> Parked:
-        """Copies a tensor and stops counting the copy."""
-        parked = super().park(tensor)
-        self._live.exclude(parked.on_host)
-        return parked
+    def empty(self, nbytes: int) -> torch.Tensor:
+        """Memory for weights."""
+        return self._counted(super().empty(nbytes))
+
+    def empty_like(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Memory for an activation."""
+        return self._counted(super().empty_like(tensor))
+
+    def empty_on_device(self, nbytes: int) -> torch.Tensor:
+        """Memory of the device for streamed weights."""
+        with self._live.making("weights"):
+            return super().empty_on_device(nbytes)
+
+    def _counted(self, tensor: torch.Tensor) -> torch.Tensor:
+        self._live.exclude(tensor)
+        self._add(pinned_size(tensor.nbytes))
+        weakref.finalize(tensor.untyped_storage(), self._add, -pinned_size(tensor.nbytes))
+        return tensor
+
+    def _add(self, nbytes: int) -> None:
+        self.pinned += nbytes
 
 
 def transformer_without_data(job: TrainJob, dtype: torch.dtype, shapes: set[Bucket]) -> CogVideoXTransformer3DModel:

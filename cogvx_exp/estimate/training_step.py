@@ -16,6 +16,8 @@ from cogvx_exp.estimate.stand_ins import TracedHost, place, transformer_without_
 from cogvx_exp.model.adapt import trainable_parameters
 from cogvx_exp.model.blocks import arrange_blocks
 from cogvx_exp.model.device import Compute, resolve_dtype
+from cogvx_exp.model.host_memory import pinned_size
+from cogvx_exp.training.learned import OFFLOADED_FROM
 
 DEPTHS = (5, 8)
 """Depths of model at which deep ones are gone through. Not less: where blocks are streamed, the peak of a shallower one
@@ -39,7 +41,7 @@ class StepBytes:
     gradients: Counter[str]
     """Held at the end of a backward pass."""
     host: Counter[str]
-    """In host memory."""
+    """In host memory, at most; all but `optimizer states` is pinned."""
 
     @property
     def peak(self) -> Counter[str]:
@@ -88,11 +90,12 @@ def go_through(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: str
         parameters = trainable_parameters(transformer)
         for parameter in parameters.values():
             live.label(parameter, "trained weights")
-        weights = Counter(live.by_kind)
         with live.making("trained weights"):
             average = [parameter.detach().clone() for parameter in parameters.values()] if job.ema_decay else []
         transformer.train()
-        arrange_blocks(transformer, job.memory, compute.device, TracedHost(live))
+        host = TracedHost(live)
+        arrange_blocks(transformer, job.memory, compute.device, host)
+        streamed, activations = host.pinned, 0
         _label_checkpoints(transformer, live)
         gradients = _Gradients(parameters, job.optim, live)
         encoder = _EncoderInTheLoop(job, compute.dtype, live)
@@ -108,6 +111,7 @@ def go_through(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: str
                 with compute.autocast():
                     value = loss(transformer, batch).mean()
                 forward = max(forward, live.at_peak, key=Counter.total)
+                activations = max(activations, host.pinned - streamed)
                 live.reset_peak()
                 value.backward()
                 backward = max(backward, live.at_peak, key=Counter.total)
@@ -119,12 +123,10 @@ def go_through(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: str
         live.reset_peak()
         if isinstance(job.validation, Validation):
             _denoise(transformer, config, job, compute)
-        host = Counter(weights=weights["weights"] - resident["weights"])
-        if job.optim.offload:
-            host["optimizer"] = sum(state.nbytes for state in states)
-            host["copies"] = sum(parameter.nbytes * 2 for parameter in parameters.values())  # of weights and gradients
+        on_host = Counter({"streamed blocks": streamed, "activations": activations})
+        on_host += _offloaded(transformer, job) + _optimizer_on_host(parameters, job.optim, states)
         del average  # in memory until here, as in a run
-        return StepBytes(resident, forward, backward, between, Counter(live.at_peak), held, host)
+        return StepBytes(resident, forward, backward, between, Counter(live.at_peak), held, on_host)
 
 
 class _Gradients:
@@ -161,6 +163,30 @@ def _optimizer_states(parameters: dict[str, torch.nn.Parameter], optim: Optim, l
         for state in states:
             live.exclude(state)
     return states
+
+
+def _optimizer_on_host(
+    parameters: dict[str, torch.nn.Parameter], optim: Optim, states: list[torch.Tensor]
+) -> Counter[str]:
+    """What an offloaded optimizer has there: its states, and a weight and a gradient for each of the device."""
+    if not optim.offload:
+        return Counter()
+    large = [at for at, parameter in enumerate(parameters.values()) if parameter.numel() >= OFFLOADED_FROM]
+    copies = [2 * pinned_size(parameter.nbytes) for parameter in parameters.values()]
+    return Counter(
+        {
+            "optimizer states": sum(states[at].nbytes for at in large),
+            "copies of weights and gradients": sum(copies[at] for at in large),
+        }
+    )
+
+
+def _offloaded(transformer: CogVideoXTransformer3DModel, job: TrainJob) -> Counter[str]:
+    """Copies of the weights that are made when videos are decoded, and kept."""
+    if not (isinstance(job.validation, Validation) and job.validation.offload):
+        return Counter()
+    sizes = [pinned_size(weight.nbytes) for weight in transformer.parameters() if weight.numel()]
+    return Counter({"weights while decoding": sum(sizes)})
 
 
 def _label_checkpoints(transformer: CogVideoXTransformer3DModel, live: LiveBytes) -> None:

@@ -118,7 +118,9 @@ class Stepper:
         """Frees the optimizer's states; no step comes any more."""
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # out of accelerate's wrapper
         for part in getattr(optimizer, "parts", [optimizer]):
-            getattr(part, "state", {}).clear()  # those of an offloaded optimizer are on the host
+            getattr(part, "state", {}).clear()
+        if hasattr(optimizer, "free_host_memory"):
+            optimizer.free_host_memory()
 
     def complete(self) -> CogVideoXTransformer3DModel:
         """The transformer with all of its weights; all processes call it, that of the first one is complete."""

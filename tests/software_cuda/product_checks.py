@@ -1,5 +1,6 @@
 """Parts of the product on the software device, in a pytest of their own with two devices."""
 
+import gc
 from types import SimpleNamespace
 from typing import Any
 
@@ -75,14 +76,36 @@ def test_what_is_trained_survives_a_while_on_the_host() -> None:
     trained, before = module[1].weight, [parameter.cpu() for parameter in module.parameters()]
     accumulator = trained.view_as(trained).grad_fn.next_functions[0][0]
     allocated = torch.cuda.memory_allocated()
-    with on_host(module, GPU):
-        assert module[0].weight.device.type == "cpu"
-        assert torch.cuda.memory_allocated() == allocated - 4 * 512, "nothing is left of two weights and two biases"
-    assert torch.cuda.memory_allocated() == allocated
+    pinned = torch._C._software_cuda.usage(0)["pinned"]
+    for number in range(2):
+        with torch.no_grad():
+            trained.add_(1)
+            before[2] += 1
+        with on_host(module, GPU):
+            assert torch.cuda.memory_allocated() == allocated - 4 * 512, "nothing is left of two weights and two biases"
+        assert torch.cuda.memory_allocated() == allocated
+        if number == 0:
+            kept = torch._C._software_cuda.usage(0)["pinned"] - pinned
+    assert torch._C._software_cuda.usage(0)["pinned"] - pinned == kept, "the copies have room once"
     assert trained.view_as(trained).grad_fn.next_functions[0][0] is accumulator
     for parameter, expected in zip(module.parameters(), before, strict=True):
         assert parameter.device == torch.device("cuda:0")
         assert torch.equal(parameter.cpu(), expected)
+
+
+@pytest.mark.parametrize("name", ["nf4", "int8", "fp8"])
+def test_a_packed_base_survives_a_while_on_the_host(name: str) -> None:
+    gc.collect()
+    before = torch.cuda.memory_allocated()
+    block = nn.Sequential(nn.Linear(64, 192), nn.Linear(192, 64)).to(torch.bfloat16).requires_grad_(False)
+    quantize_block(block, name, Compute(GPU, torch.bfloat16))
+    x = torch.randn(2, 64)
+    with torch.no_grad():
+        expected = block(x.to(GPU, torch.bfloat16)).cpu()
+        with on_host(block, GPU):
+            left = torch.cuda.memory_allocated() - before
+            assert left <= (5 * 512 if name == "nf4" else 0), "tables that bitsandbytes makes once for all layers"
+        assert torch.equal(block(x.to(GPU, torch.bfloat16)).cpu(), expected)
 
 
 @pytest.mark.parametrize("name", ["nf4", "int8", "fp8"])

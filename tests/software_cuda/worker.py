@@ -63,6 +63,7 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
     STEPS.counts.clear()
     device.set_total(0, case["total_mib"] << 20 if case["total_mib"] else TOTAL)
     device.reset_peak(0)
+    device.reset_pinned_peak()
     os.environ["SOFTWARE_CUDA_TOTAL_MIB"] = str((case["total_mib"] << 20 if case["total_mib"] else TOTAL) >> 20)
     os.environ["SOFTWARE_CUDA_RACES"] = str(case["races"])
     os.environ.pop("DS_ACCELERATOR", None)  # of a case on the other device
