@@ -18,7 +18,7 @@ RESERVE_GIB = 0.7
 
 PHASES = ("encoding", "before_training", "before_validation", "after_validation", "after_testing")
 """Encoding captions and clips, then the four moments of the CogVideoX Factory's tables: the weights are there; the
-peak of training; the peak with validations between steps; the peak of the validation at the end."""
+peak of training; the peak with validations before and between steps; the peak of the validation at the end."""
 
 
 @dataclass(frozen=True)

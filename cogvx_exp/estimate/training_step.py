@@ -1,6 +1,7 @@
 """Goes through training steps, and one step of sampling, without data."""
 
 from collections import Counter
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,13 +12,14 @@ from cogvx_exp.config.schema import Optim, TrainJob, Validation
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.samples import Batch
 from cogvx_exp.diffusion.denoise import denoising_loss, model_inputs
-from cogvx_exp.estimate.live import LiveBytes
-from cogvx_exp.estimate.stand_ins import TracedHost, place, transformer_without_data, vae_without_data, without_data
+from cogvx_exp.estimate.fake_models import TrackedHostMemory, fake_tensors, fake_transformer, fake_vae, materialize
+from cogvx_exp.estimate.memory_tracker import MemoryTracker
 from cogvx_exp.model.adapt import trainable_parameters
 from cogvx_exp.model.blocks import arrange_blocks
 from cogvx_exp.model.device import Compute, resolve_dtype
 from cogvx_exp.model.host_memory import pinned_size
 from cogvx_exp.training.learned import OFFLOADED_FROM
+from cogvx_exp.training.micro_batch import forward_backward
 
 DEPTHS = (5, 8)
 """Depths of model at which deep ones are gone through. Not less: where blocks are streamed, the peak of a shallower one
@@ -83,58 +85,86 @@ def _extend(low: Counter[str], high: Counter[str], times: float) -> Counter[str]
 def go_through(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: str) -> StepBytes:
     """Builds the job's model without data and takes the steps with it."""
     compute = Compute(torch.device("cpu"), resolve_dtype(job.model, device))
-    transformer = transformer_without_data(job, compute.dtype, buckets)
+    transformer = fake_transformer(job, compute.dtype, buckets)
     config = dict(transformer.config)
-    with without_data(device) as live:
-        place(transformer, live, "weights")
+    with fake_tensors(device) as tracker:
+        materialize(transformer, tracker, "weights")
         parameters = trainable_parameters(transformer)
         for parameter in parameters.values():
-            live.label(parameter, "trained weights")
-        with live.making("trained weights"):
+            tracker.label(parameter, "trained weights")
+        with tracker.category("trained weights"):
             average = [parameter.detach().clone() for parameter in parameters.values()] if job.ema_decay else []
         transformer.train()
-        host = TracedHost(live)
+        host = TrackedHostMemory(tracker)
         arrange_blocks(transformer, job.memory, compute.device, host)
-        streamed, activations = host.pinned, 0
-        _label_checkpoints(transformer, live)
-        gradients = _Gradients(parameters, job.optim, live)
-        encoder = _EncoderInTheLoop(job, compute.dtype, live)
+        _label_checkpoints(transformer, tracker)
+        gradients = _Gradients(parameters, job.optim, tracker)
+        encoder = _EncoderInTheLoop(job, compute.dtype, tracker)
         loss = denoising_loss(torch.empty(job.model.scheduler.num_train_timesteps), config, compute.dtype)
-        resident = Counter(live.by_kind)
-        states: list[torch.Tensor] = []
+        resident = Counter(tracker.by_kind)
+        passes, states = _TrackedPasses(transformer, compute, tracker, host), []
         for _ in range(2):
-            forward, backward = Counter[str](), Counter[str]()
+            passes.forget()
             for _ in range(min(job.gradient_accumulation, 2)):
-                live.reset_peak()
+                tracker.reset_peak()
                 encoder.encode(largest, job.batch_size)
-                batch = _batch(job, largest, job.batch_size)
-                with compute.autocast():
-                    value = loss(transformer, batch).mean()
-                forward = max(forward, live.at_peak, key=Counter.total)
-                activations = max(activations, host.pinned - streamed)
-                live.reset_peak()
-                value.backward()
-                backward = max(backward, live.at_peak, key=Counter.total)
-                del value, batch
-            states = states or _optimizer_states(parameters, job.optim, live)
-            held = Counter(gradients=live.by_kind["gradients"])
+                forward_backward(passes, loss, _batch(job, largest, job.batch_size), job.gradient_accumulation)
+            states = states or _optimizer_states(parameters, job.optim, tracker)
+            held = Counter(gradients=tracker.by_kind["gradients"])
             gradients.free()
-        between = Counter(live.by_kind)
-        live.reset_peak()
+        between = Counter(tracker.by_kind)
+        tracker.reset_peak()
         if isinstance(job.validation, Validation):
             _denoise(transformer, config, job, compute)
-        on_host = Counter({"streamed blocks": streamed, "activations": activations})
+        on_host = Counter({"streamed blocks": passes.streamed, "activations": passes.activations_on_host})
         on_host += _offloaded(transformer, job) + _optimizer_on_host(parameters, job.optim, states)
         del average  # in memory until here, as in a run
-        return StepBytes(resident, forward, backward, between, Counter(live.at_peak), held, on_host)
+        return StepBytes(
+            resident, passes.at_forward, passes.at_backward, between, Counter(tracker.at_peak), held, on_host
+        )
+
+
+class _TrackedPasses:
+    """Makes passes like `cogvx_exp.training.stepper.Stepper`, and keeps the peaks of both."""
+
+    def __init__(
+        self,
+        transformer: CogVideoXTransformer3DModel,
+        compute: Compute,
+        tracker: MemoryTracker,
+        host: TrackedHostMemory,
+    ):
+        self.model: torch.nn.Module = transformer
+        self._compute, self._tracker, self._host = compute, tracker, host
+        self.streamed = host.pinned
+        """Bytes of frozen weights in host memory."""
+        self.activations_on_host = 0
+        """Bytes, at most."""
+        self.forget()
+
+    def forget(self) -> None:
+        """Before a step: its peaks are those to keep."""
+        self.at_forward, self.at_backward = Counter[str](), Counter[str]()
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Around a forward pass: mixed precision."""
+        return self._compute.autocast()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Adds the gradients of a loss."""
+        self.at_forward = max(self.at_forward, self._tracker.at_peak, key=Counter.total)
+        self.activations_on_host = max(self.activations_on_host, self._host.pinned - self.streamed)
+        self._tracker.reset_peak()
+        loss.backward()
+        self.at_backward = max(self.at_backward, self._tracker.at_peak, key=Counter.total)
 
 
 class _Gradients:
     """Labels gradients as they come, and frees those that leave at once."""
 
-    def __init__(self, parameters: dict[str, torch.nn.Parameter], optim: Optim, live: LiveBytes):
+    def __init__(self, parameters: dict[str, torch.nn.Parameter], optim: Optim, tracker: MemoryTracker):
         self._parameters = parameters
-        self._live = live
+        self._tracker = tracker
         self._leave = optim.release_gradients or optim.offload_gradients
         for parameter in parameters.values():
             parameter.register_post_accumulate_grad_hook(self._came)
@@ -144,24 +174,26 @@ class _Gradients:
         if self._leave:
             parameter.grad = None
         else:
-            self._live.label(parameter.grad, "gradients")
+            self._tracker.label(parameter.grad, "gradients")
 
     def free(self) -> None:
         for parameter in self._parameters.values():
             parameter.grad = None
 
 
-def _optimizer_states(parameters: dict[str, torch.nn.Parameter], optim: Optim, live: LiveBytes) -> list[torch.Tensor]:
+def _optimizer_states(
+    parameters: dict[str, torch.nn.Parameter], optim: Optim, tracker: MemoryTracker
+) -> list[torch.Tensor]:
     """A tensor for each parameter with as many bytes as its optimizer state."""
     sizes = [
         int(parameter.numel() * (optim.state_values * parameter.element_size() + optim.state_bytes))
         for parameter in parameters.values()
     ]
-    with live.making("optimizer"):
+    with tracker.category("optimizer"):
         states = [torch.empty(size, dtype=torch.uint8) for size in sizes]
     if optim.offload:
         for state in states:
-            live.exclude(state)
+            tracker.exclude(state)
     return states
 
 
@@ -189,7 +221,7 @@ def _offloaded(transformer: CogVideoXTransformer3DModel, job: TrainJob) -> Count
     return Counter({"weights while decoding": sum(sizes)})
 
 
-def _label_checkpoints(transformer: CogVideoXTransformer3DModel, live: LiveBytes) -> None:
+def _label_checkpoints(transformer: CogVideoXTransformer3DModel, tracker: MemoryTracker) -> None:
     """The inputs that checkpointed blocks keep are counted as checkpoints."""
     run = transformer._gradient_checkpointing_func
     if run is None:
@@ -197,7 +229,7 @@ def _label_checkpoints(transformer: CogVideoXTransformer3DModel, live: LiveBytes
 
     def labelled(block: torch.nn.Module, *args: Any) -> Any:
         for value in args[:2]:  # of image, of text
-            live.label(value, "checkpoints")
+            tracker.label(value, "checkpoints")
         return run(block, *args)
 
     transformer._gradient_checkpointing_func = labelled
@@ -206,14 +238,14 @@ def _label_checkpoints(transformer: CogVideoXTransformer3DModel, live: LiveBytes
 class _EncoderInTheLoop:
     """The VAE's encoder, where a run has it in memory while training."""
 
-    def __init__(self, job: TrainJob, dtype: torch.dtype, live: LiveBytes):
+    def __init__(self, job: TrainJob, dtype: torch.dtype, tracker: MemoryTracker):
         self.vae = None
         self._frames_all = job.data.encode == "online"
         if self._frames_all or job.task.name == "i2v":
-            self.vae = vae_without_data(job.model.vae, dtype)
+            self.vae = fake_vae(job.model.vae, dtype)
             if not self._frames_all:
                 self.vae.decoder = None
-            place(self.vae, live, "VAE")
+            materialize(self.vae, tracker, "VAE")
 
     @torch.no_grad()
     def encode(self, shape: Bucket, batch_size: int) -> None:

@@ -171,9 +171,7 @@ class Sampler:
         return latents[:, padding:]
 
 
-def _rotary(
-    config: dict, factor: int, height: int, width: int, num_frames: int, device: torch.device
-) -> Rotary | None:
+def _rotary(config: dict, factor: int, height: int, width: int, num_frames: int, device: torch.device) -> Rotary | None:
     """Replaces the pipeline's own method: equal where that works, and right for portrait videos of 1.5, too."""
     return rotary_positions(config, (num_frames, height // factor, width // factor), device)
 

@@ -18,6 +18,7 @@ from cogvx_exp.tracking.run_folder import Metrics, NoMetrics
 from cogvx_exp.tracking.smoothing import smoother
 from cogvx_exp.training.checkpoint import TrainingState
 from cogvx_exp.training.memory import memory_in_use
+from cogvx_exp.training.micro_batch import forward_backward
 from cogvx_exp.training.throughput import Work, WorkMeter, peak_flops
 
 QUARTER = 250
@@ -143,12 +144,9 @@ def _optimizer_step(
         work += meter.of(batch)
         torch.manual_seed(keyed_seed(schedule.seed, batch.samples[0], "dropout"))
         with stepper.accumulating(last=number == schedule.accumulation):
-            with stepper.autocast():
-                losses = loss(stepper.model, batch)
-            batch_loss = losses.mean()
-            stepper.backward(batch_loss / schedule.accumulation)
-        total += batch_loss.detach() / schedule.accumulation
-        each.append(torch.stack([batch.timesteps.float(), losses.detach()]))
+            losses = forward_backward(stepper, loss, batch, schedule.accumulation)
+        total += losses.mean() / schedule.accumulation
+        each.append(torch.stack([batch.timesteps.float(), losses]))
     norm = stepper.clip(schedule.max_grad_norm)
     mine, grad_norm = _on_host(total, torch.cat(each, dim=1), norm)
     mine |= {"work": astuple(work), "clips": sorted(set(clips)), "stop": schedule.wants_stop()}

@@ -11,7 +11,7 @@ GIB = 1 << 30
 
 FIGURES = ("before_training", "before_validation", "after_validation", "after_testing")
 """The moments that the CogVideoX Factory reports. Memory up to then: of the loaded model, of training, of the
-validations between steps, of the validation at the end."""
+validations before and between steps, of the validation at the end."""
 
 
 @dataclass

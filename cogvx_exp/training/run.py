@@ -91,9 +91,10 @@ def train(
         with accelerator_for(compute) as accelerator:
             training = build_training(job, data, accelerator, checkpoint)
             run = Context(job, folder, data, training, memory, _open(job, folder, training, compute, opening, team))
+            memory.record("before_training")
             if not checkpoint and data.validator and isinstance(job.validation, Validation) and job.validation.baseline:
                 run.sample(training.transformer, 0)
-            memory.record("before_training")
+                memory.record("after_validation")
             last, unsaved = _train(run, stop)
             memory.record("before_validation")
         if last < training.steps:

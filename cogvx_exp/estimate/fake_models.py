@@ -1,22 +1,23 @@
-"""Models without data: real classes whose parameters have a shape and a type only."""
+"""Models of the real classes whose parameters are fake tensors: a shape and a type without data."""
 
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 from transformers import T5Config, T5EncoderModel
 
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.config.schema.model import TextEncoderArchitecture, VaeArchitecture
 from cogvx_exp.data.buckets import Bucket
-from cogvx_exp.estimate.live import LiveBytes
+from cogvx_exp.estimate.memory_tracker import MemoryTracker
 from cogvx_exp.model.adapt import make_trainable, trained_dtype
 from cogvx_exp.model.build import vae_arguments
 from cogvx_exp.model.host_memory import HostMemory, pinned_size
@@ -24,36 +25,37 @@ from cogvx_exp.model.positions import drop_learned_positions, fits_learned_posit
 from cogvx_exp.model.quantize import quantized_layers
 
 
+class _CudaAutocast(TorchFunctionMode):
+    """CUDA's autocast computes layer norms in float32 (aten/src/ATen/autocast_mode.h); that of the CPU does not."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function is nn.functional.layer_norm and torch.is_autocast_enabled("cpu"):
+            args, kwargs = tree_map_only(torch.Tensor, torch.Tensor.float, (args, kwargs))
+        return function(*args, **kwargs)
+
+
 @contextmanager
-def without_data(device: str) -> Iterator[LiveBytes]:
-    """Inside, operations have results without data, and their bytes are counted as on `device` (cuda or cpu)."""
-    layer_norm = nn.functional.layer_norm
-
-    def layer_norm_in_float32(x: Any, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
-        """CUDA's autocast computes layer norms in float32; that of the CPU does not."""
-        if not torch.is_autocast_enabled("cpu"):
-            return layer_norm(x, shape, weight, bias, eps)
-        weight, bias = (None if value is None else value.float() for value in (weight, bias))
-        return layer_norm(x.float(), shape, weight, bias, eps)
-
-    replaced = layer_norm_in_float32 if device == "cuda" else layer_norm
-    live = LiveBytes()
-    forget_rotary_positions()  # those with data must not get in, nor those without get out
+def fake_tensors(device: str) -> Iterator[MemoryTracker]:
+    """Inside, tensors have no data, and their bytes are counted as on `device` (cuda or cpu)."""
+    tracker = MemoryTracker()
+    autocast = _CudaAutocast() if device == "cuda" else nullcontext()
+    forget_rotary_positions()  # cached ones: those with data must not get in, nor those without get out
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True), mock.patch("torch.nn.functional.layer_norm", replaced), live:
-            yield live
+        with FakeTensorMode(allow_non_fake_inputs=True), autocast, tracker:
+            yield tracker
     finally:
         forget_rotary_positions()
 
 
-class TracedHost(HostMemory):
+class TrackedHostMemory(HostMemory):
     """Host memory whose tensors are not counted as the device's, but as pinned memory of the host."""
 
-    def __init__(self, live: LiveBytes):
+    def __init__(self, tracker: MemoryTracker):
         super().__init__(torch.device("cpu"))
-        self._live = live
+        self._tracker = tracker
         self.pinned = 0
-        """Bytes alive now."""
+        """Bytes now."""
 
     def empty(self, nbytes: int) -> torch.Tensor:
         """Memory for weights."""
@@ -65,11 +67,11 @@ class TracedHost(HostMemory):
 
     def empty_on_device(self, nbytes: int) -> torch.Tensor:
         """Memory of the device for streamed weights."""
-        with self._live.making("weights"):
+        with self._tracker.category("weights"):
             return super().empty_on_device(nbytes)
 
     def _counted(self, tensor: torch.Tensor) -> torch.Tensor:
-        self._live.exclude(tensor)
+        self._tracker.exclude(tensor)
         self._add(pinned_size(tensor.nbytes))
         weakref.finalize(tensor.untyped_storage(), self._add, -pinned_size(tensor.nbytes))
         return tensor
@@ -78,7 +80,7 @@ class TracedHost(HostMemory):
         self.pinned += nbytes
 
 
-def transformer_without_data(job: TrainJob, dtype: torch.dtype, shapes: set[Bucket]) -> CogVideoXTransformer3DModel:
+def fake_transformer(job: TrainJob, dtype: torch.dtype, shapes: set[Bucket]) -> CogVideoXTransformer3DModel:
     """The job's trainable transformer on the meta device."""
     with torch.device("meta"):
         transformer = CogVideoXTransformer3DModel(**job.model.transformer.model_dump())
@@ -101,7 +103,7 @@ def transformer_without_data(job: TrainJob, dtype: torch.dtype, shapes: set[Buck
 
 
 class _Never:
-    """In the place of peft's module_dropout, which is 0: every draw is above it, and no value is looked at.
+    """Replaces peft's module_dropout, which is 0: every draw is above it, and no value is looked at.
 
     peft asks `torch.rand(1) > module_dropout` in each forward pass, which a tensor without data cannot answer.
     """
@@ -111,7 +113,7 @@ class _Never:
         return True
 
 
-def vae_without_data(architecture: VaeArchitecture, dtype: torch.dtype) -> AutoencoderKLCogVideoX:
+def fake_vae(architecture: VaeArchitecture, dtype: torch.dtype) -> AutoencoderKLCogVideoX:
     """The autoencoder on the meta device."""
     with torch.device("meta"):
         vae = AutoencoderKLCogVideoX(**vae_arguments(architecture))
@@ -119,7 +121,7 @@ def vae_without_data(architecture: VaeArchitecture, dtype: torch.dtype) -> Autoe
     return vae.requires_grad_(False).eval()
 
 
-def text_encoder_without_data(architecture: TextEncoderArchitecture, dtype: torch.dtype) -> T5EncoderModel:
+def fake_text_encoder(architecture: TextEncoderArchitecture, dtype: torch.dtype) -> T5EncoderModel:
     """The text encoder on the meta device."""
     config = T5Config(**architecture.model_dump(), feed_forward_proj="gated-gelu", tie_word_embeddings=False)
     with torch.device("meta"):
@@ -128,9 +130,9 @@ def text_encoder_without_data(architecture: TextEncoderArchitecture, dtype: torc
     return encoder.requires_grad_(False).eval()
 
 
-def place(module: nn.Module, live: LiveBytes, kind: str) -> None:
-    """Takes a module from the meta device into `without_data`: from now on its parameters are counted."""
-    with live.making(kind):
+def materialize(module: nn.Module, tracker: MemoryTracker, kind: str) -> None:
+    """Inside `fake_tensors`: replaces a module's parameters and buffers on the meta device by allocated ones."""
+    with tracker.category(kind):
         for part in module.modules():
             for name, parameter in part._parameters.items():
                 if parameter is not None:
