@@ -8,6 +8,7 @@ import torch
 from cogvx_exp.config.schema import Memory
 from cogvx_exp.config.schema.model import TextEncoderArchitecture, VaeArchitecture
 from cogvx_exp.data.buckets import Bucket
+from cogvx_exp.data.encode import encode_videos
 from cogvx_exp.estimate.fake_models import fake_tensors, fake_text_encoder, fake_vae, materialize
 
 
@@ -40,15 +41,11 @@ def _vae_peak(
     architecture: str, slicing: bool, tiling: bool, dtype: torch.dtype, shape: Bucket, batch_size: int, what: str
 ) -> int:
     parsed = VaeArchitecture.model_validate_json(architecture)
-    vae = fake_vae(parsed, dtype)
-    if slicing:
-        vae.enable_slicing()
-    if tiling:
-        vae.enable_tiling()
+    vae = fake_vae(parsed, dtype, slicing=slicing, tiling=tiling)
     with fake_tensors("cuda") as tracker, torch.no_grad():
         materialize(vae, tracker, "VAE")
         if what == "encode":
-            vae.encode(torch.empty(batch_size, 3, shape.num_frames, shape.height, shape.width, dtype=dtype))
+            encode_videos(torch.empty(batch_size, 3, shape.num_frames, shape.height, shape.width), vae)
         else:
             frames = (shape.num_frames - 1) // parsed.temporal_compression_ratio + 1
             height, width = (side // parsed.spatial_compression_ratio for side in (shape.height, shape.width))

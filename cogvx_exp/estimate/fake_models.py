@@ -113,10 +113,16 @@ class _Never:
         return True
 
 
-def fake_vae(architecture: VaeArchitecture, dtype: torch.dtype) -> AutoencoderKLCogVideoX:
+def fake_vae(
+    architecture: VaeArchitecture, dtype: torch.dtype, *, slicing: bool = False, tiling: bool = False
+) -> AutoencoderKLCogVideoX:
     """The autoencoder on the meta device."""
     with torch.device("meta"):
         vae = AutoencoderKLCogVideoX(**vae_arguments(architecture))
+    if slicing:
+        vae.enable_slicing()
+    if tiling:
+        vae.enable_tiling()
     _set_dtype(vae, dtype)
     return vae.requires_grad_(False).eval()
 

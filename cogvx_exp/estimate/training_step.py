@@ -3,6 +3,7 @@
 from collections import Counter
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from diffusers import CogVideoXTransformer3DModel
 
 from cogvx_exp.config.schema import Optim, TrainJob, Validation
 from cogvx_exp.data.buckets import Bucket
+from cogvx_exp.data.encode import encode_videos
 from cogvx_exp.data.samples import Batch
 from cogvx_exp.diffusion.denoise import denoising_loss, model_inputs
 from cogvx_exp.estimate.fake_models import TrackedHostMemory, fake_tensors, fake_transformer, fake_vae, materialize
@@ -99,7 +101,7 @@ def go_through(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: str
         arrange_blocks(transformer, job.memory, compute.device, host)
         _label_checkpoints(transformer, tracker)
         gradients = _Gradients(parameters, job.optim, tracker)
-        encoder = _EncoderInTheLoop(job, compute.dtype, tracker)
+        encoders = _EncodersInTheLoop(job, compute.dtype, tracker)
         loss = denoising_loss(torch.empty(job.model.scheduler.num_train_timesteps), config, compute.dtype)
         resident = Counter(tracker.by_kind)
         passes, states = _TrackedPasses(transformer, compute, tracker, host), []
@@ -107,7 +109,7 @@ def go_through(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: str
             passes.forget()
             for _ in range(min(job.gradient_accumulation, 2)):
                 tracker.reset_peak()
-                encoder.encode(largest, job.batch_size)
+                encoders.encode(largest, job.batch_size)
                 forward_backward(passes, loss, _batch(job, largest, job.batch_size), job.gradient_accumulation)
             states = states or _optimizer_states(parameters, job.optim, tracker)
             held = Counter(gradients=tracker.by_kind["gradients"])
@@ -235,23 +237,29 @@ def _label_checkpoints(transformer: CogVideoXTransformer3DModel, tracker: Memory
     transformer._gradient_checkpointing_func = labelled
 
 
-class _EncoderInTheLoop:
-    """The VAE's encoder, where a run has it in memory while training."""
+class _EncodersInTheLoop:
+    """The VAEs that encode while a run trains: clips (data.encode=online), and the images of image-to-video.
+
+    A run loads them with its first batch (`cogvx_exp.data.online`, `cogvx_exp.data.images`).
+    """
 
     def __init__(self, job: TrainJob, dtype: torch.dtype, tracker: MemoryTracker):
-        self.vae = None
-        self._frames_all = job.data.encode == "online"
-        if self._frames_all or job.task.name == "i2v":
-            self.vae = fake_vae(job.model.vae, dtype)
-            if not self._frames_all:
-                self.vae.decoder = None
-            materialize(self.vae, tracker, "VAE")
+        load = partial(fake_vae, job.model.vae, dtype, slicing=job.memory.vae_slicing, tiling=job.memory.vae_tiling)
+        self._clips = load() if job.data.encode == "online" else None
+        self._images = load() if job.task.name == "i2v" else None
+        if self._images:
+            self._images.decoder = None
+        self._tracker = tracker
+        self._loaded = False
 
-    @torch.no_grad()
     def encode(self, shape: Bucket, batch_size: int) -> None:
-        if self.vae is not None:
-            frames = shape.num_frames if self._frames_all else 1
-            self.vae.encode(torch.empty(batch_size, 3, frames, shape.height, shape.width, dtype=self.vae.dtype))
+        """Encodes a batch's clips and images."""
+        for vae in () if self._loaded else filter(None, (self._clips, self._images)):
+            materialize(vae, self._tracker, "VAE")
+        self._loaded = True
+        for vae, frames in ((self._clips, shape.num_frames), (self._images, 1)):
+            if vae:
+                encode_videos(torch.empty(batch_size, 3, frames, shape.height, shape.width), vae)
 
 
 def _batch(job: TrainJob, shape: Bucket, batch_size: int) -> Batch:
