@@ -149,8 +149,9 @@ def _kinds_table(prediction: Prediction) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2))
     for kind, size in prediction.at_peak.items():
         table.add_row(kind, f"{size:6.2f}")
-    if prediction.host:
-        table.add_row("in host memory", f"{prediction.host:6.2f}", style="dim")
+    for kind, size in prediction.host_kinds.items():
+        if size:
+            table.add_row(f"in host memory: {kind}", f"{size:6.2f}", style="dim")
     return table
 
 

@@ -49,6 +49,7 @@ class MemoryTracker(TorchDispatchMode):
         """Bytes at the peak, by kind."""
         self._kind_of: dict[int, tuple[str, int]] = {}
         self._references: dict[int, weakref.ref] = {}
+        self._excluded: set[int] = set()
         self._new = "other"
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -82,8 +83,12 @@ class MemoryTracker(TorchDispatchMode):
             self._kind_of[key] = (kind, size)
 
     def exclude(self, tensor: torch.Tensor) -> None:
-        """Stops counting a tensor: it is not on the device."""
-        self._forget(tensor.untyped_storage()._cdata)
+        """Counts a tensor no longer, nor its views: it is not on the device."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        self._forget(key)
+        self._excluded.add(key)
+        self._references[key] = weakref.ref(storage, lambda _: self._excluded.discard(key))
 
     def reset_peak(self) -> None:
         """Forgets the peak so far."""
@@ -92,7 +97,7 @@ class MemoryTracker(TorchDispatchMode):
     def _count(self, tensor: torch.Tensor, kind: str) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if key in self._kind_of or tensor.device.type == "meta":
+        if key in self._kind_of or key in self._excluded or tensor.device.type == "meta":
             return
         size = -(-storage.nbytes() // BLOCK) * BLOCK
         self._kind_of[key] = (kind, size)

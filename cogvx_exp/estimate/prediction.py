@@ -1,5 +1,6 @@
 """What a run will take: bytes by kind and by phase."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
@@ -8,7 +9,7 @@ from cogvx_exp.config.schema import TrainJob, Validation
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.captions import CAPTIONS_AT_ONCE
 from cogvx_exp.estimate.encoders import text_encoder_peak, vae_peak, vae_weights
-from cogvx_exp.estimate.splitting import split_over
+from cogvx_exp.estimate.splitting import SPLIT, split_over
 from cogvx_exp.estimate.training_step import StepBytes, step_bytes
 from cogvx_exp.model.device import resolve_dtype
 from cogvx_exp.training.memory import GIB
@@ -38,7 +39,9 @@ class Prediction:
     optimizer: float
     """States of the optimizer on the device."""
     host: float
-    """Weights, gradients and states that wait in host memory."""
+    """What is kept in host memory, at most."""
+    host_kinds: dict[str, float]
+    """The same by kind; all but the optimizer's states is pinned."""
     at_peak: dict[str, float]
     """What is alive at the peak of a training step, by kind."""
     phases: dict[str, float]
@@ -72,6 +75,9 @@ def predict(job: TrainJob, shapes: Iterable[Bucket] | None = None, device: str =
         **_sampling_peaks(job, step, device),
     }
     kinds = {kind: _gib(size) for kind, size in step.peak.most_common()}
+    host = Counter(step.host)
+    if "weights" in SPLIT.get(job.distributed.name, ()):
+        host["weights while decoding"] //= job.distributed.processes * job.distributed.nodes
     return Prediction(
         name=job.name,
         shape=str(largest),
@@ -80,14 +86,15 @@ def predict(job: TrainJob, shapes: Iterable[Bucket] | None = None, device: str =
         trained=_gib(step.resident["trained weights"]),
         gradients=_gib(step.gradients.total()),
         optimizer=_gib(step.between["optimizer"]),
-        host=_gib(step.host.total()),
+        host=_gib(host.total()),
+        host_kinds={kind: _gib(size) for kind, size in host.most_common()},
         at_peak={kind: size for kind, size in kinds.items() if size > 0},
         phases={name: _gib(value) for name, value in phases.items()},
     )
 
 
 def _gib(size: int) -> float:
-    return round(size / GIB, 3)
+    return round(size / GIB, 6)
 
 
 def _encoding_peak(job: TrainJob, largest: Bucket, device: str) -> int:

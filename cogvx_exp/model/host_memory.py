@@ -6,8 +6,8 @@ import torch
 from torch.torch_version import TorchVersion
 
 PINNED_ROUNDING_LIMIT = 1 << 20
-"""Bytes up to which a pinned tensor takes the next power of two. A larger one takes what it needs: `choose_compute` sets
-this limit in torch's allocator, which by default has none (ATen/core/CachingHostAllocator.h)."""
+"""Bytes up to which a pinned tensor takes the next power of two. A larger one takes what it needs: `choose_compute`
+gives this limit to torch's allocator, which by default has none (ATen/core/CachingHostAllocator.h)."""
 
 HAS_ROUNDING_LIMIT = TorchVersion(torch.__version__) >= "2.13"
 """Whether the allocator knows a limit; older versions round all sizes."""

@@ -3,6 +3,7 @@
 `mutants.py` takes the waits out one by one and expects a failure.
 """
 
+import gc
 from contextlib import nullcontext
 
 import pytest
@@ -128,6 +129,7 @@ def peaks_with_and_without_streaming(num_layers: int) -> tuple[int, int]:
         for name, part in transformer.named_children():
             if name != "transformer_blocks":
                 part.to(GPU)
+        gc.collect()  # models of other tests, whose hooks refer to them
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         arranged(transformer, GPU, stream_blocks=stream_blocks)
@@ -148,6 +150,7 @@ def test_two_blocks_are_on_the_device_however_many_there_are() -> None:
 
 
 def test_no_memory_of_the_device_is_left_when_a_streamed_model_is_freed() -> None:
+    gc.collect()
     library = torch._C._software_cuda
     before, pinned = torch.cuda.memory_allocated(), library.usage(0)["pinned"]
     transformer, given = small_model()
@@ -165,8 +168,8 @@ def test_no_memory_of_the_device_is_left_when_a_streamed_model_is_freed() -> Non
 
 def test_memory_of_an_offloaded_activation_is_used_again_at_once() -> None:
     """Freed after `record_stream`, it would stay until the host has seen that the copy is complete."""
+    gc.collect()
     host = HostMemory(GPU)
-    torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     kept = [host.offload(torch.ones(1 << 10, device=GPU)) for _ in range(3)]
     for offloaded in kept:
