@@ -91,7 +91,7 @@ def fake_transformer(job: TrainJob, dtype: torch.dtype, shapes: set[Bucket]) -> 
     for block in transformer.transformer_blocks if job.quant.name != "none" else []:
         assert job.quant.bytes_per_weight
         for layer in quantized_layers(block, job.quant.name):
-            _pack(layer, job.quant.bytes_per_weight)
+            _pack(layer, job.quant.name, job.quant.bytes_per_weight)
     # How an adapter begins changes no size, and may read weights.
     plain = {"init": "default"} if job.method.adapter == "lora" else {}
     with torch.device("meta"):
@@ -155,29 +155,48 @@ def _set_dtype(module: nn.Module, dtype: torch.dtype) -> None:
             tensor.data = tensor.data.to(dtype)
 
 
-def _pack(layer: nn.Linear, bytes_per_weight: float) -> None:
+def _pack(layer: nn.Linear, quant: str, bytes_per_weight: float) -> None:
     """Gives a layer as many bytes as it has when quantized, and what its forward and backward pass unpack."""
     layer.weight = nn.Parameter(
         torch.empty(int(layer.weight.numel() * bytes_per_weight), dtype=torch.uint8, device="meta"),
         requires_grad=False,
     )
-    layer.forward = partial(_unpack_and_multiply, layer)  # type: ignore[method-assign]
+    layer.forward = partial(_packed_linear, layer, quant)  # type: ignore[method-assign]
 
 
-def _unpack_and_multiply(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
-    product: torch.Tensor = _Unpacked.apply(x, layer.weight, layer.bias, layer.out_features)
+def _packed_linear(layer: nn.Linear, quant: str, x: torch.Tensor) -> torch.Tensor:
+    product: torch.Tensor = _PackedLinear.apply(x, layer.bias, layer.out_features, quant)
     return product
 
 
-class _Unpacked(torch.autograd.Function):
-    """A linear layer whose weight is unpacked for the moment that it is used."""
+class _PackedLinear(torch.autograd.Function):
+    """A linear layer whose weight is unpacked for the moment that it is used, as in `cogvx_exp.model.quantize`."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor, width: int) -> torch.Tensor:
-        ctx.dtype, ctx.width, ctx.inputs = x.dtype, width, x.shape[-1]
+    def forward(ctx: Any, x: torch.Tensor, bias: torch.Tensor, width: int, quant: str) -> torch.Tensor:
+        ctx.dtype, ctx.width, ctx.inputs, ctx.quant = x.dtype, width, x.shape[-1], quant
         x = x.to(bias.dtype)
-        return nn.functional.linear(x, x.new_empty(width, x.shape[-1]), bias)
+        if quant == "int8":  # torchao scales the product, not the weight (workflows/int8/int8_tensor.py)
+            product = (x @ x.new_empty(x.shape[-1], width)) * bias
+            product += bias
+            return product
+        return nn.functional.linear(x, _unpack(quant, x, width, x.shape[-1]), bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        return (gradient @ gradient.new_empty(ctx.width, ctx.inputs)).to(ctx.dtype), None, None, None
+        return (gradient @ _unpack(ctx.quant, gradient, ctx.width, ctx.inputs)).to(ctx.dtype), None, None, None
+
+
+def _unpack(quant: str, like: torch.Tensor, width: int, inputs: int) -> torch.Tensor:
+    """An unpacked weight, in the type of `like`.
+
+    torchao's functions (quantization/quant_primitives.py) make temporary copies, the scaled one in float32; a kernel of
+    bitsandbytes unpacks nf4.
+    """
+    if quant == "nf4":
+        return like.new_empty(width, inputs)
+    values = like.new_empty(width, inputs, dtype=torch.float32 if quant == "fp8" else like.dtype)
+    scaled = values * like.new_empty(width, 1, dtype=torch.float32)
+    if quant == "int8":  # fp8 keeps them until the end
+        del values
+    return scaled.to(like.dtype)

@@ -9,8 +9,10 @@ from cogvx_exp.config.schema import TrainJob, Validation
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.captions import CAPTIONS_AT_ONCE
 from cogvx_exp.estimate.encoders import text_encoder_peak, vae_peak, vae_weights
+from cogvx_exp.estimate.loading import loading_peak
 from cogvx_exp.estimate.splitting import SPLIT, split_over
 from cogvx_exp.estimate.training_step import StepBytes, step_bytes
+from cogvx_exp.model.adapt import trained_dtype
 from cogvx_exp.model.device import resolve_dtype
 from cogvx_exp.training.memory import GIB
 
@@ -70,7 +72,7 @@ def predict(job: TrainJob, shapes: Iterable[Bucket] | None = None, device: str =
     step = split_over(step_bytes(job, largest, buckets, device), job)
     phases = {
         "encoding": _encoding_peak(job, largest, device),
-        "before_training": step.resident.total(),
+        "before_training": loading_peak(job, step, resolve_dtype(job.model, device)),
         "before_validation": step.peak.total(),
         **_sampling_peaks(job, step, device),
     }
@@ -114,12 +116,18 @@ def _sampling_peaks(job: TrainJob, step: StepBytes, device: str) -> dict[str, in
     shape = Bucket(validation.num_frames, validation.height, validation.width)
     vae = vae_weights(job.model.vae, dtype)
     decoding = vae_peak(job.model.vae, job.memory, dtype, shape, 1, "decode")
-    transformer = step.between["weights"] + step.between["trained weights"]
+    trained = step.between["trained weights"] // (2 if job.ema_decay else 1)  # without their average
+    transformer = step.between["weights"] + trained
     without = transformer if validation.offload else 0
-    # At the end, neither the optimizer's states nor a running average are there any more.
-    gone = step.between.total() - transformer
     sampling = max(step.sampling.total() + vae, step.between.total() - without + decoding)
-    return {"after_validation": max(step.peak.total(), sampling), "after_testing": sampling - gone}
+    # The last videos are sampled from what was exported: nothing else is there any more, and full fine-tuning exports
+    # the type of the model.
+    if job.method.kind == "full":
+        trained = trained * dtype.itemsize // trained_dtype(job.optim).itemsize
+    exported = step.between["weights"] + trained
+    denoising = step.sampling.total() - step.between.total() + exported
+    testing = max(denoising + vae, decoding + (0 if validation.offload else exported))
+    return {"after_validation": max(step.peak.total(), sampling), "after_testing": testing}
 
 
 def _configured_buckets(job: TrainJob) -> set[Bucket]:
