@@ -152,9 +152,11 @@ are decoded and stay. All but the states is pinned. From torch 2.13 on, a pinned
 versions round each up to a power of two, and the prediction does as the installed version. A run whose host memory exceeds what the
 machine or its cgroup has is refused before it starts.
 
-**How good it is.** Tests compare predictions with the bytes that torch's CPU allocator hands out for real steps of small models:
-within 10 % (`tests/unit/test_estimate.py`). The last part of this page compares them with the reference's tables. Fragmentation of
-the allocator, workspaces of cuDNN, and temporary copies in the step of prodigy, came, schedule_free and muon are not predicted.
+**How good it is.** Tests compare the peak of each phase with the bytes that a software CUDA device counts in runs of small models
+(`tests/integration/test_cuda_memory.py`, [docs/gpu.md](gpu.md)), and a step's peak with what torch's CPU allocator hands out
+(`tests/unit/test_estimate.py`): within 10 %.
+The last part of this page compares predictions with the reference's tables. Fragmentation of the allocator, workspaces of cuDNN, and
+temporary copies in the step of prodigy, came, schedule_free and muon are not predicted.
 """
 
 

@@ -104,7 +104,8 @@ def go_through(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: str
         encoders = _EncodersInTheLoop(job, compute.dtype, tracker)
         loss = denoising_loss(torch.empty(job.model.scheduler.num_train_timesteps), config, compute.dtype)
         resident = Counter(tracker.by_kind)
-        passes, states = _TrackedPasses(transformer, compute, tracker, host), []
+        passes = _TrackedPasses(transformer, compute, tracker, host)
+        states: list[torch.Tensor] = []
         for _ in range(2):
             passes.forget()
             for _ in range(min(job.gradient_accumulation, 2)):

@@ -2,8 +2,8 @@
 
 The models are tiny ones, widened until weights and activations are tens of MiB.
 
-Not compared are peaks with quant=nf4, since bitsandbytes unpacks through large tables of integers where it has no kernels,
-and with optimizers of torchao, which are not compiled here and make temporary copies of each weight.
+Not compared are peaks with quant=nf4, since bitsandbytes unpacks through large tables of integers where it has no
+kernels, and with optimizers of torchao, which are not compiled here and make temporary copies of each weight.
 """
 
 import json
