@@ -146,9 +146,17 @@ counted from its birth to its death in units of 512 bytes, as torch's CUDA alloc
 is put in: autocast's float32 layer norms, the float32 sum in FlashAttention's backward pass. Optimizer states count as the
 bytes that each optimizer's file in `conf/optim` states, which a test holds against the real states.
 
-**How good it is.** Tests compare predictions with the bytes that torch's CPU allocator hands out for real steps of small models:
-within 10 % (`tests/unit/test_estimate.py`). The last part of this page compares them with the reference's tables. Fragmentation of
-the allocator, workspaces of cuDNN, and temporary copies in the step of prodigy, came, schedule_free and muon are not predicted.
+**Host memory.** The column *host* is what one process keeps there: streamed blocks, offloaded activations, an offloaded optimizer's
+states and its copies of weights and gradients, and, with `validation.offload`, copies of the weights, which are made when videos
+are decoded and stay. All but the states is pinned. From torch 2.13 on, a pinned tensor above 1 MiB takes what it needs; older
+versions round each up to a power of two, and the prediction does as the installed version. A run whose host memory exceeds what the
+machine or its cgroup has is refused before it starts.
+
+**How good it is.** Tests compare the peak of each phase with the bytes that a software CUDA device counts in runs of small models
+(`tests/integration/test_cuda_memory.py`, [docs/gpu.md](gpu.md)), and a step's peak with what torch's CPU allocator hands out
+(`tests/unit/test_estimate.py`): within 10 %.
+The last part of this page compares predictions with the reference's tables. Fragmentation of the allocator, workspaces of cuDNN, and
+temporary copies in the step of prodigy, came, schedule_free and muon are not predicted.
 """
 
 
@@ -270,7 +278,7 @@ PRESET_NOTES = """\
 | `fast` | attention's output is kept, too; the VAE does whole frames | faster: attention once a step less |
 | `24gb` | the inputs wait in pinned host memory | copies beside the computation |
 | `16gb` | and feed-forward layers in four parts | feed-forward layers computed once more |
-| `12gb` | and frozen weights come from the host, one block ahead | copies, hidden if a block computes for longer |
+| `12gb` | and frozen weights stay on the host; two blocks are on the GPU | copies, hidden if a block computes for longer |
 """
 
 TIME_NOTES = """\

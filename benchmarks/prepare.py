@@ -51,7 +51,7 @@ def plain_loop(dataset: Any, job: Any, encoder: Any, out: Path) -> float:
     tokenizer, text_encoder = load_text_encoder(encoder.folder, encoder.compute)
     out.mkdir()
     for clip in dataset.clips:
-        moments = encode_videos(to_pixels([decode(clip, job)]), vae)
+        moments = encode_videos(to_pixels([decode(clip, job)], vae.device), vae)
         embeds = encode_captions(list(clip.row.captions), tokenizer, text_encoder, encoder.max_tokens)
         torch.save(moments, out / f"{clip.row.number}.latent.pt")
         torch.save(embeds, out / f"{clip.row.number}.embeds.pt")
@@ -64,7 +64,7 @@ def vae_alone(dataset: Any, job: Any, encoder: Any) -> float:
     from cogvx_exp.model.load import load_vae
 
     vae = load_vae(encoder.folder, encoder.compute, encoder.memory)
-    pixels = [to_pixels([decode(clip, job)]) for clip in dataset.clips]
+    pixels = [to_pixels([decode(clip, job)], vae.device) for clip in dataset.clips]
     started = time.perf_counter()
     for clip in pixels:
         encode_videos(clip, vae)

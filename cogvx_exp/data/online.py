@@ -28,18 +28,19 @@ def online_batches(
     Raises:
         UserError: a clip cannot be decoded.
     """
-    vae = load_vae(encoder.folder, encoder.compute, encoder.memory)
+    vae, device = load_vae(encoder.folder, encoder.compute, encoder.memory), encoder.compute.device
     with DecodingPool(data.decode_workers, data.decode_timeout) as pool:
         tasks = (_task(draw, clips[draw.clip], samples, data) for draws in stream for draw in draws)
         decoded = pool.map(read_clip, tasks)
         for draws in stream:
             frames = [_frames(next(decoded), clips[draw.clip]) for draw in draws]
-            moments = encode_videos(to_pixels(frames), vae).cpu()
+            moments = encode_videos(to_pixels(frames, device, data.pin_memory), vae).cpu()
             made = [
                 samples.sample(draw, of_clip, _first_frame(of_frames) if encoder.images else None)
                 for draw, of_clip, of_frames in zip(draws, moments, frames, strict=True)
             ]
-            yield collate(made).to(encoder.compute.device)
+            batch = collate(made)
+            yield (batch.pin_memory() if data.pin_memory and device.type == "cuda" else batch).to(device)
 
 
 def _task(draw: Draw, clip: Clip, samples: TrainingSamples, data: Data) -> tuple[Any, ...]:

@@ -206,7 +206,8 @@ def _encode_groups(
             faults |= {_id(work.clip): found for work, found in frames.items() if isinstance(found, ClipError)}
             good = [work for work in group if isinstance(frames[work], np.ndarray)]
             if good:
-                moments = encode_videos(to_pixels([frames[work] for work in good]), vae)
+                pixels = to_pixels([frames[work] for work in good], vae.device, data.pin_memory)
+                moments = encode_videos(pixels, vae)
                 for work, of_clip in zip(good, moments, strict=True):
                     _save(work, of_clip, frames[work][0], cache, faults)
             yield from (None for _ in group)

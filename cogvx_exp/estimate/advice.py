@@ -12,11 +12,11 @@ Recompose = Callable[[list[str]], TrainJob]
 
 
 @dataclass(frozen=True)
-class Remedy:
+class Suggestion:
     """Overrides that lower the memory of some runs."""
 
     overrides: tuple[str, ...]
-    price: str
+    cost: str
     applies: Callable[[TrainJob], bool]
 
 
@@ -36,38 +36,42 @@ def _decodes_beside(job: TrainJob) -> bool:
     return isinstance(job.validation, Validation) and not job.validation.offload
 
 
-REMEDIES = (
-    Remedy(("validation.offload=true",), "the transformer moves to the host and back for each video", _decodes_beside),
-    Remedy(("memory.vae_tiling=true",), "the VAE works in tiles that overlap", lambda job: not job.memory.vae_tiling),
-    Remedy(
+SUGGESTIONS = (
+    Suggestion(
+        ("validation.offload=true",), "the transformer moves to the host and back for each validation", _decodes_beside
+    ),
+    Suggestion(
+        ("memory.vae_tiling=true",), "the VAE works in tiles that overlap", lambda job: not job.memory.vae_tiling
+    ),
+    Suggestion(
         ("memory.activations=offload",),
         "one more forward pass a step than with keep; hardly any against checkpoint",
         lambda job: job.memory.activations != "offload",
     ),
-    Remedy(("memory.ff_chunks=4",), "feed-forward layers once more", lambda job: job.memory.ff_chunks < 4),
-    Remedy(
+    Suggestion(("memory.ff_chunks=4",), "feed-forward layers once more", lambda job: job.memory.ff_chunks < 4),
+    Suggestion(
         ("optim=adamw8bit",),
         "none",
         lambda job: _is_adapter(job) and job.optim.state_values > 1 and not job.optim.offload,
     ),
-    Remedy(
+    Suggestion(
         ("memory.stream_blocks=true",),
         "little, while copying a block takes less time than computing it",
         lambda job: _is_adapter(job) and not job.memory.stream_blocks and job.quant.name == "none",
     ),
-    Remedy(("quant=int8", "memory.stream_blocks=false"), "some accuracy of the base", _has_lora),
-    Remedy(("quant=nf4", "memory.stream_blocks=false"), "more accuracy of the base", _has_lora),
-    Remedy(
+    Suggestion(("quant=int8", "memory.stream_blocks=false"), "some accuracy of the base", _has_lora),
+    Suggestion(("quant=nf4", "memory.stream_blocks=false"), "more accuracy of the base", _has_lora),
+    Suggestion(
         ("optim=ao_adamw8bit", "optim.stochastic_rounding=true", "optim.release_gradients=true", "max_grad_norm=null"),
         "no clipping; bfloat16 weights",
         _trains_all,
     ),
-    Remedy(
+    Suggestion(
         ("optim=cpu_offload_bf16", "optim.release_gradients=false"),
         "the optimizer step is made on the CPU; bfloat16 weights",
         _trains_all,
     ),
-    Remedy(("batch_size=1",), "less work at once", lambda job: job.batch_size > 1),
+    Suggestion(("batch_size=1",), "less work at once", lambda job: job.batch_size > 1),
 )
 """In the order in which they are tried."""
 
@@ -76,7 +80,7 @@ REMEDIES = (
 class Advice:
     """Overrides that together make a run fit."""
 
-    remedies: list[Remedy]
+    suggestions: list[Suggestion]
     prediction: Prediction
     """With all of them."""
     fits: bool
@@ -85,18 +89,18 @@ class Advice:
     @property
     def overrides(self) -> list[str]:
         """What to add to the command line."""
-        return _together(self.remedies)
+        return _together(self.suggestions)
 
 
-def _together(remedies: list[Remedy]) -> list[str]:
-    """The overrides of several remedies; the last value of a setting counts."""
-    return list({text.partition("=")[0]: text for remedy in remedies for text in remedy.overrides}.values())
+def _together(suggestions: list[Suggestion]) -> list[str]:
+    """The overrides of several suggestions; the last value of a setting counts."""
+    return list({text.partition("=")[0]: text for suggestion in suggestions for text in suggestion.overrides}.values())
 
 
 def advise(
     job: TrainJob, before: Prediction, budget: float, recompose: Recompose, predict: Callable[[TrainJob], Prediction]
 ) -> Advice:
-    """Adds remedies, cheapest first, as long as they help, until the run fits; then drops those not needed.
+    """Adds suggestions, cheapest first, as long as they help, until the run fits; then drops those not needed.
 
     Args:
         job: a job that does not fit.
@@ -106,27 +110,27 @@ def advise(
         predict: predicts a job.
     """
     best = Advice([], before, False)
-    for remedy in REMEDIES:
-        if not remedy.applies(job):
+    for suggestion in SUGGESTIONS:
+        if not suggestion.applies(job):
             continue
-        tried = _try([*best.remedies, remedy], budget, recompose, predict)
+        tried = _try([*best.suggestions, suggestion], budget, recompose, predict)
         if tried and tried.prediction.peak < best.prediction.peak:
             best = tried
             job = recompose(best.overrides)
         if best.fits:
             break
-    for remedy in best.remedies[:-1] if best.fits else []:
-        tried = _try([kept for kept in best.remedies if kept is not remedy], budget, recompose, predict)
+    for suggestion in best.suggestions[:-1] if best.fits else []:
+        tried = _try([kept for kept in best.suggestions if kept is not suggestion], budget, recompose, predict)
         if tried and tried.fits:
             best = tried
     return best
 
 
 def _try(
-    remedies: list[Remedy], budget: float, recompose: Recompose, predict: Callable[[TrainJob], Prediction]
+    suggestions: list[Suggestion], budget: float, recompose: Recompose, predict: Callable[[TrainJob], Prediction]
 ) -> Advice | None:
     try:
-        prediction = predict(recompose(_together(remedies)))
+        prediction = predict(recompose(_together(suggestions)))
     except ConfigError:
         return None
-    return Advice(remedies, prediction, prediction.fits(budget))
+    return Advice(suggestions, prediction, prediction.fits(budget))

@@ -87,7 +87,7 @@ def refuse_if_too_large(
         return found.prediction
     peak, advice = found.prediction.peak, found.advice
     lines = [f"this run would take {peak:.1f} GiB, and CUDA itself {RESERVE_GIB}, which is more than {limit}"]
-    if advice.remedies:
+    if advice.suggestions:
         enough = "would fit" if advice.fits else "is the least that was found"
         lines.append(f"With these settings it takes {advice.prediction.peak:.1f} GiB, which {enough}:")
         lines.append("  " + " ".join(advice.overrides))
@@ -149,8 +149,9 @@ def _kinds_table(prediction: Prediction) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2))
     for kind, size in prediction.at_peak.items():
         table.add_row(kind, f"{size:6.2f}")
-    if prediction.host:
-        table.add_row("in host memory", f"{prediction.host:6.2f}", style="dim")
+    for kind, size in prediction.host_kinds.items():
+        if size:
+            table.add_row(f"in host memory: {kind}", f"{size:6.2f}", style="dim")
     return table
 
 
@@ -160,13 +161,13 @@ def _say_advice(item: Estimate) -> None:
         spare = item.budget - item.prediction.peak - RESERVE_GIB
         console.print(f"Fits {item.budget:g} GiB: {spare:.1f} GiB to spare, {RESERVE_GIB} GiB for CUDA itself left out")
         return
-    if not advice.remedies:
+    if not advice.suggestions:
         console.print("Nothing was found that takes less.")
         return
     enough = "fits" if advice.fits else "is still too much, but the least that was found"
     console.print(f"Does not fit. With these settings it takes {advice.prediction.peak:.2f} GiB, which {enough}:")
     table = Table(box=None, show_header=False, padding=(0, 2))
-    for remedy in advice.remedies:
-        kept = [text for text in remedy.overrides if text in advice.overrides]
-        table.add_row(" ".join(kept), Text(f"costs: {remedy.price}", style="dim"))
+    for suggestion in advice.suggestions:
+        kept = [text for text in suggestion.overrides if text in advice.overrides]
+        table.add_row(" ".join(kept), Text(f"costs: {suggestion.cost}", style="dim"))
     console.print(table)

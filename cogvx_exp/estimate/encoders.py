@@ -8,12 +8,13 @@ import torch
 from cogvx_exp.config.schema import Memory
 from cogvx_exp.config.schema.model import TextEncoderArchitecture, VaeArchitecture
 from cogvx_exp.data.buckets import Bucket
-from cogvx_exp.estimate.stand_ins import place, text_encoder_without_data, vae_without_data, without_data
+from cogvx_exp.data.encode import encode_videos
+from cogvx_exp.estimate.fake_models import fake_tensors, fake_text_encoder, fake_vae, materialize
 
 
 def vae_weights(architecture: VaeArchitecture, dtype: torch.dtype) -> int:
     """Bytes of the autoencoder's weights."""
-    vae = vae_without_data(architecture, dtype)
+    vae = fake_vae(architecture, dtype)
     return sum(weight.numel() for weight in vae.parameters()) * dtype.itemsize
 
 
@@ -40,26 +41,22 @@ def _vae_peak(
     architecture: str, slicing: bool, tiling: bool, dtype: torch.dtype, shape: Bucket, batch_size: int, what: str
 ) -> int:
     parsed = VaeArchitecture.model_validate_json(architecture)
-    vae = vae_without_data(parsed, dtype)
-    if slicing:
-        vae.enable_slicing()
-    if tiling:
-        vae.enable_tiling()
-    with without_data("cuda") as live, torch.no_grad():
-        place(vae, live, "VAE")
+    vae = fake_vae(parsed, dtype, slicing=slicing, tiling=tiling)
+    with fake_tensors("cuda") as tracker, torch.no_grad():
+        materialize(vae, tracker, "VAE")
         if what == "encode":
-            vae.encode(torch.empty(batch_size, 3, shape.num_frames, shape.height, shape.width, dtype=dtype))
+            encode_videos(torch.empty(batch_size, 3, shape.num_frames, shape.height, shape.width), vae)
         else:
             frames = (shape.num_frames - 1) // parsed.temporal_compression_ratio + 1
             height, width = (side // parsed.spatial_compression_ratio for side in (shape.height, shape.width))
             vae.decode(torch.empty(batch_size, parsed.latent_channels, frames, height, width, dtype=dtype))
-        return live.peak
+        return tracker.peak
 
 
 @lru_cache(maxsize=16)
 def _text_encoder_peak(architecture: str, dtype: torch.dtype, tokens: tuple[int, int]) -> int:
-    encoder = text_encoder_without_data(TextEncoderArchitecture.model_validate_json(architecture), dtype)
-    with without_data("cuda") as live, torch.no_grad():
-        place(encoder, live, "text encoder")
+    encoder = fake_text_encoder(TextEncoderArchitecture.model_validate_json(architecture), dtype)
+    with fake_tensors("cuda") as tracker, torch.no_grad():
+        materialize(encoder, tracker, "text encoder")
         encoder(torch.zeros(tokens, dtype=torch.long))
-        return live.peak
+        return tracker.peak

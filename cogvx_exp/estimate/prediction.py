@@ -1,5 +1,6 @@
 """What a run will take: bytes by kind and by phase."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
@@ -8,8 +9,10 @@ from cogvx_exp.config.schema import TrainJob, Validation
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.captions import CAPTIONS_AT_ONCE
 from cogvx_exp.estimate.encoders import text_encoder_peak, vae_peak, vae_weights
-from cogvx_exp.estimate.splitting import split_over
+from cogvx_exp.estimate.loading import loading_peak
+from cogvx_exp.estimate.splitting import SPLIT, split_over
 from cogvx_exp.estimate.training_step import StepBytes, step_bytes
+from cogvx_exp.model.adapt import trained_dtype
 from cogvx_exp.model.device import resolve_dtype
 from cogvx_exp.training.memory import GIB
 
@@ -18,7 +21,7 @@ RESERVE_GIB = 0.7
 
 PHASES = ("encoding", "before_training", "before_validation", "after_validation", "after_testing")
 """Encoding captions and clips, then the four moments of the CogVideoX Factory's tables: the weights are there; the
-peak of training; the peak with validations between steps; the peak of the validation at the end."""
+peak of training; the peak with validations before and between steps; the peak of the validation at the end."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,9 @@ class Prediction:
     optimizer: float
     """States of the optimizer on the device."""
     host: float
-    """Weights, gradients and states that wait in host memory."""
+    """What is kept in host memory, at most."""
+    host_kinds: dict[str, float]
+    """The same by kind; all but the optimizer's states is pinned."""
     at_peak: dict[str, float]
     """What is alive at the peak of a training step, by kind."""
     phases: dict[str, float]
@@ -67,27 +72,31 @@ def predict(job: TrainJob, shapes: Iterable[Bucket] | None = None, device: str =
     step = split_over(step_bytes(job, largest, buckets, device), job)
     phases = {
         "encoding": _encoding_peak(job, largest, device),
-        "before_training": step.resident.total(),
+        "before_training": loading_peak(job, step, resolve_dtype(job.model, device)),
         "before_validation": step.peak.total(),
         **_sampling_peaks(job, step, device),
     }
     kinds = {kind: _gib(size) for kind, size in step.peak.most_common()}
+    host = Counter(step.host)
+    if "weights" in SPLIT.get(job.distributed.name, ()):
+        host["weights while decoding"] //= job.distributed.processes * job.distributed.nodes
     return Prediction(
         name=job.name,
         shape=str(largest),
         batch_size=job.batch_size,
-        weights=_gib(step.resident["weights"]),
+        weights=_gib(step.between["weights"]),
         trained=_gib(step.resident["trained weights"]),
         gradients=_gib(step.gradients.total()),
         optimizer=_gib(step.between["optimizer"]),
-        host=_gib(step.host.total()),
+        host=_gib(host.total()),
+        host_kinds={kind: _gib(size) for kind, size in host.most_common()},
         at_peak={kind: size for kind, size in kinds.items() if size > 0},
         phases={name: _gib(value) for name, value in phases.items()},
     )
 
 
 def _gib(size: int) -> float:
-    return round(size / GIB, 3)
+    return round(size / GIB, 6)
 
 
 def _encoding_peak(job: TrainJob, largest: Bucket, device: str) -> int:
@@ -107,12 +116,18 @@ def _sampling_peaks(job: TrainJob, step: StepBytes, device: str) -> dict[str, in
     shape = Bucket(validation.num_frames, validation.height, validation.width)
     vae = vae_weights(job.model.vae, dtype)
     decoding = vae_peak(job.model.vae, job.memory, dtype, shape, 1, "decode")
-    transformer = step.resident["weights"] + step.resident["trained weights"]
+    trained = step.between["trained weights"] // (2 if job.ema_decay else 1)  # without their average
+    transformer = step.between["weights"] + trained
     without = transformer if validation.offload else 0
-    # At the end, neither the optimizer's states nor a running average are there any more.
-    gone = step.between.total() - transformer
     sampling = max(step.sampling.total() + vae, step.between.total() - without + decoding)
-    return {"after_validation": max(step.peak.total(), sampling), "after_testing": sampling - gone}
+    # The last videos are sampled from what was exported: nothing else is there any more, and full fine-tuning exports
+    # the type of the model.
+    if job.method.kind == "full":
+        trained = trained * dtype.itemsize // trained_dtype(job.optim).itemsize
+    exported = step.between["weights"] + trained
+    denoising = step.sampling.total() - step.between.total() + exported
+    testing = max(denoising + vae, decoding + (0 if validation.offload else exported))
+    return {"after_validation": max(step.peak.total(), sampling), "after_testing": testing}
 
 
 def _configured_buckets(job: TrainJob) -> set[Bucket]:

@@ -1,7 +1,9 @@
 """Goes through training steps, and one step of sampling, without data."""
 
 from collections import Counter
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,13 +11,17 @@ from diffusers import CogVideoXTransformer3DModel
 
 from cogvx_exp.config.schema import Optim, TrainJob, Validation
 from cogvx_exp.data.buckets import Bucket
+from cogvx_exp.data.encode import encode_videos
 from cogvx_exp.data.samples import Batch
 from cogvx_exp.diffusion.denoise import denoising_loss, model_inputs
-from cogvx_exp.estimate.live import LiveBytes
-from cogvx_exp.estimate.stand_ins import TracedHost, place, transformer_without_data, vae_without_data, without_data
+from cogvx_exp.estimate.fake_models import TrackedHostMemory, fake_tensors, fake_transformer, fake_vae, materialize
+from cogvx_exp.estimate.memory_tracker import MemoryTracker
 from cogvx_exp.model.adapt import trainable_parameters
 from cogvx_exp.model.blocks import arrange_blocks
 from cogvx_exp.model.device import Compute, resolve_dtype
+from cogvx_exp.model.host_memory import pinned_size
+from cogvx_exp.training.learned import OFFLOADED_FROM
+from cogvx_exp.training.micro_batch import forward_backward
 
 DEPTHS = (5, 8)
 """Depths of model at which deep ones are gone through. Not less: where blocks are streamed, the peak of a shallower one
@@ -39,7 +45,7 @@ class StepBytes:
     gradients: Counter[str]
     """Held at the end of a backward pass."""
     host: Counter[str]
-    """In host memory."""
+    """In host memory, at most; all but `optimizer states` is pinned."""
 
     @property
     def peak(self) -> Counter[str]:
@@ -81,58 +87,87 @@ def _extend(low: Counter[str], high: Counter[str], times: float) -> Counter[str]
 def go_through(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: str) -> StepBytes:
     """Builds the job's model without data and takes the steps with it."""
     compute = Compute(torch.device("cpu"), resolve_dtype(job.model, device))
-    transformer = transformer_without_data(job, compute.dtype, buckets)
+    transformer = fake_transformer(job, compute.dtype, buckets)
     config = dict(transformer.config)
-    with without_data(device) as live:
-        place(transformer, live, "weights")
+    with fake_tensors(device) as tracker:
+        materialize(transformer, tracker, "weights")
         parameters = trainable_parameters(transformer)
         for parameter in parameters.values():
-            live.label(parameter, "trained weights")
-        weights = Counter(live.by_kind)
-        with live.making("trained weights"):
+            tracker.label(parameter, "trained weights")
+        with tracker.category("trained weights"):
             average = [parameter.detach().clone() for parameter in parameters.values()] if job.ema_decay else []
         transformer.train()
-        arrange_blocks(transformer, job.memory, compute.device, TracedHost(live))
-        _label_checkpoints(transformer, live)
-        gradients = _Gradients(parameters, job.optim, live)
-        encoder = _EncoderInTheLoop(job, compute.dtype, live)
+        host = TrackedHostMemory(tracker)
+        arrange_blocks(transformer, job.memory, compute.device, host)
+        _label_checkpoints(transformer, tracker)
+        gradients = _Gradients(parameters, job.optim, tracker)
+        encoders = _EncodersInTheLoop(job, compute.dtype, tracker)
         loss = denoising_loss(torch.empty(job.model.scheduler.num_train_timesteps), config, compute.dtype)
-        resident = Counter(live.by_kind)
+        resident = Counter(tracker.by_kind)
+        passes = _TrackedPasses(transformer, compute, tracker, host)
         states: list[torch.Tensor] = []
         for _ in range(2):
-            forward, backward = Counter[str](), Counter[str]()
+            passes.forget()
             for _ in range(min(job.gradient_accumulation, 2)):
-                live.reset_peak()
-                encoder.encode(largest, job.batch_size)
-                batch = _batch(job, largest, job.batch_size)
-                with compute.autocast():
-                    value = loss(transformer, batch).mean()
-                forward = max(forward, live.at_peak, key=Counter.total)
-                live.reset_peak()
-                value.backward()
-                backward = max(backward, live.at_peak, key=Counter.total)
-                del value, batch
-            states = states or _optimizer_states(parameters, job.optim, live)
-            held = Counter(gradients=live.by_kind["gradients"])
+                tracker.reset_peak()
+                encoders.encode(largest, job.batch_size)
+                forward_backward(passes, loss, _batch(job, largest, job.batch_size), job.gradient_accumulation)
+            states = states or _optimizer_states(parameters, job.optim, tracker)
+            held = Counter(gradients=tracker.by_kind["gradients"])
             gradients.free()
-        between = Counter(live.by_kind)
-        live.reset_peak()
+        between = Counter(tracker.by_kind)
+        tracker.reset_peak()
         if isinstance(job.validation, Validation):
             _denoise(transformer, config, job, compute)
-        host = Counter(weights=weights["weights"] - resident["weights"])
-        if job.optim.offload:
-            host["optimizer"] = sum(state.nbytes for state in states)
-            host["copies"] = sum(parameter.nbytes * 2 for parameter in parameters.values())  # of weights and gradients
+        on_host = Counter({"streamed blocks": passes.streamed, "activations": passes.activations_on_host})
+        on_host += _offloaded(transformer, job) + _optimizer_on_host(parameters, job.optim, states)
         del average  # in memory until here, as in a run
-        return StepBytes(resident, forward, backward, between, Counter(live.at_peak), held, host)
+        return StepBytes(
+            resident, passes.at_forward, passes.at_backward, between, Counter(tracker.at_peak), held, on_host
+        )
+
+
+class _TrackedPasses:
+    """Makes passes like `cogvx_exp.training.stepper.Stepper`, and keeps the peaks of both."""
+
+    def __init__(
+        self,
+        transformer: CogVideoXTransformer3DModel,
+        compute: Compute,
+        tracker: MemoryTracker,
+        host: TrackedHostMemory,
+    ):
+        self.model: torch.nn.Module = transformer
+        self._compute, self._tracker, self._host = compute, tracker, host
+        self.streamed = host.pinned
+        """Bytes of frozen weights in host memory."""
+        self.activations_on_host = 0
+        """Bytes, at most."""
+        self.forget()
+
+    def forget(self) -> None:
+        """Before a step: its peaks are those to keep."""
+        self.at_forward, self.at_backward = Counter[str](), Counter[str]()
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Around a forward pass: mixed precision."""
+        return self._compute.autocast()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Adds the gradients of a loss."""
+        self.at_forward = max(self.at_forward, self._tracker.at_peak, key=Counter.total)
+        self.activations_on_host = max(self.activations_on_host, self._host.pinned - self.streamed)
+        self._tracker.reset_peak()
+        loss.backward()
+        self.at_backward = max(self.at_backward, self._tracker.at_peak, key=Counter.total)
 
 
 class _Gradients:
     """Labels gradients as they come, and frees those that leave at once."""
 
-    def __init__(self, parameters: dict[str, torch.nn.Parameter], optim: Optim, live: LiveBytes):
+    def __init__(self, parameters: dict[str, torch.nn.Parameter], optim: Optim, tracker: MemoryTracker):
         self._parameters = parameters
-        self._live = live
+        self._tracker = tracker
         self._leave = optim.release_gradients or optim.offload_gradients
         for parameter in parameters.values():
             parameter.register_post_accumulate_grad_hook(self._came)
@@ -142,28 +177,54 @@ class _Gradients:
         if self._leave:
             parameter.grad = None
         else:
-            self._live.label(parameter.grad, "gradients")
+            self._tracker.label(parameter.grad, "gradients")
 
     def free(self) -> None:
         for parameter in self._parameters.values():
             parameter.grad = None
 
 
-def _optimizer_states(parameters: dict[str, torch.nn.Parameter], optim: Optim, live: LiveBytes) -> list[torch.Tensor]:
+def _optimizer_states(
+    parameters: dict[str, torch.nn.Parameter], optim: Optim, tracker: MemoryTracker
+) -> list[torch.Tensor]:
     """A tensor for each parameter with as many bytes as its optimizer state."""
     sizes = [
         int(parameter.numel() * (optim.state_values * parameter.element_size() + optim.state_bytes))
         for parameter in parameters.values()
     ]
-    with live.making("optimizer"):
+    with tracker.category("optimizer"):
         states = [torch.empty(size, dtype=torch.uint8) for size in sizes]
     if optim.offload:
         for state in states:
-            live.exclude(state)
+            tracker.exclude(state)
     return states
 
 
-def _label_checkpoints(transformer: CogVideoXTransformer3DModel, live: LiveBytes) -> None:
+def _optimizer_on_host(
+    parameters: dict[str, torch.nn.Parameter], optim: Optim, states: list[torch.Tensor]
+) -> Counter[str]:
+    """What an offloaded optimizer has there: its states, and a weight and a gradient for each of the device."""
+    if not optim.offload:
+        return Counter()
+    large = [at for at, parameter in enumerate(parameters.values()) if parameter.numel() >= OFFLOADED_FROM]
+    copies = [2 * pinned_size(parameter.nbytes) for parameter in parameters.values()]
+    return Counter(
+        {
+            "optimizer states": sum(states[at].nbytes for at in large),
+            "copies of weights and gradients": sum(copies[at] for at in large),
+        }
+    )
+
+
+def _offloaded(transformer: CogVideoXTransformer3DModel, job: TrainJob) -> Counter[str]:
+    """Copies of the weights that are made when videos are decoded, and kept."""
+    if not (isinstance(job.validation, Validation) and job.validation.offload):
+        return Counter()
+    sizes = [pinned_size(weight.nbytes) for weight in transformer.parameters() if weight.numel()]
+    return Counter({"weights while decoding": sum(sizes)})
+
+
+def _label_checkpoints(transformer: CogVideoXTransformer3DModel, tracker: MemoryTracker) -> None:
     """The inputs that checkpointed blocks keep are counted as checkpoints."""
     run = transformer._gradient_checkpointing_func
     if run is None:
@@ -171,29 +232,35 @@ def _label_checkpoints(transformer: CogVideoXTransformer3DModel, live: LiveBytes
 
     def labelled(block: torch.nn.Module, *args: Any) -> Any:
         for value in args[:2]:  # of image, of text
-            live.label(value, "checkpoints")
+            tracker.label(value, "checkpoints")
         return run(block, *args)
 
     transformer._gradient_checkpointing_func = labelled
 
 
-class _EncoderInTheLoop:
-    """The VAE's encoder, where a run has it in memory while training."""
+class _EncodersInTheLoop:
+    """The VAEs that encode while a run trains: clips (data.encode=online), and the images of image-to-video.
 
-    def __init__(self, job: TrainJob, dtype: torch.dtype, live: LiveBytes):
-        self.vae = None
-        self._frames_all = job.data.encode == "online"
-        if self._frames_all or job.task.name == "i2v":
-            self.vae = vae_without_data(job.model.vae, dtype)
-            if not self._frames_all:
-                self.vae.decoder = None
-            place(self.vae, live, "VAE")
+    A run loads them with its first batch (`cogvx_exp.data.online`, `cogvx_exp.data.images`).
+    """
 
-    @torch.no_grad()
+    def __init__(self, job: TrainJob, dtype: torch.dtype, tracker: MemoryTracker):
+        load = partial(fake_vae, job.model.vae, dtype, slicing=job.memory.vae_slicing, tiling=job.memory.vae_tiling)
+        self._clips = load() if job.data.encode == "online" else None
+        self._images = load() if job.task.name == "i2v" else None
+        if self._images:
+            self._images.decoder = None
+        self._tracker = tracker
+        self._loaded = False
+
     def encode(self, shape: Bucket, batch_size: int) -> None:
-        if self.vae is not None:
-            frames = shape.num_frames if self._frames_all else 1
-            self.vae.encode(torch.empty(batch_size, 3, frames, shape.height, shape.width, dtype=self.vae.dtype))
+        """Encodes a batch's clips and images."""
+        for vae in () if self._loaded else filter(None, (self._clips, self._images)):
+            materialize(vae, self._tracker, "VAE")
+        self._loaded = True
+        for vae, frames in ((self._clips, shape.num_frames), (self._images, 1)):
+            if vae:
+                encode_videos(torch.empty(batch_size, 3, frames, shape.height, shape.width), vae)
 
 
 def _batch(job: TrainJob, shape: Bucket, batch_size: int) -> Batch:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,10 @@ class Sampler:
             tokenizer=None, text_encoder=None, vae=vae, transformer=transformer, scheduler=scheduler
         )
         self.pipeline.set_progress_bar_config(disable=True)
-        self.pipeline._prepare_rotary_positional_embeddings = self._rotary
+        # No method of this object: a reference cycle would keep the VAE on the device until Python collects garbage.
+        self.pipeline._prepare_rotary_positional_embeddings = partial(
+            _rotary, transformer.config, self.pipeline.vae_scale_factor_spatial
+        )
 
     @torch.no_grad()
     def sample(self, request: VideoRequest) -> np.ndarray:
@@ -166,11 +170,10 @@ class Sampler:
         padding = latents.shape[1] - ((request.num_frames - 1) // self.pipeline.vae_scale_factor_temporal + 1)
         return latents[:, padding:]
 
-    def _rotary(self, height: int, width: int, num_frames: int, device: torch.device) -> Rotary | None:
-        """Ours, which equal the pipeline's where that works, and work for portrait with 1.5."""
-        factor = self.pipeline.vae_scale_factor_spatial
-        shape = (num_frames, height // factor, width // factor)
-        return rotary_positions(self.pipeline.transformer.config, shape, device)
+
+def _rotary(config: dict, factor: int, height: int, width: int, num_frames: int, device: torch.device) -> Rotary | None:
+    """Replaces the pipeline's own method: equal where that works, and right for portrait videos of 1.5, too."""
+    return rotary_positions(config, (num_frames, height // factor, width // factor), device)
 
 
 def save_video(path: Path, frames: np.ndarray, request: VideoRequest, **about: Any) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.data.buckets import Bucket
+from cogvx_exp.launch.host import check_host
 from cogvx_exp.quiet import quiet_libraries
 from cogvx_exp.tracking.progress import console
 
@@ -28,7 +29,7 @@ if torch.cuda.is_available():
 
 
 def preflight(job: TrainJob, overrides: list[str], shapes: set[Bucket]) -> None:
-    """Predicts the run's memory if there is a GPU or a budget.
+    """Predicts the run's memory if there is a GPU or a budget; that of the host if there is a GPU.
 
     Args:
         job: the checked configuration.
@@ -40,10 +41,10 @@ def preflight(job: TrainJob, overrides: list[str], shapes: set[Bucket]) -> None:
     """
     if not job.memory.preflight:
         return
+    gpu = None if job.device == "cpu" else _gpu(job.device)
     budget = job.memory.budget
     limit = f"memory.budget={budget}"
     if budget is None:
-        gpu = None if job.device == "cpu" else _gpu(job.device)
         if gpu is None:
             return
         free, total, name = gpu
@@ -57,6 +58,8 @@ def preflight(job: TrainJob, overrides: list[str], shapes: set[Bucket]) -> None:
 
     prediction = refuse_if_too_large(job, overrides, shapes, budget, limit)
     console.print(f"Predicted memory: {prediction.peak:.1f} GiB at most, of {budget:.1f}")
+    if gpu:
+        check_host(prediction.host_kinds, job.distributed.processes)
 
 
 def _gpu(device: str) -> tuple[float, float, str] | None:

@@ -44,17 +44,14 @@ class FullySharded(Stepper):
             self.transformer.set_requires_gradient_sync(last)
         return nullcontext()
 
-    def step(self, max_norm: float | None) -> float:
-        """Averages the adapter's gradients, clips, moves the weights, frees the gradients."""
+    def clip(self, max_norm: float | None) -> torch.Tensor:
+        """Averages the adapter's gradients, then scales all down to `max_norm`; returns their norm before."""
         for parameter in self._replicated:
             assert parameter.grad is not None
             dist.all_reduce(parameter.grad)
             parameter.grad /= dist.get_world_size()
         parameters = list(trainable_parameters(self.transformer).values())
-        norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm or math.inf)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return float(_whole(norm))
+        return _whole(torch.nn.utils.clip_grad_norm_(parameters, max_norm or math.inf))
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The trained weights by name, gathered on the host."""

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
+from typing import Any
 
 import torch
 
@@ -17,6 +18,7 @@ from cogvx_exp.tracking.run_folder import Metrics, NoMetrics
 from cogvx_exp.tracking.smoothing import smoother
 from cogvx_exp.training.checkpoint import TrainingState
 from cogvx_exp.training.memory import memory_in_use
+from cogvx_exp.training.micro_batch import forward_backward
 from cogvx_exp.training.throughput import Work, WorkMeter, peak_flops
 
 QUARTER = 250
@@ -142,14 +144,13 @@ def _optimizer_step(
         work += meter.of(batch)
         torch.manual_seed(keyed_seed(schedule.seed, batch.samples[0], "dropout"))
         with stepper.accumulating(last=number == schedule.accumulation):
-            with stepper.autocast():
-                losses = loss(stepper.model, batch)
-            batch_loss = losses.mean()
-            stepper.backward(batch_loss / schedule.accumulation)
-        total += batch_loss.detach() / schedule.accumulation
-        each.append(torch.stack([batch.timesteps.float(), losses.detach()]))
-    mine = {"loss": total.item(), "each": torch.cat(each, dim=1).T.tolist(), "work": astuple(work)}
-    told = schedule.team.exchange_in_step({**mine, "clips": sorted(set(clips)), "stop": schedule.wants_stop()})
+            losses = forward_backward(stepper, loss, batch, schedule.accumulation)
+        total += losses.mean() / schedule.accumulation
+        each.append(torch.stack([batch.timesteps.float(), losses]))
+    norm = stepper.clip(schedule.max_grad_norm)
+    mine, grad_norm = _on_host(total, torch.cat(each, dim=1), norm)
+    mine |= {"work": astuple(work), "clips": sorted(set(clips)), "stop": schedule.wants_stop()}
+    told = schedule.team.exchange_in_step(mine)
     value = sum(one["loss"] for one in told) / len(told)
     if not math.isfinite(value):
         bad = sorted({clip for one in told if not math.isfinite(one["loss"]) for clip in one["clips"]})
@@ -159,17 +160,36 @@ def _optimizer_step(
         )
     if schedule.team.world > 1:  # stochastic rounding draws the same in all processes, or their weights part
         torch.manual_seed(keyed_seed(schedule.seed, step, "rounding"))
-    grad_norm = stepper.step(schedule.max_grad_norm)
+    norm_of_step = stepper.step()
     state.lr_scheduler.step()
     state.update_average()
     return StepResult(
         value,
-        grad_norm,
+        grad_norm if norm_of_step is None else norm_of_step,
         waited,
         stop=any(one["stop"] for one in told),
         work=sum((Work(*one["work"]) for one in told), Work()),
         by_timestep=_by_timestep([pair for one in told for pair in one["each"]]),
     )
+
+
+def _on_host(total: torch.Tensor, each: torch.Tensor, norm: torch.Tensor | None) -> tuple[dict[str, Any], float]:
+    """A step's figures, brought to the host in one copy, for which it waits; the only time in a step on a GPU.
+
+    It is before the weights move, so the host can queue that and the next step's work without waiting for it.
+
+    Args:
+        total: the loss.
+        each: timesteps and losses of the samples, (2, samples).
+        norm: of the gradients, if it is known already.
+
+    Returns:
+        The loss with (timestep, loss) of each sample; and the norm, NaN if it is not known.
+    """
+    known = torch.full_like(total, math.nan) if norm is None else norm.to(total)
+    loss, grad_norm, *values = torch.cat([torch.stack([total, known]), each.flatten()]).tolist()
+    half = len(values) // 2
+    return {"loss": loss, "each": list(zip(values[:half], values[half:], strict=True))}, grad_norm
 
 
 def _by_timestep(losses: list[tuple[float, float]]) -> dict[str, float]:

@@ -11,7 +11,7 @@ GIB = 1 << 30
 
 FIGURES = ("before_training", "before_validation", "after_validation", "after_testing")
 """The moments that the CogVideoX Factory reports. Memory up to then: of the loaded model, of training, of the
-validations between steps, of the validation at the end."""
+validations before and between steps, of the validation at the end."""
 
 
 @dataclass
@@ -34,12 +34,18 @@ class MemoryLog:
         told = self.team.exchange(figures)
         figures = {name: max(one[name] for one in told) for name in figures}
         before = self.phases.get(phase, {})
-        self.phases[phase] = {name: round(max(value, before.get(name, 0.0)), 3) for name, value in figures.items()}
+        self.phases[phase] = {name: round(max(value, before.get(name, 0.0)), 6) for name, value in figures.items()}
 
     def figures(self) -> dict[str, float]:
-        """The four figures of the CogVideoX Factory's tables, as far as the run has them: peaks, GiB."""
+        """The four figures of the CogVideoX Factory's tables, as far as the run has them: peaks, GiB.
+
+        As there and in the prediction, the figure of training with validations is not below that without.
+        """
         which = "peak_gib" if self.device.type == "cuda" else "process_peak_gib"
-        return {phase: self.phases[phase][which] for phase in FIGURES if phase in self.phases}
+        peaks = {phase: self.phases[phase][which] for phase in FIGURES if phase in self.phases}
+        if "after_validation" in peaks:
+            peaks["after_validation"] = max(peaks["after_validation"], peaks["before_validation"])
+        return peaks
 
 
 def memory_in_use(device: torch.device) -> float:

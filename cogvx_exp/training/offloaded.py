@@ -45,3 +45,8 @@ class OffloadedOptimizer(CPUOffloadOptimizer):
             self.d_param_groups = self.d_opt.param_groups
         for on_device, on_host in self.param_d2h_map.items():
             on_host.copy_(on_device)
+
+    def free_host_memory(self) -> None:
+        """Frees the copies and states on the host; no step comes any more."""
+        for copies in (self.queue, self.param_d2h_map, self.optim_dict):
+            copies.clear()

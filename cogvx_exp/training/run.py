@@ -21,8 +21,9 @@ from cogvx_exp.errors import UserError
 from cogvx_exp.evaluation.generation import Recipe
 from cogvx_exp.files import replacing_folder, write_json
 from cogvx_exp.model.blocks import arrange_blocks
-from cogvx_exp.model.device import Compute, check_devices, choose_compute, release
+from cogvx_exp.model.device import Compute, check_devices, choose_compute
 from cogvx_exp.model.load import load_trained, load_transformer, load_whole
+from cogvx_exp.model.offload import free_weights
 from cogvx_exp.team import Team, join_team, leave_team, local_device
 from cogvx_exp.tracking.environment import environment
 from cogvx_exp.tracking.opening import Opening
@@ -52,7 +53,7 @@ class Result:
     """What a run gives back to the program that started it."""
 
     transformer: CogVideoXTransformer3DModel
-    """The trained model."""
+    """The trained model: with validation, as loaded from what was exported."""
     summary: dict[str, Any]
     """The content of summary.json."""
 
@@ -90,9 +91,10 @@ def train(
         with accelerator_for(compute) as accelerator:
             training = build_training(job, data, accelerator, checkpoint)
             run = Context(job, folder, data, training, memory, _open(job, folder, training, compute, opening, team))
+            memory.record("before_training")
             if not checkpoint and data.validator and isinstance(job.validation, Validation) and job.validation.baseline:
                 run.sample(training.transformer, 0)
-            memory.record("before_training")
+                memory.record("after_validation")
             last, unsaved = _train(run, stop)
             memory.record("before_validation")
         if last < training.steps:
@@ -104,13 +106,14 @@ def train(
                 f"Stopped after step {last} of {training.steps}: {stop.reason}; resume=auto goes on from there"
             )
         exported = _export(run)
+        transformer = training.transformer
         if data.validator:
-            _sample_from_export(run, exported)
+            transformer = _sample_from_export(run, exported)
             memory.record("after_testing")
         summary: dict[str, Any] = {}
         if team.is_first:
             summary = _finish(run, exported, time.monotonic() - started, unsaved)
-        return Result(training.transformer, team.exchange(summary)[0])
+        return Result(transformer, team.exchange(summary)[0])
 
 
 def _open(
@@ -212,12 +215,15 @@ def _export(run: Context) -> Path:
     return Path(exported)
 
 
-def _sample_from_export(run: Context, exported: Path) -> None:
-    """The last videos come from what was written, not from the model in memory, which makes room for it."""
+def _sample_from_export(run: Context, exported: Path) -> CogVideoXTransformer3DModel:
+    """The last videos come from what was written, not from the model in memory, which makes room for it.
+
+    Returns:
+        What was written, loaded.
+    """
     job, training, compute = run.job, run.training, run.data.compute
-    training.transformer.to("cpu")
     training.state.stepper.forget_optimizer_state()
-    release(compute.device)
+    free_weights(training.transformer, compute.device)
     run.memory.record("export")  # what was there until now is no part of the next phase
     # A whole transformer needs no base; two of them would not fit where one was trained.
     transformer = (
@@ -228,6 +234,7 @@ def _sample_from_export(run: Context, exported: Path) -> None:
     arrange_blocks(transformer, job.memory, compute.device)
     recipe = Recipe(job.model, [exported], [1.0], [1.0])
     run.sample(transformer, training.steps, **recipe.about())
+    return transformer
 
 
 def _finish(run: Context, exported: Path, seconds: float, unsaved: str) -> dict[str, Any]:

@@ -63,12 +63,19 @@ class Stepper:
         """Adds the gradients of a loss."""
         self.accelerator.backward(loss)
 
-    def step(self, max_norm: float | None) -> float:
-        """Clips the gradients, moves the weights, frees the gradients. Returns the norm before clipping."""
-        norm = clip_gradients(self.optimizer, self.accelerator, max_norm)
+    def clip(self, max_norm: float | None) -> torch.Tensor | None:
+        """Scales the step's gradients down to `max_norm` (None: never).
+
+        Returns:
+            Their global norm before, where it was computed: the host has not waited for it. None: only `step` knows it.
+        """
+        return clip_gradients(self.optimizer, self.accelerator, max_norm)
+
+    def step(self) -> float | None:
+        """Moves the weights, frees the gradients. Returns the norm before clipping if `clip` did not."""
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return float(norm)
+        return None
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The trained weights by name, on the host; if it `gathers`, all call it, and the first one gets them."""
@@ -111,7 +118,9 @@ class Stepper:
         """Frees the optimizer's states; no step comes any more."""
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # out of accelerate's wrapper
         for part in getattr(optimizer, "parts", [optimizer]):
-            getattr(part, "state", {}).clear()  # those of an offloaded optimizer are on the host
+            getattr(part, "state", {}).clear()
+        if hasattr(optimizer, "free_host_memory"):
+            optimizer.free_host_memory()
 
     def complete(self) -> CogVideoXTransformer3DModel:
         """The transformer with all of its weights; all processes call it, that of the first one is complete."""

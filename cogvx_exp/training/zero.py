@@ -84,9 +84,12 @@ class DeepSpeed(Stepper):
         if not self._last:
             self._engine.step()  # counts the pass
 
-    def step(self, max_norm: float | None) -> float:
-        """Clips the gradients, moves the weights, frees the gradients."""
+    def clip(self, max_norm: float | None) -> None:
+        """Sets what the gradients are scaled down to: DeepSpeed clips in its step."""
         self._zero.clip_grad = max_norm or 0.0
+
+    def step(self) -> float:
+        """Clips the gradients, moves the weights, frees the gradients. Returns the norm before clipping."""
         self._engine.step()
         return float(self._engine.get_global_grad_norm())
 

@@ -126,6 +126,21 @@ def test_memory_that_another_stream_uses_may_not_be_freed_without_record_stream(
     library.clear_races()
 
 
+def test_fresh_memory_belongs_to_the_stream_that_asked_for_it() -> None:
+    """What the caching allocator gives out may still be in use by work that was queued there before."""
+    torch.ones(10, device=GPU)
+    fresh, stream = torch.empty(10, device=GPU), torch.cuda.Stream()
+
+    def write_without_waiting() -> None:
+        with torch.cuda.stream(stream):
+            fresh.zero_()
+
+    raced(write_without_waiting)
+    stream.wait_stream(torch.cuda.current_stream())
+    write_without_waiting()
+    torch.cuda.current_stream().wait_stream(stream)
+
+
 def test_pinned_memory_may_not_change_under_a_copy() -> None:
     pinned, stream = torch.ones(10, pin_memory=True), torch.cuda.Stream()
     with torch.cuda.stream(stream):

@@ -138,7 +138,7 @@ def _memory(library: Any) -> dict[str, Callable]:
         "resetAccumulatedMemoryStats": lambda index: None,
         "emptyCache": library.empty_cache,
         "hostMemoryStats": of_host,
-        "resetPeakHostMemoryStats": lambda: None,
+        "resetPeakHostMemoryStats": library.reset_pinned_peak,
         "getAllocatorBackend": lambda: "native",
         "memorySnapshot": lambda *_: {},
         "setMemoryFraction": lambda *_: None,

@@ -14,8 +14,9 @@ from tempfile import TemporaryDirectory
 
 from tests.software_cuda import ROOT, environment
 
-HOST, BLOCKS, OFFLOADED = "model/host_memory.py", "model/blocks.py", "training/offloaded.py"
+HOST, BLOCKS, STREAMED = "model/host_memory.py", "model/blocks.py", "model/streamed_blocks.py"
 ZERO, DEVICE, QUANT, OFF = "training/deepspeed_parts.py", "model/device.py", "model/quantize.py", "model/offload.py"
+OFFLOADED = "training/offloaded.py"
 STREAMS, PRODUCT = ("tests/software_cuda/stream_checks.py", 1), ("tests/software_cuda/product_checks.py", 2)
 
 
@@ -31,28 +32,39 @@ class Mutant:
 
 
 MUTANTS = [
-    Mutant(HOST, "self._stream.wait_stream(torch.cuda.current_stream(self.device))", "pass"),
-    Mutant(HOST, "tensor.record_stream(self._stream)  #", "pass  #"),
-    Mutant(HOST, "current.wait_event(parked.ready)", "pass"),
-    Mutant(HOST, "tensor.record_stream(current)", "pass"),
-    Mutant(HOST, "parked.ready = self._stream.record_event()", "pass"),
-    Mutant(HOST, "parked.ready = self._stream.record_event()", "parked.ready = torch.cuda.Event()"),
-    Mutant(HOST, "non_blocking=True)\n        if tensor.is_cuda:", "non_blocking=False)\n        if False:"),
+    Mutant(HOST, "self._stream.wait_event(after)", "pass"),
+    Mutant(HOST, "torch.cuda.current_stream(self.device).wait_event(copied)", "pass"),
+    Mutant(HOST, "torch.cuda.current_stream(self.device).record_event()", "torch.cuda.Event()"),
+    Mutant(HOST, "return self._stream.record_event()", "return torch.cuda.Event()"),
+    Mutant(HOST, "self.copy(on_host, tensor, self.computed())", "self.copy(on_host, tensor, None)"),
+    Mutant(HOST, "self.wait(offloaded.copied)\n        offloaded.original", "offloaded.original"),
+    Mutant(HOST, "offloaded.on_host, self.computed())", "offloaded.on_host, None)"),
+    Mutant(HOST, "self.wait(offloaded.copied)\n        return tensor", "return tensor"),
+    Mutant(STREAMED, "self._host.wait(buffer.copied)  # the memory", "pass  # the memory"),
+    Mutant(STREAMED, "self._host.wait(buffer.copied)\n            self._weights", "self._weights"),
+    Mutant(STREAMED, "buffer.computed = self._host.computed()\n            buffer.attached", "buffer.attached"),
+    Mutant(STREAMED, "buffer.computed = self._host.computed()  # with", "pass  # with"),
+    Mutant(STREAMED, "weights.on_host, buffer.computed)", "weights.on_host, None)"),
+    Mutant(STREAMED, "self._weights[index].attach(buffer.data)", "pass"),
+    Mutant(STREAMED, "if not buffer.attached)", "if buffer.block != index - 1)"),
+    Mutant(STREAMED, "if not in_backward():  # else", "if True:  # else"),
+    Mutant(STREAMED, "ctx.done()", "pass"),
+    Mutant(STREAMED, "parameter.data = parameter.data.to(host.device)", "pass"),
+    Mutant(STREAMED, "dtype=weight.dtype, device=self._device", "dtype=weight.dtype"),
+    Mutant(BLOCKS, "return self._host.fetch(saved)", "return saved.on_host"),
+    Mutant(BLOCKS, "self._host.release(offloaded)", "pass"),
     Mutant(OFFLOADED, "self.stream.synchronize()", "pass"),
-    Mutant(BLOCKS, "weight.data = self._host.take(parked)", "weight.data = parked.on_host"),
-    Mutant(BLOCKS, "weight.data = self._host.take(parked)", "self._host.take(parked)"),
-    Mutant(BLOCKS, "parameter.data = parameter.data.to(host.device)", "pass"),
-    Mutant(BLOCKS, "return self._host.take(saved)", "return saved.on_host"),
-    Mutant(BLOCKS, "register_multi_grad_hook(inputs, lambda gradients: self._leave(index))", "self._leave(index)"),
-    Mutant(BLOCKS, "dtype=weight.dtype, device=self._host.device", "dtype=weight.dtype"),
+    Mutant(OFF, "stream.free_buffers()", "pass"),
+    Mutant(OFF, "stream.free()", "pass"),
     Mutant(ZERO, "device=parameter.device if fused else None", "device=None", PRODUCT),
     Mutant(DEVICE, "torch.cuda.set_device(gpu)", "pass", PRODUCT),
     Mutant(DEVICE, "torch._C._accelerator_setAllocatorSettings(ROUND_PINNED_MEMORY)", "pass", PRODUCT),
     Mutant(DEVICE, "if first != rank:", "if False:", PRODUCT),
-    Mutant(OFF, "tensor.detach() if id(tensor) in trained else tensor.to(target)", "tensor.to(target)", PRODUCT),
-    Mutant(OFF, "parameter.copy_(weight)", "pass", PRODUCT),
-    Mutant(OFF, "parameter.untyped_storage().resize_(0)", "pass", PRODUCT),
-    Mutant(OFF, "        move(device)", "        pass", PRODUCT),
+    Mutant(OFF, "elif frozen:", "else:", PRODUCT),
+    Mutant(OFF, "copies[key].on_host.copy_(_content(storage), non_blocking=True)", "pass", PRODUCT),
+    Mutant(OFF, "storage.resize_(0)\n    release(device)\n    try", "pass\n    try", PRODUCT),
+    Mutant(OFF, "_content(storage).copy_(copies[key].on_host, non_blocking=True)", "pass", PRODUCT),
+    Mutant(OFF, "state = state.state2", "break", PRODUCT),
     Mutant(QUANT, "block.to(compute.device)", "pass", PRODUCT),
     Mutant(QUANT, "layer.forward = partial(_packed_linear, layer)", "pass", PRODUCT),
     Mutant(QUANT, "gradient @ weight).to(ctx.dtype)", "gradient @ weight)", PRODUCT),

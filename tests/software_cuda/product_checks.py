@@ -1,12 +1,16 @@
 """Parts of the product on the software device, in a pytest of their own with two devices."""
 
+import gc
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from cogvx_exp.data.encode import to_pixels
 from cogvx_exp.errors import UserError
 from cogvx_exp.model.device import Compute, check_devices, choose_compute
 from cogvx_exp.model.offload import on_host
@@ -72,14 +76,36 @@ def test_what_is_trained_survives_a_while_on_the_host() -> None:
     trained, before = module[1].weight, [parameter.cpu() for parameter in module.parameters()]
     accumulator = trained.view_as(trained).grad_fn.next_functions[0][0]
     allocated = torch.cuda.memory_allocated()
-    with on_host(module, GPU):
-        assert module[0].weight.device.type == "cpu"
-        assert torch.cuda.memory_allocated() == allocated - 4 * 512, "nothing is left of two weights and two biases"
-    assert torch.cuda.memory_allocated() == allocated
+    pinned = torch._C._software_cuda.usage(0)["pinned"]
+    for number in range(2):
+        with torch.no_grad():
+            trained.add_(1)
+            before[2] += 1
+        with on_host(module, GPU):
+            assert torch.cuda.memory_allocated() == allocated - 4 * 512, "nothing is left of two weights and two biases"
+        assert torch.cuda.memory_allocated() == allocated
+        if number == 0:
+            kept = torch._C._software_cuda.usage(0)["pinned"] - pinned
+    assert torch._C._software_cuda.usage(0)["pinned"] - pinned == kept, "the copies have room once"
     assert trained.view_as(trained).grad_fn.next_functions[0][0] is accumulator
     for parameter, expected in zip(module.parameters(), before, strict=True):
         assert parameter.device == torch.device("cuda:0")
         assert torch.equal(parameter.cpu(), expected)
+
+
+@pytest.mark.parametrize("name", ["nf4", "int8", "fp8"])
+def test_a_packed_base_survives_a_while_on_the_host(name: str) -> None:
+    gc.collect()
+    before = torch.cuda.memory_allocated()
+    block = nn.Sequential(nn.Linear(64, 192), nn.Linear(192, 64)).to(torch.bfloat16).requires_grad_(False)
+    quantize_block(block, name, Compute(GPU, torch.bfloat16))
+    x = torch.randn(2, 64)
+    with torch.no_grad():
+        expected = block(x.to(GPU, torch.bfloat16)).cpu()
+        with on_host(block, GPU):
+            left = torch.cuda.memory_allocated() - before
+            assert left <= (5 * 512 if name == "nf4" else 0), "tables that bitsandbytes makes once for all layers"
+        assert torch.equal(block(x.to(GPU, torch.bfloat16)).cpu(), expected)
 
 
 @pytest.mark.parametrize("name", ["nf4", "int8", "fp8"])
@@ -98,3 +124,29 @@ def test_a_packed_base_on_the_device_keeps_nothing_unpacked(name: str) -> None:
         block(x).float().sum().backward()
     assert x.grad.dtype == torch.float32
     assert max(kept, default=0) < 64 * 192 // 2
+
+
+class Copies(TorchDispatchMode):
+    """Notes the types of what is copied to the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: list[torch.dtype] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if function is torch.ops.aten._to_copy.default and args[0].device != result.device:
+            self.dtypes.append(args[0].dtype)
+        return result
+
+
+def test_pixels_cross_to_the_device_as_bytes_and_without_a_wait() -> None:
+    clips = list(np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5, 3), dtype=np.uint8))
+    waits = torch._C._software_cuda.synchronizations()
+    with Copies() as copies:
+        pixels = to_pixels(clips, GPU)
+    assert copies.dtypes == [torch.uint8]
+    assert torch._C._software_cuda.synchronizations() == waits
+    expected = torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+    assert torch.equal(pixels.cpu(), expected)
+    assert torch.equal(to_pixels(clips, torch.device("cpu")), expected)

@@ -3,6 +3,9 @@
 `mutants.py` takes the waits out one by one and expects a failure.
 """
 
+import gc
+from contextlib import nullcontext
+
 import pytest
 import torch
 from diffusers import CogVideoXTransformer3DModel
@@ -13,6 +16,7 @@ from cogvx_exp.model import blocks
 from cogvx_exp.model.adapt import trainable_parameters
 from cogvx_exp.model.blocks import arrange_blocks
 from cogvx_exp.model.host_memory import HostMemory
+from cogvx_exp.model.offload import free_weights, on_host
 from cogvx_exp.training.offloaded import OffloadedOptimizer
 
 GPU = torch.device("cuda")
@@ -39,51 +43,141 @@ def no_race(monkeypatch: pytest.MonkeyPatch):
     device.clear_races()
 
 
-def test_a_parked_tensor_comes_back_as_it_was() -> None:
+def test_an_offloaded_tensor_comes_back_as_it_was() -> None:
     host = HostMemory(GPU)
     made = torch.arange(1000, device=GPU) * 2.0
-    parked = host.park(made)
+    offloaded = host.offload(made)
+    host.release(offloaded)
     del made  # its memory may be used again at once
     torch.zeros(1000, device=GPU)
-    host.fetch(parked)
-    back = host.take(parked)
+    host.prefetch(offloaded)
+    back = host.fetch(offloaded)
     assert torch.equal(back * 1, torch.arange(1000, device=GPU) * 2.0)
     del back
 
 
-def gradients(device: torch.device, **memory: object) -> dict[str, torch.Tensor]:
-    """Of two passes of a model of three blocks, after a pass without gradients."""
+def small_model(num_layers: int = 3) -> tuple[CogVideoXTransformer3DModel, dict[str, torch.Tensor]]:
+    """A model that trains a part of each block, and inputs for it, on the CPU."""
     torch.manual_seed(0)
     transformer = CogVideoXTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, num_layers=3, text_embed_dim=32,
-        time_embed_dim=8, sample_width=8, sample_height=8, sample_frames=9, max_text_seq_length=6,
+        num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, num_layers=num_layers,
+        text_embed_dim=32, time_embed_dim=8, sample_width=8, sample_height=8, sample_frames=9, max_text_seq_length=6,
     )  # fmt: skip
     transformer.requires_grad_(False)
     for name, parameter in transformer.named_parameters():
         parameter.requires_grad_(name.endswith("to_q.weight"))
     given = {"hidden_states": torch.randn(1, 3, 4, 8, 8), "encoder_hidden_states": torch.randn(1, 6, 32)}
-    given = {name: tensor.to(device) for name, tensor in given.items()} | {"timestep": torch.tensor([7], device=device)}
-    if not memory.get("stream_blocks"):
-        transformer.to(device)
+    return transformer, given | {"timestep": torch.tensor([7])}
+
+
+def arranged(transformer: CogVideoXTransformer3DModel, device: torch.device, **memory: object) -> None:
+    """Puts a model on a device as a run does."""
     for name, part in transformer.named_children():
-        if name != "transformer_blocks":
+        if name != "transformer_blocks" or not memory.get("stream_blocks"):
             part.to(device)
     arrange_blocks(transformer, Memory(**{**MEMORY, **memory}), device)
-    with torch.no_grad():
-        transformer(**given, return_dict=False)
+
+
+def gradients(device: torch.device, **memory: object) -> dict[str, torch.Tensor]:
+    """Of three passes, between and before which samples are made, held-out losses measured, and videos decoded."""
+    transformer, given = small_model()
+    given = {name: tensor.to(device) for name, tensor in given.items()}
+    arranged(transformer, device, **memory)
+
+    def sample() -> torch.Tensor:
+        with torch.no_grad():
+            return transformer(**given, return_dict=False)[0]
+
+    sample()
     transformer.train()
-    for _ in range(2):
+    samples = []
+    for number in range(3):
         transformer(**given, return_dict=False)[0].square().mean().backward()
-    return {name: parameter.grad.cpu() for name, parameter in trainable_parameters(transformer).items()}
+        if number == 1:
+            samples = [sample(), sample()]
+            with on_host(transformer, device) if device.type == "cuda" else nullcontext():
+                assert device.type == "cpu" or held(transformer) == 0
+    assert all(parameter.device.type == device.type for parameter in transformer.parameters())
+    found = {name: parameter.grad.cpu() for name, parameter in trainable_parameters(transformer).items()}
+    return found | {"first sample": samples[0].cpu(), "second sample": samples[1].cpu()}
+
+
+def held(transformer: CogVideoXTransformer3DModel) -> int:
+    """Bytes of the device that a model's weights take."""
+    tensors = [*transformer.parameters(), *transformer.buffers()]
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors if tensor.is_cuda)
 
 
 @pytest.mark.parametrize("activations", ["checkpoint", "offload"])
 @pytest.mark.parametrize("stream_blocks", [False, True])
-def test_gradients_are_those_of_the_cpu(activations: str, stream_blocks: bool) -> None:
+@pytest.mark.parametrize("ff_chunks", [1, 2])
+def test_gradients_are_those_of_the_cpu(activations: str, stream_blocks: bool, ff_chunks: int) -> None:
     expected = gradients(torch.device("cpu"), activations="checkpoint")
-    found = gradients(GPU, activations=activations, stream_blocks=stream_blocks)
+    found = gradients(GPU, activations=activations, stream_blocks=stream_blocks, ff_chunks=ff_chunks)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def peaks_with_and_without_streaming(num_layers: int) -> tuple[int, int]:
+    """Most bytes of the device in passes of a model, what is resident otherwise than the blocks left out."""
+    peaks = []
+    for stream_blocks in (True, False):
+        transformer, given = small_model(num_layers)
+        given = {name: tensor.to(GPU) for name, tensor in given.items()}
+        transformer.transformer_blocks.requires_grad_(False)
+        transformer.patch_embed.requires_grad_(True)
+        for name, part in transformer.named_children():
+            if name != "transformer_blocks":
+                part.to(GPU)
+        gc.collect()  # models of other tests, whose hooks refer to them
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        arranged(transformer, GPU, stream_blocks=stream_blocks)
+        for _ in range(2):
+            transformer(**given, return_dict=False)[0].square().mean().backward()
+            with torch.no_grad():
+                transformer(**given, return_dict=False)
+        peaks.append(torch.cuda.max_memory_allocated() - before)
+    return peaks[0], peaks[1]
+
+
+def test_two_blocks_are_on_the_device_however_many_there_are() -> None:
+    blocks = small_model(1)[0].transformer_blocks.parameters()
+    block = sum(-(-weight.nbytes // 512) * 512 for weight in blocks)
+    for num_layers in (4, 9):
+        streamed, whole = peaks_with_and_without_streaming(num_layers)
+        assert whole - streamed == pytest.approx((num_layers - 2) * block, rel=0.05)
+
+
+def test_no_memory_of_the_device_is_left_when_a_streamed_model_is_freed() -> None:
+    gc.collect()
+    library = torch._C._software_cuda
+    before, pinned = torch.cuda.memory_allocated(), library.usage(0)["pinned"]
+    transformer, given = small_model()
+    arranged(transformer, GPU, stream_blocks=True)
+    with torch.no_grad():
+        transformer(**{name: tensor.to(GPU) for name, tensor in given.items()}, return_dict=False)
+    with on_host(transformer, GPU):
+        assert torch.cuda.memory_allocated() == before
+    assert library.usage(0)["pinned"] > pinned
+    free_weights(transformer, GPU)
+    torch.cuda.synchronize()  # what is being copied is not free yet
+    assert torch.cuda.memory_allocated() == before
+    assert library.usage(0)["pinned"] == pinned
+
+
+def test_memory_of_an_offloaded_activation_is_used_again_at_once() -> None:
+    """Freed after `record_stream`, it would stay until the host has seen that the copy is complete."""
+    gc.collect()
+    host = HostMemory(GPU)
+    before = torch.cuda.memory_allocated()
+    kept = [host.offload(torch.ones(1 << 10, device=GPU)) for _ in range(3)]
+    for offloaded in kept:
+        host.release(offloaded)
+    assert torch.cuda.memory_allocated() == before
+    for offloaded in kept:
+        assert host.fetch(offloaded).sum() == 1 << 10
+    assert torch.cuda.memory_allocated() == before
 
 
 @pytest.mark.parametrize("offload_gradients", [False, True])

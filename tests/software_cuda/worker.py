@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from cogvx_exp.model import blocks
+from cogvx_exp.tracking.run_folder import Metrics
 from tests import entry
 
 WORTH_PARKING = blocks.WORTH_PARKING
@@ -28,6 +29,29 @@ def main(asked: Path, told: Path) -> None:
             file.write(json.dumps(outcome) + "\n")
 
 
+class StepCounter:
+    """Counts how often the host waits for the device from the figures of one step to those of the next."""
+
+    def __init__(self) -> None:
+        self.counts: list[dict[str, int]] = []
+        write = Metrics.write
+
+        def counted(metrics: Metrics, **values: Any) -> None:
+            if "grad_norm" in values:  # not the held-out loss
+                self.counts.append(torch._C._software_cuda.synchronizations())
+            write(metrics, **values)
+
+        Metrics.write = counted
+
+    def between_steps(self) -> list[dict[str, int]]:
+        """Of each step but the first one: waits by operator."""
+        pairs = zip(self.counts, self.counts[1:], strict=False)
+        return [
+            {name: count - before.get(name, 0) for name, count in after.items() if count > before.get(name, 0)}
+            for before, after in pairs
+        ]
+
+
 def run(case: dict[str, Any]) -> dict[str, Any]:
     """Runs one case."""
     device = torch._C._software_cuda
@@ -36,8 +60,10 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
     device.set_races(case["races"])
     device.clear_races()
     device.clear_synchronizations()
+    STEPS.counts.clear()
     device.set_total(0, case["total_mib"] << 20 if case["total_mib"] else TOTAL)
     device.reset_peak(0)
+    device.reset_pinned_peak()
     os.environ["SOFTWARE_CUDA_TOTAL_MIB"] = str((case["total_mib"] << 20 if case["total_mib"] else TOTAL) >> 20)
     os.environ["SOFTWARE_CUDA_RACES"] = str(case["races"])
     os.environ.pop("DS_ACCELERATOR", None)  # of a case on the other device
@@ -57,9 +83,12 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
         "text": said.getvalue(),
         "metrics": _metrics(case["settings"]),
         "races": device.races(),
-        "synchronizations": device.synchronizations(),
+        "synchronizations": STEPS.between_steps(),
         "usage": device.usage(0),
     }
+
+
+STEPS = StepCounter()
 
 
 def _metrics(settings: list[str]) -> list[dict[str, Any]]:

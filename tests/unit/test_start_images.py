@@ -86,7 +86,7 @@ def test_training_validation_and_generate_see_the_same_pixels(
     assert clip.bucket == BUCKET
     fit = Fit("center" if reshape == "random" else reshape)
     frames = read_clip(clip.row.path, choose_frames(job.data, BUCKET.num_frames), BUCKET, fit)
-    trained = to_pixels([frames])[0, :, 0]
+    trained = to_pixels([frames], torch.device("cpu"))[0, :, 0]
 
     assert isinstance(job.validation, Validation)
     images = _images(job, job.validation, [clip], 1)

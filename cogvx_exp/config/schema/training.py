@@ -143,8 +143,8 @@ class Memory(Section):
     the backward pass. selective: store the attention's output, too, so that attention is not computed twice.
     offload: as checkpoint, with the blocks' inputs in host memory. Default: checkpoint."""
     stream_blocks: bool
-    """Adapters: whether the frozen blocks' weights stay in host memory and are prefetched to the GPU one block ahead.
-    Default: false."""
+    """Adapters: whether the frozen blocks' weights are in host memory, and on the GPU only those of two blocks: one
+    that computes, and the next one. Default: false."""
     ff_chunks: PositiveInt
     """Parts in which a block's feed-forward layer is computed, each computed again in the backward pass.
     Default: 1."""
@@ -158,8 +158,8 @@ class Memory(Section):
     budget: PositiveFloat | None
     """GiB that a run may take on the device; null: what the GPU has. Default: null."""
     preflight: bool
-    """Whether `train` predicts its memory first, and stops if it is above the budget. Without a GPU only if a
-    budget is set. Default: true."""
+    """Whether `train` predicts its memory first, and stops if it is above the budget, or above what the host has.
+    Without a GPU only if a budget is set. Default: true."""
 
 
 class Quant(Section):
@@ -282,7 +282,7 @@ class Validation(HeldOutLoss, SamplingSettings):
     baseline: bool
     """Whether the videos are also sampled before the first step, to compare with. Default: true."""
     offload: bool
-    """Whether the transformer leaves the GPU while the VAE decodes. Default: true."""
+    """Whether the transformer leaves the GPU while the VAE decodes. Its copy stays in host memory. Default: true."""
 
 
 class NoValidation(HeldOutLoss):

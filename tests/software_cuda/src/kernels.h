@@ -48,6 +48,7 @@ Tensor& copy_(Tensor& self, const Tensor& src, bool non_blocking) {
   if (from_block) touch(from_block, who, false);
   if (to_block) touch(to_block, who, true);
   if (from_host && from_block) settle(clocks[who]); // an earlier copy into this pinned memory that this stream comes after
+  if (to_host && to_block) settle_reads(to_block, clocks[who]);
   at::AutoDispatchBelowADInplaceOrView below;
   c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   auto to = self.is_cuda() ? aliases.to_cpu(self) : self;

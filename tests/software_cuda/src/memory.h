@@ -59,6 +59,15 @@ void settle(const Clock& seen) { // makes visible what is complete by this clock
   }
 }
 
+// Before a copy into pinned memory: those from it that this one comes after have read it.
+void settle_reads(Block* of, const Clock& seen) {
+  pending.remove_if([&](const Pending& p) {
+    bool done = !p.from.defined() && find_block(p.to.const_data_ptr()) == of && p.clock <= at_clock(seen, p.who);
+    if (done && p.hash != hash_of(p.to)) report("pinned memory was changed while a non-blocking copy from it to the device was under way");
+    return done;
+  });
+}
+
 void host_sees(const Clock& c) {
   merge(clocks[0], c);
   settle(clocks[0]);
@@ -177,7 +186,7 @@ struct DeviceAllocator final : c10::DeviceAllocator {
     void* data = nullptr;
     TORCH_CHECK(posix_memalign(&data, 64, n) == 0, "software cuda: the host has no memory for ", n, " bytes");
     if (kPoison) memset(data, 0xFF, std::min<size_t>(n, 1 << 24));
-    enter(data, n, current_device, false);
+    enter(data, n, current_device, true); // other streams come after what had this memory before on its own stream
     auto* held = new Held{data, n, current_device, Storage()};
     return {data, held, &release, device};
   }

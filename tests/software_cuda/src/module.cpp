@@ -26,6 +26,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
         {"allocated", u.total_allocated}, {"pinned", pinned_bytes}, {"pinned_peak", pinned_peak}};
   });
   m.def("set_total", [](int d, int64_t n) { usage[d].total = n; });
+  m.def("reset_pinned_peak", [] { pinned_peak = pinned_bytes; });
   m.def("reset_peak", [](int d) { allocator.resetPeakStats(static_cast<DeviceIndex>(d)); });
   m.def("empty_cache", [] { allocator.emptyCache(); });
   m.def("resize_storage", [](const Tensor& of, size_t n) {

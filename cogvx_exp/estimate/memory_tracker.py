@@ -1,4 +1,4 @@
-"""Counts the bytes of all tensors that are alive, as a device's allocator would."""
+"""Tracks allocated bytes, as a device's allocator would count them."""
 
 import weakref
 from collections import Counter
@@ -31,19 +31,25 @@ KINDS = {
 FLASH_BACKWARD = KINDS["attention"][1]
 
 
-class LiveBytes(TorchDispatchMode):
-    """Inside, the storages of new tensors are counted until they are freed."""
+class MemoryTracker(TorchDispatchMode):
+    """Counts the bytes of each storage that is allocated inside, until it is freed.
+
+    torch's own (torch.distributed._tools.mem_tracker) fails where weights are frozen.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.live = 0
+        self.allocated = 0
+        """Bytes now."""
         self.peak = 0
+        """Most bytes since the last `reset_peak`."""
         self.by_kind: Counter[str] = Counter()
-        """Bytes alive now."""
+        """Bytes now, by kind."""
         self.at_peak: Counter[str] = Counter()
-        """Bytes that were alive at the peak."""
+        """Bytes at the peak, by kind."""
         self._kind_of: dict[int, tuple[str, int]] = {}
         self._references: dict[int, weakref.ref] = {}
+        self._excluded: set[int] = set()
         self._new = "other"
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -59,7 +65,7 @@ class LiveBytes(TorchDispatchMode):
         return result
 
     @contextmanager
-    def making(self, kind: str) -> Iterator[None]:
+    def category(self, kind: str) -> Iterator[None]:
         """Inside, new tensors are of this kind, unless their operation says otherwise."""
         before, self._new = self._new, kind
         try:
@@ -77,28 +83,32 @@ class LiveBytes(TorchDispatchMode):
             self._kind_of[key] = (kind, size)
 
     def exclude(self, tensor: torch.Tensor) -> None:
-        """Stops counting a tensor: it is not on the device."""
-        self._forget(tensor.untyped_storage()._cdata)
+        """Counts a tensor no longer, nor its views: it is not on the device."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        self._forget(key)
+        self._excluded.add(key)
+        self._references[key] = weakref.ref(storage, lambda _: self._excluded.discard(key))
 
     def reset_peak(self) -> None:
         """Forgets the peak so far."""
-        self.peak, self.at_peak = self.live, Counter(self.by_kind)
+        self.peak, self.at_peak = self.allocated, Counter(self.by_kind)
 
     def _count(self, tensor: torch.Tensor, kind: str) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if key in self._kind_of or tensor.device.type == "meta":
+        if key in self._kind_of or key in self._excluded or tensor.device.type == "meta":
             return
         size = -(-storage.nbytes() // BLOCK) * BLOCK
         self._kind_of[key] = (kind, size)
         self._references[key] = weakref.ref(storage, lambda _: self._forget(key))
-        self.live += size
+        self.allocated += size
         self.by_kind[kind] += size
         self._see_peak(kind, 0)
 
     def _see_peak(self, kind: str, temporary: int) -> None:
-        if self.live + temporary > self.peak:
-            self.peak = self.live + temporary
+        if self.allocated + temporary > self.peak:
+            self.peak = self.allocated + temporary
             self.at_peak = Counter(self.by_kind)
             self.at_peak[kind] += temporary
 
@@ -106,5 +116,5 @@ class LiveBytes(TorchDispatchMode):
         if key in self._kind_of:
             kind, size = self._kind_of.pop(key)
             self._references.pop(key, None)
-            self.live -= size
+            self.allocated -= size
             self.by_kind[kind] -= size

@@ -1,0 +1,50 @@
+"""Memory while the transformer is loaded, before training."""
+
+import torch
+from diffusers import CogVideoXTransformer3DModel
+
+from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.estimate.training_step import StepBytes
+from cogvx_exp.model.adapt import trained_dtype
+from cogvx_exp.model.quantize import quantized_layers
+
+COPIES_TO_QUANTIZE = 2
+"""Float32 copies of a weight that torchao makes beside it (`choose_qparams_affine` and `quantize_affine` in
+torchao/quantization/quant_primitives.py)."""
+
+
+def loading_peak(job: TrainJob, step: StepBytes, dtype: torch.dtype) -> int:
+    """Most bytes on the device until the first step.
+
+    Args:
+        job: a checked job.
+        step: what is there before the first step.
+        dtype: type of the frozen weights.
+    """
+    resident = step.resident.total()
+    with torch.device("meta"):
+        architecture = job.model.transformer.model_copy(update={"num_layers": 1})
+        block = CogVideoXTransformer3DModel(**architecture.model_dump()).transformer_blocks[0]
+    if job.quant.name != "none":
+        return max(resident, _quantizing_peak(job, block, dtype))
+    if job.method.kind == "full" and trained_dtype(job.optim) != dtype:
+        # `make_trainable` casts one weight after the other.
+        return resident + max(weight.numel() for weight in block.parameters()) * dtype.itemsize
+    return resident
+
+
+def _quantizing_peak(job: TrainJob, block: torch.nn.Module, dtype: torch.dtype) -> int:
+    """Most bytes while the last block is quantized (`cogvx_exp.model.quantize.quantize_block`)."""
+    packed_bytes, layers = job.quant.bytes_per_weight, quantized_layers(block, job.quant.name)
+    assert packed_bytes
+    weights = [layer.weight.numel() for layer in layers]
+    whole = sum(weight.numel() for weight in block.parameters()) * dtype.itemsize
+    packed = whole - sum(round(values * (dtype.itemsize - packed_bytes)) for values in weights)
+    others = (job.model.transformer.num_layers - 1) * packed
+    if job.quant.name == "nf4":  # a kernel without copies; the weights are freed together, when the block is done
+        return others + whole + round(sum(weights) * packed_bytes)
+    allocated = peak = whole
+    for values in weights:
+        peak = max(peak, allocated + COPIES_TO_QUANTIZE * torch.float32.itemsize * values)
+        allocated -= round(values * (dtype.itemsize - packed_bytes))
+    return others + peak
