@@ -37,9 +37,7 @@ def _decodes_beside(job: TrainJob) -> bool:
 
 
 REMEDIES = (
-    Remedy(
-        ("validation.offload=true",), "the transformer moves to the host for each validation", _decodes_beside
-    ),
+    Remedy(("validation.offload=true",), "the transformer moves to the host for each validation", _decodes_beside),
     Remedy(("memory.vae_tiling=true",), "the VAE works in tiles that overlap", lambda job: not job.memory.vae_tiling),
     Remedy(
         ("memory.activations=offload",),
