@@ -106,6 +106,7 @@ def train(
                 f"Stopped after step {last} of {training.steps}: {stop.reason}; resume=auto goes on from there"
             )
         exported = _export(run)
+        training.state.stepper.forget_optimizer_state()  # in a sweep, the next job needs the memory, too
         transformer = training.transformer
         if data.validator:
             transformer = _sample_from_export(run, exported)
@@ -216,13 +217,8 @@ def _export(run: Context) -> Path:
 
 
 def _sample_from_export(run: Context, exported: Path) -> CogVideoXTransformer3DModel:
-    """The last videos come from what was written, not from the model in memory, which makes room for it.
-
-    Returns:
-        What was written, loaded.
-    """
+    """The last videos come from what was written, which is returned, not from the model in memory, which is freed."""
     job, training, compute = run.job, run.training, run.data.compute
-    training.state.stepper.forget_optimizer_state()
     free_weights(training.transformer, compute.device)
     run.memory.record("export")  # what was there until now is no part of the next phase
     # A whole transformer needs no base; two of them would not fit where one was trained.
