@@ -8,7 +8,7 @@ from cogvx_exp.config.schema import TrainJob, Validation
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.captions import CAPTIONS_AT_ONCE
 from cogvx_exp.estimate.encoders import text_encoder_peak, vae_peak, vae_weights
-from cogvx_exp.estimate.splitting import split_over
+from cogvx_exp.estimate.splitting import split_over, whole_at_end
 from cogvx_exp.estimate.training_step import StepBytes, step_bytes
 from cogvx_exp.model.device import resolve_dtype
 from cogvx_exp.training.memory import GIB
@@ -64,13 +64,16 @@ def predict(job: TrainJob, shapes: Iterable[Bucket] | None = None, device: str =
     """
     buckets = set(shapes or _configured_buckets(job))
     largest = max(buckets, key=lambda bucket: bucket.num_frames * bucket.height * bucket.width)
-    step = split_over(step_bytes(job, largest, buckets, device), job)
+    whole = step_bytes(job, largest, buckets, device)
+    step = split_over(whole, job, device)
     phases = {
         "encoding": _encoding_peak(job, largest, device),
         "before_training": step.resident.total(),
         "before_validation": step.peak.total(),
         **_sampling_peaks(job, step, device),
     }
+    if step is not whole and "after_testing" in phases:
+        phases["after_testing"] = _sampling_peaks(job, whole_at_end(whole, job, device), device)["after_testing"]
     kinds = {kind: _gib(size) for kind, size in step.peak.most_common()}
     return Prediction(
         name=job.name,

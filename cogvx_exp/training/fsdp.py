@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,12 +13,13 @@ from diffusers import CogVideoXTransformer3DModel
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from cogvx_exp.model.adapt import trainable_parameters
 from cogvx_exp.randomness import keyed_seed
 from cogvx_exp.training.gathering import copy_for_first, for_first
-from cogvx_exp.training.learned import Learned, load_learned
+from cogvx_exp.training.learned import Learned
+from cogvx_exp.training.shards import check_even, part_of, whole
 from cogvx_exp.training.stepper import MakeOptimizer, OptimizerState, Stepper
 
 
@@ -62,6 +64,7 @@ class FullySharded(Stepper):
                     parameter.data = parameter.data.to(device, dtype)
             fully_shard(part, **how)  # moves the others to the device
         super().__init__(transformer, make_optimizer, accelerator)
+        check_even(self.optimizer.optimizer)  # out of accelerate's wrapper
         self._replicated = [parameter for parameter in transformer.parameters() if parameter in replicated]
 
     def step(self, max_norm: float | None) -> float:
@@ -72,7 +75,7 @@ class FullySharded(Stepper):
         norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm or math.inf)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return float(_whole(norm))
+        return float(whole(norm))
 
     def rounding_seed(self, seed: int, step: int) -> int:
         """Processes with parts of the weights draw for themselves: else values of different parts round together."""
@@ -83,30 +86,29 @@ class FullySharded(Stepper):
     def weights(self) -> dict[str, torch.Tensor]:
         """The trained weights by name, gathered on the host."""
         trained = trainable_parameters(self.transformer)
-        return {name: for_first(_whole(weight.detach())) for name, weight in trained.items()}
+        return {name: for_first(whole(weight.detach())) for name, weight in trained.items()}
 
     def gathered(self, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Whole values, on the host of the first process."""
-        return [for_first(_whole(value)) for value in values]
+        return [for_first(whole(value)) for value in values]
 
     def placed(self, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """This process's parts of a value of each trained weight."""
         trained = trainable_parameters(self.transformer).values()
-        return [_part_of(value.to(like.device), like) for value, like in zip(values, trained, strict=True)]
+        return [part_of(value.to(like.device), like) for value, like in zip(values, trained, strict=True)]
 
     def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
         """Takes over trained weights, each process its part."""
         with torch.no_grad():
             for name, parameter in trainable_parameters(self.transformer).items():
-                parameter.copy_(_part_of(weights[name].to(parameter.device), parameter))
+                parameter.copy_(part_of(weights[name].to(parameter.device), parameter))
 
     def optimizer_state(self) -> OptimizerState:
         """The optimizer's state, gathered on the host."""
         state: OptimizerState = self.optimizer.state_dict()
         return {
             "state": {
-                number: _map(values, lambda value: for_first(_whole(value)))
-                for number, values in state["state"].items()
+                number: _map(values, lambda value: for_first(whole(value))) for number, values in state["state"].items()
             },
             "param_groups": state["param_groups"],
         }
@@ -114,18 +116,15 @@ class FullySharded(Stepper):
     def load_optimizer_state(self, learned: Learned) -> None:
         """Takes over what an optimizer of the same class has learned, each process its part; the settings stay."""
         parameters = trainable_parameters(self.transformer)
-        parts = {
-            name: _map(values, lambda value, like=parameters[name]: _part_of(value, like))
-            for name, values in learned.states.items()
-        }
-        load_learned(self.optimizer, parameters, replace(learned, states=parts))
+        parts = {name: _map(values, partial(part_of, like=parameters[name])) for name, values in learned.states.items()}
+        super().load_optimizer_state(replace(learned, states=parts))
 
     def complete(self) -> CogVideoXTransformer3DModel:
         """The transformer with all weights, on the host of the first process."""
         if getattr(self.transformer, "peft_config", None):
             return self.transformer  # its adapter is complete in every process
         # One at a time: all of them at once would not fit the device that had to split them.
-        weights = {name: for_first(_whole(value)) for name, value in self.transformer.state_dict().items()}
+        weights = {name: for_first(whole(value)) for name, value in self.transformer.state_dict().items()}
         return copy_for_first(self.transformer, weights)
 
 
@@ -148,19 +147,6 @@ def _average_gradients(parameters: list[torch.nn.Parameter]) -> None:
     together /= dist.get_world_size()
     for parameter, gradient in zip(parameters, _unflatten_dense_tensors(together, gradients), strict=True):
         parameter.grad = gradient
-
-
-def _whole(value: torch.Tensor) -> torch.Tensor:
-    """A tensor of which each process has a part, gathered; all call it."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
-
-
-def _part_of(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """This process's part of a whole tensor, if `like` is one of parts and of the same shape."""
-    if isinstance(like, DTensor) and value.shape == like.shape:
-        # All have read the same file: without a source, nothing is sent.
-        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
-    return value
 
 
 def _map(values: dict[str, Any], function: Any) -> dict[str, Any]:
