@@ -239,7 +239,7 @@ def comparison(method: str, rows: dict, optim: str, batch_size: int) -> Iterator
 def write(measure: bool) -> None:
     """Predicts everything and writes the page."""
     phases = ["encoding", "before training", "before validation", "after validation", "after testing"]
-    parts = [INTRODUCTION.format(reserve=RESERVE_GIB), "## Targets\n"]
+    parts = [INTRODUCTION.format(reserve=f"{RESERVE_GIB:.1f}"), "## Targets\n"]
     parts.append(
         "Peaks of training without and with validation: the reference's, what is wanted, predicted, measured.\n"
         "Captions are encoded before (9.5 GiB with T5 in 16 bits), when nothing else is on the device.\n"

@@ -13,8 +13,17 @@ from cogvx_exp.estimate.training_step import StepBytes, step_bytes
 from cogvx_exp.model.device import resolve_dtype
 from cogvx_exp.training.memory import GIB
 
-RESERVE_GIB = 0.7
-"""What a GPU needs besides tensors: the CUDA context (0.4 to 0.6 GiB on recent cards) and matrix workspaces."""
+CONTEXT_GIB = 0.6
+"""The CUDA context with the kernels that are loaded: 0.4 to 0.6 GiB on recent cards."""
+WORKSPACES_GIB = 0.1
+"""cuBLAS and cuBLASLt have 32 MiB each on Hopper, less before (https://github.com/pytorch/pytorch/pull/120925). cuDNN's
+workspaces need no reserve: where memory is short, torch goes on to a plan that takes less
+(aten/src/ATen/native/cudnn/Conv_v8.cpp, `try_plans`)."""
+NCCL_GIB = 0.5
+"""Buffers of nccl, with several processes: 10 MiB for each connection of each channel
+(https://github.com/NVIDIA/nccl/issues/1685), for the 24 channels of a ring with two connections."""
+RESERVE_GIB = CONTEXT_GIB + WORKSPACES_GIB
+"""What a GPU needs besides tensors, with one process."""
 
 PHASES = ("encoding", "before_training", "before_validation", "after_validation", "after_testing")
 """Encoding captions and clips, then the four moments of the CogVideoX Factory's tables: the weights are there; the
@@ -43,6 +52,8 @@ class Prediction:
     """What is alive at the peak of a training step, by kind."""
     phases: dict[str, float]
     """Peak of each of `PHASES` that the run has."""
+    reserve: float = RESERVE_GIB
+    """What the device needs besides tensors."""
 
     @property
     def peak(self) -> float:
@@ -51,7 +62,7 @@ class Prediction:
 
     def fits(self, budget: float) -> bool:
         """Whether a device with `budget` GiB suffices."""
-        return self.peak + RESERVE_GIB <= budget
+        return self.peak + self.reserve <= budget
 
 
 def predict(job: TrainJob, shapes: Iterable[Bucket] | None = None, device: str = "cuda") -> Prediction:
@@ -86,6 +97,7 @@ def predict(job: TrainJob, shapes: Iterable[Bucket] | None = None, device: str =
         host=_gib(step.host.total()),
         at_peak={kind: size for kind, size in kinds.items() if size > 0},
         phases={name: _gib(value) for name, value in phases.items()},
+        reserve=RESERVE_GIB + (NCCL_GIB if job.distributed.name != "single" else 0.0),
     )
 
 

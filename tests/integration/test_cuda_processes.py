@@ -47,7 +47,8 @@ def test_gradients_are_averaged_also_after_videos_were_sampled(tmp_path: Path) -
         ("ddp", ["ema_decay=0.9", "optim=adamw8bit"]),
         ("ddp", ["memory=12gb"]),
         ("fsdp", []),
-        ("fsdp", ["method=sft"]),
+        ("fsdp", ["method=sft", "ema_decay=0.9", "max_grad_norm=0.01"]),
+        ("fsdp", ["method=lora", "method.init=pissa", "optim=adamw8bit"]),
         ("zero2", []),
         ("zero2", ["method=sft"]),
         ("zero3", []),
@@ -71,3 +72,30 @@ def test_processes_round_stochastically_alike(tmp_path: Path) -> None:
     rounded = ["optim=ao_adamw8bit", "optim.stochastic_rounding=true", "model.dtype=bfloat16"]
     found = run(tmp_path, {"two": [*rounded, "device=cuda", "distributed=ddp"]})
     assert found["two"].code == 0, found["two"].text[-3000:]
+
+
+@pytest.mark.cuda_matrix
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["optim=ao_adamw8bit", "model.dtype=bfloat16"],
+        ["optim=ao_adamw", "optim.stochastic_rounding=true", "model.dtype=bfloat16"],
+        ["optim=muon"],
+        ["optim=schedule_free"],
+    ],
+    ids=" ".join,
+)
+def test_optimizers_step_with_parts_of_weights(settings: list[str], tmp_path: Path) -> None:
+    """As with whole ones, but for rounding; and one process goes on from their checkpoint."""
+    shared = [*settings, "method=sft", "device=cuda", "validation=none"]
+    alone = ["gradient_accumulation=2", "distributed=single"]
+    cases = {"one": [*shared, *alone], "two": [*shared, "distributed=fsdp"]}
+    found = run(tmp_path, cases)
+    tolerance = 1e-2 if "model.dtype=bfloat16" in settings else 1e-4
+    agree(found["two"], found["one"], tolerance)
+    shutil.rmtree(tmp_path / "two" / "checkpoints" / "step-000004")
+    again = run(tmp_path, {"two": [*shared, *alone, "resume=latest"]})
+    agree(again["two"], found["one"], tolerance)
+    shutil.rmtree(tmp_path / "one" / "checkpoints" / "step-000004")
+    again = run(tmp_path, {"one": [*shared, "distributed=fsdp", "resume=latest"]})
+    agree(again["one"], found["two"], tolerance)
