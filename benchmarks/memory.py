@@ -138,7 +138,7 @@ INTRODUCTION = """\
 
 Written by `python benchmarks/memory.py`. All figures are GiB of the device's memory, predicted by `python -m cogvx_exp.memory`
 for clips of the model's native size: 49 frames of 480x720, for 1.5 81 frames of 768x1360. A card needs about {reserve} GiB
-more for CUDA itself. Measured cells are filled by `--measure` on a machine with a GPU; an empty cell has not been measured.
+more for CUDA itself, and with several processes 0.5 GiB for nccl. Measured cells are filled by `--measure` on a machine with a GPU; an empty cell has not been measured.
 
 **How it predicts.** The real model is built without data, the adapter is added, the blocks are arranged as for training, and
 two training steps and a denoising step are taken with tensors that have a shape and no content. Every storage is
@@ -147,7 +147,8 @@ is put in: autocast's float32 layer norms, the float32 sum in FlashAttention's b
 bytes that each optimizer's file in `conf/optim` states, which a test holds against the real states.
 
 **How good it is.** Tests compare predictions with the bytes that torch's CPU allocator hands out for real steps of small models:
-within 10 % (`tests/unit/test_estimate.py`). The last part of this page compares them with the reference's tables. Fragmentation of
+within 10 % (`tests/unit/test_estimate.py`), and for runs that split their state with those of a software CUDA device
+(`tests/integration/test_cuda_split_memory.py`). The last part of this page compares them with the reference's tables. Fragmentation of
 the allocator, workspaces of cuDNN, and temporary copies in the step of prodigy, came, schedule_free and muon are not predicted.
 """
 

@@ -89,8 +89,12 @@ def _decompose(transformer: CogVideoXTransformer3DModel, init: str, device: torc
     The base may be on the host, where the singular values of a 5b's layers would take hours.
     """
     (name,) = transformer.peft_config
-    for layer in transformer.modules():
+    for path, layer in transformer.named_modules():
         if isinstance(layer, LoraLayer):
+            if not isinstance(layer.get_base_layer(), torch.nn.Linear):
+                raise UserError(
+                    f"method.init={init} decomposes linear layers, and {path} is none; change method.targets"
+                )
             home = layer.get_base_layer().weight.device
             layer.to(device)
             layer.pissa_init(name, init) if init == "pissa" else layer.olora_init(name)
