@@ -138,7 +138,7 @@ INTRODUCTION = """\
 
 Written by `python benchmarks/memory.py`. All figures are GiB of the device's memory, predicted by `python -m cogvx_exp.memory`
 for clips of the model's native size: 49 frames of 480x720, for 1.5 81 frames of 768x1360. A card needs about {reserve} GiB
-more for CUDA itself. Measured cells are filled by `--measure` on a machine with a GPU; an empty cell has not been measured.
+more for CUDA itself, and with several processes 0.5 GiB for nccl. Measured cells are filled by `--measure` on a machine with a GPU; an empty cell has not been measured.
 
 **How it predicts.** The real model is built without data, the adapter is added, the blocks are arranged as for training, and
 two training steps and a denoising step are taken with tensors that have a shape and no content. Every storage is
@@ -153,7 +153,7 @@ versions round each up to a power of two, and the prediction does as the install
 machine or its cgroup has is refused before it starts.
 
 **How good it is.** Tests compare the peak of each phase with the bytes that a software CUDA device counts in runs of small models
-(`tests/integration/test_cuda_memory.py`, [docs/gpu.md](gpu.md)), and a step's peak with what torch's CPU allocator hands out
+(`tests/integration/test_cuda_memory.py`; for several processes `test_cuda_split_memory.py`; [docs/gpu.md](gpu.md)), and a step's peak with what torch's CPU allocator hands out
 (`tests/unit/test_estimate.py`): within 10 %.
 The last part of this page compares predictions with the reference's tables. Fragmentation of the allocator, workspaces of cuDNN, and
 temporary copies in the step of prodigy, came, schedule_free and muon are not predicted.
@@ -247,7 +247,7 @@ def comparison(method: str, rows: dict, optim: str, batch_size: int) -> Iterator
 def write(measure: bool) -> None:
     """Predicts everything and writes the page."""
     phases = ["encoding", "before training", "before validation", "after validation", "after testing"]
-    parts = [INTRODUCTION.format(reserve=RESERVE_GIB), "## Targets\n"]
+    parts = [INTRODUCTION.format(reserve=f"{RESERVE_GIB:.1f}"), "## Targets\n"]
     parts.append(
         "Peaks of training without and with validation: the reference's, what is wanted, predicted, measured.\n"
         "Captions are encoded before (9.5 GiB with T5 in 16 bits), when nothing else is on the device.\n"

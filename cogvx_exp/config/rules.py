@@ -7,6 +7,7 @@ from cogvx_exp.config.choices import choices_with, models_for
 from cogvx_exp.config.exchange_rules import adapter_settings_fit, hub_is_named, images_suit_task
 from cogvx_exp.config.faults import Fault
 from cogvx_exp.config.notes import warmup_note
+from cogvx_exp.config.process_rules import gpu_dtype, processes_fit
 from cogvx_exp.config.prompts import prompt_faults
 from cogvx_exp.config.schema import GenerateJob, Model, PrepareJob, TrainJob, Validation
 from cogvx_exp.config.unbuilt import unbuilt
@@ -32,7 +33,7 @@ def check_train(job: TrainJob) -> list[Fault]:
         images_suit_task,
         _optimizer_is_possible,
         _memory_settings_fit,
-        _processes_fit,
+        processes_fit,
         _resume_has_a_folder,
         _trackers_are_installed,
         _sweep_has_gpus,
@@ -76,11 +77,6 @@ def train_notes(job: TrainJob) -> list[str]:
     return notes
 
 
-def _dtype(model: Model) -> str:
-    """The type that a model computes in on a GPU."""
-    return model.native_dtype if model.dtype == "auto" else model.dtype
-
-
 def _optimizer_is_possible(job: TrainJob) -> Faults:
     optim, release = job.optim, "optim.release_gradients=true"
     if optim.offload_gradients and not optim.offload:
@@ -99,7 +95,7 @@ def _optimizer_is_possible(job: TrainJob) -> Faults:
                 "the weights have moved before the norm is known; with optim.release_gradients=true set it to null"
             )
             yield Fault(f"max_grad_norm={job.max_grad_norm:g}", problem)
-    dtype = _dtype(job.model)
+    dtype = gpu_dtype(job.model)
     if dtype == "float16" and job.device != "cpu" and (optim.release_gradients or optim.offload):
         which = release if optim.release_gradients else f"optim={optim.name}"
         yield Fault(which, "float16 needs a gradient scaler, which needs all gradients; add model.dtype=bfloat16")
@@ -109,42 +105,6 @@ def _optimizer_is_possible(job: TrainJob) -> Faults:
     if optim.stochastic_rounding and dtype != "bfloat16":
         problem = f"trains bfloat16 weights, and the model computes in {dtype}; add model.dtype=bfloat16"
         yield Fault("optim.stochastic_rounding=true", problem)
-
-
-def _processes_fit(job: TrainJob) -> Faults:
-    distributed, optim = job.distributed, job.optim
-    if distributed.name == "single":
-        return
-    if distributed.nodes > 1 and distributed.rendezvous is None:
-        yield Fault(f"distributed.nodes={distributed.nodes}", "add distributed.rendezvous=HOST:PORT of node 0")
-    if distributed.node_rank >= distributed.nodes:
-        problem = f"machines are numbered from 0 to {distributed.nodes - 1} (distributed.nodes={distributed.nodes})"
-        yield Fault(f"distributed.node_rank={distributed.node_rank}", problem)
-    together = f"distributed={distributed.name}"
-    if optim.offload:
-        yield Fault(together, f"optim={optim.name} is for one process; use distributed=zero2_offload with optim=adamw")
-    if optim.release_gradients:
-        yield Fault(together, "optim.release_gradients=true is for one process; set it to false")
-    if distributed.name != "ddp":
-        yield from _splitting_is_possible(job, together)
-    if job.device.startswith("cuda:"):
-        yield Fault(f"device={job.device}", "each process takes a GPU of its own; use device=cuda")
-
-
-def _splitting_is_possible(job: TrainJob, together: str) -> Faults:
-    """What fsdp and zero cannot do."""
-    if job.optim.target not in ("torch.optim.AdamW", "torch.optim.Adam"):
-        yield Fault(f"optim={job.optim.name}", f"{together} splits the states of adamw and adam only; or use ddp")
-    if job.quant.name != "none":
-        yield Fault(f"quant={job.quant.name}", f"{together} cannot split packed weights; use distributed=ddp")
-    if job.memory.stream_blocks:
-        yield Fault("memory.stream_blocks=true", f"{together} moves the blocks itself; set it to false")
-    if job.ema_decay:
-        yield Fault(f"ema_decay={job.ema_decay}", f"{together} has no running average; use distributed=ddp")
-    if _dtype(job.model) == "float16" and job.device != "cpu":
-        yield Fault(together, "float16 needs a gradient scaler, which it has not; add model.dtype=bfloat16")
-    if not job.optim.decay_norms_and_biases and job.distributed.name.startswith("zero"):
-        yield Fault("optim.decay_norms_and_biases=false", f"{together} has one parameter group; set it to true")
 
 
 def _memory_settings_fit(job: TrainJob) -> Faults:

@@ -17,7 +17,7 @@ from cogvx_exp.config.typed import typed
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.errors import UserError
 from cogvx_exp.estimate.advice import Advice, advise
-from cogvx_exp.estimate.prediction import PHASES, RESERVE_GIB, Prediction, predict
+from cogvx_exp.estimate.prediction import PHASES, Prediction, predict
 from cogvx_exp.files import write_json
 from cogvx_exp.tracking.progress import console
 
@@ -85,8 +85,8 @@ def refuse_if_too_large(
     found = predict_and_advise(job, overrides, budget, shapes)
     if found.advice is None:
         return found.prediction
-    peak, advice = found.prediction.peak, found.advice
-    lines = [f"this run would take {peak:.1f} GiB, and CUDA itself {RESERVE_GIB}, which is more than {limit}"]
+    peak, advice, reserve = found.prediction.peak, found.advice, found.prediction.reserve
+    lines = [f"this run would take {peak:.1f} GiB, and CUDA itself {reserve:.1f}, which is more than {limit}"]
     if advice.suggestions:
         enough = "would fit" if advice.fits else "is the least that was found"
         lines.append(f"With these settings it takes {advice.prediction.peak:.1f} GiB, which {enough}:")
@@ -158,8 +158,9 @@ def _kinds_table(prediction: Prediction) -> Table:
 def _say_advice(item: Estimate) -> None:
     advice = item.advice
     if advice is None:
-        spare = item.budget - item.prediction.peak - RESERVE_GIB
-        console.print(f"Fits {item.budget:g} GiB: {spare:.1f} GiB to spare, {RESERVE_GIB} GiB for CUDA itself left out")
+        reserve = item.prediction.reserve
+        spare = item.budget - item.prediction.peak - reserve
+        console.print(f"Fits {item.budget:g} GiB: {spare:.1f} GiB to spare, {reserve:.1f} GiB for CUDA itself left out")
         return
     if not advice.suggestions:
         console.print("Nothing was found that takes less.")

@@ -3,7 +3,7 @@
 import textwrap
 from pathlib import Path
 
-from cogvx_exp.estimate.prediction import RESERVE_GIB, Prediction
+from cogvx_exp.estimate.prediction import Prediction
 from cogvx_exp.figures import pyplot
 from cogvx_exp.files import whole_file
 
@@ -35,7 +35,8 @@ def draw(predictions: list[Prediction], labels: list[str], budget: float, path: 
             axes.plot(
                 shown, rows, marker, color="#c2313a", markersize=8, label=phase.replace("_", " "), linestyle="none"
             )
-    axes.axvline(budget - RESERVE_GIB, color="#c2313a", linewidth=1.2, linestyle="--")
+    reserve = max(prediction.reserve for prediction in predictions)
+    axes.axvline(budget - reserve, color="#c2313a", linewidth=1.2, linestyle="--")
     axes.set_title(f"Predicted memory; dashed: {budget:g} GiB less what CUDA takes", fontsize=10, loc="left")
     axes.set_yticks(rows, [textwrap.fill(label, 42) for label in labels], fontsize=8, parse_math=False)
     axes.invert_yaxis()

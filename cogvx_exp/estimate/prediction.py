@@ -10,14 +10,23 @@ from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.captions import CAPTIONS_AT_ONCE
 from cogvx_exp.estimate.encoders import text_encoder_peak, vae_peak, vae_weights
 from cogvx_exp.estimate.loading import loading_peak
-from cogvx_exp.estimate.splitting import SPLIT, split_over
+from cogvx_exp.estimate.splitting import SPLIT, split_over, whole_at_end
 from cogvx_exp.estimate.training_step import StepBytes, step_bytes
 from cogvx_exp.model.adapt import trained_dtype
 from cogvx_exp.model.device import resolve_dtype
 from cogvx_exp.training.memory import GIB
 
-RESERVE_GIB = 0.7
-"""What a GPU needs besides tensors: the CUDA context (0.4 to 0.6 GiB on recent cards) and matrix workspaces."""
+CONTEXT_GIB = 0.6
+"""The CUDA context with the kernels that are loaded: 0.4 to 0.6 GiB on recent cards."""
+WORKSPACES_GIB = 0.1
+"""cuBLAS and cuBLASLt have 32 MiB each on Hopper, less before (https://github.com/pytorch/pytorch/pull/120925). cuDNN's
+workspaces need no reserve: where memory is short, torch goes on to a plan that takes less
+(aten/src/ATen/native/cudnn/Conv_v8.cpp, `try_plans`)."""
+NCCL_GIB = 0.5
+"""Buffers of nccl, with several processes: 10 MiB for each connection of each channel
+(https://github.com/NVIDIA/nccl/issues/1685), for the 24 channels of a ring with two connections."""
+RESERVE_GIB = CONTEXT_GIB + WORKSPACES_GIB
+"""What a GPU needs besides tensors, with one process."""
 
 PHASES = ("encoding", "before_training", "before_validation", "after_validation", "after_testing")
 """Encoding captions and clips, then the four moments of the CogVideoX Factory's tables: the weights are there; the
@@ -48,6 +57,8 @@ class Prediction:
     """What is alive at the peak of a training step, by kind."""
     phases: dict[str, float]
     """Peak of each of `PHASES` that the run has."""
+    reserve: float = RESERVE_GIB
+    """What the device needs besides tensors."""
 
     @property
     def peak(self) -> float:
@@ -56,7 +67,7 @@ class Prediction:
 
     def fits(self, budget: float) -> bool:
         """Whether a device with `budget` GiB suffices."""
-        return self.peak + RESERVE_GIB <= budget
+        return self.peak + self.reserve <= budget
 
 
 def predict(job: TrainJob, shapes: Iterable[Bucket] | None = None, device: str = "cuda") -> Prediction:
@@ -69,13 +80,16 @@ def predict(job: TrainJob, shapes: Iterable[Bucket] | None = None, device: str =
     """
     buckets = set(shapes or _configured_buckets(job))
     largest = max(buckets, key=lambda bucket: bucket.num_frames * bucket.height * bucket.width)
-    step = split_over(step_bytes(job, largest, buckets, device), job)
+    whole = step_bytes(job, largest, buckets, device)
+    step = split_over(whole, job, device)
     phases = {
         "encoding": _encoding_peak(job, largest, device),
         "before_training": loading_peak(job, step, resolve_dtype(job.model, device)),
         "before_validation": step.peak.total(),
         **_sampling_peaks(job, step, device),
     }
+    if step is not whole and "after_testing" in phases:
+        phases["after_testing"] = _sampling_peaks(job, whole_at_end(whole, job, device), device)["after_testing"]
     kinds = {kind: _gib(size) for kind, size in step.peak.most_common()}
     host = Counter(step.host)
     if "weights" in SPLIT.get(job.distributed.name, ()):
@@ -92,6 +106,7 @@ def predict(job: TrainJob, shapes: Iterable[Bucket] | None = None, device: str =
         host_kinds={kind: _gib(size) for kind, size in host.most_common()},
         at_peak={kind: size for kind, size in kinds.items() if size > 0},
         phases={name: _gib(value) for name, value in phases.items()},
+        reserve=RESERVE_GIB + (NCCL_GIB if job.distributed.name != "single" else 0.0),
     )
 
 

@@ -1,38 +1,130 @@
 """What remains on each device of a run whose state is split over several."""
 
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.estimate.training_step import StepBytes
-
-SPLIT = {
-    "zero2": ("gradients", "optimizer"),
-    "zero2_offload": ("gradients", "optimizer"),
-    "zero3": ("gradients", "optimizer", "weights", "trained weights"),
-    "fsdp": ("gradients", "optimizer", "weights", "trained weights"),
-}
-"""Kinds of bytes that are split, by `distributed=NAME`."""
+from cogvx_exp.model.adapt import trained_dtype
+from cogvx_exp.model.device import resolve_dtype
+from cogvx_exp.training.deepspeed_parts import reduce_bucket
+from cogvx_exp.training.stepper import splits_weights
 
 BLOCKS_GATHERED = 2
 """Blocks whose weights are whole at a time: one that computes, and the next one."""
+BLOCKS_FLAT = 2
+"""ZeRO-3 has them a second time, in the buffers they came in (runtime/zero/partition_parameters.py,
+`AllGatherCoalescedHandle.wait`)."""
+GATHERED, TRAINED = "gathered blocks", "trained weights"
+FLOAT32 = 4
+"""Bytes of a value."""
 
 
-def split_over(step: StepBytes, job: TrainJob) -> StepBytes:
-    """The bytes of one of the job's processes. Buffers of DeepSpeed, up to some hundred MiB, are not in it."""
+@dataclass(frozen=True)
+class _Share:
+    """What decides the bytes of one process."""
+
+    how: str
+    world: int
+    compute: int
+    """Bytes of a value in the type of the computation."""
+    frozen: int
+    """Bytes of the frozen weights."""
+    trained: int
+    """Trained values."""
+    trained_size: int
+    """Bytes of one of them."""
+    block: int
+    """Values of a block."""
+
+    @property
+    def full(self) -> bool:
+        """Whether all weights are trained."""
+        return not self.frozen
+
+
+def split_over(step: StepBytes, job: TrainJob, device: str = "cuda") -> StepBytes:
+    """The bytes of one of the job's processes."""
     world = job.distributed.processes * job.distributed.nodes
-    kinds = SPLIT.get(job.distributed.name, ())
-    if not kinds or world == 1:
+    if job.distributed.name in ("single", "ddp") or world == 1:
         return step
-    depth = job.model.transformer.num_layers
+    compute = resolve_dtype(job.model, device).itemsize
+    frozen, size = step.resident["weights"], trained_dtype(job.optim).itemsize
+    trained = step.resident[TRAINED] // size // (2 if job.ema_decay else 1)
+    block = (frozen // compute + trained) // job.model.transformer.num_layers
+    share = _Share(job.distributed.name, world, compute, frozen, trained, size, block)
+    return _fully_sharded(step, share) if share.how == "fsdp" else _zero(step, share)
 
-    def share(moment: Counter[str]) -> Counter[str]:
-        result = Counter({kind: size // world if kind in kinds else size for kind, size in moment.items()})
-        if "weights" in kinds:
-            result["gathered blocks"] = BLOCKS_GATHERED * (moment["weights"] + moment["trained weights"]) // depth
-        if job.distributed.name == "zero2_offload":
-            del result["optimizer"]
-        return result
 
+def whole_at_end(step: StepBytes, job: TrainJob, device: str = "cuda") -> StepBytes:
+    """The bytes of a process that samples from the export: all of the weights, in the type of the computation."""
+    size = resolve_dtype(job.model, device).itemsize
+    average = 2 if job.ema_decay else 1
+
+    def exported(moment: Counter[str]) -> Counter[str]:
+        return Counter({**moment, TRAINED: moment[TRAINED] // average * size // trained_dtype(job.optim).itemsize})
+
+    return _each(step, exported)
+
+
+def _fully_sharded(step: StepBytes, share: _Share) -> StepBytes:
+    """FSDP2. What is trained is split if that is everything, else it is replicated."""
+    split = ("weights", "trained weights", "gradients", "optimizer") if share.full else ("weights",)
+    parts = _each(step, lambda moment: _divided(moment, split, share.world))
+    gathered = share.block * share.compute
+    forward = Counter({GATHERED: BLOCKS_GATHERED * gathered})
+    backward = forward
+    if share.full:
+        # The next block; of this one the gradients, and the float32 copy of them that is reduced
+        # (torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py, `foreach_reduce`).
+        backward = Counter({GATHERED: gathered, "gradients of a block": gathered + share.block * FLOAT32})
+    split_last = Counter({"a block that is split": share.block * (share.trained_size if share.full else share.compute)})
+    return replace(
+        parts,
+        resident=parts.resident + split_last,
+        forward=parts.forward + forward,
+        backward=parts.backward + backward,
+        sampling=parts.sampling + forward,
+    )
+
+
+def _zero(step: StepBytes, share: _Share) -> StepBytes:
+    """DeepSpeed (runtime/zero/stage_1_and_2.py, stage3.py): it computes with copies of split float32 weights."""
+    splits, offload = splits_weights(share.how), share.how == "zero2_offload"
+    part = -(-share.trained // share.world)
+    of_weights = (part if splits else share.trained) * share.compute + (0 if offload else part * FLOAT32)
+
+    def own(moment: Counter[str]) -> Counter[str]:
+        result = _divided(moment, ("optimizer", *(("weights",) if splits else ())), share.world)
+        result["optimizer"] *= not offload
+        return result + Counter({"gradients": -result["gradients"], TRAINED: of_weights - result[TRAINED]})
+
+    parts = _each(step, own)
+    buffers = Counter({"gradients": part * share.compute})
+    buffers["buckets"] = reduce_bucket(share.trained, share.block, 3 if splits else 2) * share.compute
+    always = buffers if splits else Counter[str]()
+    gathered = Counter({GATHERED: (BLOCKS_GATHERED + BLOCKS_FLAT) * share.block * share.compute * splits})
+    # While the states are made, and in a step, there are float32 gradients; in a step, they come from a flat copy.
+    in_float32 = Counter({"gradients in float32": 0 if offload else part * FLOAT32})
+    stepping = parts.between + buffers + in_float32 + Counter({"gradients, flat": part * share.compute})
+    if not splits:
+        del stepping["buckets"]
+    return replace(
+        parts,
+        resident=parts.resident + max(always, in_float32, key=Counter.total),
+        forward=parts.forward + always + gathered,
+        backward=max(parts.backward + buffers + gathered, stepping, key=Counter.total),
+        between=parts.between + always,
+        sampling=parts.sampling + always + gathered,
+        gradients=Counter(gradients=buffers["gradients"]),
+    )
+
+
+def _each(step: StepBytes, change: Callable[[Counter[str]], Counter[str]]) -> StepBytes:
     moments = ("resident", "forward", "backward", "between", "sampling", "gradients")
-    return replace(step, **{moment: share(getattr(step, moment)) for moment in moments})
+    return replace(step, **{moment: change(getattr(step, moment)) for moment in moments})
+
+
+def _divided(moment: Counter[str], kinds: tuple[str, ...], world: int) -> Counter[str]:
+    return Counter({kind: size // world if kind in kinds else size for kind, size in moment.items()})

@@ -5,6 +5,7 @@ import re
 import torch
 from diffusers import CogVideoXTransformer3DModel
 from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftConfig
+from peft.tuners.lora import LoraLayer
 
 from cogvx_exp.config.schema import Method, Optim
 from cogvx_exp.errors import UserError
@@ -15,12 +16,23 @@ MOVE_THE_BASE = ("pissa", "olora")
 
 
 def make_trainable(
-    transformer: CogVideoXTransformer3DModel, method: Method, seed: int, dtype: torch.dtype = torch.float32
+    transformer: CogVideoXTransformer3DModel,
+    method: Method,
+    seed: int,
+    dtype: torch.dtype | None = torch.float32,
+    device: torch.device | None = None,
 ) -> None:
     """Adds an adapter, or frees the weights themselves, and gives what is trained its type.
 
     float32 is the rule: gradients in float16 cannot be unscaled, and bfloat16 loses small updates unless the
     optimizer rounds them stochastically.
+
+    Args:
+        transformer: the model, all of it frozen.
+        method: the settings.
+        seed: of the adapter's random values.
+        dtype: type of what is trained; None: that of the base.
+        device: where weights are decomposed (method.init=pissa or olora), a layer at a time; None: where they are.
 
     Raises:
         UserError: no layer or parameter has one of the names asked for.
@@ -28,9 +40,10 @@ def make_trainable(
     if method.kind == "full":
         _free(transformer, method.parameters)
     else:
-        _add_adapter(transformer, method, seed)
-    for parameter in trainable_parameters(transformer).values():
-        parameter.data = parameter.data.to(dtype)
+        _add_adapter(transformer, method, seed, device or transformer.device)
+    if dtype:
+        for parameter in trainable_parameters(transformer).values():
+            parameter.data = parameter.data.to(dtype)
 
 
 def trained_dtype(optim: Optim) -> torch.dtype:
@@ -51,19 +64,42 @@ def _free(transformer: CogVideoXTransformer3DModel, pattern: str | None) -> None
         raise UserError(f"method.parameters={pattern} matches no parameter; their names are like {example}")
 
 
-def _add_adapter(transformer: CogVideoXTransformer3DModel, method: Method, seed: int) -> None:
+def _add_adapter(transformer: CogVideoXTransformer3DModel, method: Method, seed: int, device: torch.device) -> None:
+    config = peft_config_of(method)
+    if method.init in MOVE_THE_BASE:
+        config.init_lora_weights = True  # until `_decompose`
     devices = [transformer.device] if transformer.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(keyed_seed(seed, "adapter"))
         try:
-            transformer.add_adapter(peft_config_of(method))
+            transformer.add_adapter(config)
         except ValueError as error:
             raise UserError(f"method.targets={method.targets}: {str(error).splitlines()[0]}") from None
     if method.init in MOVE_THE_BASE:
+        _decompose(transformer, str(method.init), device)
         transformer.initial_adapter = {
             name: parameter.detach().to("cpu", torch.float32, copy=True)
             for name, parameter in trainable_parameters(transformer).items()
         }
+
+
+def _decompose(transformer: CogVideoXTransformer3DModel, init: str, device: torch.device) -> None:
+    """Takes the beginning of each layer's adapter out of its base weight.
+
+    The base may be on the host, where the singular values of a 5b's layers would take hours.
+    """
+    (name,) = transformer.peft_config
+    for path, layer in transformer.named_modules():
+        if isinstance(layer, LoraLayer):
+            if not isinstance(layer.get_base_layer(), torch.nn.Linear):
+                raise UserError(
+                    f"method.init={init} decomposes linear layers, and {path} is none; change method.targets"
+                )
+            home = layer.get_base_layer().weight.device
+            layer.to(device)
+            layer.pissa_init(name, init) if init == "pissa" else layer.olora_init(name)
+            layer.to(home)
+    transformer.peft_config[name].init_lora_weights = init
 
 
 def initial_adapter(transformer: CogVideoXTransformer3DModel) -> dict[str, torch.Tensor]:

@@ -94,7 +94,7 @@ class TrainingState:
             "optimizer": take_tensors(self.stepper.optimizer_state(), tensors, "optimizer"),
             "lr_scheduler": take_tensors(self.lr_scheduler.state_dict(), tensors, "lr_scheduler"),
             "scaler": self.scaler.state_dict() if self.scaler else None,
-            "ema": take_tensors(self.ema.state_dict(), tensors, "ema") if self.ema else None,
+            "ema": take_tensors(self._average(self.ema), tensors, "ema") if self.ema else None,
         }
 
         def write(folder: Path) -> None:
@@ -147,15 +147,19 @@ class TrainingState:
             return NOTHING, [f"with these settings of optim, {before.target} keeps other states: {fresh}"]
         return learned, []
 
+    def _average(self, ema: EMAModel) -> dict[str, Any]:
+        state: dict[str, Any] = ema.state_dict()
+        return state | {"shadow_params": self.stepper.gathered(ema.shadow_params)}
+
     def _load_average(self, saved: dict[str, Any] | None) -> list[str]:
         """Takes over the running average of the weights, or starts one from the weights as they are now."""
         if not self.ema:
             return ["ema_decay=null: the running average of the weights is dropped"] if saved else []
         decay = self.ema.decay
         if saved:
-            self.ema.load_state_dict(saved)
+            self.ema.load_state_dict(saved | {"shadow_params": None})
+            self.ema.shadow_params = self.stepper.placed(saved["shadow_params"])
             self.ema.decay = decay
-            self.ema.to(device=self.transformer.device)
             return []
         self.ema = EMAModel(trainable_parameters(self.transformer).values(), decay=decay)
         return [f"ema_decay={decay}: the running average starts from the checkpoint's weights"]

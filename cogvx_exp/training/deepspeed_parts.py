@@ -18,15 +18,26 @@ def buffer_sizes(transformer: CogVideoXTransformer3DModel, stage: int) -> dict[s
     trained = sum(_size(parameter) for parameter in transformer.parameters() if parameter.requires_grad)
     blocks = transformer.transformer_blocks
     block = max(sum(_size(parameter) for parameter in block.parameters()) for block in blocks)
-    bucket = min(trained, DEEPSPEED_BUCKET)
+    bucket = reduce_bucket(trained, block, stage)
     if stage < 3:
         return {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
     return {
-        "reduce_bucket_size": min(trained, max(block, MIN_BUCKET)),
+        "reduce_bucket_size": bucket,
         "stage3_prefetch_bucket_size": block,
         "stage3_max_live_parameters": 2 * block,  # BLOCKS_GATHERED of the prediction
         "stage3_max_reuse_distance": 2 * block,
     }
+
+
+def reduce_bucket(trained: int, block: int, stage: int) -> int:
+    """Values of the buffer in which gradients are reduced.
+
+    Args:
+        trained: values that are trained.
+        block: values of a block.
+        stage: 2 or 3.
+    """
+    return min(trained, DEEPSPEED_BUCKET if stage < 3 else max(block, MIN_BUCKET))
 
 
 def _size(parameter: torch.Tensor) -> int:

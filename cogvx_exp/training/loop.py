@@ -158,8 +158,8 @@ def _optimizer_step(
             f"the loss is {value} at step {step} (clips: {', '.join(bad)}); the last checkpoint is kept. "
             "Lower optim.lr, check these clips, or use model.dtype=float32"
         )
-    if schedule.team.world > 1:  # stochastic rounding draws the same in all processes, or their weights part
-        torch.manual_seed(keyed_seed(schedule.seed, step, "rounding"))
+    if schedule.team.world > 1:
+        torch.manual_seed(stepper.rounding_seed(schedule.seed, step))
     norm_of_step = stepper.step()
     state.lr_scheduler.step()
     state.update_average()

@@ -47,7 +47,7 @@ from cogvx_exp.training.checkpoint import TrainingState
 from cogvx_exp.training.checkpoint_files import CheckpointFolder
 from cogvx_exp.training.optimizer import build_lr_scheduler, build_optimizer
 from cogvx_exp.training.resuming import batches_done, changes_around, run_steps, say_resumed
-from cogvx_exp.training.stepper import build_stepper
+from cogvx_exp.training.stepper import build_stepper, splits_weights
 from cogvx_exp.training.stream import batch_stream
 
 
@@ -187,13 +187,16 @@ def build_training(
     if note:
         console.print(f"Note: {note}", soft_wrap=True)
 
-    transformer = load_base(job, data)
+    how = job.distributed.name
+    transformer = load_base(job, data, on_host=splits_weights(how))
     scale = job.model.vae.spatial_compression_ratio
     positions_dropped = not fits_learned_positions(transformer.config, _shapes(job, data.clips), scale)
     if positions_dropped:
         drop_learned_positions(transformer)
         console.print(f"{job.model.name}'s learned positions fit its native shape only: dropped for this run")
-    make_trainable(transformer, job.method, job.seed, trained_dtype(job.optim))
+    dtype = trained_dtype(job.optim)
+    # Where states are split, the stepper sets the types: float32 copies of all weights might not fit before.
+    make_trainable(transformer, job.method, job.seed, dtype if how in ("single", "ddp") else None, data.compute.device)
     if job.method.init_from:
         load_adapter_weights(transformer, find_adapter(job.method.init_from, "method.init_from").file)
     transformer.train()
@@ -204,7 +207,7 @@ def build_training(
         samples_per_step = job.batch_size * batches_per_step
         return build_optimizer(parameters, job.optim, data.compute.device, samples_per_step)
 
-    stepper = build_stepper(job.distributed.name, transformer, make_optimizer, accelerator)
+    stepper = build_stepper(how, transformer, make_optimizer, accelerator, dtype)
     schedule = partial(build_lr_scheduler, stepper.optimizer, job.lr_scheduler, steps)
     ema = EMAModel(trainable_parameters(transformer).values(), decay=job.ema_decay) if job.ema_decay else None
     state = TrainingState(stepper, job.optim, schedule, ema)
@@ -231,11 +234,14 @@ def build_training(
     return training
 
 
-def load_base(job: TrainJob, data: PreparedData) -> CogVideoXTransformer3DModel:
-    """The frozen transformer as the run stores it: quantized, or with its blocks on the host."""
+def load_base(job: TrainJob, data: PreparedData, *, on_host: bool = False) -> CogVideoXTransformer3DModel:
+    """The frozen transformer as the run stores it: quantized, or with its blocks on the host.
+
+    `on_host`: all of it stays there. Its weights are then pages of the files, which processes of a machine share.
+    """
     return load_transformer(
         data.pipeline,
-        data.compute,
+        Compute(torch.device("cpu"), data.compute.dtype) if on_host else data.compute,
         job.task.name,
         quant=job.quant.name,
         blocks_on_host=job.memory.stream_blocks,

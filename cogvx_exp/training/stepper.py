@@ -1,6 +1,6 @@
 """How gradients become a step: alone, or together with other processes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from cogvx_exp.model.adapt import trainable_parameters
+from cogvx_exp.randomness import keyed_seed
 from cogvx_exp.training.learned import Learned, load_learned
 from cogvx_exp.training.optimizer import clip_gradients, page_states
 
@@ -82,6 +83,21 @@ class Stepper:
         trained = trainable_parameters(self.transformer)
         return {name: weight.detach().to("cpu", copy=True) for name, weight in trained.items()}
 
+    def gathered(self, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Whole values of tensors that are split as the trained weights are; if it `gathers`, for the first process."""
+        return list(values)
+
+    def placed(self, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The inverse of `gathered`, for one value of each trained weight, in their order."""
+        return [value.to(self.transformer.device) for value in values]
+
+    def rounding_seed(self, seed: int, step: int) -> int:
+        """What the process seeds an optimizer that rounds stochastically with, for one step.
+
+        Processes that have the same weights draw the same, or their weights part.
+        """
+        return keyed_seed(seed, step, "rounding")
+
     def fingerprint(self) -> list[int]:
         """Tells weights apart that all processes should have alike: sums of their bits, exact in any order of adding.
 
@@ -147,10 +163,27 @@ class DataParallel(Stepper):
         return context
 
 
+def splits_weights(how: str) -> bool:
+    """Whether `distributed=how` splits the weights: its stepper takes a model on the host to the device bit by bit."""
+    return how in ("fsdp", "zero3")
+
+
 def build_stepper(
-    how: str, transformer: CogVideoXTransformer3DModel, make_optimizer: MakeOptimizer, accelerator: Accelerator
+    how: str,
+    transformer: CogVideoXTransformer3DModel,
+    make_optimizer: MakeOptimizer,
+    accelerator: Accelerator,
+    dtype: torch.dtype,
 ) -> Stepper:
-    """The stepper of `distributed=how`."""
+    """The stepper of `distributed=how`.
+
+    Args:
+        how: the choice.
+        transformer: the trainable model, on the device; on the host where `splits_weights`.
+        make_optimizer: builds the optimizer of parameters by name.
+        accelerator: for the device and the type of the computation.
+        dtype: type of what is trained.
+    """
     if how == "single":
         return Stepper(transformer, make_optimizer, accelerator)
     if how == "ddp":
@@ -159,6 +192,6 @@ def build_stepper(
     from cogvx_exp.training.zero import DeepSpeed
 
     if how == "fsdp":
-        return FullySharded(transformer, make_optimizer, accelerator)
+        return FullySharded(transformer, make_optimizer, accelerator, dtype)
     stage = 3 if how == "zero3" else 2
     return DeepSpeed(transformer, make_optimizer, accelerator, stage, offload=how == "zero2_offload")

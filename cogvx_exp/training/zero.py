@@ -1,5 +1,6 @@
 """The stepper of DeepSpeed ZeRO: gradients and states, or the weights too, are split over the processes."""
 
+import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -22,7 +23,7 @@ class DeepSpeed(Stepper):
     """DeepSpeed ZeRO of a stage: 2 splits gradients and states, 3 the weights, too.
 
     Args:
-        transformer: the trainable model.
+        transformer: the trainable model; for stage 3 on the host, from where it is split weight by weight.
         make_optimizer: builds the optimizer (Adam or AdamW).
         accelerator: for the device and the type of the computation.
         stage: 2 or 3.
@@ -61,6 +62,11 @@ class DeepSpeed(Stepper):
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 10**9,
         }
+        if accelerator.device.type == "cuda":
+            # DeepSpeed takes the GPU of this number, which there may not be: Slurm can show each task its own only.
+            os.environ["LOCAL_RANK"] = str(accelerator.device.index)
+        if stage == 3:
+            _split(transformer, accelerator, config)
         self._engine, self._zero, _, _ = deepspeed.initialize(
             model=transformer, optimizer=optimizer, config=config, dist_init_required=False
         )
@@ -180,3 +186,19 @@ class DeepSpeed(Stepper):
             with self._gathered(value):
                 weights[name] = for_first(value.detach())
         return copy_for_first(self.transformer, weights)
+
+
+def _split(transformer: CogVideoXTransformer3DModel, accelerator: Accelerator, config: dict[str, Any]) -> None:
+    """Splits the weights of a model on the host one by one: `deepspeed.initialize` moves all to the device before.
+
+    They must have the type of the computation already, and buffers are left where they are
+    (deepspeed/runtime/engine.py, `_configure_distributed_model`).
+    """
+    from deepspeed.runtime.zero import Init
+
+    dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+    for parameter in transformer.parameters():
+        parameter.data = parameter.data.to(dtype)
+    for buffer in transformer.buffers():
+        buffer.data = buffer.data.to(accelerator.device)
+    Init(module=transformer, config_dict_or_path=config, dtype=dtype)

@@ -1,6 +1,7 @@
 """Two processes on two software GPUs, by nccl over gloo, against one process on the CPU."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,14 @@ import pytest
 from tests.software_cuda.runs import Case, Outcome, run_all
 
 SHARED = ["steps=4", "checkpoint.every=2", "lr_scheduler=constant", "data.workers=0", "memory.preflight=false"]
-SHARED += ["data.decode_workers=1", "validation.num_inference_steps=1", "data.holdout=2"]
+SHARED += ["data.decode_workers=1", "data.holdout=2"]
+SHORT = ["validation.num_inference_steps=1"]
 VALIDATION = ["validation.every=2", "validation.baseline=true", "validation.offload=true"]
 
 
-def run(folder: Path, cases: dict[str, list[str]]) -> dict[str, Outcome]:
-    """Runs cases one after the other; each has its own folder."""
-    shared = [*SHARED, f"cache_dir={folder}/cache"]
+def run(folder: Path, cases: dict[str, list[str]], videos: Sequence[str] = SHORT) -> dict[str, Outcome]:
+    """Runs cases one after the other; each has its own folder. `videos`: settings of the validation."""
+    shared = [*SHARED, *videos, f"cache_dir={folder}/cache"]
     found = run_all([Case([*shared, f"run_dir={folder}/{name}", *more]) for name, more in cases.items()], devices=2)
     return dict(zip(cases, found, strict=True))
 
@@ -47,7 +49,8 @@ def test_gradients_are_averaged_also_after_videos_were_sampled(tmp_path: Path) -
         ("ddp", ["ema_decay=0.9", "optim=adamw8bit"]),
         ("ddp", ["memory=12gb"]),
         ("fsdp", []),
-        ("fsdp", ["method=sft"]),
+        ("fsdp", ["method=sft", "ema_decay=0.9", "max_grad_norm=0.01"]),
+        ("fsdp", ["method=lora", "method.init=pissa", "optim=adamw8bit"]),
         ("zero2", []),
         ("zero2", ["method=sft"]),
         ("zero3", []),
@@ -71,3 +74,30 @@ def test_processes_round_stochastically_alike(tmp_path: Path) -> None:
     rounded = ["optim=ao_adamw8bit", "optim.stochastic_rounding=true", "model.dtype=bfloat16"]
     found = run(tmp_path, {"two": [*rounded, "device=cuda", "distributed=ddp"]})
     assert found["two"].code == 0, found["two"].text[-3000:]
+
+
+@pytest.mark.cuda_matrix
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["optim=ao_adamw8bit", "model.dtype=bfloat16"],
+        ["optim=ao_adamw", "optim.stochastic_rounding=true", "model.dtype=bfloat16"],
+        ["optim=muon"],
+        ["optim=schedule_free"],
+    ],
+    ids=" ".join,
+)
+def test_optimizers_step_with_parts_of_weights(settings: list[str], tmp_path: Path) -> None:
+    """As with whole ones, but for rounding; one process goes on from their checkpoint, and they from that of one."""
+    alone, shared = ["gradient_accumulation=2", "distributed=single"], [*settings, "method=sft", "device=cuda"]
+    together = ["distributed=fsdp"]
+    cases = {"one": [*shared, *alone], "two": [*shared, *together]}
+    found = run(tmp_path, cases, ["validation=none"])
+    tolerance = 1e-2 if "model.dtype=bfloat16" in settings else 1e-4
+    agree(found["two"], found["one"], tolerance)
+    for name in cases:
+        shutil.rmtree(tmp_path / name / "checkpoints" / "step-000004")
+    cases = {"one": [*shared, *together, "resume=latest"], "two": [*shared, *alone, "resume=latest"]}
+    again = run(tmp_path, cases, ["validation=none"])
+    agree(again["two"], found["one"], tolerance)
+    agree(again["one"], found["two"], tolerance)

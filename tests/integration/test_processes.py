@@ -24,6 +24,9 @@ SETTINGS = ["steps=4", "checkpoint.every=2", "lr_scheduler=constant", "data.work
 SETTINGS += ["validation.num_inference_steps=1", "validation.baseline=false"]
 
 
+METHODS = {"lora": ["method=lora"], "sft": ["method=sft"], "sft, averaged": ["method=sft", "ema_decay=0.9"]}
+
+
 def values(run: Path, key: str = "loss") -> list[float]:
     return [line[key] for line in read_metrics(RunFolder(run).metrics)]
 
@@ -40,23 +43,24 @@ def close(ours: Path, theirs: Path) -> None:
 def alone(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> dict[str, Path]:
     """The runs of one process, with twice the accumulation."""
     runs = {}
-    for method in ("lora", "sft"):
-        runs[method] = tmp_path_factory.mktemp("alone") / method
-        settings = [*SETTINGS, f"method={method}", "gradient_accumulation=4", f"cache_dir={shared_cache}"]
-        assert main([*settings, f"run_dir={runs[method]}"]) == 0
+    for what, more in METHODS.items():
+        runs[what] = tmp_path_factory.mktemp("alone") / "run"
+        settings = [*SETTINGS, *more, "gradient_accumulation=4", f"cache_dir={shared_cache}"]
+        assert main([*settings, f"run_dir={runs[what]}"]) == 0
     return runs
 
 
 @pytest.mark.parametrize(
     ("how", "method"),
-    [("ddp", "lora"), ("fsdp", "lora"), ("fsdp", "sft"), ("zero2", "sft"), ("zero3", "lora")],
+    [("ddp", "lora"), ("fsdp", "lora"), ("fsdp", "sft, averaged"), ("zero2", "sft"), ("zero3", "lora")],
 )
 def test_two_processes_give_the_numbers_of_one(
     how: str, method: str, alone: dict[str, Path], tmp_path: Path, shared_cache: Path
 ) -> None:
+    """Also the checkpoint, with the running average if there is one, and the export, which then is the average."""
     needs_compiler(how)
     run = RunFolder(tmp_path / "run")
-    settings = [*SETTINGS, f"method={method}", f"cache_dir={shared_cache}", f"run_dir={run.path}"]
+    settings = [*SETTINGS, *METHODS[method], f"cache_dir={shared_cache}", f"run_dir={run.path}"]
     assert main([*settings, "gradient_accumulation=2", f"distributed={how}"]) == 0
     expected = RunFolder(alone[method])
     assert values(run.path) == pytest.approx(values(expected.path), rel=1e-5)
@@ -76,20 +80,20 @@ def test_two_processes_give_the_numbers_of_one(
     assert values(run.path) == pytest.approx(values(expected.path), rel=1e-5)
 
 
-@pytest.mark.parametrize("how", ["zero2", "zero3", "fsdp"])
+@pytest.mark.parametrize(("how", "method"), [("zero2", "lora"), ("zero3", "lora"), ("fsdp", "sft, averaged")])
 def test_two_processes_go_on_where_one_stopped(
-    how: str, alone: dict[str, Path], tmp_path: Path, shared_cache: Path, capfd: pytest.CaptureFixture[str]
+    how: str, method: str, alone: dict[str, Path], tmp_path: Path, shared_cache: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     needs_compiler(how)
     run = tmp_path / "run"
-    shutil.copytree(alone["lora"], run)
+    shutil.copytree(alone[method], run)
     shutil.rmtree(RunFolder(run).checkpoint(4))
-    settings = [*SETTINGS, f"cache_dir={shared_cache}", f"run_dir={run}", "resume=auto", "gradient_accumulation=2"]
-    assert main([*settings, f"distributed={how}"]) == 0
-    assert values(run) == pytest.approx(values(alone["lora"]), rel=1e-5)
+    settings = [*SETTINGS, *METHODS[method], f"cache_dir={shared_cache}", f"run_dir={run}", "resume=auto"]
+    assert main([*settings, "gradient_accumulation=2", f"distributed={how}"]) == 0
+    assert values(run) == pytest.approx(values(alone[method]), rel=1e-5)
     close(
         RunFolder(run).checkpoint(4) / "optimizer.safetensors",
-        RunFolder(alone["lora"]).checkpoint(4) / "optimizer.safetensors",
+        RunFolder(alone[method]).checkpoint(4) / "optimizer.safetensors",
     )
     assert "processes were 1, are 2" in capfd.readouterr().out
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.errors import UserError
-from cogvx_exp.model.adapt import make_trainable, trainable_parameters
+from cogvx_exp.model.adapt import make_trainable, peft_config_of, trainable_parameters
 from cogvx_exp.model.load import load_adapter_weights, load_trained
 from cogvx_exp.training.export import export
 from tests.adapters import (
@@ -112,3 +112,20 @@ def test_a_start_from_another_rank_or_other_layers_is_refused(
     make_trainable(model, job.method.model_copy(update=changes), 0)
     with pytest.raises(UserError, match=re.escape(words)):
         load_adapter_weights(model, lora)
+
+
+def test_layers_that_cannot_be_decomposed_are_named(job: TrainJob) -> None:
+    method = job.method.model_copy(update={"init": "pissa", "targets": ["proj"]})
+    with pytest.raises(UserError, match=r"method\.init=pissa decomposes linear layers, and patch_embed\.proj is none"):
+        make_trainable(new_model(job), method, 0)
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_an_adapter_taken_from_the_base_begins_as_peft_begins_it(job: TrainJob, init: str) -> None:
+    method = job.method.model_copy(update={"init": init})
+    ours, theirs = new_model(job), new_model(job)
+    make_trainable(ours, method, 0)
+    theirs.add_adapter(peft_config_of(method))
+    for (name, mine), (_, expected) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
+        assert torch.equal(mine, expected), name
+    assert ours.peft_config["default"].init_lora_weights == init

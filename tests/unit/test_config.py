@@ -18,6 +18,7 @@ from cogvx_exp.config.paths import conf_dir
 from cogvx_exp.config.schema import GenerateJob, PrepareJob, TrainJob
 from cogvx_exp.config.typed import typed
 from cogvx_exp.train import main
+from tests.conftest import MakeJob
 
 
 def refused(capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
@@ -87,6 +88,17 @@ def test_all_faults_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> None
     first, *lines = refused(capsys, *settings).strip().splitlines()
     assert "7 settings" in first
     assert [line.split()[0] for line in lines] == settings
+
+
+def test_split_runs_refuse_what_cannot_be_split_only(capsys: pytest.CaptureFixture[str], make_job: MakeJob) -> None:
+    message = refused(capsys, "distributed=fsdp", "method=sft", "optim=adafactor")
+    assert "optim=adafactor  distributed=fsdp splits every weight, and this optimizer needs whole ones" in message
+    assert "ao_adamw8bit" in message
+    message = refused(capsys, "distributed=zero3", "ema_decay=0.9", "optim=ao_adamw")
+    assert "distributed=zero3 keeps the float32 weights in buffers of its own" in message
+    assert "optim=ao_adamw" in message
+    make_job("distributed=fsdp", "optim=adamw8bit")  # an adapter is not split
+    make_job("distributed=fsdp", "method=sft", "optim=ao_adamw8bit", "ema_decay=0.9", "max_grad_norm=0.5")
 
 
 def test_a_refused_run_leaves_nothing(capsys: pytest.CaptureFixture[str], in_tmp: Path) -> None:

@@ -159,12 +159,19 @@ def test_advice_keeps_only_what_is_needed(make_job: MakeJob, monkeypatch: pytest
 
 
 def test_split_states_are_shared(make_job: MakeJob) -> None:
+    """Compared with counted bytes: tests/integration/test_cuda_split_memory.py."""
     job = make_job(*WIDE, "method=sft")
     whole = go_through(job, SHAPE, {SHAPE}, "cuda")
+    trained = whole.resident["trained weights"]
     shared = split_over(whole, make_job(*WIDE, "method=sft", "distributed=zero2", "distributed.processes=4"))
     assert shared.between["optimizer"] == whole.between["optimizer"] // 4
-    assert shared.resident == whole.resident
+    assert shared.between["trained weights"] == pytest.approx(trained + trained / 4, rel=0.01), "and float32 copies"
     everything = split_over(whole, make_job(*WIDE, "method=sft", "distributed=fsdp"))
-    assert everything.resident["trained weights"] == whole.resident["trained weights"] // 2
+    assert everything.resident["trained weights"] == trained // 2
     host = split_over(whole, make_job(*WIDE, "method=sft", "distributed=zero2_offload"))
     assert host.between["optimizer"] == 0
+    assert host.between["trained weights"] == trained
+    adapter = go_through(make_job(*WIDE), SHAPE, {SHAPE}, "cuda")
+    replicated = split_over(adapter, make_job(*WIDE, "distributed=fsdp"))
+    assert replicated.resident["trained weights"] == adapter.resident["trained weights"]
+    assert replicated.resident["weights"] == adapter.resident["weights"] // 2
