@@ -33,7 +33,7 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_job(shared_cache: Path) -> MakeJob:
-    """Composes a checked job, as the entry point does; on the CPU unless it names a device, also where there is a GPU."""
+    """Composes a checked job, as the entry point does; also where there is a GPU, on the CPU unless it names one."""
 
     def make(*overrides: str) -> TrainJob:
         settings = [f"cache_dir={shared_cache}", "device=cpu", *with_twin(overrides)]
