@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.software_cuda.runs import Case, Outcome, run_all, run_selected
+from tests.software_cuda.runs import Case, Outcome, cache_in, run_all, run_selected
 
 BASE = ["steps=3", "lr_scheduler=constant", "data.workers=0", "memory.preflight=false", "data.decode_workers=1"]
 CORE = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.test_cuda_matrix import tolerance
-from tests.software_cuda.runs import Case, Outcome, run_selected
+from tests.software_cuda.runs import Case, Outcome, cache_in, run_selected
 
 BASE = ["steps=4", "checkpoint.every=2", "lr_scheduler=constant", "data.workers=0", "memory.preflight=false"]
 BASE += ["data.decode_workers=1"]
@@ -53,7 +53,7 @@ def outcomes(request: pytest.FixtureRequest, folder: Path) -> dict[str, list[Out
     """A whole run on the device, one that goes on from its second step, and a whole one on the CPU."""
 
     def cases(name: str) -> list[Case]:
-        settings, place = [f"cache_dir={folder}/cache", *BASE, *CASES[name].split()], folder / number(name)
+        settings, place = [f"cache_dir={cache_in(folder)}", *BASE, *CASES[name].split()], folder / number(name)
         on_cpu = [text.replace("model.dtype=float16", "model.dtype=float32") for text in settings]
         resume = f"resume={place}/whole/checkpoints/step-000002"
         return [
