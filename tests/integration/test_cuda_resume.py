@@ -17,7 +17,7 @@ CORE = {
 }
 """In `make test`."""
 OPTIMIZERS = "adam adafactor adamw8bit ao_adamw ao_adamw4bit ao_adamw8bit ao_adamw_fp8 came cpu_offload cpu_offload8bit"
-OPTIMIZERS += " cpu_offload_bf16 muon paged_adamw paged_adamw8bit prodigy schedule_free"
+OPTIMIZERS += " muon paged_adamw paged_adamw8bit prodigy schedule_free"
 RELEASED = "optim.release_gradients=true max_grad_norm=null"
 WHOLE = (
     {f"optim {name}": f"optim={name} method=sft validation=none" for name in OPTIMIZERS.split()}
@@ -29,6 +29,7 @@ WHOLE = (
         "float16, quantized": "model.dtype=float16 quant=nf4 memory=12gb validation=none",
         "offloaded, gradients kept": "optim=cpu_offload optim.offload_gradients=false method=sft "
         "gradient_accumulation=2 validation=none",
+        "offloaded bfloat16": "optim=cpu_offload_bf16 model.dtype=bfloat16 method=sft memory=24gb validation=none",
         "offloaded LoRA": "optim=cpu_offload validation=none",
         "released": f"{RELEASED} method=sft validation=none",
         "rounded": "optim=ao_adamw8bit optim.stochastic_rounding=true model.dtype=bfloat16 method=sft validation=none",
