@@ -26,7 +26,7 @@ WHOLE = (
     | {
         "bfloat16": "model.dtype=bfloat16 method=sft ema_decay=0.9 gradient_accumulation=2 validation=none",
         "float16 muon": "model.dtype=float16 optim=muon ema_decay=0.9 validation=none",
-        "float16, quantized": "model.dtype=float16 quant=nf4 memory=12gb validation=none",
+        "float16, quantized": "model.dtype=float16 quant=nf4 memory=24gb validation=none",
         "offloaded, gradients kept": "optim=cpu_offload optim.offload_gradients=false method=sft "
         "gradient_accumulation=2 validation=none",
         "offloaded bfloat16": "optim=cpu_offload_bf16 model.dtype=bfloat16 method=sft memory=24gb validation=none",
