@@ -19,7 +19,7 @@ test: .venv/installed
 
 test-cuda: .venv/installed
 	$(PARALLEL) $(BIN)/python -m pytest $(SPREAD) -m "cuda_matrix or not cuda_matrix" tests/integration/test_software_cuda.py \
-		tests/integration/test_cuda_matrix.py tests/integration/test_cuda_processes.py
+		$(wildcard tests/integration/test_cuda_*.py)
 
 unit: .venv/installed
 	$(BIN)/python -m pytest tests/unit

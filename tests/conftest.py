@@ -33,11 +33,12 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_job(shared_cache: Path) -> MakeJob:
-    """Composes a checked job, as the entry point does."""
+    """Composes a checked job, as the entry point does; also where there is a GPU, on the CPU unless it names one."""
 
     def make(*overrides: str) -> TrainJob:
+        settings = [f"cache_dir={shared_cache}", "device=cpu", *with_twin(overrides)]
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            job = typed(compose("train", [f"cache_dir={shared_cache}", *with_twin(overrides)]), TrainJob)
+            job = typed(compose("train", settings), TrainJob)
         assert not check_train(job)
         return job
 

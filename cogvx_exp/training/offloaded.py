@@ -1,6 +1,7 @@
-"""torchao's CPUOffloadOptimizer with what it leaves out: clipping, and weights that are set from outside."""
+"""torchao's CPUOffloadOptimizer with what it leaves out: clipping, accumulation, weights that are set from outside."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,16 @@ class OffloadedOptimizer(CPUOffloadOptimizer):
 
     torchao ignores clipping, since the gradients it steps with are copies on the host; here those are clipped.
     """
+
+    def __init__(self, *args: Any, **keywords: Any):
+        super().__init__(*args, **keywords)
+        for parameter in self.param_d2h_map:
+            parameter.register_hook(partial(self._wait_for_copy, parameter))
+
+    def _wait_for_copy(self, parameter: torch.Tensor, gradient: torch.Tensor) -> None:
+        """Called before a gradient is added to `parameter.grad`, which may still be copied after the pass before."""
+        if parameter in self.queue:
+            torch.cuda.current_stream(parameter.device).wait_event(self.queue[parameter])
 
     def clip_gradients(self, max_norm: float) -> torch.Tensor:
         """Scales the gradients down to `max_norm` and returns their global norm before."""

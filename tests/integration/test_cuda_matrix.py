@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.software_cuda.runs import Case, Outcome, run_all, run_selected
+from tests.software_cuda.runs import Case, Outcome, cache_in, run_all, run_selected
 
 BASE = ["steps=3", "lr_scheduler=constant", "data.workers=0", "memory.preflight=false", "data.decode_workers=1"]
 CORE = {
@@ -91,10 +91,8 @@ are drawn from on the host."""
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Outcome]]:
     """On the device and on the CPU."""
-    folder = tmp_path_factory.mktemp("cuda")
-    return run_selected(
-        request, lambda name: both(CASES[name], folder / str(list(CASES).index(name)), folder / "cache")
-    )
+    folder, numbers = tmp_path_factory.mktemp("cuda"), {name: str(number) for number, name in enumerate(CASES)}
+    return run_selected(request, lambda name: both(CASES[name], folder / numbers[name], cache_in(folder)))
 
 
 def both(settings: str, folder: Path, cache: Path) -> list[Case]:

@@ -1,11 +1,12 @@
 """Resume on the software CUDA device: of every kind of state, to the bit, and with the losses of the CPU."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from tests.integration.test_cuda_matrix import tolerance
-from tests.software_cuda.runs import Case, Outcome, run_selected
+from tests.software_cuda.runs import Case, Outcome, cache_in, run_selected
 
 BASE = ["steps=4", "checkpoint.every=2", "lr_scheduler=constant", "data.workers=0", "memory.preflight=false"]
 BASE += ["data.decode_workers=1"]
@@ -16,7 +17,7 @@ CORE = {
 }
 """In `make test`."""
 OPTIMIZERS = "adam adafactor adamw8bit ao_adamw ao_adamw4bit ao_adamw8bit ao_adamw_fp8 came cpu_offload cpu_offload8bit"
-OPTIMIZERS += " cpu_offload_bf16 muon paged_adamw paged_adamw8bit prodigy schedule_free"
+OPTIMIZERS += " muon paged_adamw paged_adamw8bit prodigy schedule_free"
 RELEASED = "optim.release_gradients=true max_grad_norm=null"
 WHOLE = (
     {f"optim {name}": f"optim={name} method=sft validation=none" for name in OPTIMIZERS.split()}
@@ -25,9 +26,10 @@ WHOLE = (
     | {
         "bfloat16": "model.dtype=bfloat16 method=sft ema_decay=0.9 gradient_accumulation=2 validation=none",
         "float16 muon": "model.dtype=float16 optim=muon ema_decay=0.9 validation=none",
-        "float16, quantized": "model.dtype=float16 quant=nf4 memory=12gb validation=none",
+        "float16, quantized": "model.dtype=float16 quant=nf4 memory=24gb validation=none",
         "offloaded, gradients kept": "optim=cpu_offload optim.offload_gradients=false method=sft "
         "gradient_accumulation=2 validation=none",
+        "offloaded bfloat16": "optim=cpu_offload_bf16 model.dtype=bfloat16 method=sft memory=24gb validation=none",
         "offloaded LoRA": "optim=cpu_offload validation=none",
         "released": f"{RELEASED} method=sft validation=none",
         "rounded": "optim=ao_adamw8bit optim.stochastic_rounding=true model.dtype=bfloat16 method=sft validation=none",
@@ -52,7 +54,7 @@ def outcomes(request: pytest.FixtureRequest, folder: Path) -> dict[str, list[Out
     """A whole run on the device, one that goes on from its second step, and a whole one on the CPU."""
 
     def cases(name: str) -> list[Case]:
-        settings, place = [f"cache_dir={folder}/cache", *BASE, *CASES[name].split()], folder / number(name)
+        settings, place = [f"cache_dir={cache_in(folder)}", *BASE, *CASES[name].split()], folder / number(name)
         on_cpu = [text.replace("model.dtype=float16", "model.dtype=float32") for text in settings]
         resume = f"resume={place}/whole/checkpoints/step-000002"
         return [
@@ -80,6 +82,9 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(
     assert [line["step"] for line in resumed.metrics] == [3, 4], "it went on"
     for key in ("loss", "grad_norm", "lr"):
         assert [line[key] for line in resumed.metrics] == [line[key] for line in whole.metrics[2:]], key
+    own = folder / number(name)
+    if "dtype=float16" in CASES[name]:
+        assert json.loads((own / "whole/checkpoints/step-000004/state.json").read_text())["scaler"]["scale"] > 0
     for file in FILES:
-        one, other = (folder / number(name) / run / "checkpoints/step-000004" / file for run in ("whole", "resumed"))
+        one, other = (own / run / "checkpoints/step-000004" / file for run in ("whole", "resumed"))
         assert one.read_bytes() == other.read_bytes(), file

@@ -21,7 +21,7 @@ from tests.entry import train as main
 from tests.entry import with_twin
 
 SETTINGS = ["steps=4", "checkpoint.every=2", "lr_scheduler=constant", "data.workers=0", "data.holdout=2"]
-SETTINGS += ["validation.num_inference_steps=1", "validation.baseline=false"]
+SETTINGS += ["validation.num_inference_steps=1", "validation.baseline=false", "device=cpu"]
 
 
 METHODS = {"lora": ["method=lora"], "sft": ["method=sft"], "sft, averaged": ["method=sft", "ema_decay=0.9"]}

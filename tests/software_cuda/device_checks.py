@@ -180,6 +180,9 @@ def test_random_numbers_saving_storages_and_scaling() -> None:
     drawn = torch.rand(3, device=GPU)
     torch.cuda.set_rng_state(state)
     assert torch.equal(drawn, torch.rand(3, device=GPU))
+    seeded = [torch.rand(3, device=place, generator=torch.Generator(place).manual_seed(1)) for place in (GPU, "cpu")]
+    assert not torch.equal(seeded[0].cpu(), seeded[1]), "as on a real device"
+    assert torch.Generator(GPU).manual_seed(1).initial_seed() == 1
     file = io.BytesIO()
     torch.save(drawn, file)
     file.seek(0)

@@ -71,6 +71,16 @@ def device_environment(devices: int = 1, **settings: Any) -> dict[str, str]:
         pytest.skip(str(error))
 
 
+def cache_in(folder: Path) -> Path:
+    """The cache of a test's runs: its own, so that the device encodes, or one that mutants share, which saves that."""
+    return Path(os.environ.get("SOFTWARE_CUDA_CACHE", folder / "cache"))
+
+
+def run_on_cuda(settings: Sequence[str], *, devices: int = 1, **options: Any) -> Outcome:
+    """One case in a process of its own; `options` are those of `Case`."""
+    return run_all([Case(settings, **options)], devices=devices)[0]
+
+
 def run_selected(request: pytest.FixtureRequest, cases_of: Callable[[str], list[Case]]) -> dict[str, list[Outcome]]:
     """The outcomes of all tests of a module that are selected and have a parameter `name`, by that name.
 

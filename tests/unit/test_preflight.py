@@ -31,7 +31,7 @@ def test_the_memory_that_is_free_counts(
 
     monkeypatch.setattr(module, "_gpu", lambda device: (free, total, "Card"))
     monkeypatch.setattr("cogvx_exp.estimate.command.refuse_if_too_large", refuse)
-    module.preflight(make_job("memory.preflight=true"), [], set())
+    module.preflight(make_job("memory.preflight=true", "device=cuda"), [], set())
     assert found["budget"] == pytest.approx(budget)
     assert found["limit"].startswith(said)
 

@@ -112,7 +112,7 @@ class Data(Source):
     decode_timeout: PositiveFloat
     """Seconds that decoding one clip may take. Default: 120."""
     pin_memory: bool
-    """Whether batches are put in pinned memory, for faster copies to a GPU. Default: true."""
+    """Whether batches and decoded clips are put in pinned memory, for faster copies to a GPU. Default: true."""
 
     def all_sources(self) -> list[MixedSource]:
         """The sources: those of a mix, or the one that the settings describe."""

@@ -4,17 +4,20 @@
 
 namespace {
 
+// With the same seed, the generators of a real device (Philox) and of the CPU (Mersenne twister) draw other numbers.
+constexpr uint64_t kOtherNumbers = 0x5DEECE66D;
+
 struct DeviceGenerator final : c10::GeneratorImpl {
   at::Generator inner; // of the CPU
   uint64_t offset = 0;
   explicit DeviceGenerator(int device, uint64_t seed = c10::default_rng_seed_val)
       : GeneratorImpl(Device(DeviceType::CUDA, static_cast<DeviceIndex>(device)), c10::DispatchKeySet(c10::DispatchKey::CUDA)),
-        inner(at::detail::createCPUGenerator(seed)) {}
-  void set_current_seed(uint64_t s) override { inner.set_current_seed(s); }
+        inner(at::detail::createCPUGenerator(seed ^ kOtherNumbers)) {}
+  void set_current_seed(uint64_t s) override { inner.set_current_seed(s ^ kOtherNumbers); }
   void set_offset(uint64_t o) override { offset = o; }
   uint64_t get_offset() const override { return offset; }
-  uint64_t current_seed() const override { return inner.current_seed(); }
-  uint64_t seed() override { return inner.seed(); }
+  uint64_t current_seed() const override { return inner.current_seed() ^ kOtherNumbers; }
+  uint64_t seed() override { return inner.seed() ^ kOtherNumbers; }
   // The state has eight bytes more than that of a CPU generator: a state of the wrong device is refused.
   void set_state(const c10::TensorImpl& state) override {
     auto own = get_state();

@@ -1,0 +1,62 @@
+"""Faults in the loop, the data, the scaler, the average, resume and generate, by the test that should notice them.
+
+Each is a file, a text in it, and another text. The tests are those of the suite, of whole runs on the device.
+"""
+
+RUN = "tests/integration/test_cuda_matrix.py::test_losses_are_those_of_the_cpu"
+RESUMED = "tests/integration/test_cuda_resume.py::test_a_resumed_run_is_the_uninterrupted_one_to_the_bit"
+VIDEOS = "tests/integration/test_cuda_commands.py::test_videos_are_those_of_the_cpu"
+PIXELS = "tests/software_cuda/product_checks.py::test_pixels_cross_to_the_device_as_bytes_and_without_a_wait"
+
+LOADED = 'part.load_state_dict({**fresh, "state": states, "param_groups": groups})'
+ON_THE_HOST = """
+    for values in part.state.values():
+        values.update({key: value.cpu() for key, value in values.items() if isinstance(value, torch.Tensor)})"""
+FREED = "self.optimizer.zero_grad(set_to_none=True)"
+
+FAULTS = {
+    f"{RUN}[plain]": [
+        # tensors on the host
+        ("training/loop.py", "torch.zeros((), device=device), 0.0", "torch.zeros(()), 0.0"),
+        ("data/readers.py", "yield batch.to(device)", "yield batch"),
+        ("training/setup.py", "noise_schedule.to(data.compute.device)", "noise_schedule"),
+        ("diffusion/denoise.py", "width), noisy.device)", 'width), torch.device("cpu"))'),
+        # a generator of the wrong device
+        ("randomness.py", "return torch.Generator()", 'return torch.Generator("cuda")'),
+        # waits
+        ("training/loop.py", "total += batch_loss.detach()", "total += batch_loss.item()"),
+        ("training/loop.py", "else norm.to(total)", "else torch.full_like(total, float(norm))"),
+        ("training/stepper.py", FREED, f"{FREED}\n        torch.cuda.synchronize()"),
+        ("data/readers.py", 'data.pin_memory and device.type == "cuda"', "False"),
+        ("data/samples.py", "device, non_blocking=True", "device"),
+    ],
+    f"{RUN}[validation]": [("evaluation/held_out.py", ".to(compute.device)", "")],
+    f"{RUN}[online]": [
+        ("data/online.py", "vae).cpu()", "vae)"),
+        ("data/online.py", "batch.pin_memory() if", "batch if"),
+    ],
+    f"{RUN}[released]": [("training/released.py", ".square().sum())", ".square().sum().cpu().to(parameter.device))")],
+    f"{RUN}[model tiny-1.5-i2v]": [("diffusion/denoise.py", "noisy.new_full((1,), OFS)", "torch.full((1,), OFS)")],
+    f"{RUN}[float16]": [("training/setup.py", "trained_dtype(job.optim)", "data.compute.dtype")],
+    PIXELS: [
+        ("data/encode.py", 'pin_memory and device.type == "cuda"', "False"),
+        ("data/encode.py", "return frames.to(device", "return frames.float().to(device"),
+    ],
+    f"{VIDEOS}[generate from a LoRA, streamed]": [
+        ("evaluation/sampling.py", "[None].to(device, dtype)", "[None].to(dtype)"),
+        ("evaluation/sampling.py", "torch.Generator()", "torch.Generator(self.compute.device)"),
+    ],
+    f"{RESUMED}[float16, average, 8 bit]": [
+        ("training/run.py", "mixed_precision=compute.mixed_precision", 'mixed_precision="no"'),
+        ("training/checkpoint.py", "self.ema.to(device=self.transformer.device)", "pass"),
+        ("training/checkpoint.py", "self.ema.load_state_dict(saved)", "pass"),
+        ("training/checkpoint.py", 'self.scaler.load_state_dict(state["scaler"])', "pass"),
+    ],
+    f"{RESUMED}[streamed, online]": [
+        ("training/learned.py", LOADED, LOADED + ON_THE_HOST),
+        ("training/stepper.py", "parameter.copy_(weights[name])", "parameter.data = weights[name]"),
+        ("training/stepper.py", FREED, "pass"),
+    ],
+    f"{RESUMED}[optim cpu_offload]": [("training/offloaded.py", "on_host.copy_(on_device)", "pass")],
+    f"{RESUMED}[offloaded, gradients kept]": [("training/offloaded.py", "if parameter in self.queue:", "if False:")],
+}
