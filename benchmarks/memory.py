@@ -1,14 +1,9 @@
 """Writes docs/memory.md: predicted memory of this project's settings and of the CogVideoX Factory's tables.
 
-`python benchmarks/memory.py` takes about ten minutes on 2 cores. On a machine with a GPU, `--measure` also trains
-each row of the first tables with random weights and fills the column of what was measured.
+`python -m benchmarks.memory` takes about ten minutes on 2 cores. The columns of what was measured are filled from the
+results of `python -m benchmarks.gpu`.
 """
 
-import argparse
-import json
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +12,11 @@ from cogvx_exp.quiet import quiet_libraries
 quiet_libraries()
 
 from hydra import compose, initialize_config_dir
-from step import ratios
 
+from benchmarks.gpu.docs import with_measured_cells
+from benchmarks.gpu.results import FOLDER, Results
+from benchmarks.step import ratios
+from benchmarks.targets import LORA, LORA_TABLE, MATRIX, PRESETS, SFT_TABLE, TARGETS, same_settings
 from cogvx_exp.config.paths import conf_dir
 from cogvx_exp.config.rules import check_memory
 from cogvx_exp.config.schema import TrainJob
@@ -33,9 +31,9 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "memory.md"
 INTRODUCTION = """\
 # Memory
 
-Written by `python benchmarks/memory.py`. All figures are GiB of the device's memory, predicted by `python -m cogvx_exp.memory`
+Written by `python -m benchmarks.memory`. All figures are GiB of the device's memory, predicted by `python -m cogvx_exp.memory`
 for clips of the model's native size: 49 frames of 480x720, for 1.5 81 frames of 768x1360. A card needs about {reserve} GiB
-more for CUDA itself. Measured cells are filled by `--measure` on a machine with a GPU; an empty cell has not been measured.
+more for CUDA itself. Measured cells are filled by `python -m benchmarks.gpu --docs`; an empty cell has not been measured.
 
 **How it predicts.** The real model is built without data, the adapter is added, the blocks are arranged as for training, and
 two training steps and a denoising step are taken with tensors that have a shape and no content. Every storage is
@@ -69,22 +67,6 @@ def training_peaks(prediction: Prediction) -> tuple[float, float]:
     return prediction.phases["before_validation"], prediction.phases["after_validation"]
 
 
-def measured(settings: str) -> tuple[str, str]:
-    """The same two peaks of a real run with random weights."""
-    clip = f"data=files data.root={CLIPS} model.weights=random memory.preflight=false"
-    rest = "steps=3 validation.every=2 validation.num_inference_steps=2 validation.baseline=false"
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "cogvx_exp.train", *settings.split(), *clip.split(), *rest.split()]
-        done = subprocess.run([*command, f"run_dir={folder}/run"], check=False)
-        if done.returncode:
-            return "failed", "failed"
-        figures = json.loads(Path(folder, "run", "summary.json").read_text())["memory_figures"]
-    return f"{figures['before_validation']:.2f}", f"{figures['after_validation']:.2f}"
-
-
-CLIPS = Path(tempfile.gettempdir()) / "memory-clips"
-
-
 def table(header: list[str], rows: Iterator[list[str]] | list[list[str]]) -> str:
     """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
@@ -96,33 +78,29 @@ def shown(values: tuple[float, ...]) -> list[str]:
     return ["OOM" if value != value else f"{value:.2f}" for value in values]
 
 
-def targets(measure: bool) -> Iterator[list[str]]:
+def targets() -> Iterator[list[str]]:
     """Rows of the first table."""
     for settings, reference, wanted in TARGETS:
         peaks = training_peaks(predicted(settings))
-        real = measured(settings) if measure else ("", "")
         row = [f"`{settings}`"]
         for number in range(2):
-            row += [f"{reference[number]:.1f}", f"{wanted[number]}", f"**{peaks[number]:.2f}**", real[number]]
+            row += [f"{reference[number]:.1f}", f"{wanted[number]}", f"**{peaks[number]:.2f}**", ""]
         yield row
 
 
-def plain_rows(choices: list[str], measure: bool) -> Iterator[list[str]]:
+def plain_rows(choices: list[str]) -> Iterator[list[str]]:
     """Rows of settings with all phases."""
     for settings in choices:
         prediction = predicted(settings)
-        real = measured(settings) if measure else ("", "")
         phases = [f"{value:.2f}" for value in prediction.phases.values()]
-        yield [f"`{' '.join(settings.split())}`", *phases, f"{prediction.host:.1f}", *real]
+        yield [f"`{' '.join(settings.split())}`", *phases, f"{prediction.host:.1f}", "", ""]
 
 
 def comparison(method: str, rows: dict, optim: str, batch_size: int) -> Iterator[list[str]]:
     """Rows that put the reference's figures beside predictions for its settings and for ours."""
     for key, reference in rows.items():
         model, rank, activations = (*key, "", "checkpoint")[:3] if len(key) == 1 else key
-        shared = f"model={model} method={method} {optim} batch_size={batch_size} model.dtype=bfloat16"
-        shared += f" method.rank={rank}" if rank else ""
-        same = f"{shared} memory.activations={activations} memory.norms=float32"
+        same, shared = same_settings(method, optim, batch_size, key)
         theirs, ours = predicted(same), predicted(f"{shared} memory=24gb")
         job = job_of(same)
         dtype = resolve_dtype(job.model, "cuda")
@@ -133,7 +111,7 @@ def comparison(method: str, rows: dict, optim: str, batch_size: int) -> Iterator
         yield [label, *shown(reference[:3]), *shown(figures), *shown(training_peaks(ours))]
 
 
-def write(measure: bool) -> None:
+def write() -> None:
     """Predicts everything and writes the page."""
     phases = ["encoding", "before training", "before validation", "after validation", "after testing"]
     parts = [INTRODUCTION.format(reserve=RESERVE_GIB), "## Targets\n"]
@@ -143,10 +121,10 @@ def write(measure: bool) -> None:
     )
     both = ["reference", "wanted", "predicted", "measured"]
     header = ["settings", *(f"{what}: {name}" for what in ("without", "with") for name in both)]
-    parts.append(table(header, targets(measure)))
+    parts.append(table(header, targets()))
     real = ["host", "measured without", "measured with"]
-    parts += ["## Every model, on a 24 GB card\n", table(["settings", *phases, *real], plain_rows(MATRIX, measure))]
-    parts += ["## Presets\n", PRESET_NOTES, table(["settings", *phases, *real], plain_rows(PRESETS, measure))]
+    parts += ["## Every model, on a 24 GB card\n", table(["settings", *phases, *real], plain_rows(MATRIX))]
+    parts += ["## Presets\n", PRESET_NOTES, table(["settings", *phases, *real], plain_rows(PRESETS))]
     keep = predicted(f"model=5b {LORA} memory.activations=keep validation=none").peak
     times = [[f"`{name}`", f"{ratio:.2f}"] for name, ratio in ratios().items()]
     parts += [TIME_NOTES.format(keep=keep), table(["blocks", "time"], times)]
@@ -157,7 +135,7 @@ def write(measure: bool) -> None:
         for (optim, batch_size), rows in tables.items():
             parts.append(f"### {method}, {optim.removeprefix('optim=')}, batch size {batch_size}\n")
             parts.append(table(header, comparison(method, rows, optim, batch_size)))
-    PAGE.write_text("\n".join(parts), encoding="utf-8")
+    PAGE.write_text(with_measured_cells("\n".join(parts), Results(FOLDER).by_key()), encoding="utf-8")
 
 
 PRESET_NOTES = """\
@@ -194,16 +172,5 @@ DeepSpeed's rows are left out.
 """
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--measure", action="store_true", help="also train with random weights, on a GPU")
-    arguments = parser.parse_args()
-    if arguments.measure:
-        (CLIPS / "videos").mkdir(parents=True, exist_ok=True)
-        from tests.zoo import draw_frames, ffmpeg
-
-        frames = draw_frames(CLIPS / "frames", 81, 768, 1360)
-        ffmpeg("-framerate", "16", "-i", frames, "-pix_fmt", "yuv420p", CLIPS / "videos" / "0.mp4")
-        (CLIPS / "videos.txt").write_text("videos/0.mp4\n")
-        (CLIPS / "prompt.txt").write_text("a rectangle\n")
-    write(arguments.measure)
+    write()
     print(f"Wrote {PAGE}")

@@ -20,7 +20,8 @@ from benchmarks.gpu.inputs import build_weights, job_of
 from benchmarks.gpu.machine import describe_machine
 from benchmarks.gpu.memory_use import MemoryUse
 from benchmarks.gpu.results import FAILED, MEASURED, NO_MEMORY
-from benchmarks.gpu.worker import TIMED, WARM_UP, in_one_line, is_out_of_memory
+from benchmarks.gpu.table import TIMED, WARM_UP
+from benchmarks.gpu.worker import in_one_line, is_out_of_memory
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.files import write_json
 from cogvx_exp.model.build import built_folder

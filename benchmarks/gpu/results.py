@@ -25,7 +25,6 @@ class Results:
 
     def __init__(self, folder: Path):
         self.file = folder / FILE
-        folder.mkdir(parents=True, exist_ok=True)
 
     def by_key(self) -> dict[str, Result]:
         """The last result of each key. A line that was cut off by a kill is no result."""
@@ -39,6 +38,7 @@ class Results:
     def add(self, result: Result) -> None:
         """Appends a result; it is on the disk when this returns."""
         line = json.dumps({"time": datetime.now().isoformat(timespec="seconds"), **result}) + "\n"
+        self.file.parent.mkdir(parents=True, exist_ok=True)
         with self.file.open("a+b") as file:
             file.seek(0, os.SEEK_END)
             if file.tell():

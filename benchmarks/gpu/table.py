@@ -9,7 +9,9 @@ from benchmarks.targets import ADAMW, ADAMW8, LORA, MATRIX, OFFLOAD, PRESETS, RE
 TESTS = "tests"
 """The piece that runs tests/integration/test_gpu*.py instead of measuring."""
 
-MODELS = ("2b", "5b", "1.5-5b")
+WARM_UP, TIMED = 3, 10
+"""Steps that do not count, and those whose median does."""
+
 BF16 = "memory=24gb model.dtype=bfloat16"
 SPEED = {
     # Settings of pieces that are about time; their validations are not sampled.
@@ -108,7 +110,10 @@ def all_measurements() -> list[Measurement]:
         *(row for name, rows in SPEED.items() if "1.5" in name for row in _piece(name, rows)),
         *_piece("matrix", MATRIX, validation=True),
     ]
-    return list({row.key: row for row in reversed(pieces)}.values())[::-1]
+    found: dict[str, Measurement] = {}
+    for row in pieces:
+        found.setdefault(row.key, row)
+    return list(found.values())
 
 
 def pieces_of(measurements: Iterable[Measurement]) -> list[str]:

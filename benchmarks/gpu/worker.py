@@ -23,6 +23,7 @@ from benchmarks.gpu.inputs import build_weights, job_of
 from benchmarks.gpu.machine import describe_machine
 from benchmarks.gpu.memory_use import MemoryUse
 from benchmarks.gpu.results import FAILED, MEASURED, NO_MEMORY
+from benchmarks.gpu.table import TIMED, WARM_UP
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.data.dataset import load_dataset
 from cogvx_exp.files import write_json
@@ -33,8 +34,6 @@ from cogvx_exp.training.loop import Schedule, train_loop
 from cogvx_exp.training.run import accelerator_for, set_tf32
 from cogvx_exp.training.setup import PreparedData, Training, build_training, prepare_data
 
-WARM_UP, TIMED = 3, 10
-"""Steps that do not count, and those whose median does."""
 LEAST_TIMED = 3
 SHARE_OF_STEPS = 0.6
 """Of the time that there is: then fewer steps have to do, but `LEAST_TIMED`."""
