@@ -93,7 +93,8 @@ def _row(measurement: Measurement, result: Result | None) -> list[str]:
     widest = "with" if "validation" in result.get("memory", {}) else "without"
     others = [_peak(result, widest, count) for count in ("reserved", "process", "pinned")]
     with_video = _peak(result, "with") if measurement.validation else ""
-    note = "" if result["status"] == MEASURED else f"{result['status']}: {result.get('error', '')}"
+    why = f"{result['status']}: {result.get('error', '')}"
+    note = result.get("note", "") if result["status"] == MEASURED else why
     return [label, time, mfu, _peak(result, "without"), with_video, *others, note.replace("|", "/")[:200]]
 
 

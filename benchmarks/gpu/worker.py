@@ -26,6 +26,7 @@ from benchmarks.gpu.results import FAILED, MEASURED, NO_MEMORY
 from benchmarks.gpu.table import TIMED, WARM_UP
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.data.dataset import load_dataset
+from cogvx_exp.evaluation.validation import Validator
 from cogvx_exp.files import write_json
 from cogvx_exp.model.device import choose_compute
 from cogvx_exp.team import Team
@@ -74,11 +75,21 @@ def _measure(job: TrainJob, asked: dict[str, Any], write: Callable[..., None]) -
             write(**_take_steps(job, data, training, Path(asked["metrics"]), asked["seconds"]))
             write(memory=use.record("training"))
             if data.validator:
-                data.validator.run(training.transformer, job.cache_dir / "videos", training.steps)
+                _sample(data.validator, training, job, write)
     finally:
         if "training" in use.phases and data.validator:
             use.record("validation")  # also if the video could not be written
         write(memory=use.phases)
+
+
+def _sample(validator: Validator, training: Training, job: TrainJob, write: Callable[..., None]) -> None:
+    """Samples a video. Without ffmpeg it cannot be written, but all of the GPU's work is done."""
+    try:
+        validator.run(training.transformer, job.cache_dir / "videos", training.steps)
+    except Exception as error:
+        if "ffmpeg" not in str(error):
+            raise
+        write(note=f"the video was not written: {in_one_line(error)}")
 
 
 def _take_steps(job: TrainJob, data: PreparedData, training: Training, file: Path, seconds: float) -> dict[str, Any]:
