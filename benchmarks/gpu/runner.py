@@ -16,6 +16,8 @@ from benchmarks.gpu.table import Measurement, simulated
 
 LONGEST_TEXT = 1500
 """Characters of a log that are kept beside a failure."""
+LEAST_SECONDS = 30
+"""For a measurement of small models; and so long a call has just begun."""
 END = 20
 """Seconds before the end at which a process is ended, to write what is known."""
 
@@ -50,14 +52,21 @@ class Session:
 def measure_all(session: Session, measurements: Sequence[Measurement]) -> list[Measurement]:
     """Measures in this order as long as there is time. Returns what is left."""
     for number, measurement in enumerate(measurements):
-        too_long = 0 if session.simulate else 60 * measurement.minutes
-        if session.seconds_left < too_long + END and (number or session.seconds_left < 60):
+        if not _fits(session, measurement):
             return list(measurements[number:])
         print(f"[{number + 1}/{len(measurements)}] {measurement.label} ...", flush=True)
         result = measure(session, measurement)
         session.results.add(result)
         print(f"    {told(result)}", flush=True)
     return []
+
+
+def _fits(session: Session, measurement: Measurement) -> bool:
+    """Whether there is time for it. A call that has just begun tries it in any case."""
+    if session.simulate:
+        return session.seconds_left > LEAST_SECONDS
+    has_just_begun = session.seconds_left > 60 * session.minutes - LEAST_SECONDS
+    return has_just_begun or session.seconds_left > 60 * measurement.minutes + END
 
 
 def measure(session: Session, measurement: Measurement) -> Result:

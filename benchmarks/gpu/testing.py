@@ -20,7 +20,7 @@ from benchmarks.gpu.table import TESTS
 FILES = ("tests/integration/test_gpu.py", "tests/integration/test_gpu_kernels.py")
 ASKED = "COGVX_GPU_TESTS"
 """Variable of the environment with what the plugin has to know, as JSON."""
-PASSED, SKIPPED = "passed", "skipped"
+PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
 BROKEN = ("CUDA error", "an illegal memory access", "device-side assert")
 """What is said when a process cannot use its GPU any more."""
 
@@ -40,25 +40,22 @@ def run_tests(session: Session, *, again: bool = False, only: str = "") -> list[
     left = [name for name in left if name not in done]
     while left and session.seconds_left > END:
         with tempfile.TemporaryDirectory() as folder:
-            running = Path(folder) / "running"
+            running, before = Path(folder) / "running", session.results.by_key()
             _pytest(session, left, running)
-            seen = session.results.by_key()
             died = running.read_text() if running.exists() else ""
         if died and session.seconds_left > END:
-            session.results.add(
-                {"key": died, "piece": TESTS, "status": FAILED, "error": "the process died", **session.marks}
-            )
-            seen[died] = {}
-        before = len(left)
-        left = [name for name in left if name not in seen]
-        if len(left) == before:
+            ended = {"status": FAILED, "error": "the process died", **session.marks}
+            session.results.add({"key": died, "piece": TESTS, **ended})
+        new = {name for name, result in session.results.by_key().items() if result != before.get(name)}
+        if new.isdisjoint(left):
             break
+        left = [name for name in left if name not in new]
     return left
 
 
 def _collect(session: Session, only: str) -> list[str]:
     """Names of all tests."""
-    command = [*_command(session), "--collect-only", "-q", "--override-ini=addopts=", *(["-k", only] if only else [])]
+    command = [*PYTEST, "--collect-only", "-q", "--override-ini=addopts=", *(["-k", only] if only else [])]
     environment = dict(session.environment)
     done = subprocess.run([*command, *FILES], env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     names = [line for line in done.stdout.splitlines() if "::" in line]
@@ -71,8 +68,9 @@ def _pytest(session: Session, names: list[str], running: Path) -> None:
     """Runs tests until they are done, the time is over, or the GPU cannot be used any more."""
     asked = {"out": str(session.results.file.parent), "running": str(running), **session.marks}
     asked["until"] = time.time() + session.seconds_left - END
-    environment = {**session.environment, ASKED: json.dumps(asked), "PYTHONUNBUFFERED": "1"}
-    command = [*_command(session), "-p", "benchmarks.gpu.testing", "--override-ini=addopts=", "-q", *names]
+    own = {ASKED: json.dumps(asked), "PYTHONUNBUFFERED": "1"}
+    environment = {"OMP_NUM_THREADS": "4", **session.environment, **own}  # more threads slow tiny models down
+    command = [*PYTEST, "-p", "benchmarks.gpu.testing", "--override-ini=addopts=", "-q", *names]
     process = subprocess.Popen(command, env=environment, cwd=ROOT)
     try:
         process.wait(timeout=max(session.seconds_left, 1))
@@ -82,10 +80,6 @@ def _pytest(session: Session, names: list[str], running: Path) -> None:
         if process.poll() is None:
             process.kill()
             process.wait()
-
-
-def _command(session: Session) -> list[str]:
-    return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
 
 
 class Recorder:
