@@ -68,7 +68,7 @@ def test_a_measurement_that_fails_is_written_down_and_the_rest_goes_on(tmp_path:
 @pytest.mark.cuda_matrix
 def test_every_kind_of_piece_runs(tmp_path: Path) -> None:
     """Tests, image-to-video, 1.5, an optimizer on the host, and time that is over."""
-    tests = bench(tmp_path, "tests", "--only", "plain or attention", "--minutes", "5")
+    tests = bench(tmp_path, "tests", "--only", "plain or attention", "--minutes", "30")
     assert tests.returncode == 0, tests.stdout
     results = by_settings(tmp_path)
     assert {result["status"] for result in results.values()} == {"passed"}
