@@ -1,6 +1,7 @@
 # make demo    install into .venv and fine-tune the tiny model on the demo clips
 # make test    install into .venv and run the tests
 # make test-cuda  the whole matrix of settings on the software CUDA device (needs g++, some minutes)
+# make gpu     test and measure on this machine's GPU, nine minutes a call (see python -m benchmarks.gpu --help)
 # make lint    ruff and mypy
 # make docs    the documentation as a static site, into site/
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := .venv/bin
 PARALLEL := OMP_NUM_THREADS=1
 SPREAD := -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-cuda unit lint docs clean
+.PHONY: demo test test-cuda unit gpu lint docs clean
 
 demo: .venv/installed
 	$(BIN)/python -m cogvx_exp.train
@@ -23,6 +24,10 @@ test-cuda: .venv/installed
 
 unit: .venv/installed
 	$(BIN)/python -m pytest tests/unit
+
+# Nothing is installed: on a machine without a network, PYTHON has the packages.
+gpu:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -1,14 +1,9 @@
 """Writes docs/memory.md: predicted memory of this project's settings and of the CogVideoX Factory's tables.
 
-`python benchmarks/memory.py` takes about ten minutes on 2 cores. On a machine with a GPU, `--measure` also trains
-each row of the first tables with random weights and fills the column of what was measured.
+`python -m benchmarks.memory` takes about ten minutes on 2 cores. The columns of what was measured are filled from the
+results of `python -m benchmarks.gpu`.
 """
 
-import argparse
-import json
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +12,11 @@ from cogvx_exp.quiet import quiet_libraries
 quiet_libraries()
 
 from hydra import compose, initialize_config_dir
-from step import ratios
 
+from benchmarks.gpu.docs import with_measured_cells
+from benchmarks.gpu.results import FOLDER, Results
+from benchmarks.step import ratios
+from benchmarks.targets import LORA, LORA_TABLE, MATRIX, PRESETS, SFT_TABLE, TARGETS, same_settings
 from cogvx_exp.config.paths import conf_dir
 from cogvx_exp.config.rules import check_memory
 from cogvx_exp.config.schema import TrainJob
@@ -30,115 +28,13 @@ from cogvx_exp.training.memory import GIB
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "memory.md"
 
-LORA = "method=lora method.rank=64"
-RELEASE = "optim.stochastic_rounding=true optim.release_gradients=true max_grad_norm=null"
-TARGETS = [
-    # settings, reference without and with validation, wanted without and with validation
-    (f"model=2b {LORA} memory=24gb", (13.0, 21.6), (7, 8)),
-    (f"model=2b {LORA} memory=16gb", (13.0, 21.6), (7, 8)),
-    (f"model=5b {LORA} memory=24gb", (20.8, 30.3), (14, 16)),
-    (f"model=5b {LORA} memory=16gb", (20.8, 30.3), (14, 16)),
-    (f"model=5b {LORA} memory=12gb", (20.8, 30.3), (14, 16)),
-    (f"model=5b {LORA} memory=24gb quant=int8", (20.8, 30.3), (14, 16)),
-    (f"model=5b {LORA} memory=24gb quant=nf4", (20.8, 30.3), (8, 10)),
-    ("model=2b method=sft memory=24gb model.dtype=bfloat16 optim=cpu_offload_bf16", (16.4, 26.1), (10, 12)),
-    (f"model=2b method=sft memory=24gb model.dtype=bfloat16 optim=ao_adamw8bit {RELEASE}", (16.4, 26.1), (10, 12)),
-    ("model=5b method=sft memory=24gb optim=cpu_offload_bf16", (39.4, 48.3), (20, 24)),
-    (f"model=5b method=sft memory=24gb optim=ao_adamw4bit {RELEASE}", (39.4, 48.3), (20, 24)),
-]
-
-MATRIX = [
-    f"model={model} {task} memory=24gb method={method}"
-    for model, task in (
-        ("2b", ""),
-        ("5b", ""),
-        ("5b-i2v", "task=i2v"),
-        ("1.5-5b", ""),
-        ("1.5-5b-i2v", "task=i2v"),
-    )
-    for method in ("lora method.rank=64", "sft optim=cpu_offload_bf16 model.dtype=bfloat16")
-]
-
-PRESETS = [f"model=5b {LORA} memory={preset}" for preset in ("default", "fast", "24gb", "16gb", "12gb")]
-
-ADAMW, ADAMW8, OFFLOAD = "optim=adamw", "optim=adamw8bit", "optim=cpu_offload"
-OOM = float("nan")
-# From the CogVideoX Factory's README (github.com/huggingface/cogvideox-factory), GiB on one A100 with 80 GB:
-# before training, before validation, after validation, after testing.
-LORA_TABLE = {
-    (ADAMW, 1): {
-        ("2b", 16, "keep"): (12.945, 43.764, 46.918, 24.234),
-        ("2b", 16, "checkpoint"): (12.945, 12.945, 21.121, 24.234),
-        ("2b", 64, "keep"): (13.035, 44.314, 47.469, 24.469),
-        ("2b", 64, "checkpoint"): (13.036, 13.035, 21.564, 24.500),
-        ("2b", 256, "keep"): (13.095, 45.826, 48.990, 25.543),
-        ("2b", 256, "checkpoint"): (13.094, 13.095, 22.344, 25.537),
-        ("5b", 16, "checkpoint"): (19.742, 19.742, 28.746, 38.123),
-        ("5b", 64, "checkpoint"): (20.006, 20.818, 30.338, 38.738),
-        ("5b", 256, "checkpoint"): (20.771, 22.119, 31.939, 41.537),
-    },
-    (ADAMW, 4): {
-        ("2b", 16, "checkpoint"): (12.945, 21.803, 21.814, 24.322),
-        ("2b", 64, "checkpoint"): (13.035, 22.254, 22.254, 24.572),
-        ("2b", 256, "checkpoint"): (13.094, 22.020, 22.033, 25.574),
-        ("5b", 16, "checkpoint"): (19.742, 46.492, 46.492, 38.197),
-        ("5b", 64, "checkpoint"): (20.006, 47.805, 47.805, 39.365),
-        ("5b", 256, "checkpoint"): (20.771, 47.268, 47.332, 41.008),
-    },
-    (ADAMW8, 1): {
-        ("2b", 16, "keep"): (12.945, 43.732, 46.887, 24.195),
-        ("2b", 16, "checkpoint"): (12.945, 12.945, 21.430, 24.195),
-        ("2b", 64, "keep"): (13.035, 44.004, 47.158, 24.369),
-        ("2b", 64, "checkpoint"): (13.035, 13.035, 21.297, 24.357),
-        ("2b", 256, "keep"): (13.035, 45.291, 48.455, 24.836),
-        ("2b", 256, "checkpoint"): (13.035, 13.035, 21.625, 24.869),
-        ("5b", 16, "checkpoint"): (19.742, 19.742, 28.602, 38.049),
-        ("5b", 64, "checkpoint"): (20.006, 20.818, 29.359, 38.520),
-        ("5b", 256, "checkpoint"): (20.771, 21.352, 30.727, 39.596),
-    },
-    (ADAMW8, 4): {
-        ("2b", 16, "checkpoint"): (12.945, 21.734, 21.775, 24.281),
-        ("2b", 64, "checkpoint"): (13.036, 21.941, 21.941, 24.445),
-        ("2b", 256, "checkpoint"): (13.094, 22.020, 22.266, 24.943),
-        ("5b", 16, "checkpoint"): (19.742, 46.320, 46.326, 38.104),
-        ("5b", 64, "checkpoint"): (20.006, 46.820, 46.820, 38.588),
-        ("5b", 256, "checkpoint"): (20.771, 47.920, 47.980, 40.002),
-    },
-    (OFFLOAD, 1): {
-        ("2b", 16, "keep"): (12.945, 43.705, 46.859, 24.180),
-        ("2b", 16, "checkpoint"): (12.945, 12.945, 21.395, 24.180),
-        ("2b", 64, "keep"): (13.035, 43.916, 47.070, 24.234),
-        ("2b", 64, "checkpoint"): (13.035, 13.035, 20.887, 24.266),
-        ("2b", 256, "keep"): (13.095, 44.947, 48.111, 24.607),
-        ("2b", 256, "checkpoint"): (13.095, 13.095, 21.391, 24.635),
-        ("5b", 16, "checkpoint"): (19.742, 19.742, 28.533, 38.002),
-        ("5b", 64, "checkpoint"): (20.006, 20.006, 29.107, 38.785),
-        ("5b", 256, "checkpoint"): (20.771, 20.771, 30.078, 39.559),
-    },
-    (OFFLOAD, 4): {
-        ("2b", 16, "checkpoint"): (12.945, 21.709, 21.762, 24.254),
-        ("2b", 64, "checkpoint"): (13.035, 21.844, 21.855, 24.338),
-        ("2b", 256, "checkpoint"): (13.095, 22.020, 22.031, 24.709),
-        ("5b", 16, "checkpoint"): (19.742, 46.262, 46.297, 38.400),
-        ("5b", 64, "checkpoint"): (20.006, 46.561, 46.574, 38.840),
-        ("5b", 256, "checkpoint"): (20.771, 47.268, 47.332, 39.623),
-    },
-}
-SFT_TABLE = {
-    (ADAMW, 1): {("2b",): (16.396, 33.934, 43.848, 37.520), ("5b",): (30.061, OOM, OOM, OOM)},
-    (ADAMW, 4): {("2b",): (16.396, 38.281, 48.341, 37.544), ("5b",): (30.061, OOM, OOM, OOM)},
-    (ADAMW8, 1): {("2b",): (16.396, 16.447, 27.555, 27.156), ("5b",): (30.061, 52.826, 58.570, 49.541)},
-    (ADAMW8, 4): {("2b",): (16.396, 27.930, 27.990, 27.326), ("5b",): (16.396, 66.648, 66.705, 48.828)},
-    (OFFLOAD, 1): {("2b",): (16.396, 16.396, 26.100, 23.832), ("5b",): (30.061, 39.359, 48.307, 37.947)},
-    (OFFLOAD, 4): {("2b",): (16.396, 27.916, 27.975, 23.936), ("5b",): (30.061, 66.607, 66.668, 38.061)},
-}
-
 INTRODUCTION = """\
 # Memory
 
-Written by `python benchmarks/memory.py`. All figures are GiB of the device's memory, predicted by `python -m cogvx_exp.memory`
+Written by `python -m benchmarks.memory`. All figures are GiB of the device's memory, predicted by `python -m cogvx_exp.memory`
 for clips of the model's native size: 49 frames of 480x720, for 1.5 81 frames of 768x1360. A card needs about {reserve} GiB
-more for CUDA itself, and with several processes 0.5 GiB for nccl. Measured cells are filled by `--measure` on a machine with a GPU; an empty cell has not been measured.
+more for CUDA itself, and with several processes 0.5 GiB for nccl. Measured cells are filled by
+`python -m benchmarks.gpu --docs`; an empty cell has not been measured.
 
 **How it predicts.** The real model is built without data, the adapter is added, the blocks are arranged as for training, and
 two training steps and a denoising step are taken with tensors that have a shape and no content. Every storage is
@@ -180,22 +76,6 @@ def training_peaks(prediction: Prediction) -> tuple[float, float]:
     return prediction.phases["before_validation"], prediction.phases["after_validation"]
 
 
-def measured(settings: str) -> tuple[str, str]:
-    """The same two peaks of a real run with random weights."""
-    clip = f"data=files data.root={CLIPS} model.weights=random memory.preflight=false"
-    rest = "steps=3 validation.every=2 validation.num_inference_steps=2 validation.baseline=false"
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "cogvx_exp.train", *settings.split(), *clip.split(), *rest.split()]
-        done = subprocess.run([*command, f"run_dir={folder}/run"], check=False)
-        if done.returncode:
-            return "failed", "failed"
-        figures = json.loads(Path(folder, "run", "summary.json").read_text())["memory_figures"]
-    return f"{figures['before_validation']:.2f}", f"{figures['after_validation']:.2f}"
-
-
-CLIPS = Path(tempfile.gettempdir()) / "memory-clips"
-
-
 def table(header: list[str], rows: Iterator[list[str]] | list[list[str]]) -> str:
     """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
@@ -207,33 +87,29 @@ def shown(values: tuple[float, ...]) -> list[str]:
     return ["OOM" if value != value else f"{value:.2f}" for value in values]
 
 
-def targets(measure: bool) -> Iterator[list[str]]:
+def targets() -> Iterator[list[str]]:
     """Rows of the first table."""
     for settings, reference, wanted in TARGETS:
         peaks = training_peaks(predicted(settings))
-        real = measured(settings) if measure else ("", "")
         row = [f"`{settings}`"]
         for number in range(2):
-            row += [f"{reference[number]:.1f}", f"{wanted[number]}", f"**{peaks[number]:.2f}**", real[number]]
+            row += [f"{reference[number]:.1f}", f"{wanted[number]}", f"**{peaks[number]:.2f}**", ""]
         yield row
 
 
-def plain_rows(choices: list[str], measure: bool) -> Iterator[list[str]]:
+def plain_rows(choices: list[str]) -> Iterator[list[str]]:
     """Rows of settings with all phases."""
     for settings in choices:
         prediction = predicted(settings)
-        real = measured(settings) if measure else ("", "")
         phases = [f"{value:.2f}" for value in prediction.phases.values()]
-        yield [f"`{' '.join(settings.split())}`", *phases, f"{prediction.host:.1f}", *real]
+        yield [f"`{' '.join(settings.split())}`", *phases, f"{prediction.host:.1f}", "", ""]
 
 
 def comparison(method: str, rows: dict, optim: str, batch_size: int) -> Iterator[list[str]]:
     """Rows that put the reference's figures beside predictions for its settings and for ours."""
     for key, reference in rows.items():
         model, rank, activations = (*key, "", "checkpoint")[:3] if len(key) == 1 else key
-        shared = f"model={model} method={method} {optim} batch_size={batch_size} model.dtype=bfloat16"
-        shared += f" method.rank={rank}" if rank else ""
-        same = f"{shared} memory.activations={activations} memory.norms=float32"
+        same, shared = same_settings(method, optim, batch_size, key)
         theirs, ours = predicted(same), predicted(f"{shared} memory=24gb")
         job = job_of(same)
         dtype = resolve_dtype(job.model, "cuda")
@@ -244,7 +120,7 @@ def comparison(method: str, rows: dict, optim: str, batch_size: int) -> Iterator
         yield [label, *shown(reference[:3]), *shown(figures), *shown(training_peaks(ours))]
 
 
-def write(measure: bool) -> None:
+def write() -> None:
     """Predicts everything and writes the page."""
     phases = ["encoding", "before training", "before validation", "after validation", "after testing"]
     parts = [INTRODUCTION.format(reserve=f"{RESERVE_GIB:.1f}"), "## Targets\n"]
@@ -254,10 +130,10 @@ def write(measure: bool) -> None:
     )
     both = ["reference", "wanted", "predicted", "measured"]
     header = ["settings", *(f"{what}: {name}" for what in ("without", "with") for name in both)]
-    parts.append(table(header, targets(measure)))
+    parts.append(table(header, targets()))
     real = ["host", "measured without", "measured with"]
-    parts += ["## Every model, on a 24 GB card\n", table(["settings", *phases, *real], plain_rows(MATRIX, measure))]
-    parts += ["## Presets\n", PRESET_NOTES, table(["settings", *phases, *real], plain_rows(PRESETS, measure))]
+    parts += ["## Every model, on a 24 GB card\n", table(["settings", *phases, *real], plain_rows(MATRIX))]
+    parts += ["## Presets\n", PRESET_NOTES, table(["settings", *phases, *real], plain_rows(PRESETS))]
     keep = predicted(f"model=5b {LORA} memory.activations=keep validation=none").peak
     times = [[f"`{name}`", f"{ratio:.2f}"] for name, ratio in ratios().items()]
     parts += [TIME_NOTES.format(keep=keep), table(["blocks", "time"], times)]
@@ -268,7 +144,7 @@ def write(measure: bool) -> None:
         for (optim, batch_size), rows in tables.items():
             parts.append(f"### {method}, {optim.removeprefix('optim=')}, batch size {batch_size}\n")
             parts.append(table(header, comparison(method, rows, optim, batch_size)))
-    PAGE.write_text("\n".join(parts), encoding="utf-8")
+    PAGE.write_text(with_measured_cells("\n".join(parts), Results(FOLDER).by_key()), encoding="utf-8")
 
 
 PRESET_NOTES = """\
@@ -305,16 +181,5 @@ DeepSpeed's rows are left out.
 """
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--measure", action="store_true", help="also train with random weights, on a GPU")
-    arguments = parser.parse_args()
-    if arguments.measure:
-        (CLIPS / "videos").mkdir(parents=True, exist_ok=True)
-        from tests.zoo import draw_frames, ffmpeg
-
-        frames = draw_frames(CLIPS / "frames", 81, 768, 1360)
-        ffmpeg("-framerate", "16", "-i", frames, "-pix_fmt", "yuv420p", CLIPS / "videos" / "0.mp4")
-        (CLIPS / "videos.txt").write_text("videos/0.mp4\n")
-        (CLIPS / "prompt.txt").write_text("a rectangle\n")
-    write(arguments.measure)
+    write()
     print(f"Wrote {PAGE}")

@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import imageio_ffmpeg
 import numpy as np
 
 from cogvx_exp.disk import try_disk
@@ -113,6 +112,8 @@ def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
 
 
 def _write_frames(path: Path, frames: np.ndarray, fps: int) -> None:
+    import imageio_ffmpeg  # reading does without it
+
     height, width = frames.shape[1:3]
     writer = imageio_ffmpeg.write_frames(
         str(path),

@@ -62,14 +62,14 @@ class Geometry:
 def geometry_of(frame: Any, aspect: Any) -> Geometry:
     """The geometry that a PyAV frame's display matrix and its stream's sample aspect ratio (None: unknown) give."""
     square = float(aspect) if aspect else 1.0
-    for side_data in frame.side_data:
-        if side_data.type.name == "DISPLAYMATRIX":
-            # The layout is that of libavutil/display.h: x' = a x + c y, y' = b x + d y.
-            a, b, _, c, d, *_ = struct.unpack("<9i", bytes(side_data)[:36])
-            if abs(a) >= abs(b):
-                return Geometry(square, False, mirror_x=a < 0, mirror_y=d < 0)
-            return Geometry(square, True, mirror_x=c < 0, mirror_y=b < 0)
-    return Geometry(square)
+    matrix = frame.side_data.get("DISPLAYMATRIX")  # iteration gives keys since PyAV 19, and gave values before
+    if matrix is None:
+        return Geometry(square)
+    # The layout is that of libavutil/display.h: x' = a x + c y, y' = b x + d y.
+    a, b, _, c, d, *_ = struct.unpack("<9i", bytes(matrix)[:36])
+    if abs(a) >= abs(b):
+        return Geometry(square, False, mirror_x=a < 0, mirror_y=d < 0)
+    return Geometry(square, True, mirror_x=c < 0, mirror_y=b < 0)
 
 
 def refuse_hdr(frame: Any) -> None:

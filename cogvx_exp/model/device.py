@@ -83,7 +83,7 @@ def _choose_gpu(device: str) -> None:
         raise UserError(f"device={device}: this machine has {count} CUDA GPU(s), numbered from 0")
     if gpu.index is not None:
         torch.cuda.set_device(gpu)
-    with suppress(RuntimeError):  # a version of torch without this setting rounds up
+    with suppress(RuntimeError, ValueError):  # a version of torch without this setting (2.11) rounds up
         torch._C._accelerator_setAllocatorSettings(ROUND_PINNED_MEMORY)
 
 

@@ -12,6 +12,17 @@ SHARED = ["steps=4", "checkpoint.every=2", "lr_scheduler=constant", "data.worker
 SHARED += ["data.decode_workers=1", "data.holdout=2"]
 SHORT = ["validation.num_inference_steps=1"]
 VALIDATION = ["validation.every=2", "validation.baseline=true", "validation.offload=true"]
+WAYS = [
+    ("ddp", ["ema_decay=0.9", "optim=adamw8bit"]),
+    ("ddp", ["memory=12gb"]),
+    ("fsdp", []),
+    ("fsdp", ["method=sft", "ema_decay=0.9", "max_grad_norm=0.01"]),
+    ("fsdp", ["method.init=pissa", "optim=adamw8bit"]),
+    ("zero2", []),
+    ("zero2", ["method=sft"]),
+    ("zero3", []),
+    ("zero3", ["method=sft"]),
+]
 
 
 def run(folder: Path, cases: dict[str, list[str]], videos: Sequence[str] = SHORT) -> dict[str, Outcome]:
@@ -43,20 +54,7 @@ def test_gradients_are_averaged_also_after_videos_were_sampled(tmp_path: Path) -
 
 
 @pytest.mark.cuda_matrix
-@pytest.mark.parametrize(
-    ("how", "more"),
-    [
-        ("ddp", ["ema_decay=0.9", "optim=adamw8bit"]),
-        ("ddp", ["memory=12gb"]),
-        ("fsdp", []),
-        ("fsdp", ["method=sft", "ema_decay=0.9", "max_grad_norm=0.01"]),
-        ("fsdp", ["method=lora", "method.init=pissa", "optim=adamw8bit"]),
-        ("zero2", []),
-        ("zero2", ["method=sft"]),
-        ("zero3", []),
-        ("zero3", ["method=sft"]),
-    ],
-)
+@pytest.mark.parametrize(("how", "more"), WAYS)
 def test_every_way_of_sharing_trains_samples_and_goes_on(how: str, more: list[str], tmp_path: Path) -> None:
     """The last run goes on from the second step of one process."""
     shared = [*more, f"distributed={how}", "device=cuda"]

@@ -1,5 +1,9 @@
-"""What only a GPU can show, on the tiny model. Skipped where there is none."""
+"""The matrix of test_cuda_matrix.py on the real device: losses of the CPU. Skipped where there is no GPU.
 
+`python -m benchmarks.gpu tests` runs these and writes their results down.
+"""
+
+import os
 from pathlib import Path
 
 import pytest
@@ -7,50 +11,77 @@ import torch
 
 from cogvx_exp.model import blocks
 from cogvx_exp.tracking.run_folder import RunFolder, read_metrics
-from tests.entry import train as main
+from tests.conftest import needs_compiler
+from tests.entry import generate, prepare, train
+from tests.integration.test_cuda_matrix import BASE, CASES, both, tolerance
+from tests.integration.test_cuda_processes import SHARED, WAYS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
-
-@pytest.fixture(autouse=True)
-def park_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The activations of a tiny model are parked, too."""
-    monkeypatch.setattr(blocks, "WORTH_PARKING", 1)
+FLOAT32 = 1e-3
+"""Relative: kernels of a GPU add up in another order than those of a CPU, and three steps multiply that."""
 
 
-def losses(folder: Path, *settings: str) -> list[float]:
-    shared = ["steps=4", "lr_scheduler=constant", "device=cuda", "model.dtype=bfloat16", f"run_dir={folder}"]
-    assert main([*shared, *settings]) == 0
-    return [line["loss"] for line in read_metrics(RunFolder(folder).metrics)]
+def losses(settings: list[str]) -> list[float]:
+    """Of each step of a run; its folder is the last setting."""
+    os.environ.pop("DS_ACCELERATOR", None)  # of a run on the other device
+    assert train([*settings[:-1], "allow_tf32=false", settings[-1]]) == 0
+    return [line["loss"] for line in read_metrics(RunFolder(Path(settings[-1].removeprefix("run_dir="))).metrics)]
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        ["optim=cpu_offload"],
-        ["optim=cpu_offload", "optim.offload_gradients=false", "gradient_accumulation=2"],
-        ["memory=24gb"],
-        ["memory=16gb"],
-        ["memory=12gb"],
-        ["memory.activations=selective"],
-        ["quant=nf4"],
-        ["quant=int8"],
-        ["quant=fp8"],
-    ],
-    ids=" ".join,
-)
-def test_losses_are_those_of_a_plain_run(settings: list[str], in_tmp: Path) -> None:
-    accumulation = [text for text in settings if text.startswith("gradient_accumulation")]
-    plain = losses(in_tmp / "plain", *accumulation)
-    assert losses(in_tmp / "run", *settings) == pytest.approx(plain, rel=0.03)
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
 
 
-@pytest.mark.parametrize("optim", ["adamw", "adamw8bit", "paged_adamw8bit", "ao_adamw8bit", "ao_adamw4bit", "muon"])
-def test_optimizers_train(optim: str, in_tmp: Path) -> None:
-    found = losses(in_tmp / "run", f"optim={optim}", "validation=none")
-    assert all(loss == loss for loss in found)
+@pytest.mark.parametrize("name", CASES)
+def test_losses_are_those_of_the_cpu(name: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_compiler(CASES[name].partition("optim=")[2])
+    on_gpu, on_cpu = both(CASES[name], tmp_path / "run", cache)
+    with monkeypatch.context() as patch:
+        patch.setattr(blocks, "WORTH_PARKING", on_gpu.park)
+        torch.cuda.reset_peak_memory_stats()
+        found = losses(list(on_gpu.settings))
+    assert torch.cuda.max_memory_allocated() > 100_000, "it ran on the device"
+    assert found == pytest.approx(losses(list(on_cpu.settings)), rel=max(FLOAT32, tolerance(CASES[name])))
 
 
-def test_full_fine_tuning_on_the_host(in_tmp: Path) -> None:
-    found = losses(in_tmp / "run", "method=sft", "optim=cpu_offload_bf16", "memory=24gb")
-    assert all(loss == loss for loss in found)
+@pytest.mark.parametrize("optim", ["adamw", "adamw8bit", "paged_adamw8bit", "cpu_offload", "ao_adamw8bit", "muon"])
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(optim: str, cache: Path, tmp_path: Path) -> None:
+    needs_compiler(optim)
+    shared = [*BASE[1:], f"cache_dir={cache}", f"optim={optim}", "validation=none", "device=cuda", "steps=4"]
+    whole = losses([*shared, "checkpoint.every=2", f"run_dir={tmp_path}/run"])
+    again = [*shared, f"resume={tmp_path}/run/checkpoints/step-000002", f"run_dir={tmp_path}/again"]
+    assert losses(again) == pytest.approx(whole[2:], rel=1e-4)
+
+
+def test_clips_are_encoded_and_videos_generated(cache: Path, tmp_path: Path) -> None:
+    shared = [f"cache_dir={cache}/encoded", "device=cuda"]
+    assert prepare([*shared, "data.workers=0"]) == 0
+    run = tmp_path / "run"
+    assert train([*BASE, *shared, "validation=none", f"run_dir={run}"]) == 0
+    assert (
+        generate(
+            [
+                *shared,
+                "generate.num_inference_steps=2",
+                f"generate.adapter={run}",
+                f"generate.output_dir={tmp_path}/videos",
+            ]
+        )
+        == 0
+    )
+    assert list((tmp_path / "videos").rglob("*.mp4"))
+
+
+@pytest.mark.parametrize(("how", "more"), WAYS)
+def test_processes_with_a_gpu_each_give_the_numbers_of_one(
+    how: str, more: list[str], cache: Path, tmp_path: Path
+) -> None:
+    """By nccl."""
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    shared = [*SHARED, *more, f"cache_dir={cache}"]
+    together = losses([*shared, "device=cuda", f"distributed={how}", f"run_dir={tmp_path}/two"])
+    alone = losses([*shared, "device=cpu", "gradient_accumulation=2", f"run_dir={tmp_path}/one"])
+    assert together == pytest.approx(alone, rel=FLOAT32)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.model import device
 from cogvx_exp.team import local_device, place_in_job
 from cogvx_exp.training import run
 
@@ -67,3 +68,16 @@ def test_tf32_is_set_for_products_and_for_convolutions() -> None:
     finally:
         for flag, value in zip(flags, before, strict=True):
             flag.allow_tf32 = value
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError])
+def test_a_version_of_torch_without_a_setting_of_its_allocator_will_do(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch 2.11 raises ValueError for a key that it does not know."""
+
+    def refuse(settings: str) -> None:
+        raise error(f"Unrecognized key '{settings}' in Accelerator allocator config.")
+
+    monkeypatch.setattr(torch._C, "_accelerator_setAllocatorSettings", refuse)
+    device._choose_gpu("cuda")

@@ -1,0 +1,1 @@
+"""Measures and tests the project on a GPU: `python -m benchmarks.gpu` (see `__main__.py`)."""
