@@ -37,9 +37,7 @@ def _decodes_beside(job: TrainJob) -> bool:
 
 
 SUGGESTIONS = (
-    Suggestion(
-        ("validation.offload=true",), "the transformer moves to the host for each validation", _decodes_beside
-    ),
+    Suggestion(("validation.offload=true",), "the transformer moves to the host for each validation", _decodes_beside),
     Suggestion(
         ("memory.vae_tiling=true",), "the VAE works in tiles that overlap", lambda job: not job.memory.vae_tiling
     ),

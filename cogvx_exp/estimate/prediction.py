@@ -10,11 +10,12 @@ from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.captions import CAPTIONS_AT_ONCE
 from cogvx_exp.estimate.encoders import text_encoder_peak, vae_peak, vae_weights
 from cogvx_exp.estimate.loading import loading_peak
-from cogvx_exp.estimate.splitting import SPLIT, split_over, whole_at_end
+from cogvx_exp.estimate.splitting import split_over
 from cogvx_exp.estimate.training_step import StepBytes, step_bytes
 from cogvx_exp.model.adapt import trained_dtype
 from cogvx_exp.model.device import resolve_dtype
 from cogvx_exp.training.memory import GIB
+from cogvx_exp.training.stepper import splits_weights
 
 CONTEXT_GIB = 0.6
 """The CUDA context with the kernels that are loaded: 0.4 to 0.6 GiB on recent cards."""
@@ -88,11 +89,11 @@ def predict(job: TrainJob, shapes: Iterable[Bucket] | None = None, device: str =
         "before_validation": step.peak.total(),
         **_sampling_peaks(job, step, device),
     }
-    if step is not whole and "after_testing" in phases:
-        phases["after_testing"] = _sampling_peaks(job, whole_at_end(whole, job, device), device)["after_testing"]
+    if "after_testing" in phases:  # what was exported is whole again
+        phases["after_testing"] = _sampling_peaks(job, whole, device)["after_testing"]
     kinds = {kind: _gib(size) for kind, size in step.peak.most_common()}
     host = Counter(step.host)
-    if "weights" in SPLIT.get(job.distributed.name, ()):
+    if splits_weights(job.distributed.name):
         host["weights while decoding"] //= job.distributed.processes * job.distributed.nodes
     return Prediction(
         name=job.name,

@@ -57,17 +57,6 @@ def split_over(step: StepBytes, job: TrainJob, device: str = "cuda") -> StepByte
     return _fully_sharded(step, share) if share.how == "fsdp" else _zero(step, share)
 
 
-def whole_at_end(step: StepBytes, job: TrainJob, device: str = "cuda") -> StepBytes:
-    """The bytes of a process that samples from the export: all of the weights, in the type of the computation."""
-    size = resolve_dtype(job.model, device).itemsize
-    average = 2 if job.ema_decay else 1
-
-    def exported(moment: Counter[str]) -> Counter[str]:
-        return Counter({**moment, TRAINED: moment[TRAINED] // average * size // trained_dtype(job.optim).itemsize})
-
-    return _each(step, exported)
-
-
 def _fully_sharded(step: StepBytes, share: _Share) -> StepBytes:
     """FSDP2. What is trained is split if that is everything, else it is replicated."""
     split = ("weights", "trained weights", "gradients", "optimizer") if share.full else ("weights",)
