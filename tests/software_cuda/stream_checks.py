@@ -159,17 +159,33 @@ def test_no_memory_of_the_device_is_left_when_a_streamed_model_is_freed() -> Non
     arranged(transformer, GPU, stream_blocks=True)
     with torch.no_grad():
         transformer(**{name: tensor.to(GPU) for name, tensor in given.items()}, return_dict=False)
-        # A pass that breaks off: the next block is still being copied when the buffers are freed.
-        transformer.transformer_blocks[0](
-            *(torch.ones(shape, device=GPU) for shape in ((1, 4, 32), (1, 6, 32), (1, 8)))
-        )
     with on_host(transformer, GPU):
         assert torch.cuda.memory_allocated() == before
     assert library.usage(0)["pinned"] > pinned
+    with torch.no_grad():  # a pass that breaks off: the second block is still being copied
+        shapes = (1, 4, 32), (1, 6, 32), (1, 8)
+        transformer.transformer_blocks[0](*(torch.ones(shape, device=GPU) for shape in shapes))
     free_weights(transformer, GPU)
     torch.cuda.synchronize()  # what is being copied is not free yet
     assert torch.cuda.memory_allocated() == before
     assert library.usage(0)["pinned"] == pinned
+
+
+def test_offloaded_inputs_of_blocks_are_not_on_the_device() -> None:
+    kept = []
+    for activations in ("checkpoint", "offload"):
+        transformer, given = small_model(9)
+        transformer.train()
+        arranged(transformer, GPU, activations=activations)
+        given = {name: tensor.to(GPU) for name, tensor in given.items()}
+        gc.collect()
+        before = torch.cuda.memory_allocated()
+        output = transformer(**given, return_dict=False)[0]
+        kept.append(torch.cuda.memory_allocated() - before)
+        output.sum().backward()
+        del transformer, output
+    tokens, width = 3 * 4 * 4, 32
+    assert kept[0] - kept[1] >= 8 * tokens * width * 4, "of all blocks but the first, whose input is needed elsewhere"
 
 
 def test_memory_of_an_offloaded_activation_is_used_again_at_once() -> None:
