@@ -58,19 +58,22 @@ def split_over(step: StepBytes, job: TrainJob, device: str = "cuda") -> StepByte
 
 
 def whole_at_end(step: StepBytes, job: TrainJob, device: str = "cuda") -> StepBytes:
-    """The bytes of a process that samples from the export: all of the weights, in the type of the computation."""
-    size = resolve_dtype(job.model, device).itemsize
+    """The bytes of a process that samples from the export: all of the weights; of a whole transformer, in the type of
+    the computation.
+    """
+    trained_size = trained_dtype(job.optim).itemsize
+    size = resolve_dtype(job.model, device).itemsize if job.method.kind == "full" else trained_size
     average = 2 if job.ema_decay else 1
 
     def exported(moment: Counter[str]) -> Counter[str]:
-        return Counter({**moment, TRAINED: moment[TRAINED] // average * size // trained_dtype(job.optim).itemsize})
+        return Counter({**moment, TRAINED: moment[TRAINED] // average * size // trained_size})
 
     return _each(step, exported)
 
 
 def _fully_sharded(step: StepBytes, share: _Share) -> StepBytes:
     """FSDP2. What is trained is split if that is everything, else it is replicated."""
-    split = ("weights", "trained weights", "gradients", "optimizer") if share.full else ("weights",)
+    split = ("weights", TRAINED, "gradients", "optimizer") if share.full else ("weights",)
     parts = _each(step, lambda moment: _divided(moment, split, share.world))
     gathered = share.block * share.compute
     forward = Counter({GATHERED: BLOCKS_GATHERED * gathered})
