@@ -59,7 +59,7 @@ def split_over(step: StepBytes, job: TrainJob, device: str = "cuda") -> StepByte
 
 def _fully_sharded(step: StepBytes, share: _Share) -> StepBytes:
     """FSDP2. What is trained is split if that is everything, else it is replicated."""
-    split = ("weights", "trained weights", "gradients", "optimizer") if share.full else ("weights",)
+    split = ("weights", TRAINED, "gradients", "optimizer") if share.full else ("weights",)
     parts = _each(step, lambda moment: _divided(moment, split, share.world))
     gathered = share.block * share.compute
     forward = Counter({GATHERED: BLOCKS_GATHERED * gathered})
