@@ -222,7 +222,7 @@ def _sample_from_export(run: Context, exported: Path) -> CogVideoXTransformer3DM
         What was written, loaded.
     """
     job, training, compute = run.job, run.training, run.data.compute
-    training.state.stepper.forget_optimizer_state()
+    training.state.free()
     free_weights(training.transformer, compute.device)
     run.memory.record("export")  # what was there until now is no part of the next phase
     # A whole transformer needs no base; two of them would not fit where one was trained.
