@@ -69,6 +69,11 @@ class TrainingState:
             if averages_itself:
                 optimizer.train()
 
+    def free(self) -> None:
+        """Frees the optimizer's states and the running average; no step comes any more."""
+        self.stepper.forget_optimizer_state()
+        self.ema = None
+
     def update_average(self) -> None:
         """Counts the weights of a new step into the running average."""
         if self.ema:

@@ -106,7 +106,7 @@ def train(
                 f"Stopped after step {last} of {training.steps}: {stop.reason}; resume=auto goes on from there"
             )
         exported = _export(run)
-        training.state.stepper.forget_optimizer_state()  # in a sweep, the next job needs the memory, too
+        training.state.free()  # in a sweep, the next job needs the memory, too
         transformer = training.transformer
         if data.validator:
             transformer = _sample_from_export(run, exported)

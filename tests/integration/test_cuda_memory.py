@@ -54,7 +54,7 @@ WHOLE = (
         "full keep": f"method=sft {KEEP} validation=none",
         "full cpu_offload_bf16": f"method=sft optim=cpu_offload_bf16 model.dtype=bfloat16 memory=24gb {VIDEOS}",
         "full cpu_offload, gradients kept": f"method=sft optim=cpu_offload optim.offload_gradients=false {CHECKPOINT} "
-        "validation=none",
+        f"{VIDEOS}",
         "full released": f"method=sft optim.release_gradients=true max_grad_norm=null {CHECKPOINT} {VIDEOS}",
         "average": f"ema_decay=0.9 {KEEP} {VIDEOS}",
         "full average": f"method=sft ema_decay=0.9 {CHECKPOINT} {VIDEOS}",

@@ -48,8 +48,8 @@ FAULTS = {
     ],
     f"{RESUMED}[float16, average, 8 bit]": [
         ("training/run.py", "mixed_precision=compute.mixed_precision", 'mixed_precision="no"'),
-        ("training/checkpoint.py", "self.ema.to(device=self.transformer.device)", "pass"),
-        ("training/checkpoint.py", "self.ema.load_state_dict(saved)", "pass"),
+        ("training/checkpoint.py", 'self.stepper.placed(saved["shadow_params"])', 'saved["shadow_params"]'),
+        ("training/checkpoint.py", 'self.ema.load_state_dict(saved | {"shadow_params": None})', "pass"),
         ("training/checkpoint.py", 'self.scaler.load_state_dict(state["scaler"])', "pass"),
     ],
     f"{RESUMED}[streamed, online]": [
