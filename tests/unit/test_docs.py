@@ -64,7 +64,7 @@ def _source(command: Command) -> Path:
     """The file that a command runs."""
     if command.words[0] in ("python", "torchrun") and "-m" in command.words:
         module = ROOT / command.program.replace(".", "/")
-        return module.with_suffix(".py")
+        return module / "__main__.py" if module.is_dir() else module.with_suffix(".py")
     assert command.words[0] in ("python", "sbatch"), f"{command}: no test knows this kind of command"
     path = Path(command.words[1])
     shown = re.search(rf"^# {re.escape(path.name)}\n", command.page.read_text(encoding="utf-8"), re.MULTILINE)
