@@ -1,15 +1,16 @@
-"""Memory of the VAE and of the text encoder, each alone on the device."""
+"""Memory of the VAE and of the text encoder: each alone on the device, or the VAE in the training loop."""
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal
 
 import torch
 
-from cogvx_exp.config.schema import Memory
+from cogvx_exp.config.schema import Memory, TrainJob
 from cogvx_exp.config.schema.model import TextEncoderArchitecture, VaeArchitecture
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.encode import encode_videos
 from cogvx_exp.estimate.fake_models import fake_tensors, fake_text_encoder, fake_vae, materialize
+from cogvx_exp.estimate.memory_tracker import MemoryTracker
 
 
 def vae_weights(architecture: VaeArchitecture, dtype: torch.dtype) -> int:
@@ -36,13 +37,38 @@ def text_encoder_peak(architecture: TextEncoderArchitecture, dtype: torch.dtype,
     return _text_encoder_peak(architecture.model_dump_json(), dtype, tokens)
 
 
+class EncodersInTheLoop:
+    """The VAEs that encode while a run trains: clips (data.encode=online), and the images of image-to-video.
+
+    A run loads them with its first batch (`cogvx_exp.data.online`, `cogvx_exp.data.images`).
+    """
+
+    def __init__(self, job: TrainJob, dtype: torch.dtype, tracker: MemoryTracker):
+        load = partial(fake_vae, job.model.vae, dtype, slicing=job.memory.vae_slicing, tiling=job.memory.vae_tiling)
+        self._clips = load() if job.data.encode == "online" else None
+        self._images = load() if job.task.name == "i2v" else None
+        if self._images:
+            self._images.decoder = None
+        self._tracker = tracker
+        self._loaded = False
+
+    def encode(self, shape: Bucket, batch_size: int) -> None:
+        """Encodes a batch's clips and images."""
+        for vae in () if self._loaded else filter(None, (self._clips, self._images)):
+            materialize(vae, self._tracker, "VAE")
+        self._loaded = True
+        for vae, frames in ((self._clips, shape.num_frames), (self._images, 1)):
+            if vae:
+                encode_videos(torch.empty(batch_size, 3, frames, shape.height, shape.width), vae)
+
+
 @lru_cache(maxsize=64)
 def _vae_peak(
     architecture: str, slicing: bool, tiling: bool, dtype: torch.dtype, shape: Bucket, batch_size: int, what: str
 ) -> int:
     parsed = VaeArchitecture.model_validate_json(architecture)
     vae = fake_vae(parsed, dtype, slicing=slicing, tiling=tiling)
-    with fake_tensors("cuda") as tracker, torch.no_grad():
+    with fake_tensors() as tracker, torch.no_grad():
         materialize(vae, tracker, "VAE")
         if what == "encode":
             encode_videos(torch.empty(batch_size, 3, shape.num_frames, shape.height, shape.width), vae)
@@ -56,7 +82,7 @@ def _vae_peak(
 @lru_cache(maxsize=16)
 def _text_encoder_peak(architecture: str, dtype: torch.dtype, tokens: tuple[int, int]) -> int:
     encoder = fake_text_encoder(TextEncoderArchitecture.model_validate_json(architecture), dtype)
-    with fake_tensors("cuda") as tracker, torch.no_grad():
+    with fake_tensors() as tracker, torch.no_grad():
         materialize(encoder, tracker, "text encoder")
         encoder(torch.zeros(tokens, dtype=torch.long))
         return tracker.peak

@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -10,8 +10,6 @@ import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
 from transformers import T5Config, T5EncoderModel
 
 from cogvx_exp.config.schema import TrainJob
@@ -25,24 +23,13 @@ from cogvx_exp.model.positions import drop_learned_positions, fits_learned_posit
 from cogvx_exp.model.quantize import quantized_layers
 
 
-class _CudaAutocast(TorchFunctionMode):
-    """CUDA's autocast computes layer norms in float32 (aten/src/ATen/autocast_mode.h); that of the CPU does not."""
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if function is nn.functional.layer_norm and torch.is_autocast_enabled("cpu"):
-            args, kwargs = tree_map_only(torch.Tensor, torch.Tensor.float, (args, kwargs))
-        return function(*args, **kwargs)
-
-
 @contextmanager
-def fake_tensors(device: str) -> Iterator[MemoryTracker]:
-    """Inside, tensors have no data, and their bytes are counted as on `device` (cuda or cpu)."""
+def fake_tensors() -> Iterator[MemoryTracker]:
+    """Inside, tensors have no data, and their bytes are counted."""
     tracker = MemoryTracker()
-    autocast = _CudaAutocast() if device == "cuda" else nullcontext()
     forget_rotary_positions()  # cached ones: those with data must not get in, nor those without get out
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True), autocast, tracker:
+        with FakeTensorMode(allow_non_fake_inputs=True), tracker:
             yield tracker
     finally:
         forget_rotary_positions()
@@ -111,6 +98,20 @@ class _Never:
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> bool:
         return True
+
+
+def norm_as_on_cuda(module: nn.Module) -> None:
+    """Computes layer norms as CUDA's autocast does: in float32 (aten/src/ATen/autocast_mode.h). The CPU's does not."""
+    for part in module.modules():
+        if type(part) is nn.LayerNorm:
+            part.forward = partial(_cuda_layer_norm, part)  # type: ignore[method-assign]
+
+
+def _cuda_layer_norm(norm: nn.LayerNorm, x: torch.Tensor) -> torch.Tensor:
+    weight, bias = norm.weight, norm.bias
+    if torch.is_autocast_enabled("cpu"):
+        x, weight, bias = x.float(), *(None if value is None else value.float() for value in (weight, bias))
+    return nn.functional.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
 
 
 def fake_vae(

@@ -8,9 +8,9 @@ from cogvx_exp.estimate.training_step import StepBytes
 from cogvx_exp.model.adapt import trained_dtype
 from cogvx_exp.model.quantize import quantized_layers
 
-COPIES_TO_QUANTIZE = 2
-"""Float32 copies of a weight that torchao makes beside it (`choose_qparams_affine` and `quantize_affine` in
-torchao/quantization/quant_primitives.py)."""
+COPIES_TO_QUANTIZE = {"int8": 2, "fp8": 3}
+"""A weight in float32, scaled, and clamped: what torchao has at a time (torchao/quantization/quant_primitives.py,
+`quantize_affine` and `_quantize_affine_float8`). For fp8 the first is the weight itself if that is in float32."""
 
 
 def loading_peak(job: TrainJob, step: StepBytes, dtype: torch.dtype) -> int:
@@ -44,7 +44,8 @@ def _quantizing_peak(job: TrainJob, block: torch.nn.Module, dtype: torch.dtype) 
     if job.quant.name == "nf4":  # a kernel without copies; the weights are freed together, when the block is done
         return others + whole + round(sum(weights) * packed_bytes)
     allocated = peak = whole
+    copies = COPIES_TO_QUANTIZE[job.quant.name] - (job.quant.name == "fp8" and dtype == torch.float32)
     for values in weights:
-        peak = max(peak, allocated + COPIES_TO_QUANTIZE * torch.float32.itemsize * values)
+        peak = max(peak, allocated + copies * torch.float32.itemsize * values)
         allocated -= round(values * (dtype.itemsize - packed_bytes))
     return others + peak

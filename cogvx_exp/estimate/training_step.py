@@ -3,7 +3,6 @@
 from collections import Counter
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import Any
 
 import torch
@@ -11,10 +10,16 @@ from diffusers import CogVideoXTransformer3DModel
 
 from cogvx_exp.config.schema import Optim, TrainJob, Validation
 from cogvx_exp.data.buckets import Bucket
-from cogvx_exp.data.encode import encode_videos
 from cogvx_exp.data.samples import Batch
 from cogvx_exp.diffusion.denoise import denoising_loss, model_inputs
-from cogvx_exp.estimate.fake_models import TrackedHostMemory, fake_tensors, fake_transformer, fake_vae, materialize
+from cogvx_exp.estimate.encoders import EncodersInTheLoop
+from cogvx_exp.estimate.fake_models import (
+    TrackedHostMemory,
+    fake_tensors,
+    fake_transformer,
+    materialize,
+    norm_as_on_cuda,
+)
 from cogvx_exp.estimate.memory_tracker import MemoryTracker
 from cogvx_exp.model.adapt import trainable_parameters
 from cogvx_exp.model.blocks import arrange_blocks
@@ -89,7 +94,9 @@ def go_through(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: str
     compute = Compute(torch.device("cpu"), resolve_dtype(job.model, device))
     transformer = fake_transformer(job, compute.dtype, buckets)
     config = dict(transformer.config)
-    with fake_tensors(device) as tracker:
+    if device == "cuda":
+        norm_as_on_cuda(transformer)
+    with fake_tensors() as tracker:
         materialize(transformer, tracker, "weights")
         parameters = trainable_parameters(transformer)
         for parameter in parameters.values():
@@ -101,7 +108,7 @@ def go_through(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: str
         arrange_blocks(transformer, job.memory, compute.device, host)
         _label_checkpoints(transformer, tracker)
         gradients = _Gradients(parameters, job.optim, tracker)
-        encoders = _EncodersInTheLoop(job, compute.dtype, tracker)
+        encoders = EncodersInTheLoop(job, compute.dtype, tracker)
         loss = denoising_loss(torch.empty(job.model.scheduler.num_train_timesteps), config, compute.dtype)
         resident = Counter(tracker.by_kind)
         passes = _TrackedPasses(transformer, compute, tracker, host)
@@ -236,31 +243,6 @@ def _label_checkpoints(transformer: CogVideoXTransformer3DModel, tracker: Memory
         return run(block, *args)
 
     transformer._gradient_checkpointing_func = labelled
-
-
-class _EncodersInTheLoop:
-    """The VAEs that encode while a run trains: clips (data.encode=online), and the images of image-to-video.
-
-    A run loads them with its first batch (`cogvx_exp.data.online`, `cogvx_exp.data.images`).
-    """
-
-    def __init__(self, job: TrainJob, dtype: torch.dtype, tracker: MemoryTracker):
-        load = partial(fake_vae, job.model.vae, dtype, slicing=job.memory.vae_slicing, tiling=job.memory.vae_tiling)
-        self._clips = load() if job.data.encode == "online" else None
-        self._images = load() if job.task.name == "i2v" else None
-        if self._images:
-            self._images.decoder = None
-        self._tracker = tracker
-        self._loaded = False
-
-    def encode(self, shape: Bucket, batch_size: int) -> None:
-        """Encodes a batch's clips and images."""
-        for vae in () if self._loaded else filter(None, (self._clips, self._images)):
-            materialize(vae, self._tracker, "VAE")
-        self._loaded = True
-        for vae, frames in ((self._clips, shape.num_frames), (self._images, 1)):
-            if vae:
-                encode_videos(torch.empty(batch_size, 3, frames, shape.height, shape.width), vae)
 
 
 def _batch(job: TrainJob, shape: Bucket, batch_size: int) -> Batch:
