@@ -108,9 +108,10 @@ def norm_as_on_cuda(module: nn.Module) -> None:
 
 
 def _cuda_layer_norm(norm: nn.LayerNorm, x: torch.Tensor) -> torch.Tensor:
-    weight, bias = norm.weight, norm.bias
+    tensors = [x, norm.weight, norm.bias]
     if torch.is_autocast_enabled("cpu"):
-        x, weight, bias = x.float(), *(None if value is None else value.float() for value in (weight, bias))
+        tensors = [None if tensor is None else tensor.float() for tensor in tensors]
+    x, weight, bias = tensors
     return nn.functional.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
 
 
