@@ -15,8 +15,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from cogvx_exp.data.video import open_video
 from cogvx_exp.generate import main as generate
+from cogvx_exp.media.video import open_video
 
 PROMPT = "a red square moving left on a grey background"
 KNOBS = {

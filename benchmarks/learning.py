@@ -2,7 +2,7 @@
 
     python benchmarks/learning.py            # writes docs/learning.md, about an hour on 2 cores
 
-Every row is a run of `python -m cogvx_exp.train` and then `python -m cogvx_exp.world.check`.
+Every row is a run of `python -m cogvx_exp.train` and then `python -m cogvx_exp.toy_model.check`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ HEADER = """\
 
 Written by `python benchmarks/learning.py`{only} on {cores} CPU cores. Each row teaches the tiny model a concept from 20 clips of it and 20
 ordinary ones ({steps} steps of 8 clips, all other settings as they come), then samples {prompts} prompts that neither the
-base nor the run has seen, with the concept and without, and looks at the pixels of the videos (`cogvx_exp/world/measure.py`).
+base nor the run has seen, with the concept and without, and looks at the pixels of the videos (`cogvx_exp/toy/measure.py`).
 A setting that silently breaks learning shows here. In the row `i2v` the image that a video starts from shows the style already.
 
 | run | concept, asked for | not asked for | colour | motion | background | seconds a step |
@@ -80,7 +80,7 @@ def main() -> None:
             )
             task = "i2v" if "i2v" in name else "t2v"
             check += ["--concept", concept, "--task", task, *([] if settings is None else ["--run", str(run)])]
-            call("cogvx_exp.world.check", *check)
+            call("cogvx_exp.toy_model.check", *check)
         shares = json.loads((folder / "check" / "shares.json").read_text())
         plain = shares["plain"]
         (asked,) = (some for what, some in shares.items() if what != "plain")

@@ -17,10 +17,10 @@ from cogvx_exp.config.paths import conf_dir
 from cogvx_exp.config.schema import Data, TrainJob
 from cogvx_exp.config.typed import typed
 from cogvx_exp.data.dataset import assign_buckets
-from cogvx_exp.data.index import FileIndex, Stamp
-from cogvx_exp.data.sampler import BatchStream
-from cogvx_exp.data.sources import read_source
-from cogvx_exp.data.video import VideoInfo
+from cogvx_exp.data.forms.sources import read_source
+from cogvx_exp.data.index.files import FileIndex, Stamp
+from cogvx_exp.loading.sampler import BatchStream
+from cogvx_exp.media.video import VideoInfo
 
 SIZES = ((480, 720), (720, 1280), (1080, 1920), (1920, 1080), (1080, 1080))
 

@@ -7,7 +7,7 @@ results of `python -m benchmarks.gpu`.
 from collections.abc import Iterator
 from pathlib import Path
 
-from cogvx_exp.quiet import quiet_libraries
+from cogvx_exp.console.quiet import quiet_libraries
 
 quiet_libraries()
 
@@ -18,13 +18,13 @@ from benchmarks.gpu.results import FOLDER, Results
 from benchmarks.step import ratios
 from benchmarks.targets import LORA, LORA_TABLE, MATRIX, PRESETS, SFT_TABLE, TARGETS, same_settings
 from cogvx_exp.config.paths import conf_dir
-from cogvx_exp.config.rules import check_memory
+from cogvx_exp.config.rules.jobs import check_memory
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.config.typed import typed
-from cogvx_exp.estimate.encoders import text_encoder_peak, vae_weights
+from cogvx_exp.core.units import GIB
 from cogvx_exp.estimate.prediction import RESERVE_GIB, Prediction, predict
+from cogvx_exp.estimate.trace.encoders import text_encoder_peak, vae_weights
 from cogvx_exp.model.device import resolve_dtype
-from cogvx_exp.training.memory import GIB
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "memory.md"
 

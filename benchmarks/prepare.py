@@ -43,7 +43,7 @@ def plain_loop(dataset: Any, job: Any, encoder: Any, out: Path) -> float:
     import torch
     from diffusers import AutoencoderKLCogVideoX
 
-    from cogvx_exp.data.encode import encode_captions, encode_videos, to_pixels
+    from cogvx_exp.latents.encode import encode_captions, encode_videos, to_pixels
     from cogvx_exp.model.load import load_text_encoder
 
     started = time.perf_counter()
@@ -60,7 +60,7 @@ def plain_loop(dataset: Any, job: Any, encoder: Any, out: Path) -> float:
 
 def vae_alone(dataset: Any, job: Any, encoder: Any) -> float:
     """Seconds of encoding clips that are decoded already."""
-    from cogvx_exp.data.encode import encode_videos, to_pixels
+    from cogvx_exp.latents.encode import encode_videos, to_pixels
     from cogvx_exp.model.load import load_vae
 
     vae = load_vae(encoder.folder, encoder.compute, encoder.memory)
@@ -73,7 +73,7 @@ def vae_alone(dataset: Any, job: Any, encoder: Any) -> float:
 
 def prepare(dataset: Any, job: Any, encoder: Any) -> float:
     """Seconds of what `python -m cogvx_exp.prepare` does."""
-    from cogvx_exp.data.encoded import encode_dataset
+    from cogvx_exp.latents.dataset import encode_dataset
 
     started = time.perf_counter()
     encode_dataset(dataset, job.data, encoder, [], None)
@@ -83,11 +83,11 @@ def prepare(dataset: Any, job: Any, encoder: Any) -> float:
 def decode(clip: Any, job: Any) -> Any:
     """The frames of a clip."""
     from cogvx_exp.data.decoding import read_clip
-    from cogvx_exp.data.fit import Fit
     from cogvx_exp.data.frames import choose_frames
+    from cogvx_exp.data.resize import ResizeSpec
 
     choice = choose_frames(job.data, clip.bucket.num_frames)
-    return read_clip(clip.row.path, choice, clip.bucket, Fit(job.data.reshape), clip.info)
+    return read_clip(clip.row.path, choice, clip.bucket, ResizeSpec(job.data.reshape), clip.info)
 
 
 def main() -> None:
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("clip", type=Path, help="a real video; all clips are copies of it")
     parser.add_argument("--count", type=int, default=24)
     options = parser.parse_args()
-    from cogvx_exp.quiet import quiet_libraries
+    from cogvx_exp.console.quiet import quiet_libraries
 
     quiet_libraries()
     with tempfile.TemporaryDirectory() as folder:
@@ -111,11 +111,11 @@ def measure(source: Path, count: int, folder: Path) -> None:
     from cogvx_exp.config.paths import conf_dir
     from cogvx_exp.config.schema import PrepareJob
     from cogvx_exp.config.typed import typed
+    from cogvx_exp.console.progress import console
     from cogvx_exp.data.dataset import load_dataset
-    from cogvx_exp.data.prepare import Encoder
+    from cogvx_exp.latents.prepare import Encoder
     from cogvx_exp.model.device import Compute
     from cogvx_exp.model.load import pipeline_folder
-    from cogvx_exp.tracking.progress import console
 
     console.quiet = True
     make_clips(folder / "clips", source, count)

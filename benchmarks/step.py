@@ -8,7 +8,7 @@ slower moment of the machine falls on all of them. Copies to the host cost nothi
 import statistics
 import time
 
-from cogvx_exp.quiet import quiet_libraries
+from cogvx_exp.console.quiet import quiet_libraries
 
 quiet_libraries()
 
@@ -19,11 +19,11 @@ from hydra import compose, initialize_config_dir
 from cogvx_exp.config.paths import conf_dir
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.config.typed import typed
-from cogvx_exp.data.samples import Batch
 from cogvx_exp.diffusion.denoise import denoising_loss
+from cogvx_exp.loading.samples import Batch
 from cogvx_exp.model.adapt import make_trainable
-from cogvx_exp.model.blocks import arrange_blocks
 from cogvx_exp.model.device import Compute
+from cogvx_exp.model.offload.blocks import apply_memory_options
 
 SMALL = ["model=5b", "model.transformer.num_layers=4", "model.transformer.num_attention_heads=8", "method.rank=32"]
 ARRANGEMENTS = {
@@ -58,7 +58,7 @@ def _step(settings, compute):
     torch.manual_seed(0)
     transformer = CogVideoXTransformer3DModel(**job.model.transformer.model_dump()).requires_grad_(False)
     make_trainable(transformer, job.method, 0)
-    arrange_blocks(transformer.train(), job.memory, compute.device)
+    apply_memory_options(transformer.train(), job.memory, compute.device)
     loss = denoising_loss(torch.linspace(0.999, 0, 1000), dict(transformer.config), compute.dtype)
     latents = torch.randn(1, 5, 16, 16, 24)
     batch = Batch(latents, torch.randn_like(latents), torch.tensor([500]), torch.randn(1, 226, 4096), [], [])

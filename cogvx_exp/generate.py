@@ -2,9 +2,9 @@
 
 import sys
 
-from cogvx_exp.config.cli import EntryPoint
+from cogvx_exp.config.command_line.entry_point import EntryPoint
 from cogvx_exp.config.faults import ConfigError
-from cogvx_exp.config.rules import check_generate
+from cogvx_exp.config.rules.jobs import check_generate
 from cogvx_exp.config.schema import GenerateJob
 from cogvx_exp.data.start_image import listed_images
 from cogvx_exp.evaluation.adapter import find_adapters, with_base_model
@@ -12,7 +12,7 @@ from cogvx_exp.evaluation.adapter import find_adapters, with_base_model
 
 def run(job: GenerateJob, overrides: list[str]) -> None:
     """Samples every prompt and writes an mp4 with its settings beside it."""
-    from cogvx_exp.quiet import quiet_libraries
+    from cogvx_exp.console.quiet import quiet_libraries
 
     if job.generate.replay:
         quiet_libraries()

@@ -6,10 +6,10 @@ It takes the command line of `train`.
 import sys
 from typing import Any
 
-from cogvx_exp.config.cli import EntryPoint
-from cogvx_exp.config.rules import check_memory
+from cogvx_exp.config.command_line.entry_point import EntryPoint
+from cogvx_exp.config.rules.jobs import check_memory
 from cogvx_exp.config.schema import TrainJob
-from cogvx_exp.quiet import quiet_libraries
+from cogvx_exp.console.quiet import quiet_libraries
 
 
 def run(job: TrainJob, overrides: list[str]) -> Any:

@@ -2,8 +2,8 @@
 
 import sys
 
-from cogvx_exp.config.cli import EntryPoint
-from cogvx_exp.config.rules import check_prepare
+from cogvx_exp.config.command_line.entry_point import EntryPoint
+from cogvx_exp.config.rules.jobs import check_prepare
 from cogvx_exp.config.schema import PrepareJob
 
 

@@ -5,12 +5,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cogvx_exp.comparison.page import write_report
-from cogvx_exp.comparison.runs import find_runs
-from cogvx_exp.disk import disk_fault
-from cogvx_exp.errors import UserError
-from cogvx_exp.tracking.console import never_fail_to_print, visible
-from cogvx_exp.tracking.progress import console
+from cogvx_exp.console.progress import console
+from cogvx_exp.console.terminal import never_fail_to_print, visible
+from cogvx_exp.core.disk import disk_fault
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.reporting.page import write_report
+from cogvx_exp.reporting.runs import find_runs
 
 
 def main(argv: Sequence[str] | None = None) -> int:

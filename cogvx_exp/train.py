@@ -2,15 +2,15 @@
 
 import sys
 
-from cogvx_exp.config.cli import EntryPoint
-from cogvx_exp.config.rules import check_train
+from cogvx_exp.config.command_line.entry_point import EntryPoint
+from cogvx_exp.config.rules.jobs import check_train
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.sweep.callback import check_sweep, note_failure, sweep_overrides
 
 
 def run(job: TrainJob, overrides: list[str]) -> float | None:
     """Trains, and returns the objective that a sweep may search for."""
-    from cogvx_exp.launch import launch
+    from cogvx_exp.launch.start import launch
 
     return launch(job, overrides)
 

@@ -8,10 +8,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from cogvx_exp.config.paths import conf_dir
-from cogvx_exp.config.rules import check_train
+from cogvx_exp.config.rules.jobs import check_train
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.config.typed import typed
-from cogvx_exp.quiet import quiet_libraries
+from cogvx_exp.console.quiet import quiet_libraries
 from tests.entry import with_twin
 
 quiet_libraries()

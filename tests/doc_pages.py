@@ -14,10 +14,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from cogvx_exp import generate, memory, prepare, train
-from cogvx_exp.config.cli import EntryPoint
+from cogvx_exp.config.command_line.entry_point import EntryPoint
+from cogvx_exp.config.command_line.quoting import quoted, readable
 from cogvx_exp.config.paths import conf_dir
-from cogvx_exp.config.quoting import quoted, readable
-from cogvx_exp.config.rules import check_generate
+from cogvx_exp.config.rules.jobs import check_generate
 from cogvx_exp.config.schema import GenerateJob, Section
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,9 +12,9 @@ import numpy as np
 from playwright.sync_api import Browser, sync_playwright
 
 from cogvx_exp.config.schema import TrainJob
-from cogvx_exp.data.video import write_video
-from cogvx_exp.files import write_json
-from cogvx_exp.tracking.run_folder import RunFolder, write_status
+from cogvx_exp.core.files import write_json
+from cogvx_exp.media.video import write_video
+from cogvx_exp.runs.run_folder import RunFolder, write_status
 
 PROMPTS = ("a red circle", "a blue square that moves")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

@@ -23,7 +23,7 @@ from benchmarks.gpu.results import FAILED, MEASURED, NO_MEMORY
 from benchmarks.gpu.table import TIMED, WARM_UP
 from benchmarks.gpu.worker import in_one_line, is_out_of_memory
 from cogvx_exp.config.schema import TrainJob
-from cogvx_exp.files import write_json
+from cogvx_exp.core.files import write_json
 from cogvx_exp.model.build import built_folder
 
 SCRIPT = "training/cogvideox/cogvideox_text_to_video_{method}.py"

@@ -9,10 +9,10 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from cogvx_exp.config.paths import conf_dir
-from cogvx_exp.config.rules import check_train
+from cogvx_exp.config.rules.jobs import check_train
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.config.typed import typed
-from cogvx_exp.errors import UserError
+from cogvx_exp.core.errors import UserError
 from cogvx_exp.model.build import build_pipeline, built_folder
 
 CLIPS = 8

@@ -47,7 +47,7 @@ def describe_machine() -> dict[str, Any]:
     import psutil
     import torch
 
-    from cogvx_exp.tracking.environment import environment
+    from cogvx_exp.runs.environment import environment
 
     device = torch.device("cuda")
     known = environment(device)

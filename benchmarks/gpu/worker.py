@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cogvx_exp.quiet import quiet_libraries
+from cogvx_exp.console.quiet import quiet_libraries
 
 quiet_libraries()
 
@@ -25,12 +25,12 @@ from benchmarks.gpu.memory_use import MemoryUse
 from benchmarks.gpu.results import FAILED, MEASURED, NO_MEMORY
 from benchmarks.gpu.table import TIMED, WARM_UP
 from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.core.files import write_json
 from cogvx_exp.data.dataset import load_dataset
+from cogvx_exp.distributed.process_group import ProcessGroup
 from cogvx_exp.evaluation.validation import Validator
-from cogvx_exp.files import write_json
 from cogvx_exp.model.device import choose_compute
-from cogvx_exp.team import Team
-from cogvx_exp.tracking.run_folder import Metrics, read_metrics
+from cogvx_exp.runs.run_folder import Metrics, read_metrics
 from cogvx_exp.training.loop import Schedule, train_loop
 from cogvx_exp.training.run import accelerator_for, set_tf32
 from cogvx_exp.training.setup import PreparedData, Training, build_training, prepare_data
@@ -66,7 +66,7 @@ def _measure(job: TrainJob, asked: dict[str, Any], write: Callable[..., None]) -
     build_weights(job)
     use = MemoryUse(compute.device, asked["used_before_gib"])
     dataset = load_dataset(job.data, job.cache_dir)
-    data = prepare_data(job, dataset, compute, job.cache_dir / "faults.csv", Team())
+    data = prepare_data(job, dataset, compute, job.cache_dir / "faults.csv", ProcessGroup())
     use.begin()
     try:
         with accelerator_for(compute) as accelerator:
@@ -101,7 +101,9 @@ def _take_steps(job: TrainJob, data: PreparedData, training: Training, file: Pat
         done = len(read_metrics(file)) + 1  # the line of this step comes after the question
         return done >= WARM_UP + LEAST_TIMED and time.monotonic() > until
 
-    schedule = Schedule(0, training.steps, job.gradient_accumulation, job.max_grad_norm, job.seed, Team(), enough, [])
+    schedule = Schedule(
+        0, training.steps, job.gradient_accumulation, job.max_grad_norm, job.seed, ProcessGroup(), enough, []
+    )
     with Metrics(file, 0) as metrics:
         train_loop(training.state, training.batches(job, data), training.loss, metrics, schedule)
     lines = read_metrics(file)[WARM_UP:]

@@ -1,5 +1,9 @@
-"""What came out of runs, side by side: as tables, as CSV, as a page. Does not need torch."""
+"""The former name of `cogvx_exp.reporting`."""
 
-from cogvx_exp.comparison.tables import metrics_frame, runs_frame
+import warnings
+
+from cogvx_exp.reporting import metrics_frame, runs_frame
 
 __all__ = ["metrics_frame", "runs_frame"]
+
+warnings.warn("cogvx_exp.comparison is now cogvx_exp.reporting", DeprecationWarning, stacklevel=2)

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cogvx_exp.errors import UserError
+from cogvx_exp.core.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from itertools import product
 from cogvx_exp.config.schema import Data
 from cogvx_exp.data.faults import ClipError
 from cogvx_exp.data.frames import usable_frames
-from cogvx_exp.data.video import VideoInfo
+from cogvx_exp.media.video import VideoInfo
 
 
 @dataclass(frozen=True, order=True, slots=True)

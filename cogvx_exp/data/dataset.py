@@ -8,18 +8,18 @@ from pathlib import Path
 from rich.console import Console
 
 from cogvx_exp.config.schema import Data
+from cogvx_exp.console.progress import progress
+from cogvx_exp.console.terminal import visible
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.core.files import fingerprint, make_folder
 from cogvx_exp.data.buckets import Bucket, choose_bucket
 from cogvx_exp.data.decoding import DecodingPool
+from cogvx_exp.data.factory_latents import LatentFiles, latent_files, latent_info
 from cogvx_exp.data.faults import ClipError, DataFault, fault_of, print_faults, write_faults
-from cogvx_exp.data.index import FileIndex, Stamp, stamp_of
-from cogvx_exp.data.latents import LatentFiles, latent_files, latent_info
-from cogvx_exp.data.rows import Place, Row, find_file
-from cogvx_exp.data.sources import read_source
-from cogvx_exp.data.video import VideoInfo, probe_video
-from cogvx_exp.errors import UserError
-from cogvx_exp.files import fingerprint, make_folder
-from cogvx_exp.tracking.console import visible
-from cogvx_exp.tracking.progress import progress
+from cogvx_exp.data.forms.rows import Place, Row, find_file
+from cogvx_exp.data.forms.sources import read_source
+from cogvx_exp.data.index.files import FileIndex, Stamp, stamp_of
+from cogvx_exp.media.video import VideoInfo, probe_video
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def accept(dataset: Dataset, data: Data, console: Console, report: Path | None) 
             write_faults(faults, report)
         if data.on_error == "raise":
             raise UserError(
-                f"{len(faults)} of {len(faults) + good} rows cannot be used{where}; mend them, or go on without them "
+                f"{len(faults)} of {len(faults) + good} rows cannot be used{where}; fix them, or go on without them "
                 "with data.on_error=skip"
             )
         console.print(f"Going on without {len(faults)} rows that cannot be used{where}", soft_wrap=True)
@@ -232,8 +232,8 @@ def _check_place(files: LatentFiles, allowed: str | None) -> None:
     place = Place(Path(), allowed)
     outside = [path for path in (files.moments, files.embeds, files.image) if path and not place.holds(path)]
     if outside:
-        mend = "move it there, or set data.allow_outside_root=true"
-        raise ClipError(f"{os.path.realpath(outside[0])} lies outside data.root", mend)
+        fix = "move it there, or set data.allow_outside_root=true"
+        raise ClipError(f"{os.path.realpath(outside[0])} lies outside data.root", fix)
 
 
 def _stamp(path: str) -> Stamp:
@@ -242,7 +242,7 @@ def _stamp(path: str) -> Stamp:
     Raises:
         ClipError: it is none.
     """
-    take_out = "mend the path or take the row out"
+    take_out = "fix the path or take the row out"
     try:
         if os.path.isdir(path):
             raise ClipError("is a folder, not a file", take_out)

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.core.shared_memory import has_room, no_room
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.faults import ClipError
-from cogvx_exp.data.fit import Fit, fit_frame
 from cogvx_exp.data.frames import FrameChoice
-from cogvx_exp.data.shared_memory import has_room, no_room
-from cogvx_exp.data.video import VideoInfo, open_video
-from cogvx_exp.errors import UserError
+from cogvx_exp.data.resize import ResizeSpec, fit_frame
 from cogvx_exp.media.errors import REENCODE
+from cogvx_exp.media.video import VideoInfo, open_video
 
 M_ARENA_MAX = -8
 """From malloc.h."""
@@ -84,7 +84,9 @@ class DecodingPool:
             return ClipError(f"cannot be decoded ({type(error).__name__}: {text})", REENCODE)
 
 
-def read_clip(path: str, choice: FrameChoice, bucket: Bucket, fit: Fit, known: VideoInfo | None = None) -> np.ndarray:
+def read_clip(
+    path: str, choice: FrameChoice, bucket: Bucket, fit: ResizeSpec, known: VideoInfo | None = None
+) -> np.ndarray:
     """Decodes a clip in its bucket's size: uint8, (frames, height, width, 3).
 
     Args:

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cogvx_exp.files import whole_file
+from cogvx_exp.core.files import atomic_write
 from cogvx_exp.media.errors import ClipError as ClipError
 
 SHOWN = 30
@@ -22,22 +22,22 @@ class DataFault:
     """Line or record of the manifest, counted from 1; None where the whole manifest is meant."""
     file: str
     what: str
-    mend: str
+    fix: str
 
 
 def fault_of(row: int | None, file: str, error: ClipError) -> DataFault:
     """The fault that an error at a row is."""
-    return DataFault(row, file, error.what, error.mend)
+    return DataFault(row, file, error.what, error.fix)
 
 
 def print_faults(faults: list[DataFault], console: Console) -> None:
     """Prints the faults as a table."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("row", justify="right")
-    for column in ("file", "what is wrong", "how to mend it"):
+    for column in ("file", "what is wrong", "how to fix it"):
         table.add_column(column, overflow="fold")
     for fault in faults[:SHOWN]:
-        table.add_row("" if fault.row is None else str(fault.row), fault.file, fault.what, fault.mend)
+        table.add_row("" if fault.row is None else str(fault.row), fault.file, fault.what, fault.fix)
     console.print(table)
     if len(faults) > SHOWN:
         console.print(f"... and {len(faults) - SHOWN} more")
@@ -45,7 +45,7 @@ def print_faults(faults: list[DataFault], console: Console) -> None:
 
 def write_faults(faults: list[DataFault], path: Path) -> None:
     """Writes the faults as CSV."""
-    with whole_file(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["row", "file", "what is wrong", "how to mend it"])
+        writer.writerow(["row", "file", "what is wrong", "how to fix it"])
         writer.writerows(astuple(fault) for fault in faults)

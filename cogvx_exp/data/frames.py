@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from cogvx_exp.config.schema import Data
-from cogvx_exp.data.video import VideoInfo
 from cogvx_exp.media.errors import cut_off
+from cogvx_exp.media.video import VideoInfo
 
 
 @dataclass(frozen=True, slots=True)

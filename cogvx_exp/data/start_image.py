@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from cogvx_exp.core.errors import UserError
 from cogvx_exp.data.buckets import Bucket
-from cogvx_exp.data.fit import Fit, fit_frame
-from cogvx_exp.data.video import open_video
-from cogvx_exp.errors import UserError
+from cogvx_exp.data.resize import ResizeSpec, fit_frame
+from cogvx_exp.media.video import open_video
 
 FRAME = re.compile(r"(?:first frame|frame (\d+)) of (.+)")
 """How an image that is a frame of a video is named."""
@@ -92,7 +92,7 @@ def start_image(source: str, bucket: Bucket, mode: str) -> Image.Image:
         UserError: it cannot be opened.
     """
     pixels = np.asarray(open_image(source))
-    return Image.fromarray(fit_frame(pixels, bucket, Fit("center" if mode == "random" else mode)))
+    return Image.fromarray(fit_frame(pixels, bucket, ResizeSpec("center" if mode == "random" else mode)))
 
 
 def open_image(source: str) -> Image.Image:

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from cogvx_exp.data.samples import Batch
 from cogvx_exp.diffusion.objective import add_noise, velocity_loss
+from cogvx_exp.loading.samples import Batch
 from cogvx_exp.model.positions import rotary_positions
 
 OFS = 2.0

@@ -11,15 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from cogvx_exp.config.faults import ConfigError
-from cogvx_exp.config.rules import check_memory
+from cogvx_exp.config.rules.jobs import check_memory
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.config.typed import typed
+from cogvx_exp.console.progress import console
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.core.files import write_json
 from cogvx_exp.data.buckets import Bucket
-from cogvx_exp.errors import UserError
 from cogvx_exp.estimate.advice import Advice, advise
 from cogvx_exp.estimate.prediction import PHASES, Prediction, predict
-from cogvx_exp.files import write_json
-from cogvx_exp.tracking.progress import console
 
 DEFAULT_BUDGET = 24.0
 """GiB of a card that is not named."""

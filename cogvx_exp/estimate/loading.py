@@ -4,7 +4,7 @@ import torch
 from diffusers import CogVideoXTransformer3DModel
 
 from cogvx_exp.config.schema import TrainJob
-from cogvx_exp.estimate.training_step import StepBytes
+from cogvx_exp.estimate.trace.training_step import StepBytes
 from cogvx_exp.model.adapt import trained_dtype
 from cogvx_exp.model.quantize import quantized_layers
 

@@ -3,9 +3,9 @@
 import textwrap
 from pathlib import Path
 
+from cogvx_exp.console.figures import pyplot
+from cogvx_exp.core.files import atomic_write
 from cogvx_exp.estimate.prediction import Prediction
-from cogvx_exp.figures import pyplot
-from cogvx_exp.files import whole_file
 
 COLOURS = {
     "weights": "#33415c",
@@ -44,7 +44,7 @@ def draw(predictions: list[Prediction], labels: list[str], budget: float, path: 
     axes.set_xlabel("GiB at the peak of a training step (red: peaks of other phases)", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(frameon=False, fontsize=8, ncols=5, loc="outside lower center")
-    with whole_file(path) as beside:
+    with atomic_write(path) as beside:
         figure.savefig(beside, format="png")
     plt.close(figure)
 

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from itertools import product
 
 from cogvx_exp.config.schema import TrainJob, Validation
+from cogvx_exp.core.units import GIB
 from cogvx_exp.data.buckets import Bucket
-from cogvx_exp.data.captions import CAPTIONS_AT_ONCE
-from cogvx_exp.estimate.encoders import text_encoder_peak, vae_peak, vae_weights
 from cogvx_exp.estimate.loading import loading_peak
 from cogvx_exp.estimate.splitting import split_over
-from cogvx_exp.estimate.training_step import StepBytes, step_bytes
+from cogvx_exp.estimate.trace.encoders import text_encoder_peak, vae_peak, vae_weights
+from cogvx_exp.estimate.trace.training_step import StepBytes, step_bytes
+from cogvx_exp.latents.captions import CAPTIONS_AT_ONCE
 from cogvx_exp.model.adapt import trained_dtype
 from cogvx_exp.model.device import resolve_dtype
-from cogvx_exp.training.memory import GIB
-from cogvx_exp.training.stepper import splits_weights
+from cogvx_exp.strategies.single import splits_weights
 
 CONTEXT_GIB = 0.6
 """The CUDA context with the kernels that are loaded: 0.4 to 0.6 GiB on recent cards."""

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from cogvx_exp.config.schema import TrainJob
-from cogvx_exp.estimate.training_step import StepBytes
+from cogvx_exp.estimate.trace.training_step import StepBytes
 from cogvx_exp.model.adapt import trained_dtype
 from cogvx_exp.model.device import resolve_dtype
-from cogvx_exp.training.deepspeed_parts import reduce_bucket
-from cogvx_exp.training.stepper import splits_weights
+from cogvx_exp.strategies.deepspeed_config import reduce_bucket
+from cogvx_exp.strategies.single import splits_weights
 
 BLOCKS_GATHERED = 2
 """Blocks whose weights are whole at a time: one that computes, and the next one."""

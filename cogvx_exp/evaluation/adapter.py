@@ -7,10 +7,11 @@ from typing import Any
 import yaml
 
 from cogvx_exp.config.schema import Generate, GenerateJob, Model
-from cogvx_exp.errors import UserError
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.model.adapters.weights_file import check_weights
 from cogvx_exp.model.pipeline_files import check_part
-from cogvx_exp.model.weights_file import check_weights
-from cogvx_exp.tracking.run_folder import (
+from cogvx_exp.runs.checkpoint_folder import open_checkpoint
+from cogvx_exp.runs.run_folder import (
     CHECKPOINT_FILE,
     LORA_FILE,
     PEFT_FILE,
@@ -18,7 +19,6 @@ from cogvx_exp.tracking.run_folder import (
     RunFolder,
     is_whole,
 )
-from cogvx_exp.training.checkpoint_files import open_checkpoint
 
 
 @dataclass(frozen=True)

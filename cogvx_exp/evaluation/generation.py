@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from diffusers import CogVideoXTransformer3DModel
 
-from cogvx_exp.config.prompts import read_prompts
+from cogvx_exp.config.rules.prompts import read_prompts
 from cogvx_exp.config.schema import GenerateJob, Memory, Model
-from cogvx_exp.data.captions import load_embeds, prepare_captions
-from cogvx_exp.data.prepare import Encoder
+from cogvx_exp.console.progress import console, progress
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.core.files import read_json
 from cogvx_exp.data.start_image import listed_images
-from cogvx_exp.errors import UserError
 from cogvx_exp.evaluation.adapter import Adapter
 from cogvx_exp.evaluation.grid import side_by_side
 from cogvx_exp.evaluation.sampling import (
@@ -23,8 +23,8 @@ from cogvx_exp.evaluation.sampling import (
     save_video,
     video_requests,
 )
-from cogvx_exp.files import read_json
-from cogvx_exp.model.blocks import arrange_blocks
+from cogvx_exp.latents.captions import load_embeds, prepare_captions
+from cogvx_exp.latents.prepare import Encoder
 from cogvx_exp.model.device import Compute, choose_compute
 from cogvx_exp.model.load import (
     load_scheduler,
@@ -34,9 +34,9 @@ from cogvx_exp.model.load import (
     load_whole,
     pipeline_folder,
 )
+from cogvx_exp.model.offload.blocks import apply_memory_options
 from cogvx_exp.model.pipeline_files import check_same_architecture
-from cogvx_exp.tracking.progress import console, progress
-from cogvx_exp.tracking.run_folder import is_whole
+from cogvx_exp.runs.run_folder import is_whole
 
 IMAGES = "generate.images"
 
@@ -64,7 +64,7 @@ def generate(job: GenerateJob, adapters: list[Adapter]) -> list[Path]:
     """Writes one video, with its settings beside it, for each prompt and seed; returns their paths.
 
     Raises:
-        UserError: anything only the user can mend.
+        UserError: anything only the user can fix.
     """
     settings = job.generate
     prompts = read_prompts(settings.prompts, settings.separator, "generate.prompts")
@@ -153,7 +153,7 @@ def _load(recipe: Recipe, pipeline: Path, compute: Compute, memory: Memory) -> C
             transformer = load_trained(transformer, file, compute, _name(number), must_change=True)
     if any(is_whole(file) for file in recipe.adapters) and recipe.strengths != [1.0]:
         raise UserError("generate.strength and generate.compare need an adapter; this is a whole transformer")
-    arrange_blocks(transformer, memory, compute.device)
+    apply_memory_options(transformer, memory, compute.device)
     return transformer.eval()
 
 

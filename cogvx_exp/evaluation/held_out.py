@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from cogvx_exp.data.encoded import EncodedClips
-from cogvx_exp.data.images import image_condition
-from cogvx_exp.data.prepare import Encoder
-from cogvx_exp.data.sampler import Draw
-from cogvx_exp.data.samples import TrainingSamples
 from cogvx_exp.diffusion.denoise import Loss
+from cogvx_exp.latents.dataset import EncodedClips
+from cogvx_exp.latents.prepare import Encoder
+from cogvx_exp.loading.images import image_condition
+from cogvx_exp.loading.sampler import SampleIndex
+from cogvx_exp.loading.samples import TrainingSamples
 from cogvx_exp.model.device import release
 from cogvx_exp.model.load import load_vae
 
@@ -40,21 +40,21 @@ class HeldOutLoss:
         vae = None
         if self.encoder.images:
             vae = load_vae(self.encoder.folder, compute, self.encoder.memory, self.encoder.image_scale)
-        timesteps, team = self.timesteps, self.encoder.team
+        timesteps, processes = self.timesteps, self.encoder.processes
         items = [(clip, number) for clip in range(len(self.clips.names)) for number in range(len(timesteps))]
         measured: list[float] = []
-        for position in range(-(-len(items) // team.world)):  # equally many in every process
-            clip, number = items[min(position * team.world + team.rank, len(items) - 1)]
-            batch = self.samples[Draw(-1 - clip * len(timesteps) - number, clip)].to(compute.device)
+        for position in range(-(-len(items) // processes.world)):  # equally many in every process
+            clip, number = items[min(position * processes.world + processes.rank, len(items) - 1)]
+            batch = self.samples[SampleIndex(-1 - clip * len(timesteps) - number, clip)].to(compute.device)
             batch = replace(batch, timesteps=torch.full_like(batch.timesteps, timesteps[number]))
             if vae is not None:
                 batch = replace(batch, image_latents=image_condition(batch, vae))
             with compute.autocast():
                 measured.append(loss(transformer, batch).item())
-        told = team.exchange(measured)
+        told = processes.all_gather(measured)
         by_timestep: dict[int, list[float]] = {timestep: [] for timestep in timesteps}
         for index, (_, number) in enumerate(items):
-            by_timestep[timesteps[number]].append(told[index % team.world][index // team.world])
+            by_timestep[timesteps[number]].append(told[index % processes.world][index // processes.world])
         del vae
         release(compute.device)
         transformer.train(was_training)

@@ -18,12 +18,12 @@ from diffusers import (
 from PIL import Image
 
 from cogvx_exp.config.schema.training import SamplingSettings
+from cogvx_exp.core.files import write_json
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.start_image import start_image
-from cogvx_exp.data.video import write_video
-from cogvx_exp.files import write_json
+from cogvx_exp.media.video import write_video
 from cogvx_exp.model.device import Compute
-from cogvx_exp.model.offload import on_host
+from cogvx_exp.model.offload.module import on_host
 from cogvx_exp.model.positions import Rotary, rotary_positions
 
 

@@ -10,11 +10,11 @@ from diffusers import CogVideoXTransformer3DModel
 from PIL import Image
 
 from cogvx_exp.config.schema import Model
-from cogvx_exp.data.prepare import Encoder
+from cogvx_exp.console.progress import progress
 from cogvx_exp.evaluation.sampling import Sampler, VideoRequest, file_name, image_of, save_video
+from cogvx_exp.latents.prepare import Encoder
 from cogvx_exp.model.device import release
 from cogvx_exp.model.load import load_scheduler, load_vae
-from cogvx_exp.tracking.progress import progress
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,16 @@ class Validator:
         """
         was_training = transformer.training
         transformer.eval()
-        encoder, compute, team = self.encoder, self.encoder.compute, self.encoder.team
+        encoder, compute, processes = self.encoder, self.encoder.compute, self.encoder.processes
         vae = load_vae(encoder.folder, compute, encoder.memory, encoder.image_scale)
         scheduler = load_scheduler(encoder.folder, self.model.sampling.scheduler)
         sampler = Sampler(transformer, vae, scheduler, self.embeds, compute, offload=self.offload, images=self.images)
         paths = [folder / file_name(index, request.prompt) for index, request in enumerate(self.requests)]
-        rounds = -(-len(paths) // team.world)
+        rounds = -(-len(paths) // processes.world)
         latents: dict[int, torch.Tensor] = {}
         try:
             for number in progress(f"Sampling at step {step}", range(rounds)):
-                index = number * team.world + team.rank
+                index = number * processes.world + processes.rank
                 latents[index] = sampler.sample_latents(self.requests[min(index, len(paths) - 1)])
             with sampler.without_transformer():  # once: it may take longer than a video
                 for index in (index for index in latents if index < len(paths)):
@@ -66,5 +66,5 @@ class Validator:
             transformer.train(was_training)
             del sampler, vae
             release(compute.device)
-        team.wait()
+        processes.barrier()
         return paths

@@ -2,9 +2,9 @@
 
 from contextlib import AbstractContextManager
 
-from cogvx_exp.disk import disk_errors_explained
-from cogvx_exp.tracking.run_folder import RunFolder
-from cogvx_exp.training.checkpoint_files import newest_checkpoint
+from cogvx_exp.core.disk import disk_errors_explained
+from cogvx_exp.runs.checkpoint_folder import newest_checkpoint
+from cogvx_exp.runs.run_folder import RunFolder
 
 
 def disk_trouble(folder: RunFolder) -> AbstractContextManager[None]:

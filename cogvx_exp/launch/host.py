@@ -4,8 +4,8 @@ from pathlib import Path
 
 import psutil
 
-from cogvx_exp.errors import UserError
-from cogvx_exp.tracking.progress import console
+from cogvx_exp.console.progress import console
+from cogvx_exp.core.errors import UserError
 
 GIB = 1 << 30
 

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.console.progress import console
+from cogvx_exp.console.quiet import quiet_libraries
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.launch.host import check_host
-from cogvx_exp.quiet import quiet_libraries
-from cogvx_exp.tracking.progress import console
 
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 """One of them is there where a GPU is: NVIDIA's driver, that of Windows' subsystem, AMD's."""

@@ -3,15 +3,15 @@
 from pathlib import Path
 
 from cogvx_exp.config.schema import PrepareJob
+from cogvx_exp.console.progress import console
+from cogvx_exp.console.quiet import quiet_libraries
+from cogvx_exp.core.disk import cache_trouble
 from cogvx_exp.data.dataset import Dataset, accept, load_dataset
-from cogvx_exp.disk import cache_trouble
-from cogvx_exp.launch.processes import run_processes
+from cogvx_exp.distributed.process_group import ProcessGroup, local_device, rank_and_world_size
+from cogvx_exp.launch.workers.processes import run_processes
 from cogvx_exp.model.source import pretrained_folder
-from cogvx_exp.quiet import quiet_libraries
-from cogvx_exp.team import Team, local_device, place_in_job
-from cogvx_exp.tracking.progress import console
 
-WORKER = "cogvx_exp.launch.prepare_worker"
+WORKER = "cogvx_exp.launch.workers.prepare"
 
 
 def encode(job: PrepareJob) -> None:
@@ -25,7 +25,7 @@ def encode(job: PrepareJob) -> None:
             pretrained_folder(job.model)
         dataset = load_dataset(job.data, job.cache_dir)
         accept(dataset, job.data, console, _faults(job))
-    if job.distributed.processes > 1 and place_in_job() is None:
+    if job.distributed.processes > 1 and rank_and_world_size() is None:
         run_processes(WORKER, job.model_dump_json(), job.distributed)
     else:
         encode_share(job, dataset)
@@ -43,29 +43,29 @@ def encode_share(job: PrepareJob, dataset: Dataset) -> None:
 
 def _encode_share(job: PrepareJob, dataset: Dataset) -> None:
     quiet_libraries()
-    from cogvx_exp.data.encoded import encode_dataset
-    from cogvx_exp.data.prepare import Encoder
+    from cogvx_exp.latents.dataset import encode_dataset
+    from cogvx_exp.latents.prepare import Encoder
     from cogvx_exp.model.device import choose_compute
     from cogvx_exp.model.load import pipeline_folder
 
-    team = Team(*(place_in_job() or (0, 1)))
-    console.quiet = not team.is_first
+    processes = ProcessGroup(*(rank_and_world_size() or (0, 1)))
+    console.quiet = not processes.is_main_process
     console.print(dataset.describe())
     compute = choose_compute(local_device(job.device), job.model)
     pipeline, images = pipeline_folder(job.model, job.cache_dir), job.task.name == "i2v"
-    encoder = Encoder(pipeline, compute, job.memory, job.cache_dir, images=images, team=team)
+    encoder = Encoder(pipeline, compute, job.memory, job.cache_dir, images=images, processes=processes)
     encode_dataset(dataset, job.data, encoder, [], _faults(job))
     console.print(f"Encoded in {encoder.cache.folder}", soft_wrap=True)
 
 
 def inspect(job: PrepareJob) -> None:
     """Prints what the dataset has and writes a page with a contact sheet."""
-    from cogvx_exp.data.inspect import inspect_dataset
+    from cogvx_exp.latents.inspect import inspect_dataset
 
     dataset = load_dataset(job.data, job.cache_dir)
     inspect_dataset(dataset, job, console)
 
 
 def _faults(job: PrepareJob) -> Path:
-    rank, _ = place_in_job() or (0, 1)
+    rank, _ = rank_and_world_size() or (0, 1)
     return job.cache_dir / (f"faults-{rank}.csv" if rank else "faults.csv")

@@ -6,10 +6,10 @@ from typing import Any
 from yaml import YAMLError
 
 from cogvx_exp.config.schema import TrainJob
-from cogvx_exp.errors import UserError
-from cogvx_exp.files import read_json
-from cogvx_exp.tracking.run_folder import SAYS_NOTHING, read_job, read_status, settings_by_name
-from cogvx_exp.training.checkpoint_files import CheckpointFolder, newest_checkpoint, open_checkpoint, runs_newest_first
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.core.files import read_json
+from cogvx_exp.runs.checkpoint_folder import CheckpointFolder, newest_checkpoint, open_checkpoint, runs_newest_first
+from cogvx_exp.runs.run_folder import IGNORED_KEYS, read_job, read_status, settings_by_name
 from cogvx_exp.training.resuming import refuse_fewer_steps
 
 MUST_AGREE = ("model.name", "model.path", "model.weights", "model.transformer", "task", "method", "optim.target")
@@ -45,7 +45,7 @@ def _find(job: TrainJob, outputs: Path) -> CheckpointFolder | None:
     raise UserError(f"resume={job.resume}: no such folder; give a run folder, one of its checkpoints, or latest")
 
 
-def taken_up(job: TrainJob, folder: Path) -> tuple[TrainJob, dict[str, Any] | None]:
+def resume_job(job: TrainJob, folder: Path) -> tuple[TrainJob, dict[str, Any] | None]:
     """A job of a sweep that was started before: the job that goes on, and its summary if it had finished.
 
     Raises:
@@ -129,7 +129,7 @@ def _changed(job: TrainJob, before: dict[str, Any]) -> list[tuple[str, Any, Any]
     """Name, old and new value of each setting that differs and tells what a run does."""
     now, then = settings_by_name(job.model_dump(mode="json")), settings_by_name(before)
     changed = [
-        key for key in now | then if now.get(key) != then.get(key) and not key.startswith((*SAYS_NOTHING, *PREDICTION))
+        key for key in now | then if now.get(key) != then.get(key) and not key.startswith((*IGNORED_KEYS, *PREDICTION))
     ]
     return [(key, then.get(key), now.get(key)) for key in changed]
 

@@ -1,19 +1,19 @@
 """What is wrong with a video file."""
 
-from cogvx_exp.errors import UserError
+from cogvx_exp.core.errors import UserError
 
 REENCODE = "re-encode it (ffmpeg -i FILE -c:v libx264 -crf 12 NEW.mp4) or take it out"
 
 
 class ClipError(UserError):
-    """A clip that cannot be used: what is wrong, and how to mend it."""
+    """A clip that cannot be used: what is wrong, and how to fix it."""
 
-    def __init__(self, what: str, mend: str):
-        super().__init__(what, mend)  # both in args, so that it can be pickled
-        self.what, self.mend = what, mend
+    def __init__(self, what: str, fix: str):
+        super().__init__(what, fix)  # both in args, so that it can be pickled
+        self.what, self.fix = what, fix
 
     def __str__(self) -> str:
-        return f"{self.what}; {self.mend}"
+        return f"{self.what}; {self.fix}"
 
 
 def cut_off(found: int, wanted: int) -> ClipError:

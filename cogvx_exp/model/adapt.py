@@ -8,8 +8,8 @@ from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftConfig
 from peft.tuners.lora import LoraLayer
 
 from cogvx_exp.config.schema import Method, Optim
-from cogvx_exp.errors import UserError
-from cogvx_exp.randomness import keyed_seed
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.core.randomness import keyed_seed
 
 MOVE_THE_BASE = ("pissa", "olora")
 """Values of method.init with which the adapter begins as a part of the base's weights, which is taken out of them."""

@@ -19,7 +19,7 @@ from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from cogvx_exp.config.schema import Model
 from cogvx_exp.config.schema.model import VaeArchitecture
-from cogvx_exp.files import fingerprint, whole_folder
+from cogvx_exp.core.files import fingerprint, whole_folder
 
 FORMAT = 1
 """Raise it when the same settings build other weights."""

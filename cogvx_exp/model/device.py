@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from cogvx_exp.config.schema import Model
-from cogvx_exp.errors import UserError
-from cogvx_exp.team import Team
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.distributed.process_group import ProcessGroup
 
 ROUND_PINNED_MEMORY = "pinned_max_round_threshold_mb:1"
 """Pinned tensors above 1 MiB take the memory they need. By default each is rounded up to a power of two
@@ -87,16 +87,16 @@ def _choose_gpu(device: str) -> None:
         torch._C._accelerator_setAllocatorSettings(ROUND_PINNED_MEMORY)
 
 
-def check_devices(team: Team, device: torch.device) -> None:
+def check_devices(processes: ProcessGroup, device: torch.device) -> None:
     """Makes sure that no two processes of a job are on one GPU, where nccl fails with an error of its own.
 
     Raises:
         UserError: two are.
     """
-    if team.world == 1 or device.type != "cuda":
+    if processes.world == 1 or device.type != "cuda":
         return
     gpu = f"{platform.node()} {torch.cuda.get_device_properties(device).uuid}"
-    told = team.exchange(gpu)
+    told = processes.all_gather(gpu)
     for rank, other in enumerate(told):
         first = told.index(other)
         if first != rank:

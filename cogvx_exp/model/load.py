@@ -11,18 +11,18 @@ from safetensors.torch import load_file
 from transformers import T5EncoderModel, T5Tokenizer
 
 from cogvx_exp.config.schema import Memory, Model
-from cogvx_exp.errors import UserError
-from cogvx_exp.files import file_hash, fingerprint, read_json
-from cogvx_exp.model.adapters import Applied, put_adapter, start_from
+from cogvx_exp.console.progress import console
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.core.files import file_hash, fingerprint, read_json
+from cogvx_exp.model.adapters.apply import Applied, apply_adapter, start_from
+from cogvx_exp.model.adapters.strength import file_metadata
 from cogvx_exp.model.build import SCHEDULERS, build_pipeline, built_folder
 from cogvx_exp.model.device import Compute
-from cogvx_exp.model.lora_strength import file_metadata
 from cogvx_exp.model.pipeline_files import AGAIN, check_same_architecture
 from cogvx_exp.model.positions import drop_learned_positions
 from cogvx_exp.model.quantize import quantize_block
 from cogvx_exp.model.source import pretrained_folder, shipped_folder
-from cogvx_exp.tracking.progress import console
-from cogvx_exp.tracking.run_folder import ABOUT, checkpoint_of, is_whole
+from cogvx_exp.runs.run_folder import ABOUT, checkpoint_of, is_whole
 
 HASHED_WHOLE = 64 << 20
 """Weight files up to this many bytes are hashed whole; of larger ones, name and size count."""
@@ -112,7 +112,7 @@ def load_trained(
     if is_whole(file):
         _load_weights(transformer, file)
         return transformer.requires_grad_(False)
-    applied = put_adapter(transformer, file, name)
+    applied = apply_adapter(transformer, file, name)
     _say(applied, file, must_change=must_change)
     return transformer.requires_grad_(False)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from cogvx_exp.config.choices import architectures
 from cogvx_exp.config.schema import Model
-from cogvx_exp.errors import UserError
-from cogvx_exp.model.weights_file import check_file, check_weights, read_settings
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.model.adapters.weights_file import check_file, check_weights, read_settings
 
 DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS = "diffusion_pytorch_model.safetensors", "model.safetensors"
 WEIGHTS = {"transformer": DIFFUSERS_WEIGHTS, "vae": DIFFUSERS_WEIGHTS, "text_encoder": TRANSFORMERS_WEIGHTS}

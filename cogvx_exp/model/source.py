@@ -4,9 +4,9 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from cogvx_exp.config.schema import Model
-from cogvx_exp.errors import UserError
-from cogvx_exp.files import copy_folder, file_hash, fingerprint, whole_folder
-from cogvx_exp.hub import fetch
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.core.files import copy_folder, file_hash, fingerprint, whole_folder
+from cogvx_exp.core.hub import fetch
 from cogvx_exp.model.pipeline_files import check_pipeline
 
 NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt"]
@@ -17,7 +17,7 @@ def shipped_folder(model: Model, cache_dir: Path) -> Path:
 
     The parts that the two tiny models share are in the package once.
     """
-    with as_file(files("cogvx_exp.world") / "weights") as weights:
+    with as_file(files("cogvx_exp.toy_model") / "weights") as weights:
         return put_together(weights, model.name, cache_dir)
 
 

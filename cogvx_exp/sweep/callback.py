@@ -11,13 +11,13 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
 
 from cogvx_exp.config.faults import ConfigError
-from cogvx_exp.errors import CrashError, UserError
-from cogvx_exp.files import new_folder
-from cogvx_exp.sweep.folder import SWEEPS, SweepJob, find_sweep, job_folders, note_sweep, unlink_what_is_gone
+from cogvx_exp.console.progress import console
+from cogvx_exp.console.terminal import visible
+from cogvx_exp.core.errors import CrashError, UserError
+from cogvx_exp.core.files import new_folder
+from cogvx_exp.runs.run_folder import RunFolder, read_status, write_status
+from cogvx_exp.runs.sweep_folder import SWEEPS, SweepJob, find_sweep, job_folders, note_sweep, unlink_what_is_gone
 from cogvx_exp.sweep.table import SweepTable
-from cogvx_exp.tracking.console import visible
-from cogvx_exp.tracking.progress import console
-from cogvx_exp.tracking.run_folder import RunFolder, read_status, write_status
 
 TARGET = "cogvx_exp.sweep.callback.SweepCallback"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from cogvx_exp.config.schema import Sweep
-from cogvx_exp.tracking.progress import console
+from cogvx_exp.console.progress import console
 
 SECONDS_BETWEEN_TRIES = 1.0
 

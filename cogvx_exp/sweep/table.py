@@ -8,9 +8,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from cogvx_exp.sweep.folder import SweepJob, job_folders, read_sweep_job
+from cogvx_exp.console.progress import console
+from cogvx_exp.runs.sweep_folder import SweepJob, job_folders, read_sweep_job
 from cogvx_exp.sweep.labels import labels
-from cogvx_exp.tracking.progress import console
 
 SECONDS_BETWEEN_LOOKS = 1.0
 STYLES = {"running": "cyan", "finished": "green", "failed": "red", "lost": "red", "stopped": "yellow", "waiting": "dim"}

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from cogvx_exp.figures import pyplot
-from cogvx_exp.files import whole_file
+from cogvx_exp.console.figures import pyplot
+from cogvx_exp.core.files import atomic_write
 
 
 def plot_loss(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
@@ -31,6 +31,6 @@ def plot_loss(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
     for axes in (upper, lower):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    with whole_file(path) as beside:
+    with atomic_write(path) as beside:
         figure.savefig(beside, format="png")
     plt.close(figure)

@@ -13,9 +13,9 @@ import yaml
 from jinja2 import Environment, PackageLoader
 
 from cogvx_exp.config.schema import TrainJob
-from cogvx_exp.errors import UserError
-from cogvx_exp.files import read_json, write_json, write_text
-from cogvx_exp.tracking.run_folder import PEFT_FILE, RunFolder
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.core.files import read_json, write_json, write_text
+from cogvx_exp.runs.run_folder import PEFT_FILE, RunFolder
 from cogvx_exp.tracking.scrub import hub_name, scrubbed_config, without_paths
 
 MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|~$#!])")

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cogvx_exp.data.video import spread_frames
-from cogvx_exp.figures import pyplot
-from cogvx_exp.files import read_json, whole_file
-from cogvx_exp.tracking.console import one_line
-from cogvx_exp.tracking.run_folder import RunFolder
+from cogvx_exp.console.figures import pyplot
+from cogvx_exp.console.terminal import one_line
+from cogvx_exp.core.files import atomic_write, read_json
+from cogvx_exp.media.video import spread_frames
+from cogvx_exp.runs.run_folder import RunFolder
 
 FRAMES = 4
 """Frames of a video that are shown, spread over it."""
@@ -36,7 +36,7 @@ def draw_strip(folder: RunFolder) -> None:
     first = f"base model\n{axes[0][0].get_title('left')}"
     axes[0][0].set_title(first, loc="left", fontsize=8.5, parse_math=False)
     axes[0][1].set_title(f"after step {int(steps[-1].name.partition('-')[2])}\n ", loc="left", fontsize=8.5)
-    with whole_file(folder.path / "videos.png") as beside:
+    with atomic_write(folder.path / "videos.png") as beside:
         figure.savefig(beside, format="png")
     plt.close(figure)
 

@@ -15,11 +15,11 @@ from typing import Any, Protocol
 
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.config.schema.trackers import TensorBoard, Wandb
-from cogvx_exp.data.video import spread_frames
-from cogvx_exp.files import write_text
-from cogvx_exp.sweep.folder import ABOUT
-from cogvx_exp.tracking.progress import console
-from cogvx_exp.tracking.run_folder import RunFolder
+from cogvx_exp.console.progress import console
+from cogvx_exp.core.files import write_text
+from cogvx_exp.media.video import spread_frames
+from cogvx_exp.runs.run_folder import RunFolder
+from cogvx_exp.runs.sweep_folder import ABOUT
 
 SECONDS_AT_END = 20.0
 """How long a run waits at its end for what the trackers have not sent yet."""

@@ -6,10 +6,10 @@ from typing import Any
 from diffusers import CogVideoXTransformer3DModel
 
 from cogvx_exp.config.schema import TrainJob
-from cogvx_exp.team import Team
-from cogvx_exp.tracking.run_folder import RunFolder
+from cogvx_exp.distributed.process_group import ProcessGroup
+from cogvx_exp.runs.run_folder import RunFolder
 from cogvx_exp.tracking.trackers import Trackers
-from cogvx_exp.training.memory import MemoryLog
+from cogvx_exp.training.monitor.memory import MemoryLog
 from cogvx_exp.training.setup import PreparedData, Training
 
 
@@ -25,9 +25,9 @@ class Context:
     trackers: Trackers
 
     @property
-    def team(self) -> Team:
+    def processes(self) -> ProcessGroup:
         """The processes that train together."""
-        return self.data.team
+        return self.data.processes
 
     def sample(self, transformer: CogVideoXTransformer3DModel, step: int, **about: Any) -> None:
         """Samples the validation's videos with a transformer into the step's folder."""

@@ -11,11 +11,11 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from cogvx_exp.config.schema import Method
-from cogvx_exp.errors import UserError
-from cogvx_exp.files import mode_by_umask, read_json, write_json
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.core.files import mode_by_umask, read_json, write_json
 from cogvx_exp.model.adapt import initial_adapter, trainable_parameters
-from cogvx_exp.model.lora_strength import file_metadata
-from cogvx_exp.tracking.run_folder import ABOUT, LORA_FILE, PEFT_FILE, TRANSFORMER_FOLDER
+from cogvx_exp.model.adapters.strength import file_metadata
+from cogvx_exp.runs.run_folder import ABOUT, LORA_FILE, PEFT_FILE, TRANSFORMER_FOLDER
 
 
 def export(

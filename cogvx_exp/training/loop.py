@@ -8,25 +8,25 @@ from typing import Any
 
 import torch
 
-from cogvx_exp.data.samples import Batch
+from cogvx_exp.console.progress import Bar
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.core.randomness import keyed_seed
 from cogvx_exp.diffusion.denoise import Loss
-from cogvx_exp.errors import UserError
-from cogvx_exp.randomness import keyed_seed
-from cogvx_exp.team import Team
-from cogvx_exp.tracking.progress import Bar
-from cogvx_exp.tracking.run_folder import Metrics, NoMetrics
+from cogvx_exp.distributed.process_group import ProcessGroup
+from cogvx_exp.loading.samples import Batch
+from cogvx_exp.runs.run_folder import Metrics, NoMetrics
+from cogvx_exp.strategies.micro_batch import forward_backward
 from cogvx_exp.tracking.smoothing import smoother
-from cogvx_exp.training.checkpoint import TrainingState
-from cogvx_exp.training.memory import memory_in_use
-from cogvx_exp.training.micro_batch import forward_backward
-from cogvx_exp.training.throughput import Work, WorkMeter, peak_flops
+from cogvx_exp.training.checkpoint.state import TrainingState
+from cogvx_exp.training.monitor.memory import memory_in_use
+from cogvx_exp.training.monitor.throughput import Work, WorkMeter, peak_flops
 
 QUARTER = 250
 """Timesteps of the parts in which the loss is told."""
 
 
 @dataclass(frozen=True)
-class Action:
+class Callback:
     """Something to do between steps."""
 
     run: Callable[[int], None]
@@ -42,7 +42,7 @@ class Action:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class LoopConfig:
     """How long, how often."""
 
     first_step: int
@@ -51,10 +51,10 @@ class Schedule:
     accumulation: int
     max_grad_norm: float | None
     seed: int
-    team: Team
+    processes: ProcessGroup
     wants_stop: Callable[[], bool]
     """Whether this process was asked to stop after the step."""
-    actions: list[Action]
+    callbacks: list[Callback]
     """What is done between steps, in this order."""
     smoothed_loss: float | None = None
     """Of the steps that are already done, if it is known."""
@@ -83,7 +83,7 @@ def train_loop(
     batches: Iterator[Batch],
     loss: Loss,
     metrics: Metrics | NoMetrics,
-    schedule: Schedule,
+    schedule: LoopConfig,
 ) -> int:
     """Trains from `schedule.first_step` to `schedule.steps`, or until asked to stop. Returns the last step done.
 
@@ -91,8 +91,8 @@ def train_loop(
         UserError: the loss is not finite; the step's clips are named.
     """
     step, smoothed = schedule.first_step, schedule.smoothed_loss
-    meter = WorkMeter(state.transformer.config, state.stepper.shapes())
-    peak = peak_flops(state.transformer.device) if state.stepper.computes_in_16_bit else None
+    meter = WorkMeter(state.transformer.config, state.strategy.shapes())
+    peak = peak_flops(state.transformer.device) if state.strategy.computes_in_16_bit else None
     with Bar("Training", schedule.steps, schedule.first_step) as bar:
         for step in range(schedule.first_step + 1, schedule.steps + 1):
             started = time.perf_counter()
@@ -101,7 +101,7 @@ def train_loop(
             seconds = time.perf_counter() - started
             memory = memory_in_use(state.transformer.device)
             smoothed = smoother(result.loss if smoothed is None else smoothed, result.loss, step)
-            used = {"mfu": round(result.work.flops / seconds / (peak * schedule.team.world), 4)} if peak else {}
+            used = {"mfu": round(result.work.flops / seconds / (peak * schedule.processes.world), 4)} if peak else {}
             metrics.write(
                 step=step,
                 loss=result.loss,
@@ -117,7 +117,7 @@ def train_loop(
                 memory_gib=round(memory, 3),
             )
             bar.show(step, f"loss {smoothed:.4f}  lr {lr:.2e}  {seconds:.2f} s/step  {memory:.1f} GiB")
-            for action in schedule.actions:
+            for action in schedule.callbacks:
                 if action.is_due(step, schedule.steps):
                     action.run(step)
             if result.stop:
@@ -129,12 +129,12 @@ def _optimizer_step(
     state: TrainingState,
     batches: Iterator[Batch],
     loss: Loss,
-    schedule: Schedule,
+    schedule: LoopConfig,
     step: int,
     meter: WorkMeter,
 ) -> StepResult:
     """Accumulates gradients over the step's batches, then moves the weights."""
-    stepper, device = state.stepper, state.transformer.device
+    strategy, device = state.strategy, state.transformer.device
     total, waited, clips, work, each = torch.zeros((), device=device), 0.0, [], Work(), []
     for number in range(1, schedule.accumulation + 1):
         waiting_since = time.perf_counter()
@@ -143,14 +143,14 @@ def _optimizer_step(
         clips += batch.clips
         work += meter.of(batch)
         torch.manual_seed(keyed_seed(schedule.seed, batch.samples[0], "dropout"))
-        with stepper.accumulating(last=number == schedule.accumulation):
-            losses = forward_backward(stepper, loss, batch, schedule.accumulation)
+        with strategy.accumulating(last=number == schedule.accumulation):
+            losses = forward_backward(strategy, loss, batch, schedule.accumulation)
         total += losses.mean() / schedule.accumulation
         each.append(torch.stack([batch.timesteps.float(), losses]))
-    norm = stepper.clip(schedule.max_grad_norm)
+    norm = strategy.clip(schedule.max_grad_norm)
     mine, grad_norm = _on_host(total, torch.cat(each, dim=1), norm)
     mine |= {"work": astuple(work), "clips": sorted(set(clips)), "stop": schedule.wants_stop()}
-    told = schedule.team.exchange_in_step(mine)
+    told = schedule.processes.all_gather_in_step(mine)
     value = sum(one["loss"] for one in told) / len(told)
     if not math.isfinite(value):
         bad = sorted({clip for one in told if not math.isfinite(one["loss"]) for clip in one["clips"]})
@@ -158,11 +158,11 @@ def _optimizer_step(
             f"the loss is {value} at step {step} (clips: {', '.join(bad)}); the last checkpoint is kept. "
             "Lower optim.lr, check these clips, or use model.dtype=float32"
         )
-    if schedule.team.world > 1:
-        torch.manual_seed(stepper.rounding_seed(schedule.seed, step))
-    norm_of_step = stepper.step()
+    if schedule.processes.world > 1:
+        torch.manual_seed(strategy.rounding_seed(schedule.seed, step))
+    norm_of_step = strategy.step()
     state.lr_scheduler.step()
-    state.update_average()
+    state.update_ema()
     return StepResult(
         value,
         grad_norm if norm_of_step is None else norm_of_step,

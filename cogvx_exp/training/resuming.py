@@ -3,11 +3,11 @@
 import math
 
 from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.console.progress import console
+from cogvx_exp.core.errors import UserError
 from cogvx_exp.data.dataset import Dataset
 from cogvx_exp.data.identity import dataset_changes, identity_of
-from cogvx_exp.errors import UserError
-from cogvx_exp.tracking.progress import console
-from cogvx_exp.training.checkpoint_files import CheckpointFolder
+from cogvx_exp.runs.checkpoint_folder import CheckpointFolder
 
 
 def batches_done(checkpoint: CheckpointFolder, batch_size: int) -> int:

@@ -15,32 +15,32 @@ from accelerate.utils import AutocastKwargs
 from diffusers import CogVideoXTransformer3DModel
 
 from cogvx_exp.config.schema import TrainJob, Validation
+from cogvx_exp.console.progress import console
+from cogvx_exp.core.disk import plain_disk_errors
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.core.files import replacing_folder, write_json
 from cogvx_exp.data.dataset import Dataset
-from cogvx_exp.disk import plain_disk_errors
-from cogvx_exp.errors import UserError
+from cogvx_exp.distributed.process_group import ProcessGroup, destroy_process_group, init_process_group, local_device
 from cogvx_exp.evaluation.generation import Recipe
-from cogvx_exp.files import replacing_folder, write_json
-from cogvx_exp.model.blocks import arrange_blocks
 from cogvx_exp.model.device import Compute, check_devices, choose_compute
 from cogvx_exp.model.load import load_trained, load_transformer, load_whole
-from cogvx_exp.model.offload import free_weights
-from cogvx_exp.team import Team, join_team, leave_team, local_device
-from cogvx_exp.tracking.environment import environment
-from cogvx_exp.tracking.opening import Opening
+from cogvx_exp.model.offload.blocks import apply_memory_options
+from cogvx_exp.model.offload.module import free_weights
+from cogvx_exp.runs.checkpoint_folder import CheckpointFolder
+from cogvx_exp.runs.environment import environment
+from cogvx_exp.runs.opening import Opening
+from cogvx_exp.runs.run_folder import Metrics, NoMetrics, RunFolder, read_metrics, write_status
 from cogvx_exp.tracking.plot import plot_loss
-from cogvx_exp.tracking.progress import console
 from cogvx_exp.tracking.publish import publish
-from cogvx_exp.tracking.run_folder import Metrics, NoMetrics, RunFolder, read_metrics, write_status
 from cogvx_exp.tracking.strip import draw_strip
 from cogvx_exp.tracking.trackers import Trackers
-from cogvx_exp.training.actions import Actions
-from cogvx_exp.training.checkpoint_files import CheckpointFolder
+from cogvx_exp.training.callbacks import Callbacks
+from cogvx_exp.training.checkpoint.saver import CheckpointSaver
 from cogvx_exp.training.context import Context
 from cogvx_exp.training.export import export, export_merged
-from cogvx_exp.training.loop import Schedule, train_loop
-from cogvx_exp.training.memory import MemoryLog
-from cogvx_exp.training.out_of_memory import explained_out_of_memory
-from cogvx_exp.training.saving import CheckpointSaver
+from cogvx_exp.training.loop import LoopConfig, train_loop
+from cogvx_exp.training.monitor.memory import MemoryLog
+from cogvx_exp.training.monitor.out_of_memory import explained_out_of_memory
 from cogvx_exp.training.setup import Training, build_training, load_base, prepare_data
 from cogvx_exp.training.stopping import Stopped, StopRequest
 
@@ -75,22 +75,24 @@ def train(
         opening: if the folder has a run: what is written when all is ready, and nothing before.
 
     Raises:
-        UserError: anything only the user can mend; or a checkpoint could not be written, and the rest was.
+        UserError: anything only the user can fix; or a checkpoint could not be written, and the rest was.
         Stopped: the run was asked to stop and has saved its state.
     """
     started = time.monotonic()
     stop = StopRequest(job.checkpoint.max_minutes)
-    with explained_out_of_memory(job), stop.listening(), joined(job) as team:
-        assert team.world == job.distributed.processes * job.distributed.nodes, "all of the processes are there"
+    with explained_out_of_memory(job), stop.listening(), joined(job) as processes:
+        assert processes.world == job.distributed.processes * job.distributed.nodes, "all of the processes are there"
         compute = choose_compute(local_device(job.device), job.model)
-        check_devices(team, compute.device)
+        check_devices(processes, compute.device)
         set_tf32(job.allow_tf32)
-        memory = MemoryLog(compute.device, team)
-        data = prepare_data(job, dataset, compute, opening.faults(folder, job) if opening else folder.faults, team)
+        memory = MemoryLog(compute.device, processes)
+        data = prepare_data(job, dataset, compute, opening.faults(folder, job) if opening else folder.faults, processes)
         memory.record("encoding")
         with accelerator_for(compute) as accelerator:
             training = build_training(job, data, accelerator, checkpoint)
-            run = Context(job, folder, data, training, memory, _open(job, folder, training, compute, opening, team))
+            run = Context(
+                job, folder, data, training, memory, _open(job, folder, training, compute, opening, processes)
+            )
             memory.record("before_training")
             if not checkpoint and data.validator and isinstance(job.validation, Validation) and job.validation.baseline:
                 run.sample(training.transformer, 0)
@@ -99,7 +101,7 @@ def train(
             memory.record("before_validation")
         if last < training.steps:
             run.trackers.finish()
-            team.wait()  # the first one writes, and whatever starts the processes ends all when one has ended
+            processes.barrier()  # the first one writes, and whatever starts the processes ends all when one has ended
             if unsaved:
                 raise UserError(unsaved)
             raise Stopped(
@@ -112,16 +114,21 @@ def train(
             transformer = _sample_from_export(run, exported)
             memory.record("after_testing")
         summary: dict[str, Any] = {}
-        if team.is_first:
+        if processes.is_main_process:
             summary = _finish(run, exported, time.monotonic() - started, unsaved)
-        return Result(transformer, team.exchange(summary)[0])
+        return Result(transformer, processes.all_gather(summary)[0])
 
 
 def _open(
-    job: TrainJob, folder: RunFolder, training: Training, compute: Compute, opening: Opening | None, team: Team
+    job: TrainJob,
+    folder: RunFolder,
+    training: Training,
+    compute: Compute,
+    opening: Opening | None,
+    processes: ProcessGroup,
 ) -> Trackers:
     """Writes what a run starts with, now that nothing but training can fail."""
-    if not team.is_first:
+    if not processes.is_main_process:
         return Trackers()
     if opening:
         opening.write(folder, job, training.first_step)
@@ -135,17 +142,17 @@ def set_tf32(allowed: bool) -> None:
 
 
 @contextmanager
-def joined(job: TrainJob) -> Iterator[Team]:
+def joined(job: TrainJob) -> Iterator[ProcessGroup]:
     """Joins the processes that share the job, if there are others.
 
     After an error this process does not take leave of them: with nccl that waits for kernels, and those wait for the
     other processes, which may never come. It has to end for them to notice.
     """
     cuda = local_device(job.device) != "cpu" and torch.cuda.is_available()
-    team = join_team(cuda, job.distributed.timeout or DEFAULT_TIMEOUT)
-    console.quiet = not team.is_first
-    yield team
-    leave_team()
+    processes = init_process_group(cuda, job.distributed.timeout or DEFAULT_TIMEOUT)
+    console.quiet = not processes.is_main_process
+    yield processes
+    destroy_process_group()
 
 
 def _train(run: Context, stop: StopRequest) -> tuple[int, str]:
@@ -156,17 +163,21 @@ def _train(run: Context, stop: StopRequest) -> tuple[int, str]:
     """
     job, training, folder = run.job, run.training, run.folder
     saver = CheckpointSaver(folder.checkpoints, job.checkpoint)
-    actions = Actions(run, saver)
-    writer = Metrics(folder.metrics, training.first_step, run.trackers.metrics) if run.team.is_first else NoMetrics()
-    schedule = Schedule(
+    callbacks = Callbacks(run, saver)
+    writer = (
+        Metrics(folder.metrics, training.first_step, run.trackers.metrics)
+        if run.processes.is_main_process
+        else NoMetrics()
+    )
+    schedule = LoopConfig(
         first_step=training.first_step,
         steps=training.steps,
         accumulation=job.gradient_accumulation,
         max_grad_norm=job.max_grad_norm,
         seed=job.seed,
-        team=run.team,
+        processes=run.processes,
         wants_stop=stop,
-        actions=actions.between_steps(),
+        callbacks=callbacks.between_steps(),
         smoothed_loss=writer.last.get("loss_smoothed"),
     )
     try:
@@ -176,10 +187,10 @@ def _train(run: Context, stop: StopRequest) -> tuple[int, str]:
             if last < training.steps:
                 stop.settle()
         if last < training.steps:
-            actions.save(last)
+            callbacks.save(last)
     finally:
         saver.wait()
-    failure = run.team.exchange(saver.finish())[0]
+    failure = run.processes.all_gather(saver.finish())[0]
     training.seconds_for_checkpoints = {"waited": saver.seconds_waited, "writing": saver.seconds_writing}
     return last, failure
 
@@ -201,14 +212,14 @@ def _export(run: Context) -> Path:
     """Writes the result as diffusers or peft load it."""
     job, compute, training = run.job, run.data.compute, run.training
     exported = ""
-    with training.state.averaged():
-        complete = training.state.stepper.complete()
-        if run.team.is_first:
+    with training.state.ema_weights():
+        complete = training.state.strategy.full_model()
+        if run.processes.is_main_process:
             with replacing_folder(run.folder.export) as beside, plain_disk_errors(run.folder.export):
                 written = export(complete, job.method, beside, compute.dtype, training.about)
             exported = str(run.folder.export / written.relative_to(beside))
-    exported = run.team.exchange(exported)[0]
-    if job.export.merge and run.team.is_first:
+    exported = run.processes.all_gather(exported)[0]
+    if job.export.merge and run.processes.is_main_process:
         host = Compute(torch.device("cpu"), compute.dtype)
         base = load_transformer(run.data.pipeline, host, job.task.name)
         with plain_disk_errors(run.folder.export):
@@ -227,7 +238,7 @@ def _sample_from_export(run: Context, exported: Path) -> CogVideoXTransformer3DM
         if exported.is_dir()
         else load_trained(load_base(job, run.data), exported, compute)
     )
-    arrange_blocks(transformer, job.memory, compute.device)
+    apply_memory_options(transformer, job.memory, compute.device)
     recipe = Recipe(job.model, [exported], [1.0], [1.0])
     run.sample(transformer, training.steps, **recipe.about())
     return transformer
@@ -245,7 +256,7 @@ def _finish(run: Context, exported: Path, seconds: float, unsaved: str) -> dict[
         plot_loss(lines, folder.path / "loss.png", job.name)
     summary = _summary(job, lines, run.memory, exported, seconds)
     summary |= {"held_out": read_metrics(folder.held_out)[-1]} if training.held_out else {}
-    summary["processes"] = run.team.world
+    summary["processes"] = run.processes.world
     summary["checkpoint_seconds"] = {name: round(value, 3) for name, value in training.seconds_for_checkpoints.items()}
     summary["clips"] = run.data.encoded.dataset.describe()
     write_json(folder.path / "summary.json", summary)

@@ -13,42 +13,42 @@ from accelerate import Accelerator
 from diffusers import CogVideoXTransformer3DModel
 from diffusers.training_utils import EMAModel
 
-from cogvx_exp.config.notes import warmup_note
-from cogvx_exp.config.prompts import read_prompts
+from cogvx_exp.config.rules.notes import warmup_note
+from cogvx_exp.config.rules.prompts import read_prompts
 from cogvx_exp.config.schema import TrainJob, Validation
+from cogvx_exp.console.progress import console
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.core.files import read_json
 from cogvx_exp.data.buckets import Bucket
-from cogvx_exp.data.captions import load_embeds
 from cogvx_exp.data.dataset import Clip, Dataset
-from cogvx_exp.data.encoded import EncodedDataset, encode_dataset
 from cogvx_exp.data.frames import choose_frames
-from cogvx_exp.data.images import with_images
-from cogvx_exp.data.online import online_batches
-from cogvx_exp.data.prepare import Encoder
-from cogvx_exp.data.readers import Wait, cached_batches
-from cogvx_exp.data.sampler import BatchStream
-from cogvx_exp.data.samples import Batch, LatentSpace, TrainingSamples
 from cogvx_exp.data.start_image import frame_of, listed_images
 from cogvx_exp.diffusion.denoise import Loss, denoising_loss
-from cogvx_exp.errors import UserError
+from cogvx_exp.distributed.process_group import ProcessGroup
 from cogvx_exp.evaluation.adapter import find_adapter
 from cogvx_exp.evaluation.held_out import SEED as HELD_OUT_SEED
 from cogvx_exp.evaluation.held_out import HeldOutLoss, fixed_timesteps
 from cogvx_exp.evaluation.sampling import video_requests
 from cogvx_exp.evaluation.validation import Validator
-from cogvx_exp.files import read_json
+from cogvx_exp.latents.captions import load_embeds
+from cogvx_exp.latents.dataset import EncodedDataset, encode_dataset
+from cogvx_exp.latents.prepare import Encoder
+from cogvx_exp.loading.images import with_images
+from cogvx_exp.loading.online import online_batches
+from cogvx_exp.loading.readers import Wait, cached_batches
+from cogvx_exp.loading.sampler import BatchStream
+from cogvx_exp.loading.samples import Batch, LatentSpace, TrainingSamples
+from cogvx_exp.loading.stream import batch_stream
 from cogvx_exp.model.adapt import make_trainable, trainable_parameters, trained_dtype
-from cogvx_exp.model.blocks import arrange_blocks
 from cogvx_exp.model.device import Compute
 from cogvx_exp.model.load import load_adapter_weights, load_scheduler, load_transformer, pipeline_folder
+from cogvx_exp.model.offload.blocks import apply_memory_options
 from cogvx_exp.model.positions import drop_learned_positions, fits_learned_positions
-from cogvx_exp.team import Team
-from cogvx_exp.tracking.progress import console
-from cogvx_exp.training.checkpoint import TrainingState
-from cogvx_exp.training.checkpoint_files import CheckpointFolder
-from cogvx_exp.training.optimizer import build_lr_scheduler, build_optimizer
+from cogvx_exp.optim.build import build_lr_scheduler, build_optimizer
+from cogvx_exp.runs.checkpoint_folder import CheckpointFolder
+from cogvx_exp.strategies.single import build_strategy, splits_weights
+from cogvx_exp.training.checkpoint.state import TrainingState
 from cogvx_exp.training.resuming import batches_done, changes_around, run_steps, say_resumed
-from cogvx_exp.training.stepper import build_stepper, splits_weights
-from cogvx_exp.training.stream import batch_stream
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ class PreparedData:
         return self.encoder.compute
 
     @property
-    def team(self) -> Team:
+    def processes(self) -> ProcessGroup:
         """The processes that train together."""
-        return self.encoder.team
+        return self.encoder.processes
 
     @property
     def clips(self) -> list[Clip]:
@@ -130,7 +130,9 @@ class Training:
         return with_images(batches, data.encoder) if job.task.name == "i2v" else batches
 
 
-def prepare_data(job: TrainJob, dataset: Dataset, compute: Compute, faults: Path, team: Team) -> PreparedData:
+def prepare_data(
+    job: TrainJob, dataset: Dataset, compute: Compute, faults: Path, processes: ProcessGroup
+) -> PreparedData:
     """Fills the cache with everything the run will read.
 
     Args:
@@ -144,11 +146,11 @@ def prepare_data(job: TrainJob, dataset: Dataset, compute: Compute, faults: Path
         UserError: the data or the model cannot be used.
     """
     console.print(dataset.describe())
-    if not team.is_first:
-        team.wait()  # the first one downloads or builds
+    if not processes.is_main_process:
+        processes.barrier()  # the first one downloads or builds
     pipeline = pipeline_folder(job.model, job.cache_dir)
-    if team.is_first:
-        team.wait()
+    if processes.is_main_process:
+        processes.barrier()
     encoder = Encoder(
         pipeline,
         compute,
@@ -156,7 +158,7 @@ def prepare_data(job: TrainJob, dataset: Dataset, compute: Compute, faults: Path
         job.cache_dir,
         images=job.task.name == "i2v",
         image_scale=job.task.image_scale or "auto",
-        team=team,
+        processes=processes,
     )
     validation = job.validation if isinstance(job.validation, Validation) else None
     shown = [*dataset.held_out, *dataset.clips]
@@ -180,8 +182,8 @@ def build_training(
     Raises:
         UserError: the settings do not fit the model, the data or the checkpoint.
     """
-    stream = batch_stream(job, data.encoded.dataset, data.team)
-    batches_per_step = job.gradient_accumulation * data.team.world
+    stream = batch_stream(job, data.encoded.dataset, data.processes)
+    batches_per_step = job.gradient_accumulation * data.processes.world
     steps = run_steps(job, stream.batches_per_epoch, batches_per_step, checkpoint)
     note = warmup_note(job.lr_scheduler, steps) if job.epochs else None
     if note:
@@ -201,16 +203,16 @@ def build_training(
         load_adapter_weights(transformer, find_adapter(job.method.init_from, "method.init_from").file)
     transformer.train()
     _say_parameters(job, transformer, steps)
-    arrange_blocks(transformer, job.memory, data.compute.device)
+    apply_memory_options(transformer, job.memory, data.compute.device)
 
     def make_optimizer(parameters: dict[str, torch.nn.Parameter]) -> torch.optim.Optimizer:
         samples_per_step = job.batch_size * batches_per_step
         return build_optimizer(parameters, job.optim, data.compute.device, samples_per_step)
 
-    stepper = build_stepper(how, transformer, make_optimizer, accelerator, dtype)
-    schedule = partial(build_lr_scheduler, stepper.optimizer, job.lr_scheduler, steps)
+    strategy = build_strategy(how, transformer, make_optimizer, accelerator, dtype)
+    schedule = partial(build_lr_scheduler, strategy.optimizer, job.lr_scheduler, steps)
     ema = EMAModel(trainable_parameters(transformer).values(), decay=job.ema_decay) if job.ema_decay else None
-    state = TrainingState(stepper, job.optim, schedule, ema)
+    state = TrainingState(strategy, job.optim, schedule, ema)
 
     config = dict(transformer.config)
     noise_schedule = load_scheduler(data.pipeline, job.model.sampling.scheduler).alphas_cumprod

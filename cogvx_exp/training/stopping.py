@@ -15,7 +15,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 PATIENCE = 10
 """Seconds that a run that was asked to stop waits for what may never come: a late batch, another process."""
-last_words: list[Callable[["Stopped"], None]] = []
+before_exit: list[Callable[["Stopped"], None]] = []
 """Called before a process ends itself that could not be stopped otherwise."""
 
 
@@ -69,7 +69,7 @@ class StopRequest:
                 time.sleep(PATIENCE)
                 if self._listening and not self._after_step and not self._settled:
                     name = signal.Signals(number[0]).name
-                    for say in last_words:
+                    for say in before_exit:
                         say(Stopped(f"Stopped: {name} was received; nothing is lost, resume=auto goes on"))
                     os._exit(EXIT_CODE)
 

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 from cogvx_exp.tracking.run_folder import read_metrics
+
 from tests.entry import train as main
 
 FILE = Path(__file__).with_name("tiny-t2v-lora.json")

@@ -7,7 +7,7 @@ import pytest
 
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.data.dataset import load_dataset
-from cogvx_exp.tracking.run_folder import RunFolder
+from cogvx_exp.runs.run_folder import RunFolder
 from cogvx_exp.training.run import Result, train
 
 Train = Callable[[TrainJob, Path], Result]

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cogvx_exp.config.schema import TrainJob
-from cogvx_exp.errors import UserError
+from cogvx_exp.core.errors import UserError
 from cogvx_exp.evaluation.adapter import find_adapter
 from cogvx_exp.model.device import choose_compute
 from cogvx_exp.model.load import load_trained, load_transformer, pipeline_folder
-from cogvx_exp.tracking.run_folder import LORA_FILE
+from cogvx_exp.runs.run_folder import LORA_FILE
 from tests.entry import generate, train
 from tests.integration.test_matrix import some_inputs
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from cogvx_exp.config.schema import Data
+from cogvx_exp.core.errors import UserError
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.dataset import Dataset, load_dataset
 from cogvx_exp.data.decoding import DecodingPool, read_clip
 from cogvx_exp.data.faults import ClipError
-from cogvx_exp.data.fit import Fit
 from cogvx_exp.data.frames import FrameChoice
-from cogvx_exp.data.video import probe_video
-from cogvx_exp.errors import UserError
+from cogvx_exp.data.resize import ResizeSpec
+from cogvx_exp.media.video import probe_video
 from tests.entry import train as main
 from tests.zoo import FRAMES, HEIGHT, WIDTH, ffmpeg, make_zoo
 
@@ -71,13 +71,13 @@ def test_every_bad_file_is_named_with_its_row_and_a_way_out(zoo: Path, load) -> 
     assert [(fault.row, fault.file) for fault in dataset.faults] == list(enumerate(BAD, 2))
     for fault, words in zip(dataset.faults, BAD.values(), strict=True):
         assert words in fault.what, fault
-        assert fault.mend
+        assert fault.fix
 
 
 @pytest.mark.parametrize("name", ["cut.mp4", "damaged.mp4"])
 def test_damage_in_the_middle_is_found_at_the_latest_when_it_is_decoded(zoo: Path, name: str) -> None:
     with pytest.raises(ClipError, match=r"damaged|cut off|cannot be decoded"):
-        read_clip(str(zoo / name), FrameChoice(24, 0, 0, None), Bucket(24, 48, 80), Fit("resize"))
+        read_clip(str(zoo / name), FrameChoice(24, 0, 0, None), Bucket(24, 48, 80), ResizeSpec("resize"))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else for a moment")
@@ -107,7 +107,7 @@ def test_odd_files_are_read_frame_by_frame(zoo: Path, name: str) -> None:
     info = probe_video(str(zoo / name))
     assert info.num_frames == FRAMES
     assert info.duration == pytest.approx(31 / 8 if name == "variable-rate.mp4" else 3, abs=0.15)
-    frames = read_clip(str(zoo / name), FrameChoice(8, 0, 0, None), Bucket(8, HEIGHT, WIDTH), Fit("resize"))
+    frames = read_clip(str(zoo / name), FrameChoice(8, 0, 0, None), Bucket(8, HEIGHT, WIDTH), ResizeSpec("resize"))
     assert frames.shape == (8, HEIGHT, WIDTH, 3)
     brightness = [3 * index * 240 // FRAMES for index in range(8)]
     assert frames[:, HEIGHT // 2 :].mean((1, 2, 3)) == pytest.approx(brightness, abs=8)
@@ -116,7 +116,9 @@ def test_odd_files_are_read_frame_by_frame(zoo: Path, name: str) -> None:
 def test_a_clip_rotated_by_its_metadata_is_upright(zoo: Path) -> None:
     info = probe_video(str(zoo / "rotated.mp4"))
     assert (info.height, info.width) == (WIDTH, HEIGHT)
-    frames = read_clip(str(zoo / "rotated.mp4"), FrameChoice(1, 12, 0, None), Bucket(1, WIDTH, HEIGHT), Fit("resize"))
+    frames = read_clip(
+        str(zoo / "rotated.mp4"), FrameChoice(1, 12, 0, None), Bucket(1, WIDTH, HEIGHT), ResizeSpec("resize")
+    )
     red = frames[0, :, :, 0].astype(int) - frames[0, :, :, 1] > 80
     assert red[-WIDTH // 2 :, : HEIGHT // 4].mean() > 0.8, "a quarter turn to the left moves the top left to the bottom"
     assert red.mean() < 0.2
@@ -124,7 +126,7 @@ def test_a_clip_rotated_by_its_metadata_is_upright(zoo: Path) -> None:
 
 def test_a_fast_and_a_slow_copy_give_the_same_frames_by_time(zoo: Path) -> None:
     choice, bucket = FrameChoice(20, 0, 0, 8.0), Bucket(20, HEIGHT, WIDTH)
-    fast, slow = (read_clip(str(zoo / name), choice, bucket, Fit("resize")) for name in ("fast.mp4", "good.mp4"))
+    fast, slow = (read_clip(str(zoo / name), choice, bucket, ResizeSpec("resize")) for name in ("fast.mp4", "good.mp4"))
     assert np.abs(fast.astype(int) - slow).mean() < 2
     assert np.abs(fast[1:].astype(int) - slow[:-1]).mean() > 5, "the measure would notice a shift by one frame"
 
@@ -168,7 +170,7 @@ def test_the_memory_for_a_4k_clip_does_not_grow_with_its_length(tmp_path: Path) 
 
 def _read_and_measure(path: str, count: int) -> float:
     """Peak memory in MiB."""
-    read_clip(path, FrameChoice(count, 0, 48 - count, None), Bucket(count, 48, 80), Fit("center"))
+    read_clip(path, FrameChoice(count, 0, 48 - count, None), Bucket(count, 48, 80), ResizeSpec("center"))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -7,7 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from cogvx_exp.config.paths import conf_dir
-from cogvx_exp.config.rules import check_train
+from cogvx_exp.config.rules.jobs import check_train
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.config.typed import typed
 

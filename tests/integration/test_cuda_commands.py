@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cogvx_exp.data.video import open_video
+from cogvx_exp.media.video import open_video
 from tests.software_cuda.runs import Case, Outcome, cache_in, run_all, run_selected
 
 SHORT = ["steps=2", "lr_scheduler=constant", "data.workers=0", "memory.preflight=false", "validation=none"]

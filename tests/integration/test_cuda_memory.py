@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from cogvx_exp.data.captions import CAPTIONS_AT_ONCE
 from cogvx_exp.estimate import prediction
 from cogvx_exp.estimate.prediction import predict
-from cogvx_exp.model import blocks
+from cogvx_exp.latents.captions import CAPTIONS_AT_ONCE
+from cogvx_exp.model.offload.module import blocks
 from tests.conftest import MakeJob
 from tests.software_cuda.runs import Case, Outcome, run_selected
 

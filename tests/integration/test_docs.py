@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from cogvx_exp.data.video import write_video
+from cogvx_exp.media.video import write_video
 from cogvx_exp.report import main as report
-from cogvx_exp.tracking.run_folder import LORA_FILE, RunFolder, read_job
+from cogvx_exp.runs.run_folder import LORA_FILE, RunFolder, read_job
 from tests import entry
 from tests.doc_pages import ENTRY_POINTS, ROOT, Command, check_configuration, commands, write_shown_files
 

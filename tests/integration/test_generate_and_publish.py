@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cogvx_exp.data.video import open_video, probe_video
-from cogvx_exp.errors import UserError
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.media.video import open_video, probe_video
+from cogvx_exp.runs.run_folder import RunFolder, read_job
 from cogvx_exp.tracking.publish import publish
-from cogvx_exp.tracking.run_folder import RunFolder, read_job
 from tests.entry import generate, train
 
 SHORT = ["steps=3", "lr_scheduler=constant", "validation.num_inference_steps=2", "data.workers=0"]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cogvx_exp.model import blocks
-from cogvx_exp.tracking.run_folder import RunFolder, read_metrics
+from cogvx_exp.model.offload.module import blocks
+from cogvx_exp.runs.run_folder import RunFolder, read_metrics
 from tests.conftest import needs_compiler
 from tests.entry import generate, prepare, train
 from tests.integration.test_cuda_matrix import BASE, CASES, both, tolerance

@@ -13,7 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from cogvx_exp.model.device import Compute
 from cogvx_exp.model.quantize import quantize_block
-from cogvx_exp.training.optimizer import build_optimizer
+from cogvx_exp.optim.build import build_optimizer
 from tests.conftest import MakeJob, needs_compiler
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -9,13 +9,13 @@ import torch
 
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.data.dataset import load_dataset
-from cogvx_exp.data.sampler import Draw
-from cogvx_exp.data.samples import TrainingSamples
+from cogvx_exp.distributed.process_group import ProcessGroup
 from cogvx_exp.evaluation.held_out import HeldOutLoss
+from cogvx_exp.loading.sampler import SampleIndex
+from cogvx_exp.loading.samples import TrainingSamples
 from cogvx_exp.model.device import choose_compute
-from cogvx_exp.team import Team
-from cogvx_exp.tracking.run_folder import Metrics, read_metrics
-from cogvx_exp.training.loop import Schedule, train_loop
+from cogvx_exp.runs.run_folder import Metrics, read_metrics
+from cogvx_exp.training.loop import LoopConfig, train_loop
 from cogvx_exp.training.run import accelerator_for
 from cogvx_exp.training.setup import PreparedData, Training, build_training, prepare_data
 
@@ -40,20 +40,20 @@ def fixed_loss(training: Training, repeat: int = 0) -> float:
     with torch.no_grad():
         for clip in range(CLIPS):
             for number, timestep in enumerate(TIMESTEPS):
-                sample = training.samples[Draw(10_000_000 + 100 * repeat + 10 * clip + number, clip)]
+                sample = training.samples[SampleIndex(10_000_000 + 100 * repeat + 10 * clip + number, clip)]
                 batch = replace(sample, timesteps=torch.tensor([timestep]))
                 losses.append(training.loss(training.transformer, batch).item())
     return sum(losses) / len(losses)
 
 
-def schedule_of(job: TrainJob, training: Training) -> Schedule:
-    return Schedule(0, training.steps, 1, job.max_grad_norm, job.seed, Team(), lambda: False, actions=[])
+def schedule_of(job: TrainJob, training: Training) -> LoopConfig:
+    return LoopConfig(0, training.steps, 1, job.max_grad_norm, job.seed, ProcessGroup(), lambda: False, callbacks=[])
 
 
 def train_and_measure(job: TrainJob, folder: Path, shuffle_captions: bool = False) -> tuple[float, float, float]:
     """The fixed loss before and after training, and its spread over other fixed noise."""
     compute = choose_compute("cpu", job.model)
-    data = prepare_data(job, load_dataset(job.data, job.cache_dir), compute, folder / "faults.csv", Team())
+    data = prepare_data(job, load_dataset(job.data, job.cache_dir), compute, folder / "faults.csv", ProcessGroup())
     with accelerator_for(compute) as accelerator:
         training = build_training(job, data, accelerator)
         before = fixed_loss(training)
@@ -108,7 +108,7 @@ def test_every_task_and_method_learns(make_job, tmp_path: Path, model: str, task
     settings = [*OVERFIT[:3], f"model={model}", f"task={task}", f"method={method}", "batch_size=4", "steps=200"]
     job = make_job(*settings, *OVERFIT[3:5] if method == "lora" else [])
     compute = choose_compute("cpu", job.model)
-    data = prepare_data(job, load_dataset(job.data, job.cache_dir), compute, tmp_path / "faults.csv", Team())
+    data = prepare_data(job, load_dataset(job.data, job.cache_dir), compute, tmp_path / "faults.csv", ProcessGroup())
     with accelerator_for(compute) as accelerator:
         training = build_training(job, data, accelerator)
 

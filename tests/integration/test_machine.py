@@ -13,8 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 
 import cogvx_exp.launch  # noqa: F401 (its module is patched)
 from cogvx_exp.config.schema import TrainJob
-from cogvx_exp.files import new_folder, write_json
-from cogvx_exp.tracking.run_folder import RunFolder, read_status, write_status
+from cogvx_exp.core.files import new_folder, write_json
+from cogvx_exp.runs.run_folder import RunFolder, read_status, write_status
 from tests.entry import prepare, train, with_twin
 
 SHORT = ["steps=2", "validation=none", "lr_scheduler=constant"]
@@ -91,7 +91,7 @@ def test_runs_and_sweeps_of_one_second_have_folders_of_their_own(
 ) -> None:
     """Time stands still; the work itself does not matter here."""
     now = "2030-01-02_03-04-05"
-    module = sys.modules["cogvx_exp.launch.launch"]
+    module = sys.modules["cogvx_exp.launch.start"]
     monkeypatch.setattr(module, "datetime", SimpleNamespace(now=lambda: datetime(2030, 1, 2, 3, 4, 5)))
     monkeypatch.setattr(module, "_run_here", lambda *about: None)
     for _ in range(2):
@@ -103,7 +103,7 @@ def test_runs_and_sweeps_of_one_second_have_folders_of_their_own(
         write_json(Path(HydraConfig.get().runtime.output_dir) / "summary.json", {"loss_last_tenth": 1, "seconds": 1})
         return 0.0
 
-    monkeypatch.setattr("cogvx_exp.launch.launch", note_place)
+    monkeypatch.setattr("cogvx_exp.launch.start", note_place)
     (Path("outputs/multirun") / "taken").mkdir(parents=True)
     monkeypatch.setattr("cogvx_exp.sweep.callback.new_folder", lambda folder: new_folder(folder.with_name("taken")))
     assert train(["-m", *SHORT, "seed=1,2"]) == 0

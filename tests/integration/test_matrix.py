@@ -16,13 +16,13 @@ from diffusers import CogVideoXImageToVideoPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
-from cogvx_exp.data.images import image_condition
-from cogvx_exp.data.samples import Batch
+from cogvx_exp.distributed.process_group import ProcessGroup
 from cogvx_exp.evaluation.sampling import Sampler
+from cogvx_exp.loading.images import image_condition
+from cogvx_exp.loading.samples import Batch
 from cogvx_exp.model.device import choose_compute
 from cogvx_exp.model.load import load_trained, load_transformer, load_vae, pipeline_folder
-from cogvx_exp.team import Team
-from cogvx_exp.tracking.run_folder import LORA_FILE, PEFT_FILE, RunFolder, read_metrics
+from cogvx_exp.runs.run_folder import LORA_FILE, PEFT_FILE, RunFolder, read_metrics
 from tests.entry import train as main
 from tests.integration.test_parity import SHAPES
 
@@ -218,7 +218,7 @@ def test_sampling_leaves_the_model_as_it_was(make_job, train_in, tmp_path: Path)
 
     job = make_job("steps=2", "validation.num_inference_steps=2")
     compute = choose_compute("cpu", job.model)
-    data = prepare_data(job, load_dataset(job.data, job.cache_dir), compute, tmp_path / "faults.csv", Team())
+    data = prepare_data(job, load_dataset(job.data, job.cache_dir), compute, tmp_path / "faults.csv", ProcessGroup())
     with accelerator_for(compute) as accelerator:
         transformer = build_training(job, data, accelerator).transformer
 

@@ -10,8 +10,8 @@ from diffusers import CogVideoXTransformer3DModel
 from safetensors.torch import load_file
 
 from cogvx_exp.config.schema import LrScheduler
-from cogvx_exp.tracking.run_folder import RunFolder, read_metrics
-from cogvx_exp.training.optimizer import build_lr_scheduler
+from cogvx_exp.optim.build import build_lr_scheduler
+from cogvx_exp.runs.run_folder import RunFolder, read_metrics
 from tests.conftest import needs_compiler
 from tests.entry import generate
 from tests.entry import train as main

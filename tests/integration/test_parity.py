@@ -12,14 +12,14 @@ import torch
 from diffusers import CogVideoXImageToVideoPipeline, CogVideoXPipeline
 
 from cogvx_exp.data.dataset import load_dataset
-from cogvx_exp.data.images import image_condition
-from cogvx_exp.data.sampler import Draw
-from cogvx_exp.data.samples import collate
 from cogvx_exp.diffusion.denoise import model_inputs
 from cogvx_exp.diffusion.objective import add_noise
+from cogvx_exp.distributed.process_group import ProcessGroup
+from cogvx_exp.loading.images import image_condition
+from cogvx_exp.loading.sampler import SampleIndex
+from cogvx_exp.loading.samples import collate
 from cogvx_exp.model.device import choose_compute
 from cogvx_exp.model.load import load_scheduler, load_vae
-from cogvx_exp.team import Team
 from cogvx_exp.training.run import accelerator_for
 from cogvx_exp.training.setup import Training, build_training, prepare_data
 
@@ -53,7 +53,7 @@ def prepare(make_job, tmp_path: Path, model: str, size: tuple[str, str]):
         *(["task.image_dropout=0"] if SHAPES[model] == "i2v" else []),
     )
     compute = choose_compute("cpu", job.model)
-    data = prepare_data(job, load_dataset(job.data, job.cache_dir), compute, tmp_path / "faults.csv", Team())
+    data = prepare_data(job, load_dataset(job.data, job.cache_dir), compute, tmp_path / "faults.csv", ProcessGroup())
     with accelerator_for(compute) as accelerator:
         return job, data, build_training(job, data, accelerator)
 
@@ -113,11 +113,11 @@ def test_training_feeds_the_model_what_the_pipeline_feeds_it(
     if "1.5" in model and size == OTHER:
         size = SMALLER
     job, data, training = prepare(make_job, tmp_path, model, size)
-    batch = replace(collate([training.samples[Draw(7, 1)]]), timesteps=torch.tensor([417]))
+    batch = replace(collate([training.samples[SampleIndex(7, 1)]]), timesteps=torch.tensor([417]))
     vae = load_vae(data.pipeline, data.compute, job.memory)
     if batch.image is not None:
         # The pipeline rescales an image that leaves [0, 1]; noise may do that, so it is cut here.
-        batch = replace(batch, image=batch.image.clamp(-1, 1), image_draw=torch.zeros_like(batch.image_draw))
+        batch = replace(batch, image=batch.image.clamp(-1, 1), image_noise=torch.zeros_like(batch.image_noise))
         batch = replace(batch, image_latents=image_condition(batch, vae))
     alphas = load_scheduler(data.pipeline, job.model.sampling.scheduler).alphas_cumprod
     noisy = add_noise(batch.latents, batch.noise, alphas[batch.timesteps])

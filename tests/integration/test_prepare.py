@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-from cogvx_exp.data import captions, prepare
+from cogvx_exp.core.files import file_hash
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.dataset import load_dataset, split_holdout
-from cogvx_exp.data.sampler import Draw
-from cogvx_exp.files import file_hash
+from cogvx_exp.distributed.process_group import ProcessGroup
+from cogvx_exp.latents import captions, prepare
+from cogvx_exp.loading.sampler import SampleIndex
 from cogvx_exp.model.device import choose_compute
 from cogvx_exp.model.load import pipeline_folder
-from cogvx_exp.team import Team
-from cogvx_exp.tracking.run_folder import read_metrics
+from cogvx_exp.runs.run_folder import read_metrics
 from cogvx_exp.training.run import accelerator_for
 from cogvx_exp.training.setup import build_training, prepare_data
 from tests.entry import prepare as prepare_main
@@ -39,7 +39,7 @@ def encoded(cache: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from cogvx_exp.world.clips import make_demo
+    from cogvx_exp.toy.clips import make_demo
 
     folder = tmp_path_factory.mktemp("clips")
     make_demo(folder, CLIPS, "none", (17, 96, 144))
@@ -197,10 +197,10 @@ def test_several_captions_dropout_and_flips_are_drawn_as_often_as_asked(root: Pa
     ]
     job = make_job(*settings)
     compute = choose_compute("cpu", job.model)
-    data = prepare_data(job, load_dataset(job.data, job.cache_dir), compute, tmp_path / "faults.csv", Team())
+    data = prepare_data(job, load_dataset(job.data, job.cache_dir), compute, tmp_path / "faults.csv", ProcessGroup())
     with accelerator_for(compute) as accelerator:
         samples = build_training(job, data, accelerator).samples
-    draws = [Draw(number, number % 2) for number in range(2000)]
+    draws = [SampleIndex(number, number % 2) for number in range(2000)]
     drawn = [samples._caption(draw) for draw in draws]
     keys = data.encoded.training.captions[0]
     shares = [drawn.count(key) / len(drawn) for key in (*keys, data.encoded.training.no_caption)]

@@ -13,9 +13,9 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from cogvx_exp.sweep.folder import job_folders, read_sweep_job
-from cogvx_exp.tracking.run_folder import RunFolder, read_metrics, read_status
-from cogvx_exp.training.checkpoint_files import newest_checkpoint
+from cogvx_exp.runs.checkpoint_folder import newest_checkpoint
+from cogvx_exp.runs.run_folder import RunFolder, read_metrics, read_status
+from cogvx_exp.runs.sweep_folder import job_folders, read_sweep_job
 from tests.conftest import needs_compiler
 from tests.entry import train as main
 from tests.entry import with_twin

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cogvx_exp.comparison import metrics_frame, runs_frame
 from cogvx_exp.report import main
-from cogvx_exp.tracking.run_folder import RunFolder, write_status
+from cogvx_exp.reporting import metrics_frame, runs_frame
+from cogvx_exp.runs.run_folder import RunFolder, write_status
 from tests.pages import CHROMIUM, PROMPTS, browser, write_clip, write_run
 
 RATES = ("0.001", "0.01", "0.1")

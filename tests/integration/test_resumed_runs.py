@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from cogvx_exp.data import cache
-from cogvx_exp.tracking.run_folder import RunFolder, read_metrics, read_status
+from cogvx_exp.latents import cache
+from cogvx_exp.runs.run_folder import RunFolder, read_metrics, read_status
 from cogvx_exp.training import export
 from tests.conftest import needs_compiler
 from tests.entry import prepare, train
@@ -210,7 +210,7 @@ def test_a_checkpoint_that_does_not_fit_is_no_reason_not_to_export(
 ) -> None:
     before = tree(run.export)
     with monkeypatch.context() as patch:
-        patch.setattr("cogvx_exp.training.checkpoint.save_file", no_room)
+        patch.setattr("cogvx_exp.training.checkpoint.state.save_file", no_room)
         assert go("resume=latest", "steps=7") == 2
     error = capsys.readouterr().err
     assert "the checkpoint of step 7 could not be written: No space left on device" in error

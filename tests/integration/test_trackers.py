@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cogvx_exp.tracking.run_folder import RunFolder, read_metrics, read_status
+from cogvx_exp.runs.run_folder import RunFolder, read_metrics, read_status
 from tests.entry import train as main
 from tests.entry import with_twin
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from cogvx_exp.data.video import probe_video
+from cogvx_exp.media.video import probe_video
+from cogvx_exp.toy.clips import held_out_scenes
+from cogvx_exp.toy_model.check import check
 from cogvx_exp.train import main as train
-from cogvx_exp.world.check import check
-from cogvx_exp.world.clips import held_out_scenes
 
 SCENES = held_out_scenes()[:16]
 

@@ -12,9 +12,14 @@ from dataclasses import dataclass
 from tests.software_cuda import ROOT, environment
 from tests.software_cuda.training_mutants import FAULTS
 
-HOST, BLOCKS, STREAMED = "model/host_memory.py", "model/blocks.py", "model/streamed_blocks.py"
-ZERO, DEVICE, QUANT, OFF = "training/deepspeed_parts.py", "model/device.py", "model/quantize.py", "model/offload.py"
-OFFLOADED = "training/offloaded.py"
+HOST, BLOCKS, STREAMED = "model/offload/host_memory.py", "model/offload/blocks.py", "model/offload/streamed_blocks.py"
+ZERO, DEVICE, QUANT, OFF = (
+    "strategies/deepspeed_config.py",
+    "model/device.py",
+    "model/quantize.py",
+    "model/offload/module.py",
+)
+OFFLOADED = "optim/offloaded.py"
 STREAMS, PRODUCT = ("tests/software_cuda/stream_checks.py", 1), ("tests/software_cuda/product_checks.py", 2)
 
 

@@ -42,7 +42,7 @@ def install_with_torch() -> None:
     AFTER["cogvx_exp.launch.preflight"] = lambda module: setattr(module, "GPU_DEVICES", ("/proc/self",))
     if "SOFTWARE_CUDA_PARK" in os.environ:
         size = int(os.environ["SOFTWARE_CUDA_PARK"])
-        AFTER["cogvx_exp.model.blocks"] = lambda module: setattr(module, "WORTH_PARKING", size)
+        AFTER["cogvx_exp.model.offload.blocks"] = lambda module: setattr(module, "WORTH_PARKING", size)
     sys.meta_path.insert(0, _Finder())
 
 

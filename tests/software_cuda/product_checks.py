@@ -10,13 +10,13 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cogvx_exp.data.encode import to_pixels
-from cogvx_exp.errors import UserError
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.distributed.process_group import ProcessGroup
+from cogvx_exp.latents.encode import to_pixels
 from cogvx_exp.model.device import Compute, check_devices, choose_compute
-from cogvx_exp.model.offload import on_host
+from cogvx_exp.model.offload.module import on_host
 from cogvx_exp.model.quantize import quantize_block
-from cogvx_exp.team import Team
-from cogvx_exp.training.zero import DeepSpeed
+from cogvx_exp.strategies.deepspeed import DeepSpeed
 
 GPU = torch.device("cuda")
 MODEL = SimpleNamespace(dtype="float32", native_dtype="float32")
@@ -25,20 +25,20 @@ MODEL = SimpleNamespace(dtype="float32", native_dtype="float32")
 @pytest.mark.parametrize("stage", [2, 3])
 def test_a_resumed_fused_step_has_its_counter_on_the_device(stage: int) -> None:
     flat = nn.Parameter(torch.ones(8, device=GPU))
-    stepper = DeepSpeed.__new__(DeepSpeed)
-    stepper._stage = stage
-    stepper.optimizer = torch.optim.AdamW([flat], fused=True)
-    stepper._zero = SimpleNamespace(
+    strategy = DeepSpeed.__new__(DeepSpeed)
+    strategy._stage = stage
+    strategy.optimizer = torch.optim.AdamW([flat], fused=True)
+    strategy._zero = SimpleNamespace(
         fp32_partitioned_groups_flat=[flat],
         single_partition_of_fp32_groups=[flat],
         _lazy_init_hp_params_optimizer_state=lambda: None,
-        optimizer=stepper.optimizer,
+        optimizer=strategy.optimizer,
     )
-    stepper._make_states()
-    stepper._set_steps(5.0)
+    strategy._make_states()
+    strategy._set_steps(5.0)
     flat.grad = torch.ones_like(flat)
-    stepper.optimizer.step()
-    assert stepper._steps() == 6
+    strategy.optimizer.step()
+    assert strategy._steps() == 6
 
 
 def test_the_chosen_gpu_is_the_current_one() -> None:
@@ -59,8 +59,8 @@ def test_pinned_memory_takes_what_it_needs() -> None:
     assert library.usage(0)["pinned"] - before == len(kept)
 
 
-class Others(Team):
-    def exchange(self, value: Any) -> list[Any]:
+class Others(ProcessGroup):
+    def all_gather(self, value: Any) -> list[Any]:
         return [value, value if self.world == 2 else "another"]
 
 

@@ -12,13 +12,12 @@ from diffusers import CogVideoXTransformer3DModel
 from torch import nn
 
 from cogvx_exp.config.schema import Memory
-from cogvx_exp.model import blocks
 from cogvx_exp.model.adapt import trainable_parameters
-from cogvx_exp.model.blocks import arrange_blocks
-from cogvx_exp.model.host_memory import HostMemory
-from cogvx_exp.model.offload import free_weights, on_host
-from cogvx_exp.model.streamed_blocks import ALIGNMENT, DEVICE_BUFFERS
-from cogvx_exp.training.offloaded import OffloadedOptimizer
+from cogvx_exp.model.offload.blocks import apply_memory_options
+from cogvx_exp.model.offload.host_memory import HostMemory
+from cogvx_exp.model.offload.module import blocks, free_weights, on_host
+from cogvx_exp.model.offload.streamed_blocks import ALIGNMENT, DEVICE_BUFFERS
+from cogvx_exp.optim.offloaded import OffloadedOptimizer
 
 GPU = torch.device("cuda")
 MEMORY = {
@@ -76,7 +75,7 @@ def arranged(transformer: CogVideoXTransformer3DModel, device: torch.device, **m
     for name, part in transformer.named_children():
         if name != "transformer_blocks" or not memory.get("stream_blocks"):
             part.to(device)
-    arrange_blocks(transformer, Memory(**{**MEMORY, **memory}), device)
+    apply_memory_options(transformer, Memory(**{**MEMORY, **memory}), device)
 
 
 def gradients(device: torch.device, **memory: object) -> dict[str, torch.Tensor]:

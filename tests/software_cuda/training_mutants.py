@@ -18,7 +18,7 @@ FAULTS = {
     f"{RUN}[plain]": [
         # tensors on the host
         ("training/loop.py", "torch.zeros((), device=device), 0.0", "torch.zeros(()), 0.0"),
-        ("data/readers.py", "yield batch.to(device)", "yield batch"),
+        ("loading/readers.py", "yield batch.to(device)", "yield batch"),
         ("training/setup.py", "noise_schedule.to(data.compute.device)", "noise_schedule"),
         ("diffusion/denoise.py", "width), noisy.device)", 'width), torch.device("cpu"))'),
         # a generator of the wrong device
@@ -26,21 +26,21 @@ FAULTS = {
         # waits
         ("training/loop.py", "total += batch_loss.detach()", "total += batch_loss.item()"),
         ("training/loop.py", "else norm.to(total)", "else torch.full_like(total, float(norm))"),
-        ("training/stepper.py", FREED, f"{FREED}\n        torch.cuda.synchronize()"),
-        ("data/readers.py", 'data.pin_memory and device.type == "cuda"', "False"),
-        ("data/samples.py", "device, non_blocking=True", "device"),
+        ("strategies/single.py", FREED, f"{FREED}\n        torch.cuda.synchronize()"),
+        ("loading/readers.py", 'data.pin_memory and device.type == "cuda"', "False"),
+        ("loading/samples.py", "device, non_blocking=True", "device"),
     ],
     f"{RUN}[validation]": [("evaluation/held_out.py", ".to(compute.device)", "")],
     f"{RUN}[online]": [
-        ("data/online.py", "vae).cpu()", "vae)"),
-        ("data/online.py", "batch.pin_memory() if", "batch if"),
+        ("loading/online.py", "vae).cpu()", "vae)"),
+        ("loading/online.py", "batch.pin_memory() if", "batch if"),
     ],
-    f"{RUN}[released]": [("training/released.py", ".square().sum())", ".square().sum().cpu().to(parameter.device))")],
+    f"{RUN}[released]": [("optim/in_backward.py", ".square().sum())", ".square().sum().cpu().to(parameter.device))")],
     f"{RUN}[model tiny-1.5-i2v]": [("diffusion/denoise.py", "noisy.new_full((1,), OFS)", "torch.full((1,), OFS)")],
     f"{RUN}[float16]": [("training/setup.py", "trained_dtype(job.optim)", "data.compute.dtype")],
     PIXELS: [
-        ("data/encode.py", 'pin_memory and device.type == "cuda"', "False"),
-        ("data/encode.py", "return frames.to(device", "return frames.float().to(device"),
+        ("latents/encode.py", 'pin_memory and device.type == "cuda"', "False"),
+        ("latents/encode.py", "return frames.to(device", "return frames.float().to(device"),
     ],
     f"{VIDEOS}[generate from a LoRA, streamed]": [
         ("evaluation/sampling.py", "[None].to(device, dtype)", "[None].to(dtype)"),
@@ -48,15 +48,15 @@ FAULTS = {
     ],
     f"{RESUMED}[float16, average, 8 bit]": [
         ("training/run.py", "mixed_precision=compute.mixed_precision", 'mixed_precision="no"'),
-        ("training/checkpoint.py", 'self.stepper.placed(saved["shadow_params"])', 'saved["shadow_params"]'),
-        ("training/checkpoint.py", 'self.ema.load_state_dict(saved | {"shadow_params": None})', "pass"),
-        ("training/checkpoint.py", 'self.scaler.load_state_dict(state["scaler"])', "pass"),
+        ("training/checkpoint/state.py", 'self.strategy.placed(saved["shadow_params"])', 'saved["shadow_params"]'),
+        ("training/checkpoint/state.py", 'self.ema.load_state_dict(saved | {"shadow_params": None})', "pass"),
+        ("training/checkpoint/state.py", 'self.scaler.load_state_dict(state["scaler"])', "pass"),
     ],
     f"{RESUMED}[streamed, online]": [
-        ("training/learned.py", LOADED, LOADED + ON_THE_HOST),
-        ("training/stepper.py", "parameter.copy_(weights[name])", "parameter.data = weights[name]"),
-        ("training/stepper.py", FREED, "pass"),
+        ("optim/state.py", LOADED, LOADED + ON_THE_HOST),
+        ("strategies/single.py", "parameter.copy_(weights[name])", "parameter.data = weights[name]"),
+        ("strategies/single.py", FREED, "pass"),
     ],
-    f"{RESUMED}[optim cpu_offload]": [("training/offloaded.py", "on_host.copy_(on_device)", "pass")],
-    f"{RESUMED}[offloaded, gradients kept]": [("training/offloaded.py", "if parameter in self.queue:", "if False:")],
+    f"{RESUMED}[optim cpu_offload]": [("optim/offloaded.py", "on_host.copy_(on_device)", "pass")],
+    f"{RESUMED}[offloaded, gradients kept]": [("optim/offloaded.py", "if parameter in self.queue:", "if False:")],
 }

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from cogvx_exp.model import blocks
-from cogvx_exp.tracking.run_folder import Metrics
+from cogvx_exp.model.offload.module import blocks
+from cogvx_exp.runs.run_folder import Metrics
 from tests import entry
 
 WORTH_PARKING = blocks.WORTH_PARKING

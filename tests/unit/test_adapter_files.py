@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from cogvx_exp.config.schema import TrainJob
-from cogvx_exp.errors import UserError
+from cogvx_exp.core.errors import UserError
 from cogvx_exp.evaluation.adapter import find_adapter
 from cogvx_exp.model.load import load_trained
 from tests.adapters import (

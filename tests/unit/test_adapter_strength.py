@@ -9,7 +9,7 @@ from diffusers import CogVideoXPipeline, CogVideoXTransformer3DModel
 from safetensors.torch import load_file, save_file
 
 from cogvx_exp.config.schema import TrainJob
-from cogvx_exp.errors import UserError
+from cogvx_exp.core.errors import UserError
 from cogvx_exp.model.adapt import make_trainable, peft_config_of, trainable_parameters
 from cogvx_exp.model.load import load_adapter_weights, load_trained
 from cogvx_exp.training.export import export

@@ -7,26 +7,26 @@ import pytest
 import torch
 from torch import nn
 
-from cogvx_exp.team import Team
-from cogvx_exp.training.actions import Actions
-from cogvx_exp.training.stepper import Stepper
+from cogvx_exp.distributed.process_group import ProcessGroup
+from cogvx_exp.strategies.single import Strategy
+from cogvx_exp.training.callbacks import Callbacks
 
 
-class Pair(Team):
+class Pair(ProcessGroup):
     """This process and another one."""
 
     other: Any
 
-    def exchange(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         return [value, self.other]
 
 
 def fingerprint(weight: torch.Tensor) -> list[int]:
-    stepper = Stepper.__new__(Stepper)
+    strategy = Strategy.__new__(Strategy)
     model = nn.Module()
     model.weight = nn.Parameter(weight)
-    stepper.transformer = model  # type: ignore[assignment]
-    return stepper.fingerprint()
+    strategy.transformer = model  # type: ignore[assignment]
+    return strategy.fingerprint()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -42,13 +42,13 @@ def test_the_smallest_difference_changes_the_fingerprint(dtype: torch.dtype) -> 
     ("other", "agrees"), [(["cpu", [1, 2]], True), (["cpu", [1, 3]], False), (["another card", [1, 3]], True)]
 )
 def test_weights_that_differ_end_the_run_before_they_are_saved(other: list, agrees: bool) -> None:
-    team = Pair(1, 2)
-    object.__setattr__(team, "other", other)
+    processes = Pair(1, 2)
+    object.__setattr__(processes, "other", other)
     data = SimpleNamespace(compute=SimpleNamespace(device=torch.device("cpu")))
-    state = SimpleNamespace(stepper=SimpleNamespace(fingerprint=lambda: [1, 2]))
-    actions = Actions(SimpleNamespace(team=team, data=data, training=SimpleNamespace(state=state)), None)  # type: ignore
+    state = SimpleNamespace(strategy=SimpleNamespace(fingerprint=lambda: [1, 2]))
+    callbacks = Callbacks(SimpleNamespace(processes=processes, data=data, training=SimpleNamespace(state=state)), None)  # type: ignore
     if agrees:
-        actions._check_agreement(3)
+        callbacks._check_agreement(3)
         return
     with pytest.raises(RuntimeError, match="processes 0 and 1 differ after step 3"):
-        actions._check_agreement(3)
+        callbacks._check_agreement(3)

@@ -6,10 +6,10 @@ from diffusers import CogVideoXTransformer3DModel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cogvx_exp.config.schema import Memory
-from cogvx_exp.model import blocks
 from cogvx_exp.model.adapt import make_trainable, trainable_parameters
-from cogvx_exp.model.blocks import arrange_blocks
-from cogvx_exp.model.host_memory import HostMemory, OffloadedTensor
+from cogvx_exp.model.offload.blocks import apply_memory_options
+from cogvx_exp.model.offload.host_memory import HostMemory, OffloadedTensor
+from cogvx_exp.model.offload.module import blocks
 from tests.conftest import MakeJob
 
 PLAIN = {
@@ -54,7 +54,7 @@ def step(make_job: MakeJob, method: str, **memory: object) -> tuple[dict[str, to
         for parameter in trainable_parameters(transformer).values():
             parameter.add_(torch.randn_like(parameter) * 0.02)
     host = CountingHost()
-    arrange_blocks(transformer, Memory(**{**PLAIN, "preflight": False, **memory}), torch.device("cpu"), host)
+    apply_memory_options(transformer, Memory(**{**PLAIN, "preflight": False, **memory}), torch.device("cpu"), host)
     inputs = {
         "hidden_states": torch.randn(2, 3, 4, 4, 6),
         "encoder_hidden_states": torch.randn(2, 226, 32),
@@ -124,6 +124,6 @@ def test_streamed_weights_are_gone_between_uses(make_job: MakeJob) -> None:
     make_trainable(transformer, job.method, 0)
     before = sum(weight.numel() for weight in transformer.transformer_blocks.parameters())
     memory = Memory(**PLAIN | {"preflight": False, "activations": "checkpoint", "stream_blocks": True})
-    arrange_blocks(transformer, memory, torch.device("cpu"))
+    apply_memory_options(transformer, memory, torch.device("cpu"))
     after = sum(weight.numel() for weight in transformer.transformer_blocks.parameters())
     assert after < before / 2, "only the adapter stays"

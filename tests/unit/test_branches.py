@@ -9,26 +9,26 @@ from typing import Any
 
 import pytest
 
-from cogvx_exp.comparison.runs import find_runs
-from cogvx_exp.config.notes import warmup_note
+from cogvx_exp.config.rules.notes import warmup_note
 from cogvx_exp.config.schema import LrScheduler
+from cogvx_exp.core.errors import UserError
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.dataset import Clip, Dataset
+from cogvx_exp.data.forms.sources import Row
 from cogvx_exp.data.identity import dataset_changes, identity_of
-from cogvx_exp.data.sources import Row
-from cogvx_exp.data.video import VideoInfo
-from cogvx_exp.errors import UserError
-from cogvx_exp.tracking import run_folder
-from cogvx_exp.tracking.branches import set_aside
-from cogvx_exp.tracking.opening import Opening
-from cogvx_exp.tracking.run_folder import Metrics, RunFolder, read_metrics, read_status, write_status
-from cogvx_exp.training.checkpoint_files import (
+from cogvx_exp.media.video import VideoInfo
+from cogvx_exp.reporting.runs import find_runs
+from cogvx_exp.runs import run_folder
+from cogvx_exp.runs.branches import set_aside
+from cogvx_exp.runs.checkpoint_folder import (
     CheckpointFolder,
     newest_checkpoint,
     prune_checkpoints,
     runs_newest_first,
     write_checkpoint,
 )
+from cogvx_exp.runs.opening import Opening
+from cogvx_exp.runs.run_folder import Metrics, RunFolder, read_metrics, read_status, write_status
 from cogvx_exp.training.resuming import run_steps
 from tests.conftest import MakeJob
 

@@ -5,7 +5,7 @@ from cogvx_exp.config.schema import Data
 from cogvx_exp.data.buckets import choose_bucket
 from cogvx_exp.data.faults import ClipError
 from cogvx_exp.data.frames import choose_frames, usable_frames
-from cogvx_exp.data.video import VideoInfo
+from cogvx_exp.media.video import VideoInfo
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cogvx_exp.data import prepare
 from cogvx_exp.data.dataset import load_dataset
 from cogvx_exp.data.decoding import DecodingPool
 from cogvx_exp.data.faults import ClipError
 from cogvx_exp.data.frames import choose_frames, spread
-from cogvx_exp.data.index import FileIndex, stamp_of
-from cogvx_exp.data.video import VideoInfo
+from cogvx_exp.data.index.files import FileIndex, stamp_of
+from cogvx_exp.latents import prepare
 from cogvx_exp.media.timeline import _ascending
+from cogvx_exp.media.video import VideoInfo
 from tests.numbered import ENCODERS, make
 
 INFO = VideoInfo(49, 64, 128, 25.0, 1.96)

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from cogvx_exp.config.flags import FLAGS
+from cogvx_exp.config.command_line.flags import FLAGS
 from cogvx_exp.config.paths import conf_dir
 from cogvx_exp.config.schema import GenerateJob, PrepareJob, TrainJob
 from cogvx_exp.config.typed import typed

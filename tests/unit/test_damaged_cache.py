@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cogvx_exp.data import rebuildable
-from cogvx_exp.data.cache import TensorCache
-from cogvx_exp.data.index import FILES, FileIndex
-from cogvx_exp.data.video import VideoInfo
-from cogvx_exp.disk import disk_fault
-from cogvx_exp.errors import UserError
-from cogvx_exp.files import make_folder
+from cogvx_exp.core.disk import disk_fault
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.core.files import make_folder
+from cogvx_exp.data.index.files import FILES, FileIndex
+from cogvx_exp.data.index.files import database as rebuildable
+from cogvx_exp.latents.cache import TensorCache
+from cogvx_exp.media.video import VideoInfo
 
 Damage = Callable[[Path], object]
 STAMP = ("a.mp4", 10, 20, 30)

@@ -4,7 +4,7 @@ import torch
 from diffusers import CogVideoXTransformer3DModel
 
 from cogvx_exp.model.adapt import make_trainable
-from cogvx_exp.training.deepspeed_parts import buffer_sizes
+from cogvx_exp.strategies.deepspeed_config import buffer_sizes
 
 
 def test_a_lora_is_reduced_in_a_buffer_of_its_own_size(make_job) -> None:

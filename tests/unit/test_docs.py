@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cogvx_exp.config.flags import FLAGS
+from cogvx_exp.config.command_line.flags import FLAGS
 from cogvx_exp.config.schema import GenerateJob, PrepareJob, TrainJob
 from tests.doc_pages import FENCE, PAGES, ROOT, Command, check_configuration, commands
 from tools.config_reference import BEGIN, PAGE, groups, reference

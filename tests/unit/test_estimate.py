@@ -7,18 +7,18 @@ from torch.profiler import ProfilerActivity, profile
 
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.data.buckets import Bucket
-from cogvx_exp.data.samples import Batch
 from cogvx_exp.diffusion.denoise import denoising_loss
 from cogvx_exp.estimate.advice import advise
 from cogvx_exp.estimate.prediction import Prediction, predict
 from cogvx_exp.estimate.splitting import split_over
-from cogvx_exp.estimate.training_step import StepBytes, go_through, step_bytes
-from cogvx_exp.model import blocks
+from cogvx_exp.estimate.trace.training_step import StepBytes, step_bytes, trace_steps
+from cogvx_exp.loading.samples import Batch
 from cogvx_exp.model.adapt import make_trainable, trainable_parameters
-from cogvx_exp.model.blocks import arrange_blocks
 from cogvx_exp.model.device import Compute, resolve_dtype
+from cogvx_exp.model.offload.blocks import apply_memory_options
+from cogvx_exp.model.offload.module import blocks
 from cogvx_exp.model.positions import rotary_positions
-from cogvx_exp.training.optimizer import build_optimizer
+from cogvx_exp.optim.build import build_optimizer
 from tests.conftest import MakeJob
 
 SHAPE = Bucket(17, 96, 128)
@@ -47,7 +47,7 @@ WIDE = [
 def test_prediction_is_near_what_the_allocator_gives(make_job: MakeJob, settings: list[str]) -> None:
     model = [text for text in settings if text.startswith("model=")]
     job = make_job(*model, *WIDE, *[text for text in settings if text not in model])
-    predicted = go_through(job, SHAPE, {SHAPE}, "cpu").peak.total()
+    predicted = trace_steps(job, SHAPE, {SHAPE}, "cpu").peak.total()
     assert predicted == pytest.approx(allocated(job), rel=0.1)
 
 
@@ -57,7 +57,7 @@ def allocated(job: TrainJob) -> int:
     transformer = CogVideoXTransformer3DModel(**job.model.transformer.model_dump()).to(compute.dtype)
     transformer.requires_grad_(False)
     make_trainable(transformer, job.method, 0)
-    arrange_blocks(transformer.train(), job.memory, compute.device)
+    apply_memory_options(transformer.train(), job.memory, compute.device)
     parameters = trainable_parameters(transformer)
     average = [parameter.detach().clone() for parameter in parameters.values()] if job.ema_decay else []
     optimizer = build_optimizer(parameters, job.optim, compute.device)
@@ -104,7 +104,7 @@ def batch(job: TrainJob) -> Batch:
 )
 def test_two_depths_tell_the_whole(make_job: MakeJob, settings: list[str]) -> None:
     job = make_job("model.transformer.num_layers=13", "model.dtype=bfloat16", *WIDE[:2], *settings)
-    extended, whole = (way(job, SHAPE, {SHAPE}, "cuda") for way in (step_bytes, go_through))
+    extended, whole = (way(job, SHAPE, {SHAPE}, "cuda") for way in (step_bytes, trace_steps))
     for moment in ("resident", "forward", "backward", "between", "sampling", "gradients", "host"):
         assert getattr(extended, moment).total() == pytest.approx(getattr(whole, moment).total(), rel=0.005), moment
 
@@ -113,7 +113,7 @@ def test_settings_move_the_prediction_as_they_should(make_job: MakeJob, monkeypa
     monkeypatch.setattr(blocks, "WORTH_PARKING", 1)
 
     def of(*settings: str) -> StepBytes:
-        return go_through(make_job(*WIDE, "model.dtype=bfloat16", *settings), SHAPE, {SHAPE}, "cuda")
+        return trace_steps(make_job(*WIDE, "model.dtype=bfloat16", *settings), SHAPE, {SHAPE}, "cuda")
 
     plain = of("memory.activations=checkpoint")
     trained = plain.resident["trained weights"]
@@ -161,7 +161,7 @@ def test_advice_keeps_only_what_is_needed(make_job: MakeJob, monkeypatch: pytest
 def test_split_states_are_shared(make_job: MakeJob) -> None:
     """Compared with counted bytes: tests/integration/test_cuda_split_memory.py."""
     job = make_job(*WIDE, "method=sft")
-    whole = go_through(job, SHAPE, {SHAPE}, "cuda")
+    whole = trace_steps(job, SHAPE, {SHAPE}, "cuda")
     trained = whole.resident["trained weights"]
     shared = split_over(whole, make_job(*WIDE, "method=sft", "distributed=zero2", "distributed.processes=4"))
     assert shared.between["optimizer"] == whole.between["optimizer"] // 4
@@ -171,7 +171,7 @@ def test_split_states_are_shared(make_job: MakeJob) -> None:
     host = split_over(whole, make_job(*WIDE, "method=sft", "distributed=zero2_offload"))
     assert host.between["optimizer"] == 0
     assert host.between["trained weights"] == trained
-    adapter = go_through(make_job(*WIDE), SHAPE, {SHAPE}, "cuda")
+    adapter = trace_steps(make_job(*WIDE), SHAPE, {SHAPE}, "cuda")
     replicated = split_over(adapter, make_job(*WIDE, "distributed=fsdp"))
     assert replicated.resident["trained weights"] == adapter.resident["trained weights"]
     assert replicated.resident["weights"] == adapter.resident["weights"] // 2

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cogvx_exp.estimate.training_step import go_through
+from cogvx_exp.estimate.trace.training_step import trace_steps
 from tests.conftest import MakeJob
 from tests.entry import memory
 from tests.unit.test_estimate import SHAPE, WIDE, allocated
@@ -16,7 +16,7 @@ def test_adapters_other_than_lora_are_near_what_the_allocator_gives(
     make_job: MakeJob, method: str, settings: list[str]
 ) -> None:
     job = make_job(*WIDE, f"method={method}", *settings)
-    assert go_through(job, SHAPE, {SHAPE}, "cpu").peak.total() == pytest.approx(allocated(job), rel=0.02)
+    assert trace_steps(job, SHAPE, {SHAPE}, "cpu").peak.total() == pytest.approx(allocated(job), rel=0.02)
 
 
 def test_the_command_predicts_them(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:

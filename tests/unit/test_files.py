@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from cogvx_exp.errors import UserError
-from cogvx_exp.files import fingerprint, whole_file, write_text
-from cogvx_exp.training.checkpoint_files import (
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.core.files import atomic_write, fingerprint, write_text
+from cogvx_exp.runs.checkpoint_folder import (
     newest_checkpoint,
     open_checkpoint,
     prune_checkpoints,
@@ -15,7 +15,7 @@ from cogvx_exp.training.checkpoint_files import (
 def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
-    with pytest.raises(RuntimeError), whole_file(path) as beside:  # noqa: PT012
+    with pytest.raises(RuntimeError), atomic_write(path) as beside:  # noqa: PT012
         beside.write_text("half")
         raise RuntimeError
     assert path.read_text() == "old"

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cogvx_exp.data.video import open_video, probe_video, spread_frames
 from cogvx_exp.media.readers import Reader
+from cogvx_exp.media.video import open_video, probe_video, spread_frames
 from tests.numbered import ENCODERS, FRAMES, HEIGHT, VARIABLE_RATE, WIDTH, copy, make, number, shown
 
 KINDS = {

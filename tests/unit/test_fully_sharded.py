@@ -12,14 +12,14 @@ from diffusers import CogVideoXTransformer3DModel
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from cogvx_exp.data.samples import Batch
+from cogvx_exp.core.errors import UserError
 from cogvx_exp.diffusion.denoise import denoising_loss
-from cogvx_exp.errors import UserError
+from cogvx_exp.loading.samples import Batch
 from cogvx_exp.model.adapt import make_trainable, trainable_parameters
 from cogvx_exp.model.device import Compute
-from cogvx_exp.training import shards
-from cogvx_exp.training.fsdp import FullySharded
-from cogvx_exp.training.optimizer import build_optimizer
+from cogvx_exp.optim.build import build_optimizer
+from cogvx_exp.strategies import shards
+from cogvx_exp.strategies.fsdp import FullySharded
 from cogvx_exp.training.run import accelerator_for
 from tests.conftest import MakeJob
 
@@ -38,7 +38,7 @@ def group() -> Iterator[None]:
 
 @pytest.fixture
 def build(make_job: MakeJob, group: None) -> Iterator[Build]:
-    """Builds a stepper of the tiny model in bfloat16."""
+    """Builds a strategy of the tiny model in bfloat16."""
     with accelerator_for(BF16) as accelerator:
         yield partial(_build, make_job, accelerator)
 
@@ -52,48 +52,48 @@ def _build(make_job: MakeJob, accelerator: Accelerator, *settings: str) -> Fully
     return FullySharded(transformer, make_optimizer, accelerator, torch.float32)
 
 
-def loss(stepper: FullySharded) -> torch.Tensor:
-    config = dict(stepper.transformer.config)
+def loss(strategy: FullySharded) -> torch.Tensor:
+    config = dict(strategy.transformer.config)
     latents = torch.randn(1, 3, config["in_channels"], 4, 6)
     texts = torch.randn(1, config["max_text_seq_length"], config["text_embed_dim"])
     batch = Batch(latents, torch.randn_like(latents), torch.tensor([500]), texts, [], [])
     with BF16.autocast():
-        return denoising_loss(torch.linspace(0.999, 0, 1000), config, torch.bfloat16)(stepper.model, batch).mean()
+        return denoising_loss(torch.linspace(0.999, 0, 1000), config, torch.bfloat16)(strategy.model, batch).mean()
 
 
 def test_all_weights_are_gathered_in_16_bits_and_trained_in_32(build: Build) -> None:
-    stepper, gathered = build("method=sft"), []
-    linear = stepper.transformer.transformer_blocks[0].attn1.to_q
+    strategy, gathered = build("method=sft"), []
+    linear = strategy.transformer.transformer_blocks[0].attn1.to_q
     hook = linear.register_forward_pre_hook(lambda module, inputs: gathered.append(module.weight))
-    loss(stepper).backward()
+    loss(strategy).backward()
     hook.remove()
     assert gathered[0].dtype == torch.bfloat16
     assert not isinstance(gathered[0], DTensor)
-    for name, parameter in trainable_parameters(stepper.transformer).items():
+    for name, parameter in trainable_parameters(strategy.transformer).items():
         assert isinstance(parameter, DTensor), name
         assert parameter.dtype == parameter.grad.dtype == torch.float32, name
-    assert stepper.step(None) > 0
+    assert strategy.step(None) > 0
 
 
 def test_nothing_stays_whole_after_a_pass_without_gradients(build: Build) -> None:
     """Else the next step would compute with the weights of that pass: those of the running average."""
-    stepper = build("method=sft")
+    strategy = build("method=sft")
     with torch.no_grad():
-        loss(stepper)
-    assert all(isinstance(parameter, DTensor) for parameter in stepper.transformer.parameters())
+        loss(strategy)
+    assert all(isinstance(parameter, DTensor) for parameter in strategy.transformer.parameters())
 
 
 def test_gradients_of_an_adapter_are_averaged_in_one_message(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes are played: the other one's gradients are zero."""
-    stepper, sent = build(), []
-    loss(stepper).backward()
-    parameters = trainable_parameters(stepper.transformer)
+    strategy, sent = build(), []
+    loss(strategy).backward()
+    parameters = trainable_parameters(strategy.transformer)
     before = {name: parameter.grad.clone() for name, parameter in parameters.items()}
     assert sum(float(gradient.abs().sum()) for gradient in before.values()) > 0
     monkeypatch.setattr(dist, "all_reduce", sent.append)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(stepper.optimizer, "zero_grad", lambda **_: None)
-    norm = stepper.step(None)
+    monkeypatch.setattr(strategy.optimizer, "zero_grad", lambda **_: None)
+    norm = strategy.step(None)
     assert [len(message) for message in sent] == [sum(gradient.numel() for gradient in before.values())]
     for name, parameter in parameters.items():
         assert not isinstance(parameter, DTensor)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from cogvx_exp.core.errors import UserError
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.dataset import Clip, split_holdout
-from cogvx_exp.data.rows import Row
-from cogvx_exp.data.video import VideoInfo
-from cogvx_exp.errors import UserError
+from cogvx_exp.data.forms.rows import Row
+from cogvx_exp.media.video import VideoInfo
 
 
 def clips(count: int) -> list[Clip]:

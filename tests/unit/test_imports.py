@@ -15,8 +15,8 @@ def test_a_plain_run_imports_neither_optional_packages_nor_matplotlib() -> None:
     """The optimizers of those packages can still be imported later."""
     run(
         "import sys\n"
-        "from cogvx_exp.imports import expect_one_command\n"
-        "from cogvx_exp.quiet import quiet_libraries\n"
+        "from cogvx_exp.core.imports import expect_one_command\n"
+        "from cogvx_exp.console.quiet import quiet_libraries\n"
         "expect_one_command()\n"
         "quiet_libraries()\n"
         "import cogvx_exp.training.run\n"
@@ -29,8 +29,8 @@ def test_a_plain_run_imports_neither_optional_packages_nor_matplotlib() -> None:
 
 def test_a_quantized_base_finds_its_packages() -> None:
     run(
-        "from cogvx_exp.imports import expect_one_command\n"
-        "from cogvx_exp.quiet import quiet_libraries\n"
+        "from cogvx_exp.core.imports import expect_one_command\n"
+        "from cogvx_exp.console.quiet import quiet_libraries\n"
         "expect_one_command()\n"
         "quiet_libraries('nf4')\n"
         "import peft\n"

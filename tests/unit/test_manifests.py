@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from cogvx_exp.config.schema.data import Source
+from cogvx_exp.core.errors import UserError
 from cogvx_exp.data.faults import DataFault
-from cogvx_exp.data.rows import Row
-from cogvx_exp.data.sources import read_source
-from cogvx_exp.errors import UserError
+from cogvx_exp.data.forms.rows import Row
+from cogvx_exp.data.forms.sources import read_source
 
 TABLE = {"caption_column": "caption", "video_column": "video"}
 
@@ -40,7 +40,7 @@ def test_a_caption_with_commas_is_not_cut(tmp_path: Path) -> None:
         (3, "line 4: has 3 fields, and the header has 2"),
         (4, "line 5: has 1 fields, and the header has 2"),
     ]
-    assert "put a caption with commas" in faults[0].mend
+    assert "put a caption with commas" in faults[0].fix
 
 
 def test_an_open_quote_swallows_nothing_in_silence(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_links_to_folders_are_followed_or_told(tmp_path: Path) -> None:
     assert [row.path for row in rows] == [f"{root}/own/a.mp4"], "each file once, by its own path"
     told = {Path(fault.file).name: fault for fault in faults}
     assert told["out"].what == f"is a link to a folder outside data.root ({elsewhere})"
-    assert "data.allow_outside_root=true" in told["out"].mend
+    assert "data.allow_outside_root=true" in told["out"].fix
     assert told["unmounted"].what.endswith("nowhere, which does not exist")
     rows, faults, _ = read("folder", root, outside=True)
     assert [row.path for row in rows] == [f"{root}/out/deep/b.mp4", f"{root}/own/a.mp4"]
@@ -186,7 +186,7 @@ def test_links_to_folders_are_followed_or_told(tmp_path: Path) -> None:
     write_files(root, "out/deep/b.mp4\n", "caption\n")
     (fault,) = read("files", root)[1]
     assert fault.what == "lies outside data.root"
-    assert "data.allow_outside_root=true" in fault.mend
+    assert "data.allow_outside_root=true" in fault.fix
     assert len(read("files", root, outside=True)[0]) == 1
 
 
@@ -199,7 +199,7 @@ def test_a_folder_that_may_not_be_looked_into_is_told(tmp_path: Path, monkeypatc
             raise PermissionError(errno.EACCES, "Permission denied")
         return original(path)
 
-    monkeypatch.setattr("cogvx_exp.data.folders.os.scandir", scandir)
+    monkeypatch.setattr("cogvx_exp.data.forms.folders.os.scandir", scandir)
     (fault,) = read("folder", tmp_path)[1]
     assert (Path(fault.file).name, fault.what) == ("closed", "cannot be looked into (Permission denied)")
 
@@ -213,7 +213,7 @@ def test_the_hubs_cache_may_link_to_its_own_blobs(tmp_path: Path, monkeypatch: p
     (snapshot / "a.mp4").symlink_to("../../blobs/hash")
     (snapshot / "b.mp4").symlink_to("/etc/hostname")
     write_files(snapshot, "a.mp4\nb.mp4\n", "1\n2\n")
-    monkeypatch.setattr("cogvx_exp.hub.fetch", lambda *_, **__: snapshot)
+    monkeypatch.setattr("cogvx_exp.core.hub.fetch", lambda *_, **__: snapshot)
     rows, faults, _ = read("hub", Path("a/b"), form="files")
     assert [Path(row.path).name for row in rows] == ["a.mp4"]
     assert [fault.what for fault in faults] == ["lies outside data.root"]
@@ -236,10 +236,10 @@ def test_captions_in_other_encodings_are_faults_of_their_clips(tmp_path: Path) -
     rows, faults, _ = read("folder", tmp_path)
     assert [row.captions for row in rows] == [("caf\xe9",)]
     assert [fault.what.partition(" (")[0] for fault in faults] == ["is UTF-16 text, not UTF-8", "is not UTF-8 text"]
-    assert "iconv -f WINDOWS-1252" in faults[1].mend
+    assert "iconv -f WINDOWS-1252" in faults[1].fix
 
 
 def test_inspect_shows_a_dataset_without_one_good_clip(make_job) -> None:
-    from cogvx_exp.data.inspect import _token_counts
+    from cogvx_exp.latents.inspect import _token_counts
 
     assert _token_counts([], make_job()) == ({}, "no clip can be used")

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from cogvx_exp import rendezvous, waiting
-from cogvx_exp.errors import UserError
-from cogvx_exp.files import new_folder, write_json
-from cogvx_exp.rendezvous import check_first, wait_for_first
-from cogvx_exp.sweep.folder import read_sweep_job
-from cogvx_exp.team import place_in_job
-from cogvx_exp.tracking.run_folder import RunFolder, write_status
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.core.files import new_folder, write_json
+from cogvx_exp.distributed import rendezvous, waiting
+from cogvx_exp.distributed.process_group import rank_and_world_size
+from cogvx_exp.distributed.rendezvous import check_first, wait_for_first
+from cogvx_exp.runs.run_folder import RunFolder, write_status
+from cogvx_exp.runs.sweep_folder import read_sweep_job
 from cogvx_exp.train import main as train
 
 
@@ -59,7 +59,7 @@ def test_the_first_machine_is_waited_for_with_words(
 def test_leftovers_of_a_launch_place_nothing(left: dict, place: object, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in left.items():
         monkeypatch.setenv(name, value)
-    assert place_in_job() == place
+    assert rank_and_world_size() == place
     if place is None:
         assert rendezvous.ignore_leftovers() == [name for name in left if name in rendezvous.PLACE]
         assert not any(name in os.environ for name in rendezvous.PLACE)

@@ -9,9 +9,9 @@ from torch import nn
 
 from cogvx_exp.config.paths import conf_dir
 from cogvx_exp.config.schema import LrScheduler, Optim
-from cogvx_exp.training.nested import put_tensors, take_tensors
-from cogvx_exp.training.optimizer import build_lr_scheduler, build_optimizer, parameter_groups
-from cogvx_exp.training.released import ReleasedGradients
+from cogvx_exp.optim.build import build_lr_scheduler, build_optimizer, parameter_groups
+from cogvx_exp.optim.flatten import flatten_state, unflatten_state
+from cogvx_exp.optim.in_backward import OptimizerInBackward
 from tests.conftest import MakeJob, needs_compiler
 
 CPU = torch.device("cpu")
@@ -46,7 +46,7 @@ def offloaded(monkeypatch: pytest.MonkeyPatch) -> type[torch.optim.Optimizer]:
     """torchao's offloading optimizer where its streams do nothing, since there is no GPU."""
     import torchao.optim.cpu_offload as torchao_offload
 
-    from cogvx_exp.training.offloaded import OffloadedOptimizer
+    from cogvx_exp.optim.offloaded import OffloadedOptimizer
 
     class NoStream:
         def __getattr__(self, name: str) -> Callable[..., "NoStream"]:
@@ -106,7 +106,7 @@ def test_released_gradients_give_the_same_training() -> None:
     plain, model = network(), network()
     expected = train(plain, torch.optim.AdamW(plain.parameters(), lr=1e-2), lambda: None)
     groups = [{"params": list(model.parameters()), "lr": 1e-2}]
-    optimizer = ReleasedGradients(groups, torch.optim.AdamW)
+    optimizer = OptimizerInBackward(groups, torch.optim.AdamW)
     norms = []
 
     def norm() -> None:
@@ -115,7 +115,7 @@ def test_released_gradients_give_the_same_training() -> None:
 
     assert train(model, optimizer, norm) == expected
     assert all(norm > 0 for norm in norms)
-    again = ReleasedGradients(groups, torch.optim.AdamW)
+    again = OptimizerInBackward(groups, torch.optim.AdamW)
     again.load_state_dict(optimizer.state_dict())
     assert str(again.state_dict()) == str(optimizer.state_dict())
 
@@ -162,7 +162,7 @@ def test_optimizer_states_take_what_its_file_says(make_job: MakeJob, name: str) 
     taken = sum(nbytes(value) for value in tensors if isinstance(value, torch.Tensor)) / weight.numel()
     assert taken == pytest.approx(4 * optim.state_values + optim.state_bytes, rel=0.01, abs=0.1)
     stored: dict[str, torch.Tensor] = {}
-    state = put_tensors(take_tensors(optimizer.state_dict(), stored, ""), stored)
+    state = unflatten_state(flatten_state(optimizer.state_dict(), stored, ""), stored)
     again = build_optimizer({"weight": nn.Parameter(weight.detach().clone())}, optim, CPU)
     again.load_state_dict(state)
     before = weight.detach().clone()

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from cogvx_exp.training.optimizer import page_states
+from cogvx_exp.optim.build import page_states
 
 
 class Paged(torch.optim.AdamW):

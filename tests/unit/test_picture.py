@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cogvx_exp.data.faults import ClipError
-from cogvx_exp.data.video import open_video, probe_video
+from cogvx_exp.media.video import open_video, probe_video
 from tests.numbered import FFMPEG, shown
 from tests.zoo import ffmpeg
 
@@ -115,7 +115,7 @@ def test_hdr_is_refused_with_the_line_that_converts_it(
     with pytest.raises(ClipError, match=rf"is HDR \({name}\)") as told:
         probe_video(str(path))
     if container == "mp4":
-        line = re.search(r"\(ffmpeg (.*) NEW.mp4\)", told.value.mend)
+        line = re.search(r"\(ffmpeg (.*) NEW.mp4\)", told.value.fix)
         assert line
         command = [FFMPEG, "-v", "error", *shlex.split(line[1].replace("FILE", str(path))), str(tmp_path / "new.mp4")]
         subprocess.run(command, check=True, stdin=subprocess.DEVNULL)

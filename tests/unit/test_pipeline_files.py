@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cogvx_exp.config.schema import Model
-from cogvx_exp.errors import UserError
+from cogvx_exp.core.errors import UserError
 from cogvx_exp.model.device import Compute
 from cogvx_exp.model.load import load_text_encoder, load_transformer, load_vae, pipeline_folder
 from cogvx_exp.model.source import pretrained_folder

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.distributed.process_group import local_device, rank_and_world_size
 from cogvx_exp.model import device
-from cogvx_exp.team import local_device, place_in_job
 from cogvx_exp.training import run
 
 
@@ -24,9 +24,9 @@ def set_slurm(monkeypatch: pytest.MonkeyPatch, rank: int, local: int, step: str 
 def test_a_batch_script_is_not_the_first_of_its_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """`sbatch --ntasks=8` runs the script once, with the variables of a task; srun starts all of them, in a step."""
     set_slurm(monkeypatch, 0, 0, None)
-    assert place_in_job() is None
+    assert rank_and_world_size() is None
     set_slurm(monkeypatch, 3, 3, "0")
-    assert place_in_job() == (3, 8)
+    assert rank_and_world_size() == (3, 8)
 
 
 @pytest.mark.parametrize(("visible", "expected"), [(1, "cuda:0"), (4, "cuda:3"), (8, "cuda:3")])
@@ -47,7 +47,7 @@ def test_a_process_that_fails_does_not_wait_for_the_others(
 ) -> None:
     """With nccl, leaving the group waits for kernels that wait for the other processes."""
     left: list[bool] = []
-    monkeypatch.setattr(run, "leave_team", lambda: left.append(True))
+    monkeypatch.setattr(run, "destroy_process_group", lambda: left.append(True))
     job: TrainJob = make_job("device=cpu")
     try:
         with run.joined(job):

@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 import pytest
 
-from cogvx_exp.errors import UserError
+from cogvx_exp.core.errors import UserError
 from cogvx_exp.launch import host
 from cogvx_exp.launch import preflight as module
 

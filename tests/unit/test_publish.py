@@ -8,11 +8,11 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from cogvx_exp.config.rules import check_train
+from cogvx_exp.config.rules.jobs import check_train
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.model.build import build_transformer
+from cogvx_exp.runs.run_folder import LORA_FILE, RunFolder
 from cogvx_exp.tracking.publish import publish
-from cogvx_exp.tracking.run_folder import LORA_FILE, RunFolder
 from cogvx_exp.tracking.scrub import hub_name, is_local
 from cogvx_exp.training.export import export
 from tests.conftest import MakeJob

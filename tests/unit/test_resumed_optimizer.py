@@ -9,10 +9,10 @@ from torch import nn
 
 from cogvx_exp.config.paths import conf_dir
 from cogvx_exp.config.schema import LrScheduler, Optim
-from cogvx_exp.errors import UserError
-from cogvx_exp.training.learned import NOTHING, Learned, load_learned, read_learned, states_fit
-from cogvx_exp.training.nested import put_tensors, take_tensors
-from cogvx_exp.training.optimizer import build_lr_scheduler, build_optimizer
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.optim.build import build_lr_scheduler, build_optimizer
+from cogvx_exp.optim.flatten import flatten_state, unflatten_state
+from cogvx_exp.optim.state import NOTHING, OptimizerStates, load_states, read_learned, states_fit
 from tests.conftest import MakeJob
 from tests.unit.test_optimizer import offloaded
 
@@ -54,7 +54,7 @@ def move(optimizer: torch.optim.Optimizer, weights: dict[str, nn.Parameter], fir
 def saved(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The state as a checkpoint gives it back."""
     tensors: dict[str, torch.Tensor] = {}
-    state: dict[str, Any] = put_tensors(take_tensors(optimizer.state_dict(), tensors, ""), tensors)
+    state: dict[str, Any] = unflatten_state(flatten_state(optimizer.state_dict(), tensors, ""), tensors)
     return state
 
 
@@ -70,7 +70,7 @@ def trained(optim: Optim, device: torch.device = CPU) -> tuple[dict[str, nn.Para
 
 
 def resumed(
-    weights: dict[str, nn.Parameter], learned: Learned, optim: Optim, device: torch.device = CPU
+    weights: dict[str, nn.Parameter], learned: OptimizerStates, optim: Optim, device: torch.device = CPU
 ) -> tuple[dict[str, nn.Parameter], torch.optim.Optimizer]:
     again = {name: nn.Parameter(torch.zeros_like(weight)) for name, weight in weights.items()}
     optimizer = build_optimizer(again, optim, device)
@@ -78,7 +78,7 @@ def resumed(
     with torch.no_grad():
         for name, weight in weights.items():
             again[name].copy_(weight)
-    load_learned(optimizer, again, learned)
+    load_states(optimizer, again, learned)
     build_lr_scheduler(optimizer, LrScheduler(name="constant"), steps=9, done=3)
     return again, optimizer
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cogvx_exp.data.sampler import BatchStream
+from cogvx_exp.loading.sampler import BatchStream
 
 BUCKETS = np.array([0] * 13 + [1] * 7 + [2] * 2)
 

@@ -14,14 +14,16 @@ import pytest
 import torch
 import torch.multiprocessing.reductions
 
-from cogvx_exp import waiting
-from cogvx_exp.data import decoding, readers, shared_memory
+from cogvx_exp.core import shared_memory
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.data import decoding
 from cogvx_exp.data.decoding import DecodingPool
-from cogvx_exp.data.samples import Batch
-from cogvx_exp.errors import UserError
+from cogvx_exp.distributed import waiting
+from cogvx_exp.distributed.waiting import report_long_wait
+from cogvx_exp.loading import readers
+from cogvx_exp.loading.samples import Batch
 from cogvx_exp.training import stopping
 from cogvx_exp.training.stopping import Stopped, StopRequest
-from cogvx_exp.waiting import told_if_long
 
 
 def test_a_batch_is_sent_without_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,7 +34,7 @@ def test_a_batch_is_sent_without_shared_memory(monkeypatch: pytest.MonkeyPatch) 
         prompt_embeds=torch.randn(2, 7, 8).bfloat16(),
         samples=[3, 4],
         clips=["a", "b"],
-        image_kept=torch.tensor([True, False]),
+        image_mask=torch.tensor([True, False]),
     )
 
     def share(*about: object) -> None:
@@ -42,7 +44,7 @@ def test_a_batch_is_sent_without_shared_memory(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(torch.UntypedStorage, name, share)
     received = pickle.loads(ForkingPickler.dumps(batch))
     assert (received.samples, received.clips, received.image) == ([3, 4], ["a", "b"], None)
-    for name in ("latents", "noise", "timesteps", "prompt_embeds", "image_kept"):
+    for name in ("latents", "noise", "timesteps", "prompt_embeds", "image_mask"):
         assert getattr(received, name).dtype == getattr(batch, name).dtype
         assert torch.equal(getattr(received, name), getattr(batch, name))
 
@@ -108,16 +110,16 @@ def test_a_batch_that_comes_lets_the_step_end(monkeypatch: pytest.MonkeyPatch) -
 def test_a_long_wait_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(waiting, "FIRST_WORD", 0.2)
     monkeypatch.setattr(waiting, "NEXT_WORD", 0.2)
-    with told_if_long("the others"):
+    with report_long_wait("the others"):
         time.sleep(0.05)
     assert capsys.readouterr().out == ""
-    with told_if_long("the others"):
+    with report_long_wait("the others"):
         time.sleep(0.7)
     assert capsys.readouterr().out.count("Waiting for the others (") in (2, 3)
 
 
 def test_the_warning_of_torch_is_silenced(recwarn: pytest.WarningsRecorder, tmp_path: Path) -> None:
-    from cogvx_exp.quiet import quiet_libraries
+    from cogvx_exp.console.quiet import quiet_libraries
 
     quiet_libraries()
     torch.utils.data.DataLoader([0], num_workers=4096)
@@ -130,7 +132,7 @@ def test_a_process_that_hears_nothing_ends_itself(tmp_path: Path) -> None:
         "import ctypes, os, signal, threading\n"
         "from cogvx_exp.training import stopping\n"
         "stopping.PATIENCE = 1\n"
-        "stopping.last_words.append(lambda stopped: print(stopped, flush=True))\n"
+        "stopping.before_exit.append(lambda stopped: print(stopped, flush=True))\n"
         "with stopping.StopRequest(None).listening():\n"
         "    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()\n"
         "    libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)\n"

@@ -9,21 +9,21 @@ import torch
 from diffusers.video_processor import VideoProcessor
 from PIL import Image
 
-from cogvx_exp.config.rules import check_train
+from cogvx_exp.config.rules.jobs import check_train
 from cogvx_exp.config.schema import Validation
+from cogvx_exp.core.errors import UserError
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.dataset import load_dataset
 from cogvx_exp.data.decoding import read_clip
-from cogvx_exp.data.encode import to_pixels
-from cogvx_exp.data.fit import Fit
 from cogvx_exp.data.frames import choose_frames
+from cogvx_exp.data.resize import ResizeSpec
 from cogvx_exp.data.start_image import listed_images, open_image, start_image
-from cogvx_exp.data.video import open_video
-from cogvx_exp.errors import UserError
 from cogvx_exp.evaluation.adapter import Adapter, with_base_model
 from cogvx_exp.evaluation.sampling import Sampler, VideoRequest, video_requests
 from cogvx_exp.evaluation.validation import Validator
+from cogvx_exp.latents.encode import to_pixels
 from cogvx_exp.launch.named_files import check_named_files
+from cogvx_exp.media.video import open_video
 from cogvx_exp.training.setup import _images
 from tests.conftest import MakeJob
 from tests.entry import generate, train
@@ -84,7 +84,7 @@ def test_training_validation_and_generate_see_the_same_pixels(
     job = make_job(*I2V, *data, *encode, *prompts)
     (clip,) = load_dataset(job.data, tmp_path / "cache").clips
     assert clip.bucket == BUCKET
-    fit = Fit("center" if reshape == "random" else reshape)
+    fit = ResizeSpec("center" if reshape == "random" else reshape)
     frames = read_clip(clip.row.path, choose_frames(job.data, BUCKET.num_frames), BUCKET, fit)
     trained = to_pixels([frames], torch.device("cpu"))[0, :, 0]
 

@@ -4,8 +4,8 @@ import torch
 from diffusers import CogVideoXTransformer3DModel
 from torch import nn
 
-from cogvx_exp.model.host_memory import HostMemory
-from cogvx_exp.model.streamed_blocks import BlockStream, FlatWeights
+from cogvx_exp.model.offload.host_memory import HostMemory
+from cogvx_exp.model.offload.streamed_blocks import BlockStream, FlatWeights
 from tests.conftest import MakeJob
 
 CPU = torch.device("cpu")

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from cogvx_exp.config.schema import Sweep
+from cogvx_exp.runs.run_folder import RunFolder, read_status, write_status
+from cogvx_exp.runs.sweep_folder import find_sweep, link_job, note_sweep
 from cogvx_exp.sweep import gpus
-from cogvx_exp.sweep.folder import find_sweep, link_job, note_sweep
 from cogvx_exp.sweep.gpus import gpus_of_its_own
-from cogvx_exp.tracking.run_folder import RunFolder, read_status, write_status
 
 
 def test_jobs_that_run_together_never_have_the_same_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from rich.table import Table
 
-from cogvx_exp.config.prompts import read_prompts
-from cogvx_exp.config.quoting import argument
-from cogvx_exp.errors import UserError
-from cogvx_exp.files import fingerprint, read_json, write_json
-from cogvx_exp.quiet import quiet_libraries
+from cogvx_exp.config.command_line.quoting import argument
+from cogvx_exp.config.rules.prompts import read_prompts
+from cogvx_exp.console.quiet import quiet_libraries
+from cogvx_exp.console.terminal import PlainConsole
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.core.files import fingerprint, read_json, write_json
 from cogvx_exp.sweep.labels import labels
-from cogvx_exp.tracking.console import PlainConsole
 from cogvx_exp.train import main
 
 ODD = [

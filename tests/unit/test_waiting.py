@@ -7,16 +7,16 @@ import sys
 
 SCRIPT = """
 import time, os
-from cogvx_exp.team import join_team
-team = join_team(False, 8)
-team.exchange_in_step(team.rank)
+from cogvx_exp.distributed.process_group import init_process_group
+team = init_process_group(False, 8)
+team.all_gather_in_step(team.rank)
 if team.rank == 1:
     time.sleep(12)  # encodes, or writes
 team.wait()
 if team.rank == 1:
     time.sleep(600)  # hangs
 try:
-    team.exchange_in_step(team.rank)
+    team.all_gather_in_step(team.rank)
 except RuntimeError as error:
     print("gave up", error)
 os._exit(0)

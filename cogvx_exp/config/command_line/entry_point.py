@@ -1,0 +1,229 @@
+"""The door of every entry point: command line in, checked and typed job out.
+
+Everything here runs before torch is imported, so that a wrong setting is answered at once.
+"""
+
+import math
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic
+
+import hydra
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from cogvx_exp.config.command_line.help import print_help
+from cogvx_exp.config.command_line.overrides import check_names
+from cogvx_exp.config.command_line.quoting import expanded, hint_for_several, quoted, readable
+from cogvx_exp.config.faults import ConfigError, Fault
+from cogvx_exp.config.paths import conf_dir
+from cogvx_exp.config.typed import Job, typed
+from cogvx_exp.console.terminal import never_fail_to_print, visible
+from cogvx_exp.core.disk import disk_fault
+from cogvx_exp.core.errors import CrashError, UserError
+from cogvx_exp.core.imports import expect_one_command
+from cogvx_exp.distributed.process_group import rank_and_world_size
+from cogvx_exp.distributed.rendezvous import ignore_leftovers
+
+CRASH = 1
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+
+def _print_failure(overrides: list[str], error: UserError | CrashError) -> None:
+    print(visible(f"Job failed ({' '.join(overrides)}): {error}"), file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class EntryPoint(Generic[Job]):
+    """A command: its primary config, the type of its job, its rules and what it does."""
+
+    name: str
+    """Name of the module."""
+    schema: type[Job]
+    """Type of the whole configuration."""
+    run: Callable[[Job, list[str]], Any]
+    """Does the work, given the job and the overrides it was made from."""
+    check: Callable[[Job], list[Fault]] = lambda job: []
+    """The rules between settings, if they can be known from the configuration alone."""
+    config: str = ""
+    """Primary config in conf/, if it is not that of the module's name."""
+    finish: Callable[[list[Any]], None] = lambda results: None
+    """Is given what `run` returned, for all jobs of a sweep."""
+    extra: Callable[[list[str]], list[str]] = lambda overrides: []
+    """Overrides of Hydra's own settings, given those of the command line."""
+    failed: Callable[[list[str], UserError | CrashError], None] = _print_failure
+    """Is told of each job of a sweep that failed."""
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int:
+        """Runs the command and returns its exit code: 0, 1 for a crash, 2 for a user's error, 130 for Ctrl-C.
+
+        Raises:
+            Stopped: (an exit with code 75) the run was asked to stop and has saved its state.
+        """
+        if argv is None:
+            expect_one_command()
+        argv = list(sys.argv[1:] if argv is None else argv)
+        never_fail_to_print()
+        try:
+            try:
+                _ignore_leftovers()
+                return self._main(argv)
+            except HydraException as error:
+                raise UserError(_explained(error)) from error
+            except yaml.YAMLError as error:
+                raise UserError(_yaml_fault(error)) from error
+            except OSError as error:
+                if (fault := disk_fault(error)) is None:
+                    raise
+                raise fault from error
+        except UserError as error:
+            if os.environ.get("COGVX_TRACEBACK") or any(text.startswith("hydra.verbose") for text in argv):
+                raise
+            print(visible(f"cogvx_exp.{self.name}: {error}"), file=sys.stderr)
+            return USAGE_ERROR
+        except CrashError as error:
+            print(visible(f"cogvx_exp.{self.name}: {error}"), file=sys.stderr)
+            return CRASH
+        except KeyboardInterrupt:
+            print(f"cogvx_exp.{self.name}: interrupted", file=sys.stderr)
+            return INTERRUPTED
+
+    @property
+    def _config(self) -> str:
+        return self.config or self.name
+
+    def _main(self, argv: list[str]) -> int:
+        flags = get_args_parser().parse_intermixed_args(argv)
+        overrides = [readable(text, self.schema) for text in flags.overrides]
+        # Hydra's own parser wants all flags before, or all behind, the overrides.
+        argv = [*(word for word in argv if word not in flags.overrides), *overrides]
+        # Also what --cfg prints is checked, so that it can be used to test a configuration.
+        runs_once = not (flags.multirun or flags.info or flags.shell_completion or flags.hydra_help)
+        config_dir = expanded(Path(flags.config_dir)) if flags.config_dir else None
+        extra = [f"hydra.searchpath=[{quoted(f'file://{config_dir.resolve()}')}]"] if config_dir else []
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            good, faults = check_names(self._config, overrides, extra, config_dir, self.schema)
+            if faults or (runs_once and not self._is_sweep(good, extra)):
+                job, more = self._try(good, extra)
+                faults += more
+            if faults:
+                raise ConfigError(faults)
+            if flags.help:
+                assert job is not None
+                print_help(self.name, job)
+                return 0
+        self._hand_to_hydra([*argv, *self.extra(overrides)])
+        return 0
+
+    def _is_sweep(self, overrides: list[str], extra: list[str]) -> bool:
+        """Whether values are swept, and a config asks for a sweep as the flag -m does."""
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        single = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
+        if len(single) == len(overrides):
+            return False
+        config = compose(self._config, [*extra, *single], return_hydra_config=True)
+        return bool(config.hydra.mode == RunMode.MULTIRUN)
+
+    def _try(self, overrides: list[str], extra: list[str]) -> tuple[Job | None, list[Fault]]:
+        """The job made from `overrides`, and its faults.
+
+        A value of a wrong type hides the rules that would read it. So the overrides at fault are
+        taken out and the rest is tried again, until all faults are known.
+        """
+        try:
+            return self.job(compose(self._config, [*extra, *overrides])), []
+        except ConfigError as error:
+            at_fault = {_setting(fault) for fault in error.faults}
+            rest = [text for text in overrides if text.lstrip("+").partition("=")[0] not in at_fault]
+            if len(rest) == len(overrides):
+                return None, error.faults
+            more = [fault for fault in self._try(rest, extra)[1] if _setting(fault) not in at_fault]
+            return None, [*error.faults, *more]
+        except HydraException as error:
+            several = re.match(r"Ambiguous value for argument '(.*)'", str(error))
+            if several:
+                (override,) = OverridesParser.create().parse_overrides([several[1]])
+                return None, [Fault(several[1], hint_for_several(override, self.schema))]
+            return None, [Fault(" ".join(overrides), _explained(error))]
+
+    def job(self, config: DictConfig) -> Job:
+        """Types and checks a composed configuration.
+
+        Raises:
+            ConfigError: with every fault found.
+        """
+        job = typed(config, self.schema)
+        faults = self.check(job)
+        if faults:
+            raise ConfigError(faults)
+        return job
+
+    def _hand_to_hydra(self, argv: list[str]) -> None:
+        """Lets Hydra compose again and start the job, or the jobs of a sweep, in its own way."""
+        # Hydra would print its own report and exit; this makes it raise, so that we can.
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        sys.argv = [sys.argv[0], *argv]
+
+        failed: list[UserError | CrashError] = []  # raised below: a sweep goes on with its next job
+        results: list[Any] = []
+
+        def start(config: DictConfig) -> Any:
+            overrides = list(HydraConfig.get().overrides.task)
+            in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+            try:
+                results.append(self.run(self.job(config), overrides))
+                return results[-1] if isinstance(results[-1], float) else None
+            except (UserError, CrashError) as error:
+                failed.append(error)
+            except Exception as error:
+                if not in_sweep:
+                    raise
+                fault = disk_fault(error) if isinstance(error, OSError) else None
+                failed.append(fault or CrashError(traceback.format_exc()))
+            if not in_sweep:
+                return None
+            self.failed(overrides, failed[-1])
+            return math.nan  # a sweeper that searches takes it as failed
+
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=self._config)(start)()
+        self.finish(results)
+        if failed:
+            raise failed[0]
+
+
+def _setting(fault: Fault) -> str:
+    """The name of the setting that a fault, perhaps of an item of its list, belongs to."""
+    return re.split(r"[=\[]", fault.setting, maxsplit=1)[0]
+
+
+def _ignore_leftovers() -> None:
+    if rank_and_world_size() is None and (left := ignore_leftovers()):
+        print(f"Note: ignoring {', '.join(left)} of an earlier launch: this process runs alone", file=sys.stderr)
+
+
+def _yaml_fault(error: yaml.YAMLError) -> str:
+    """Where a file is no YAML."""
+    mark = getattr(error, "problem_mark", None)
+    where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}" if mark else "a configuration file"
+    problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+    hint = "; indent with spaces, not tabs" if "\\t" in problem else ""
+    return f"{where} is not valid YAML: {problem}{hint}"
+
+
+def _explained(error: HydraException) -> str:
+    """The part of Hydra's message that says what is wrong."""
+    text = " ".join(str(error).split("\n")[:2])
+    plugin = re.search(r"hydra/(launcher|sweeper)/\w+", text)
+    return f"{text}; pip install 'cogvx-exp[sweeps]' has it, if it is one of this project's" if plugin else text

@@ -1,0 +1,183 @@
+"""Checks the names on a command line before anything is composed from them.
+
+Hydra reports the first unknown name it meets and accepts any name behind a `+`. Here every name is
+held against the groups and settings of `conf/`, so that all typing errors are told at once.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, ValueType
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from pydantic import BaseModel
+
+from cogvx_exp.config.choices import choices_with
+from cogvx_exp.config.command_line.flags import FLAGS
+from cogvx_exp.config.command_line.quoting import cut_by_the_shell, hint
+from cogvx_exp.config.faults import ConfigError, Fault, did_you_mean
+from cogvx_exp.core.text import is_text
+
+OPEN = "optim.settings"
+"""Here a `+` may add any name: an argument of the optimizer's class."""
+
+
+def check_names(
+    config_name: str,
+    overrides: list[str],
+    extra: list[str],
+    config_dir: Path | None = None,
+    schema: type[BaseModel] | None = None,
+) -> tuple[list[str], list[Fault]]:
+    """Splits `overrides` into those whose names exist and the faults of the others.
+
+    Hydra must be initialized (`hydra.initialize_config_dir`).
+
+    Args:
+        config_name: the primary config.
+        overrides: of the command line.
+        extra: overrides for Hydra itself.
+        config_dir: the user's own folder of groups (`--config-dir`).
+        schema: type of the whole configuration, which tells how a setting is written.
+
+    Raises:
+        ConfigError: overrides cannot even be parsed.
+    """
+    parsed = _parse_all(overrides, schema)
+    loader = Groups(GlobalHydra.instance().config_loader(), config_dir)
+    groups: list[Override] = []
+    settings: list[Override] = []
+    hydras: list[Override] = []
+    for override in parsed:
+        kind = hydras if _is_hydras(override) else groups if _is_group(override, loader) else settings
+        kind.append(override)
+
+    faults = [fault for override in groups for fault in _choice_faults(override, loader)]
+    good_groups = [override for override in groups if not list(_choice_faults(override, loader))]
+    known = _known_settings(config_name, good_groups, extra)
+    for override in settings:
+        fault = _setting_fault(override, known)
+        if fault:
+            faults.append(fault)
+    for override in hydras:
+        if override.key_or_group in ("hydra.run.dir", "hydra.output_subdir", "hydra.job.chdir"):
+            faults.append(Fault(_text(override), "is not used here; set run_dir=FOLDER"))
+    bad = {fault.setting for fault in faults}
+    return [_text(override) for override in parsed if _text(override) not in bad], faults
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The groups of conf/ and of the user's own folder."""
+
+    loader: ConfigLoader
+    config_dir: Path | None
+
+    def choices(self, group: str) -> list[str]:
+        """Names of a group's choices; none if there is no such group."""
+        names = set(self.loader.get_group_options(group, results_filter=ObjectType.CONFIG))
+        if self.config_dir:
+            names |= {path.stem for path in (self.config_dir / group).glob("*.yaml")}
+        return sorted(name for name in names if not name.startswith("_"))
+
+
+def _parse_all(overrides: list[str], schema: type[BaseModel] | None) -> list[Override]:
+    parsed, faults = [], []
+    cut, rest = cut_by_the_shell(overrides, schema)
+    for text, missing in cut:
+        faults.append(Fault(text, f"has lost what follows at a blank; {hint(f'{text} {missing}', schema)}"))
+    for text in rest:
+        try:
+            parsed.append(_parse(text))
+        except HydraException as error:
+            reason = f"cannot be read ({str(error).splitlines()[0]}); {hint(text, schema)}"
+            faults.append(Fault(text, reason if is_text(text) else "is not UTF-8; rename the file, or link to it"))
+    if faults:
+        raise ConfigError(faults)
+    return parsed
+
+
+def _parse(text: str) -> Override:
+    override = OverridesParser.create().parse_override(text)
+    if not override.key_or_group:
+        raise HydraException("it has no name")
+    return override
+
+
+def _text(override: Override) -> str:
+    assert override.input_line is not None
+    return override.input_line
+
+
+def _is_hydras(override: Override) -> bool:
+    return override.key_or_group.split(".")[0].split("/")[0] == "hydra"
+
+
+def _is_group(override: Override, groups: Groups) -> bool:
+    return "." not in override.key_or_group and bool(groups.choices(override.key_or_group))
+
+
+def _values(override: Override) -> Iterator[Any]:
+    if override.value_type in (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP):
+        yield from override.sweep_iterator()
+    elif override.value_type is not ValueType.GLOB_CHOICE_SWEEP:
+        value = override.value()
+        yield from value if isinstance(value, list) else [value]  # several choices of a group
+
+
+def _choice_faults(override: Override, groups: Groups) -> Iterator[Fault]:
+    group = override.key_or_group
+    choices = groups.choices(group)
+    for value in _values(override):
+        if isinstance(value, dict):
+            yield Fault(_text(override), f"{group} can be {', '.join(choices)}; a setting of it is {group}.NAME=VALUE")
+        if value is None or isinstance(value, dict | list):
+            continue
+        if str(value) not in choices:
+            guess = did_you_mean(str(value), choices)
+            yield Fault(_text(override), f"{group} can be {', '.join(choices)}; {guess}".rstrip("; "))
+
+
+def _known_settings(config_name: str, groups: list[Override], extra: list[str]) -> set[str]:
+    """Full names of all settings (the leaves) of the chosen groups. Of a swept group, the first choice counts."""
+    chosen = list(extra)
+    for override in groups:
+        values = list(_values(override))
+        if not override.is_sweep_override() and isinstance(override.value(), list):
+            chosen.append(_text(override))
+        elif values and isinstance(values[0], str | int | float):
+            added = "+" if override.is_add() else ""
+            chosen.append(f"{added}{override.key_or_group}={values[0]}")
+    config = compose(config_name, chosen)
+    return set(_paths(OmegaConf.to_container(config, resolve=False)))
+
+
+def _paths(node: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _paths(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _setting_fault(override: Override, known: set[str]) -> Fault | None:
+    key = override.key_or_group
+    if key in known or any(name.startswith(f"{key}.") for name in known):
+        return None
+    if key == OPEN or key.startswith(f"{OPEN}."):
+        return None if override.is_add() else Fault(_text(override), f"not set yet; write +{_text(override)}")
+    flag = FLAGS.get(key.lstrip("-"))
+    if flag:
+        return Fault(_text(override), f"no such setting; the flag --{key} is now {flag}")
+    elsewhere = choices_with(key)
+    if elsewhere:
+        return Fault(_text(override), f"only for {' or '.join(elsewhere)}")
+    guess = did_you_mean(key, known) or "see --help for all settings"
+    return Fault(_text(override), f"no such setting; {guess}")

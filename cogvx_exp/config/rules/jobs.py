@@ -1,0 +1,240 @@
+"""Rules that hold between settings. Each returns the faults it finds, with the change that fixes them."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from cogvx_exp.config.choices import choices_with, models_for
+from cogvx_exp.config.faults import Fault
+from cogvx_exp.config.rules.notes import warmup_note
+from cogvx_exp.config.rules.processes import gpu_dtype, processes_fit
+from cogvx_exp.config.rules.prompts import prompt_faults
+from cogvx_exp.config.rules.sharing import adapter_settings_fit, hub_is_named, images_suit_task
+from cogvx_exp.config.rules.unbuilt import unbuilt
+from cogvx_exp.config.schema import GenerateJob, Model, PrepareJob, TrainJob, Validation
+
+Faults = Iterator[Fault]
+SHIPPED = ("tiny", "tiny-i2v")
+"""Models whose weights come with the package."""
+DataJob = TrainJob | PrepareJob
+
+
+def check_train(job: TrainJob) -> list[Fault]:
+    """All faults of a training job."""
+    rules = (
+        unbuilt,
+        _task_suits_model,
+        _weights_can_be_found,
+        _data_is_complete,
+        _encoding_is_possible,
+        _buckets_are_legal,
+        _validation_is_legal,
+        hub_is_named,
+        adapter_settings_fit,
+        images_suit_task,
+        _optimizer_is_possible,
+        _memory_settings_fit,
+        processes_fit,
+        _resume_has_a_folder,
+        _trackers_are_installed,
+        _sweep_has_gpus,
+    )
+    return [fault for rule in rules for fault in rule(job)]
+
+
+def check_memory(job: TrainJob) -> list[Fault]:
+    """Faults of a job whose memory is predicted: as for training, but it needs neither data nor weights."""
+    needless = ("data.root", "data.sources", "model.path", "hub.", "validation.prompts")
+    return [fault for fault in check_train(job) if not fault.setting.startswith(needless)]
+
+
+def check_prepare(job: PrepareJob) -> list[Fault]:
+    """All faults of a prepare job."""
+    rules = (_weights_can_be_found, _data_is_complete, _encoding_is_possible, _buckets_are_legal)
+    faults = [fault for rule in rules for fault in rule(job)]
+    if job.distributed.name not in ("single", "ddp"):
+        faults.append(Fault(f"distributed={job.distributed.name}", "encoding can use single or ddp"))
+    if job.mode == "encode" and job.data.encode == "online":
+        faults.append(Fault("data.encode=online", "there is nothing to prepare; use data.encode=cache"))
+    return faults
+
+
+def check_generate(job: GenerateJob) -> list[Fault]:
+    """All faults of a generate job."""
+    shape = _shape_faults(job.model, "generate", job.generate.num_frames, job.generate.height, job.generate.width)
+    prompts = [] if job.generate.replay else prompt_faults("generate", job.generate, job.generate.prompts)
+    return [*shape, *prompts, *_model_path_faults(job.model)]
+
+
+def train_notes(job: TrainJob) -> list[str]:
+    """Things that are legal but probably not what the user wants."""
+    note = warmup_note(job.lr_scheduler, job.steps) if job.epochs is None else None  # else known with the data
+    notes = [note] if note else []
+    schedule_free = job.optim.name == "schedule_free"
+    if schedule_free and job.lr_scheduler.name not in ("constant", "constant_with_warmup"):
+        notes.append("optim=schedule_free needs no falling learning rate; use lr_scheduler=constant_with_warmup")
+    if job.model.native_dtype == "float16" and job.model.dtype == "bfloat16":
+        notes.append(f"model.dtype=bfloat16 has given NaN with {job.model.name}, which was trained in float16")
+    return notes
+
+
+def _optimizer_is_possible(job: TrainJob) -> Faults:
+    optim, release = job.optim, "optim.release_gradients=true"
+    if optim.offload_gradients and not optim.offload:
+        yield Fault("optim.offload_gradients=true", f"optim={optim.name} keeps its states; use optim=cpu_offload")
+    if optim.offload_gradients and job.gradient_accumulation > 1:
+        problem = "gradients that have left the GPU cannot be added to; use 1, or optim.offload_gradients=false"
+        yield Fault(f"gradient_accumulation={job.gradient_accumulation}", problem)
+    if optim.release_gradients:
+        if optim.offload:
+            yield Fault(release, f"optim={optim.name} has optim.offload_gradients for this")
+        if job.gradient_accumulation > 1:
+            problem = "released gradients cannot be added to; use 1, or optim.release_gradients=false"
+            yield Fault(f"gradient_accumulation={job.gradient_accumulation}", problem)
+        if job.max_grad_norm is not None:
+            problem = (
+                "the weights have moved before the norm is known; with optim.release_gradients=true set it to null"
+            )
+            yield Fault(f"max_grad_norm={job.max_grad_norm:g}", problem)
+    dtype = gpu_dtype(job.model)
+    if dtype == "float16" and job.device != "cpu" and (optim.release_gradients or optim.offload):
+        which = release if optim.release_gradients else f"optim={optim.name}"
+        yield Fault(which, "float16 needs a gradient scaler, which needs all gradients; add model.dtype=bfloat16")
+    if optim.stochastic_rounding and not optim.rounding_argument:
+        can = ", ".join(choices_with("optim.rounding_argument"))
+        yield Fault("optim.stochastic_rounding=true", f"optim={optim.name} cannot; these can: {can}")
+    if optim.stochastic_rounding and dtype != "bfloat16":
+        problem = f"trains bfloat16 weights, and the model computes in {dtype}; add model.dtype=bfloat16"
+        yield Fault("optim.stochastic_rounding=true", problem)
+
+
+def _memory_settings_fit(job: TrainJob) -> Faults:
+    memory, quant, method = job.memory, job.quant.name, job.method
+    if memory.stream_blocks:
+        if method.kind == "full":
+            problem = f"method={method.name} trains the blocks themselves; use optim=cpu_offload_bf16 to save memory"
+            yield Fault("memory.stream_blocks=true", problem)
+        if quant != "none":
+            yield Fault("memory.stream_blocks=true", f"quant={quant} keeps the blocks on the device; use one of both")
+        if memory.activations in ("keep", "selective"):
+            problem = "blocks that are streamed must be computed again; use checkpoint or offload"
+            yield Fault(f"memory.activations={memory.activations}", problem)
+    if quant != "none":
+        if method.adapter != "lora":
+            yield Fault(f"quant={quant}", f"only for method=lora or lora_ff, not {method.name}")
+        elif method.init not in (None, "default", "gaussian"):
+            yield Fault(
+                f"method.init={method.init}", f"reads the base's weights, which quant={quant} packs; use default"
+            )
+
+
+def _task_suits_model(job: TrainJob) -> Faults:
+    if job.task.name not in job.model.tasks:
+        can = ", ".join(models_for(job.task.name))
+        problem = f"model={job.model.name} does {' and '.join(job.model.tasks)} only; models for it: {can}"
+        yield Fault(f"task={job.task.name}", problem)
+
+
+def _weights_can_be_found(job: DataJob) -> Faults:
+    yield from _model_path_faults(job.model)
+
+
+def _model_path_faults(model: Model) -> Faults:
+    if model.weights == "pretrained" and not model.path:
+        yield Fault("model.path=null", "with model.weights=pretrained, set model.path to a folder or a Hub name")
+    if model.weights == "shipped" and model.name not in SHIPPED:
+        yield Fault("model.weights=shipped", f"only model={' and model='.join(SHIPPED)} come with the package")
+
+
+def _data_is_complete(job: DataJob) -> Faults:
+    data = job.data
+    if data.source == "mix" and not data.sources:
+        yield Fault("data.sources=[]", "list the sources: data.sources=[{source: files, root: FOLDER}, ...]")
+    for number, source in enumerate(data.all_sources()):
+        where = f"data.sources[{number}].root" if data.sources else "data.root"
+        if not source.root:
+            yield Fault(f"{where}=null", "set it to the folder of the dataset")
+    weights = [source.weight for source in data.sources or []]
+    if any(weight is None for weight in weights) and any(weight is not None for weight in weights):
+        yield Fault("data.sources", "give a weight to every source or to none")
+    if weights and not any(weight is None or weight > 0 for weight in weights):
+        yield Fault("data.sources", "at least one weight must be above 0")
+    if isinstance(data.holdout, float) and not 0 <= data.holdout < 1:
+        problem = "a share must be below 1 and not below 0; a count is a whole number"
+        yield Fault(f"data.holdout={data.holdout:g}", problem)
+
+
+def _encoding_is_possible(job: DataJob) -> Faults:
+    data = job.data
+    encoded = any(source.source == "latents" for source in data.all_sources())
+    if data.reshape == "random" and data.encode == "cache":
+        yield Fault("data.reshape=random", "a cached clip has one crop; add data.encode=online, or use center")
+    if encoded and data.encode == "online":
+        yield Fault("data.encode=online", "data=latents has no videos to encode; use data.encode=cache")
+    if encoded and data.random_flip:
+        yield Fault(f"data.random_flip={data.random_flip}", "latents cannot be mirrored; set data.random_flip=0")
+
+
+def _buckets_are_legal(job: DataJob) -> Faults:
+    data, model = job.data, job.model
+    for num_frames in data.frame_buckets:
+        yield from _frame_faults(model, "data.frame_buckets", num_frames)
+        if num_frames > data.max_num_frames:
+            problem = f"{num_frames} is above data.max_num_frames={data.max_num_frames}; raise that or lower this"
+            yield Fault(f"data.frame_buckets={data.frame_buckets}", problem)
+    for setting, sizes in (("data.height_buckets", data.height_buckets), ("data.width_buckets", data.width_buckets)):
+        for size in sizes:
+            yield from _size_faults(model, setting, size)
+
+
+def _validation_is_legal(job: TrainJob) -> Faults:
+    validation = job.validation
+    if not isinstance(validation, Validation):
+        return
+    yield from _shape_faults(job.model, "validation", validation.num_frames, validation.height, validation.width)
+    yield from prompt_faults("validation", validation, validation.prompts)
+    if validation.every and validation.every_epochs:
+        given = f"validation.every={validation.every}"
+        yield Fault(given, f"and validation.every_epochs={validation.every_epochs} exclude each other; set one to null")
+
+
+def _resume_has_a_folder(job: TrainJob) -> Faults:
+    if job.resume == "auto" and job.run_dir is None:
+        yield Fault("resume=auto", "add run_dir=FOLDER, so that the same command finds its own run")
+
+
+def _trackers_are_installed(job: TrainJob) -> Faults:
+    if job.tracker.tensorboard and find_spec("tensorboard") is None:
+        yield Fault("tracker=tensorboard", "is not installed: pip install tensorboard")
+
+
+def _shape_faults(model: Model, section: str, num_frames: int, height: int, width: int) -> Faults:
+    yield from _frame_faults(model, f"{section}.num_frames", num_frames)
+    yield from _size_faults(model, f"{section}.height", height)
+    yield from _size_faults(model, f"{section}.width", width)
+
+
+def _frame_faults(model: Model, setting: str, num_frames: int) -> Faults:
+    step, most = model.frame_step, model.max_num_frames
+    if num_frames % step == 1 and step < num_frames <= most:
+        return
+    below = min(max((num_frames - 1) // step * step + 1, step + 1), most)
+    above = min(below + step, most)
+    legal = " or ".join(dict.fromkeys([str(below), str(above)]))
+    rule = f"model={model.name} takes {step}N+1 frames, {step + 1} to {most}"
+    yield Fault(f"{setting}={num_frames}", f"{rule}; nearest: {legal}")
+
+
+def _size_faults(model: Model, setting: str, size: int) -> Faults:
+    multiple = model.size_multiple
+    if size % multiple == 0:
+        return
+    below = max(size // multiple, 1) * multiple
+    rule = f"must be a multiple of {multiple} pixels"
+    yield Fault(f"{setting}={size}", f"{rule}; nearest: {below} or {below + multiple}")
+
+
+def _sweep_has_gpus(job: TrainJob) -> Faults:
+    gpus, needed = job.sweep.gpus, job.sweep.gpus_per_job
+    if gpus is not None and len(set(gpus)) < max(needed, len(gpus)):
+        problem = f"names too few GPUs for sweep.gpus_per_job={needed}" if len(gpus) < needed else "names one twice"
+        yield Fault(f"sweep.gpus={gpus}", f"{problem}; list each GPU of this machine once")

@@ -1,0 +1,77 @@
+"""Reads prompts as a setting gives them. Needs no torch, so that a missing file is told before anything starts."""
+
+import os
+import re
+from pathlib import Path
+
+from cogvx_exp.config.command_line.quoting import argument
+from cogvx_exp.config.faults import ConfigError, Fault
+from cogvx_exp.config.schema.training import SamplingSettings
+from cogvx_exp.core.text import NotUtf8, read_text
+
+TEXT_FILE = ".txt"
+FILE_ENDINGS = (TEXT_FILE, ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".md")
+LINE_END = re.compile(r"\r\n|\n|\r")
+
+
+def read_prompts(given: str | list[str], separator: str, setting: str) -> list[str]:
+    """Prompts from a list, from one text with separators, or from the lines of a .txt file.
+
+    Raises:
+        ConfigError: there is no prompt, or what looks like a file is none that can be read.
+    """
+    if isinstance(given, str) and separator not in given and looks_like_a_file(given):
+        found = _lines(given, setting)
+    else:
+        found = given.split(separator) if isinstance(given, str) else given
+        for text in found:
+            if text.strip().lower().endswith(FILE_ENDINGS) and not re.search(r"\s", text.strip()):
+                problem = f"a list has the prompts themselves; give a file alone: {argument(setting, text.strip())}"
+                raise ConfigError([Fault(f"{setting}={text.strip()}", problem)])
+    prompts = [text.strip() for text in found if text.strip()]
+    if not prompts:
+        shown = given if isinstance(given, str) else "[]"
+        training = setting.startswith("validation.")
+        instead = "; null takes captions, and validation=none samples nothing" if training else ""
+        raise ConfigError([Fault(f"{setting}={shown}", f"has no prompts{instead}")])
+    return prompts
+
+
+def prompt_faults(section: str, settings: SamplingSettings, prompts: str | list[str] | None) -> list[Fault]:
+    """What is wrong with the prompts of a section, and with its negative prompt; null is nothing wrong."""
+    faults = []
+    if looks_like_a_file(settings.negative_prompt):
+        problem = "must be the text itself, not a file"
+        faults.append(Fault(f"{section}.negative_prompt={settings.negative_prompt}", problem))
+    try:
+        if prompts is not None:
+            read_prompts(prompts, settings.separator, f"{section}.prompts")
+    except ConfigError as error:
+        faults += error.faults
+    return faults
+
+
+def looks_like_a_file(text: str) -> bool:
+    """Whether a text ends as a file's name does, or is a path: with a slash, without blanks, in ASCII."""
+    text = text.strip()
+    is_path = "/" in text and text.isascii() and not re.search(r"\s", text)
+    return text.lower().endswith(FILE_ENDINGS) or is_path
+
+
+def _lines(given: str, setting: str) -> list[str]:
+    file = Path(os.path.expanduser(given.strip()))
+    prompt = f"for a prompt, write {argument(setting, [given])}"
+    if not file.exists():
+        problem = f"does not exist; name a .txt file with a prompt a line; {prompt}"
+    elif file.is_dir():
+        problem = f"is a folder; name a .txt file with a prompt a line; {prompt}"
+    elif file.suffix.lower() != TEXT_FILE:
+        problem = f"is not a .txt file; name one with a prompt a line; {prompt}"
+    else:
+        try:
+            return LINE_END.split(read_text(file))
+        except NotUtf8 as error:
+            problem = str(error)
+        except OSError as error:
+            problem = f"cannot be read ({error.strerror})"
+    raise ConfigError([Fault(f"{setting}={given}", problem)])

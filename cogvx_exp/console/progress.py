@@ -1,0 +1,80 @@
+"""Progress bars on a terminal, occasional lines elsewhere."""
+
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cogvx_exp.console.terminal import PlainConsole
+
+T = TypeVar("T")
+
+console = PlainConsole()
+
+SECONDS_BETWEEN_LINES = 10.0
+"""How often a line is printed where there is no terminal."""
+
+
+def progress(label: str, items: Iterable[T], total: int | None = None) -> Iterator[T]:
+    """Yields the items with a bar that has their number, rate and time left.
+
+    `total` is needed where the items have no length.
+    """
+    if total is None:
+        assert isinstance(items, Sized)
+        total = len(items)
+    started = time.monotonic()
+    with Bar(label, total) as bar:
+        for done, item in enumerate(items, 1):
+            yield item
+            bar.show(done, f"{done / max(time.monotonic() - started, 1e-9):.1f}/s")
+
+
+class Bar:
+    """A progress bar with a text behind it. Bars may be nested; an inner one disappears when it is done."""
+
+    _display: Progress | None = None
+    """The display that all bars share while any of them is open."""
+
+    def __init__(self, label: str, total: int, done: int = 0):
+        self.label, self.total, self.done = label, total, done
+        self._live = console.is_terminal
+        self._last_line = 0.0
+
+    def __enter__(self) -> "Bar":
+        self._owns_display = Bar._display is None
+        if Bar._display is None:
+            Bar._display = _new_display(self._live)
+            Bar._display.start()
+        self._task = Bar._display.add_task(self.label, total=self.total, completed=self.done, text="")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        assert Bar._display
+        if self._owns_display:
+            Bar._display.stop()
+            Bar._display = None
+        else:
+            Bar._display.remove_task(self._task)
+
+    def show(self, done: int, text: str) -> None:
+        """Sets how many items are done and the text behind the bar."""
+        assert Bar._display
+        Bar._display.update(self._task, completed=done, text=text)
+        now = time.monotonic()
+        if not self._live and (done == self.total or now - self._last_line > SECONDS_BETWEEN_LINES):
+            self._last_line = now
+            console.print(f"{self.label} {done}/{self.total}  {text}".rstrip())
+
+
+def _new_display(live: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[text]}", markup=False),
+        console=console,
+        disable=not live,
+    )

@@ -1,0 +1,51 @@
+"""Keeps the screen for the user: libraries speak only when something is wrong."""
+
+import logging
+import os
+import warnings
+
+from cogvx_exp.core.imports import import_libraries
+
+SILENT_LOGGERS = ("torchao", "bitsandbytes", "torch.utils._pytree", "torch.distributed", "DeepSpeed", "httpx")
+ENVIRONMENT = {
+    "DIFFUSERS_VERBOSITY": "error",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
+def _is_critical(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.CRITICAL
+
+
+def quiet_libraries(quant: str = "none") -> None:
+    """Imports the libraries; silences notes that a user can do nothing about, and progress bars.
+
+    Call before anything else imports torch, diffusers or transformers: some of them speak while they
+    are imported. Variables that the user has set stay. `quant` is that of `import_libraries`.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for name in SILENT_LOGGERS:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.CRITICAL)
+        logger.addFilter(_is_critical)  # DeepSpeed sets its level when it is imported, and writes to standard output
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters are wanted
+    warnings.filterwarnings("ignore", message=".*does not implement _stable_hash_for_caching")
+    warnings.filterwarnings("ignore", message="TorchaoLoraLinear was instantiated")  # merging is done on the plain base
+    warnings.filterwarnings(
+        "ignore", message="Glyph .* missing from"
+    )  # a box in a picture; the prompt is text elsewhere
+    warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")  # nothing to page from
+    warnings.filterwarnings("ignore", message="This DataLoader will create")  # told in our own words
+
+    import_libraries(quant)
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()

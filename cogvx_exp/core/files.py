@@ -1,0 +1,182 @@
+"""Writing files so that a reader sees all of them or nothing."""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from cogvx_exp.core.errors import UserError
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; it takes the place of `path` when the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = _beside(path)
+    try:
+        yield beside
+        mode_by_umask(beside)
+        _sync(beside)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file, whole or not at all."""
+    with atomic_write(path) as beside:
+        beside.write_text(text, encoding="utf-8", errors="backslashreplace")  # of a lone surrogate: legal in JSON
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yields a temporary folder beside `folder`; it becomes `folder` when the block succeeds.
+
+    If another process was faster, its folder stays.
+    """
+    beside = _beside(folder)
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        sync_folder(beside)
+        try:
+            beside.rename(folder)
+        except OSError:
+            if not folder.exists():
+                raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yields a temporary folder beside `folder`; it takes the place of `folder` when the block succeeds."""
+    beside, before = (folder.with_name(f".{folder.name}.{what}") for what in ("tmp", "before"))
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        sync_folder(beside)
+        shutil.rmtree(before, ignore_errors=True)
+        if folder.exists():
+            folder.replace(before)
+        beside.replace(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)  # a full disk needs the space
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the files of a folder, and their names, survive a power cut; others may read them if the umask says so."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            mode_by_umask(path)
+            _sync(path)
+    _sync(folder)
+
+
+def make_folder(folder: Path, setting: str) -> None:
+    """Makes the folder that a setting names, if it is not there.
+
+    Raises:
+        UserError: it is no folder, or cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{setting}={folder}: this, or a folder above it, is a file; name a folder") from None
+    except OSError as error:
+        raise UserError(f"{setting}={folder} cannot be made ({error.strerror}); name another folder") from None
+
+
+def copy_folder(source: Path, folder: Path, leave_out: str = "") -> None:
+    """Copies the files of a folder into another, with the usual modes and not those of an installed package.
+
+    Args:
+        source: what is copied.
+        folder: made if it is not there; what is in it stays.
+        leave_out: an ending of names.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in source.rglob("*"):
+        there = folder / path.relative_to(source)
+        if path.is_dir():
+            there.mkdir(parents=True, exist_ok=True)
+        elif not (leave_out and path.name.endswith(leave_out)):
+            there.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, there)
+
+
+def new_folder(folder: Path) -> Path:
+    """Makes a folder that no other process has made: of that name, or with a number behind it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for number in count(1):
+        made = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
+        with suppress(FileExistsError):
+            made.mkdir()
+            return made
+    raise AssertionError("there is a number for every process")
+
+
+def mode_by_umask(path: Path) -> None:
+    """Gives a new file, or all files of a folder, the usual mode: safetensors makes them with 600."""
+    wanted = 0o666 & ~_umask()
+    for file in [path] if path.is_file() else path.rglob("*"):
+        if file.is_file() and not file.is_symlink() and file.stat().st_mode & 0o777 == 0o600 != wanted:
+            with suppress(OSError):  # a file system without modes
+                file.chmod(wanted)
+
+
+def _umask() -> int:
+    """The process's umask. To ask the system for it is to change it, which other threads would notice."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    before = os.umask(0o022)
+    os.umask(before)
+    return before
+
+
+def _beside(path: Path) -> Path:
+    """A name that no other process has, also on another machine, and that is not too long where `path` is not."""
+    return path.with_name(f".{secrets.token_hex(8)}.tmp")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_hash(path: Path) -> str:
+    """BLAKE2 hash (128 bits, hexadecimal) of a file's content."""
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint(value: Any) -> str:
+    """BLAKE2 hash (128 bits, hexadecimal) of a JSON-like value, equal whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.blake2b(text.encode(errors="backslashreplace"), digest_size=16).hexdigest()

@@ -1,0 +1,32 @@
+"""Downloads from the Hugging Face Hub. Does not need torch, so that a missing download is told at once."""
+
+from pathlib import Path
+
+from cogvx_exp.core.errors import UserError
+
+
+def fetch(repo: str, revision: str | None, *, kind: str, setting: str, patterns: list[str] | None = None) -> Path:
+    """The local folder of a repository; downloads it if it is not in the Hugging Face cache.
+
+    Args:
+        repo: owner/name.
+        revision: branch, tag or commit.
+        kind: model or dataset.
+        setting: the setting that names it, for messages.
+        patterns: files to fetch; None: all.
+
+    Raises:
+        UserError: it is neither in the cache nor can it be fetched.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, repo_type=kind, revision=revision, allow_patterns=patterns))
+    except Exception as error:  # the hub client raises errors of several libraries
+        offline = isinstance(error, LocalEntryNotFoundError)
+        reason = "the Hub cannot be reached" if offline else str(error).partition("\n")[0][:160] or type(error).__name__
+        raise UserError(
+            f"{setting}={repo} is not in the Hugging Face cache and could not be fetched ({reason}); "
+            f"set {setting}=FOLDER to a local copy"
+        ) from None

@@ -1,0 +1,92 @@
+"""Datasets that CogVideoX Factory's prepare_dataset.py has encoded (`data=latents`).
+
+    videos.txt prompts.txt
+    video_latents/NAME.pt     moments of the VAE, (2 channels, frames, height, width); in older versions latents/
+    image_latents/NAME.pt     moments of the first frame, (2 channels, 1, height, width)
+    prompt_embeds/NAME.pt     embeddings of T5, (tokens, width); in older versions embeddings/
+
+They are read with `weights_only`: a file that holds anything but tensors is refused, not run.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cogvx_exp.data.faults import ClipError
+from cogvx_exp.media.video import VideoInfo
+
+VIDEO_FOLDERS = ("video_latents", "latents")
+PROMPT_FOLDERS = ("prompt_embeds", "embeddings")
+SPATIAL, TEMPORAL = 8, 4
+"""Pixels and frames of a latent, in the checkpoints that the Factory encodes for."""
+
+PREPARE_AGAIN = "run prepare_dataset.py again, or take the row out"
+
+
+@dataclass(frozen=True, slots=True)
+class LatentFiles:
+    """The encoded files of one clip."""
+
+    moments: str
+    embeds: str
+    image: str | None
+    """Moments of the first frame, if they were kept."""
+
+    def required_image(self) -> str:
+        """The image's moments.
+
+        Raises:
+            ClipError: they were not kept.
+        """
+        if self.image is None:
+            raise ClipError("has no image_latents, which task=i2v needs", PREPARE_AGAIN)
+        return self.image
+
+
+def latent_files(video: str) -> LatentFiles:
+    """The files that belong to the video ROOT/videos/NAME.mp4, which itself need not exist.
+
+    Raises:
+        ClipError: one is missing.
+    """
+    root, name = Path(video).parent.parent, Path(video).name.split(".")[0]
+    image = root / "image_latents" / f"{name}.pt"
+    return LatentFiles(
+        _find(root, VIDEO_FOLDERS, name), _find(root, PROMPT_FOLDERS, name), str(image) if image.is_file() else None
+    )
+
+
+def latent_info(files: LatentFiles) -> VideoInfo:
+    """The shape of the video that was encoded.
+
+    Raises:
+        ClipError: the moments cannot be read.
+    """
+    _, frames, height, width = load_tensor(files.moments, 4).shape
+    count = frames * TEMPORAL if frames % 2 == 0 else (frames - 1) * TEMPORAL + 1
+    return VideoInfo(count, height * SPATIAL, width * SPATIAL, 8.0, count / 8.0)
+
+
+def load_tensor(path: str, dimensions: int) -> Any:
+    """Reads a tensor safely.
+
+    Raises:
+        ClipError: the file holds anything else.
+    """
+    import torch
+
+    try:
+        tensor = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises errors of many classes for damaged files
+        raise ClipError(f"cannot be read safely ({type(error).__name__})", PREPARE_AGAIN) from None
+    if not isinstance(tensor, torch.Tensor) or tensor.ndim != dimensions:
+        raise ClipError(f"is no tensor of {dimensions} dimensions", PREPARE_AGAIN)
+    return tensor.contiguous()
+
+
+def _find(root: Path, folders: tuple[str, ...], name: str) -> str:
+    for folder in folders:
+        path = root / folder / f"{name}.pt"
+        if path.is_file():
+            return str(path)
+    raise ClipError(f"has no {folders[0]}/{name}.pt", PREPARE_AGAIN)

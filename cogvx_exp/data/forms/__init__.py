@@ -1,0 +1,1 @@
+"""The forms that a dataset can have on disk: rows of videos and captions."""

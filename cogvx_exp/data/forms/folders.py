@@ -1,0 +1,76 @@
+"""Looks for videos below a folder, links to other folders included."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cogvx_exp.data.faults import DataFault
+from cogvx_exp.data.forms.rows import VIDEO_ENDINGS, LeftOut, Place, is_junk
+
+Identity = tuple[int, int]
+"""Device and inode of a folder: the same whatever its path."""
+
+
+@dataclass
+class Search:
+    """Finds each folder once, by its own path before that of a link to it; so links in a circle do no harm."""
+
+    place: Place
+    videos: list[Path] = field(default_factory=list)
+    """In no particular order."""
+    faults: list[DataFault] = field(default_factory=list)
+    """Folders that cannot be looked into."""
+    left_out: list[LeftOut] = field(default_factory=list)
+    _seen: set[Identity] = field(default_factory=set)
+    _links: list[str] = field(default_factory=list)
+
+    def run(self) -> "Search":
+        """Looks below the root."""
+        self._look_below(str(self.place.root))
+        while self._links:
+            links, self._links = sorted(self._links), []
+            for link in links:
+                if self.place.holds(link):
+                    self._look_below(link)
+                else:
+                    what = f"is a link to a folder outside data.root ({os.path.realpath(link)})"
+                    fix = "set data.allow_outside_root=true to follow it, or move the folder there"
+                    self.faults.append(DataFault(None, link, what, fix))
+        return self
+
+    def _look_below(self, top: str) -> None:
+        waiting = [top]
+        while waiting:
+            folder = waiting.pop()
+            try:
+                status = os.stat(folder)
+                identity = (status.st_dev, status.st_ino)
+                if identity in self._seen:
+                    continue
+                self._seen.add(identity)
+                with os.scandir(folder) as entries:
+                    waiting += [entry.path for entry in entries if self._is_folder(entry)]
+            except OSError as error:
+                what = f"cannot be looked into ({error.strerror})"
+                self.faults.append(DataFault(None, folder, what, "change its permissions, or take it out"))
+
+    def _is_folder(self, entry: os.DirEntry) -> bool:
+        """Notes a file or a link; of a folder it says that it is one."""
+        is_video = os.path.splitext(entry.name)[1].lower() in VIDEO_ENDINGS
+        is_folder = entry.is_dir(follow_symlinks=False)
+        if is_junk(entry.name):
+            if is_video or is_folder:
+                self.left_out.append(LeftOut(entry.path))
+            return False
+        if is_video:
+            self.videos.append(Path(entry.path))
+        if entry.is_symlink() and not is_video:
+            self._note_link(entry.path)
+        return is_folder
+
+    def _note_link(self, path: str) -> None:
+        if os.path.isdir(path):
+            self._links.append(path)
+        elif not os.path.exists(path) and not os.path.splitext(path)[1]:  # a folder's, as it seems
+            what = f"is a link to {os.readlink(path)}, which does not exist"
+            self.faults.append(DataFault(None, path, what, "fix the link or take it out"))

@@ -1,0 +1,104 @@
+"""Rows of a dataset, and the rules for what may be in one."""
+
+import os
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cogvx_exp.core.text import is_text
+from cogvx_exp.data.faults import DataFault
+
+VIDEO_ENDINGS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
+
+JUNK = {
+    *("__MACOSX", ".AppleDouble", ".DS_Store", ".Spotlight-V100", ".Trashes", ".fseventsd"),  # macOS
+    *("Thumbs.db", "desktop.ini", "$RECYCLE.BIN", "System Volume Information"),  # Windows
+    *(".ipynb_checkpoints", "@eaDir", "#recycle", "lost+found"),  # Jupyter, NAS boxes, Linux
+}
+"""Names of files and folders that systems leave in a dataset."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A video and its captions, as the manifest has them."""
+
+    number: int
+    """Line or record of the manifest, counted from 1."""
+    path: str
+    """The video's file."""
+    captions: tuple[str, ...]
+    """One of them is drawn each time the clip is used."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A file that no one means to train on."""
+
+    path: str
+
+
+Found = Row | DataFault | LeftOut
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a dataset is, and where its files may be."""
+
+    root: Path
+    allowed: str | None
+    """Real path of the folder that no file may lie outside of; None: they may be anywhere."""
+
+    def holds(self, path: str) -> bool:
+        """Whether a file, behind its links, is where it may be."""
+        if self.allowed is None:
+            return True
+        return f"{os.path.realpath(path)}{os.sep}".startswith(self.allowed.rstrip(os.sep) + os.sep)
+
+
+def is_junk(name: str) -> bool:
+    """Whether a file or folder is one that a system leaves, such as macOS's `._clip.mp4`."""
+    return name.startswith(("._", ".Trash-")) or name in JUNK
+
+
+def make_row(root: Path, number: int, video: Any, captions: Any) -> Found:
+    """The row for what a manifest has as video and caption (or captions)."""
+    if not isinstance(video, str) or not video.strip():
+        return DataFault(number, "", "has no video", "add its path or take the row out")
+    path = find_file(root, video)
+    if any(is_junk(part) for part in video.strip().split("/")):
+        return LeftOut(path)
+    return row_of(number, path, captions)
+
+
+def row_of(number: int, path: str, captions: Any) -> Row | DataFault:
+    """The row of a video's file and its caption (or captions)."""
+    if "\0" in path or not is_text(path):
+        return DataFault(number, path, "has a name that is not UTF-8", "rename the file (convmv helps)")
+    listed = captions if isinstance(captions, list) else [captions]
+    if not all(isinstance(caption, str) for caption in listed):
+        return DataFault(number, path, "its caption is no text", "write a text or a list of texts")
+    texts = tuple(caption.strip() for caption in listed if caption.strip())
+    if not texts:
+        return DataFault(number, path, "has an empty caption", "write one, or take the row out")
+    if not all(map(is_text, texts)):
+        return DataFault(number, path, "its caption has half of a character (a lone surrogate)", "write it again")
+    return Row(number, path, texts)
+
+
+def find_file(root: Path, name: str) -> str:
+    """The file that a manifest names, relative to the root.
+
+    Blanks around a name count only if there is a file with them. `~` is the home folder. Accents may be composed
+    or not (macOS writes them in two parts).
+    """
+    stripped = name.strip()
+    path = str(root / stripped)
+    if stripped.isascii() and stripped == name and not stripped.startswith("~"):
+        return path
+    if "\0" in name or not is_text(name):
+        return path
+    others = [str(root / name), path, *(str(root / unicodedata.normalize(form, stripped)) for form in ("NFC", "NFD"))]
+    if stripped.startswith("~"):
+        others.append(os.path.expanduser(stripped))
+    return next((other for other in others if os.path.lexists(other)), path)

@@ -1,0 +1,150 @@
+"""The forms a dataset can have. Each reader gives rows (a video and its captions) and the faults it met."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from cogvx_exp.config.schema.data import Source
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.core.text import NotUtf8, read_text
+from cogvx_exp.data.faults import ClipError, DataFault, fault_of
+from cogvx_exp.data.forms.folders import Search
+from cogvx_exp.data.forms.rows import VIDEO_ENDINGS, Found, LeftOut, Place, Row, make_row, row_of
+from cogvx_exp.data.forms.tables import LINE_END, read_csv, read_jsonl
+from cogvx_exp.toy.clips import make_demo
+
+
+def read_source(source: Source, allow_outside_root: bool) -> tuple[list[Row], list[DataFault], list[str]]:
+    """Reads a manifest. Videos are not opened.
+
+    Returns:
+        The rows that can be used, what is wrong with the others, and files that no one means to train on.
+
+    Raises:
+        UserError: the manifest itself cannot be read.
+    """
+    assert source.root is not None, "the config check asks for it"
+    root = _fetch(source) if source.source == "hub" else Path(source.root)
+    form = source.form if source.source == "hub" else source.source
+    if source.source == "demo":
+        assert source.clips
+        assert source.drawn
+        assert source.concept
+        make_demo(root, source.clips, source.concept, source.drawn)
+    if not root.is_dir():
+        raise UserError(f"data.root={root} is not a folder; set it to the folder of the dataset")
+    place = Place(root, None if allow_outside_root else _allowed(root, source))
+    rows, faults, left_out = [], [], []
+    for found in READERS[form or "files"](place, source):
+        row = _checked(found, place) if isinstance(found, Row) else found
+        if isinstance(row, DataFault):
+            faults.append(row)
+        elif isinstance(row, LeftOut):
+            left_out.append(row.path)
+        else:
+            rows.append(_with_token(row, source.id_token))
+    duplicates = _duplicates(rows)
+    faults += [fault_of(row.number, row.path, error) for row, error in duplicates]
+    repeated = {row.number for row, _ in duplicates}
+    return [row for row in rows if row.number not in repeated], faults, left_out
+
+
+def read_files(place: Place, source: Source) -> Iterator[Found]:
+    """One caption a line in one file, and line by line its video in another."""
+    captions = _lines(place.root / source.caption_column, "data.caption_column")
+    videos = _lines(place.root / source.video_column, "data.video_column")
+    if len(captions) != len(videos):  # then empty lines can only be there for the eye
+        captions, videos = ([line for line in lines if line.strip()] for lines in (captions, videos))
+    if len(captions) != len(videos):
+        raise UserError(
+            f"{source.caption_column} has {len(captions)} captions and {source.video_column} has {len(videos)} videos "
+            f"in {place.root}; line N of one belongs to line N of the other, so add or take out the odd ones"
+        )
+    for number, (caption, video) in enumerate(zip(captions, videos, strict=True), 1):
+        if video.strip() or caption.strip():
+            yield make_row(place.root, number, video, caption)
+
+
+def read_folder(place: Place, source: Source) -> Iterator[Found]:
+    """Videos anywhere below a folder, each with its caption in a text file of the same name."""
+    search = Search(place).run()
+    yield from search.faults
+    yield from search.left_out
+    if not search.videos and not search.faults:
+        raise UserError(f"data.root={place.root} has no videos ({', '.join(sorted(VIDEO_ENDINGS))})")
+    for number, video in enumerate(sorted(search.videos), 1):
+        caption = video.with_suffix(".txt")
+        try:
+            text = read_text(caption)
+        except FileNotFoundError:
+            yield DataFault(number, str(video), f"has no caption {caption.name}", "write one beside it")
+        except NotUtf8 as error:
+            yield DataFault(number, str(caption), error.what, error.fix)
+        except OSError as error:
+            yield DataFault(number, str(caption), f"cannot be read ({error.strerror})", "fix it, or take it out")
+        else:
+            yield row_of(number, str(video), " ".join(text.split()))
+
+
+READERS: dict[str, Callable[[Place, Source], Iterator[Found]]] = {
+    "demo": read_files,
+    "files": read_files,
+    "csv": read_csv,
+    "jsonl": read_jsonl,
+    "folder": read_folder,
+    "latents": read_files,
+}
+
+
+def _fetch(source: Source) -> Path:
+    """Downloads a dataset from the Hugging Face Hub, or finds it in the cache."""
+    from cogvx_exp.core.hub import fetch
+
+    assert source.root is not None
+    return fetch(source.root, source.revision, kind="dataset", setting="data.root")
+
+
+def _allowed(root: Path, source: Source) -> str:
+    """The folder that no file may lie outside of. The Hub's cache keeps files elsewhere and links to them."""
+    repository = root.parents[1] if len(root.parents) > 1 else root
+    in_hub_cache = source.source == "hub" and (repository / "blobs").is_dir()
+    return os.path.realpath(repository if in_hub_cache else root)
+
+
+def _checked(row: Row, place: Place) -> Row | DataFault:
+    """The row, or the fault that its path leaves the root (by ../, an absolute path or a link)."""
+    if place.holds(row.path):
+        return row
+    fix = "move it there, or set data.allow_outside_root=true"
+    return DataFault(row.number, row.path, "lies outside data.root", fix)
+
+
+def _with_token(row: Row, token: str | None) -> Row:
+    if not token:
+        return row
+    return Row(row.number, row.path, tuple(f"{token} {caption}" for caption in row.captions))
+
+
+def _duplicates(rows: list[Row]) -> list[tuple[Row, ClipError]]:
+    first: dict[tuple[str, tuple[str, ...]], int] = {}
+    found = []
+    for row in rows:
+        earlier = first.setdefault((row.path, row.captions), row.number)
+        if earlier != row.number:
+            what = f"repeats the video and the caption of row {earlier}"
+            found.append((row, ClipError(what, "take it out; to see clips more often, set data.repeats")))
+    return found
+
+
+def _lines(path: Path, setting: str) -> list[str]:
+    """Lines of a text file, without those at its end that are empty."""
+    try:
+        text = read_text(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; set data.root and {setting} to where it is") from None
+    except NotUtf8 as error:
+        raise UserError(f"{path} {error}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+    lines = LINE_END.split(text)
+    return lines[:-1] if not lines[-1].strip() else lines

@@ -1,0 +1,1 @@
+"""Remembers what was found out about files."""

@@ -1,0 +1,106 @@
+"""An SQLite file of what can be found out again: whatever is wrong with it, a run goes on without it."""
+
+import os
+import sqlite3
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from cogvx_exp.console.progress import console
+from cogvx_exp.distributed.waiting import report_long_wait
+
+LOCK_TIMEOUT = 60.0
+"""Seconds to wait for another process that writes."""
+JOURNALS = ("", "-journal", "-wal", "-shm")
+"""Endings of the files that belong to a database; a new one must not read an old journal."""
+CREATE = "CREATE TABLE IF NOT EXISTS "
+
+
+class Rebuildable:
+    """A database that is begun anew when it is damaged or has other tables, and kept in memory when it cannot be used.
+
+    What takes its place starts empty. The old file stays beside it, with the ending `.damaged`.
+
+    Args:
+        path: the file; its folder is made.
+        tables: the statements that create the tables, each beginning with `CREATE`.
+    """
+
+    def __init__(self, path: Path, tables: Sequence[str]):
+        self._path, self._tables = path, tables
+        self._inode = 0
+        self._connection: sqlite3.Connection | None = None
+
+    def select(self, query: str, values: Sequence[object]) -> list[tuple]:
+        """All rows of a query; none if the database had to be begun anew."""
+        try:
+            return self._opened().execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            self._replace(error)
+            return []
+
+    def insert(self, query: str, rows: Iterable[Sequence[object]]) -> None:
+        """Writes rows, all or none."""
+        rows = list(rows)
+        if not rows:
+            return
+        for _ in range(2):
+            try:
+                with report_long_wait(f"{self._path}, which another process holds"), self._opened() as database:
+                    database.executemany(query, rows)
+                return
+            except sqlite3.Error as error:
+                self._replace(error)
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._connection:
+            self._connection.close()
+            self._connection = None
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is None:
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._path.touch()  # SQLite would ignore the umask
+            except OSError:
+                pass  # it may still be read
+            self._connection = sqlite3.connect(self._path, timeout=LOCK_TIMEOUT)
+            with suppress(OSError):
+                self._inode = self._path.stat().st_ino
+            self._create()
+        return self._connection
+
+    def _create(self) -> None:
+        assert self._connection
+        there = dict(self._connection.execute("SELECT name, sql FROM sqlite_master WHERE type='table'").fetchall())
+        for table in self._tables:
+            definition = table.removeprefix(CREATE)
+            name = definition.partition(" ")[0]
+            if name not in there:
+                self._connection.execute(table)
+            elif there[name] != f"CREATE TABLE {definition}":
+                raise sqlite3.DatabaseError(f"its table {name} is another one")
+
+    def _replace(self, error: sqlite3.Error) -> None:
+        """Begins anew: in a file if the old one is no good, in memory if it cannot be used."""
+        self.close()
+        if isinstance(error, sqlite3.OperationalError) and "malformed" not in str(error):
+            self._forget(f"cannot be used ({error})")
+            return
+        try:
+            # Another process may have begun anew already.
+            if self._path.stat().st_ino == self._inode or not self._inode:
+                for ending in JOURNALS:
+                    file = self._path.with_name(self._path.name + ending)
+                    with suppress(FileNotFoundError):
+                        os.replace(file, self._path.with_name(f"{self._path.name}.damaged{ending}"))
+                console.print(f"Rebuilding {self._path}: {error}", soft_wrap=True)
+            self._opened()
+        except (OSError, sqlite3.Error):
+            self._forget(f"is damaged and cannot be replaced ({error})")
+
+    def _forget(self, why: str) -> None:
+        console.print(f"Note: {self._path} {why}; files are examined again in every run", soft_wrap=True)
+        self._connection = sqlite3.connect(":memory:")
+        self._create()

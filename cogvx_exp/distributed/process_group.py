@@ -1,0 +1,169 @@
+"""The processes of a job, and what they tell each other. Importing it does not import torch."""
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.distributed.rendezvous import check_first, wait_for_first
+from cogvx_exp.distributed.waiting import report_long_wait
+
+LONGEST_WAIT = timedelta(days=2)
+"""How long a process waits for the others outside of training steps: they may be encoding for hours."""
+
+
+@dataclass(frozen=True)
+class ProcessGroup:
+    """A process's place among those that share a job. These ones do not talk to each other."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether this process speaks and writes for all."""
+        return self.rank == 0
+
+    def all_gather(self, value: Any) -> list[Any]:
+        """The JSON-like values of all processes, in the order of their ranks."""
+        return [value]
+
+    def all_gather_in_step(self, value: Any) -> list[Any]:
+        """As `all_gather`, within a training step: who waits longer than `distributed.timeout` fails."""
+        return self.all_gather(value)
+
+    def barrier(self) -> None:
+        """Returns when all have come here."""
+        self.all_gather(None)
+
+
+@dataclass(frozen=True)
+class TorchProcessGroup(ProcessGroup):
+    """Processes joined by torch.distributed."""
+
+    group: Any = None
+    """Whose members wait long for each other; those of the default group do not."""
+
+    def all_gather(self, value: Any) -> list[Any]:
+        """The JSON-like values of all processes, in the order of their ranks."""
+        return self._gather(value, self.group)
+
+    def all_gather_in_step(self, value: Any) -> list[Any]:
+        """As `all_gather`, within a training step: who waits longer than `distributed.timeout` fails."""
+        return self._gather(value, None)
+
+    def _gather(self, value: Any, group: Any) -> list[Any]:
+        import torch
+        from torch.distributed import all_gather
+
+        mine = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
+        all_gather(sizes, torch.tensor([len(mine)]), group=group)
+        longest = int(max(sizes))
+        padded = torch.zeros(longest, dtype=torch.uint8)
+        padded[: len(mine)] = mine
+        received = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.world)]
+        all_gather(received, padded, group=group)
+        texts = [bytes(data[: int(size)].tolist()) for data, size in zip(received, sizes, strict=True)]
+        return [json.loads(text) for text in texts]
+
+
+def rank_and_world_size() -> tuple[int, int] | None:
+    """(rank, world size) if this process is one of several: under torchrun, accelerate, Slurm or our own launch.
+
+    A batch script of Slurm has the variables of a first task, too, but no step: only srun starts the others.
+
+    Raises:
+        UserError: the variables that say so make no sense.
+    """
+    for rank, world, started in (("RANK", "WORLD_SIZE", "RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_ID")):
+        if rank not in os.environ or started not in os.environ:
+            continue
+        place, size = os.environ[rank], os.environ.get(world, "1")
+        if not (place.isdecimal() and size.isdecimal() and (int(size) <= 1 or int(place) < int(size))):
+            raise UserError(f"{rank}={place} and {world}={size} place no process; unset them to run alone")
+        if int(size) > 1:
+            return int(place), int(size)
+    return None
+
+
+def local_device(device: str) -> str:
+    """The device of this process: of several on one machine, each takes its own GPU. For several, torch is imported.
+
+    Slurm may let each task see its own GPU only, which then is number 0 in all of them.
+    """
+    local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID"))
+    if rank_and_world_size() is None or local is None or device not in ("auto", "cuda"):
+        return device
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu" if device == "auto" else device
+    return f"cuda:{int(local) % torch.cuda.device_count()}"
+
+
+def init_process_group(cuda: bool, timeout: int) -> ProcessGroup:
+    """Joins the other processes of the job; alone if there are none.
+
+    Args:
+        cuda: whether tensors on a GPU are exchanged (nccl), besides those on the host (gloo).
+        timeout: seconds to wait for the others in a training step.
+
+    Raises:
+        UserError: the others cannot be found.
+    """
+    place = rank_and_world_size()
+    if place is None:
+        return ProcessGroup()
+    import torch.distributed as dist
+
+    rank, world = place
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world))
+    os.environ.setdefault("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if name not in os.environ:
+            source = "RANK" if "SLURM_PROCID" not in os.environ else "SLURM_PROCID"
+            raise UserError(
+                f"this is process {rank} of {world}, but {name} is not set; export it for all of them, or unset "
+                f"{source} for a run of its own"
+            )
+    if not dist.is_initialized():
+        _meet(rank, world, timeout)
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        try:
+            with report_long_wait(f"the other processes ({world} in all) at {where}"):
+                dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+                group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+        except (RuntimeError, TimeoutError) as error:  # torch's errors of stores, networks and gloo
+            reason = str(error).partition("\n")[0][:200]
+            raise UserError(
+                f"the {world} processes did not meet at {where} ({reason}); check that all of them run and that the "
+                "machines reach each other (GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name the network interface)"
+            ) from error
+        assert dist.get_world_size() == world
+        return TorchProcessGroup(rank, world, group)
+    return TorchProcessGroup(rank, world, dist.new_group(backend="gloo", timeout=LONGEST_WAIT))
+
+
+def _meet(rank: int, world: int, timeout: float) -> None:
+    """Finds the first process, unless torchrun has done so."""
+    host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+    if not port.isdecimal():
+        raise UserError(f"MASTER_PORT={port} is no port")
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return
+    if rank == 0:
+        check_first(host, int(port), "MASTER_ADDR and MASTER_PORT")
+    else:
+        wait_for_first(host, int(port), "MASTER_ADDR and MASTER_PORT", timeout)
+
+
+def destroy_process_group() -> None:
+    """Ends the connection to the other processes, if there is one."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

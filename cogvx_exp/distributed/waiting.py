@@ -1,0 +1,70 @@
+"""Says what a process waits for when that takes long. Does not need torch."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cogvx_exp.console.progress import console
+
+FIRST_WORD = 10.0
+"""Seconds of waiting before anything is said."""
+NEXT_WORD = 50.0
+"""Seconds between the lines after that."""
+
+
+class Teller:
+    """Watches waits that may be many and short: `with teller.waiting():`. One thread for all of them.
+
+    Args:
+        what: completes "Waiting for ...".
+    """
+
+    def __init__(self, what: str):
+        self._what = what
+        self._since: float | None = None
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="waiting", daemon=True)
+        self._thread.start()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Inside, a line says what is waited for: after ten seconds, then every fifty."""
+        self._since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._since = None
+
+    def end(self) -> None:
+        """Ends the thread."""
+        self._end.set()
+
+    def _watch(self) -> None:
+        said: tuple[float | None, float] = (None, 0.0)  # of which wait, when
+        while not self._end.wait(min(1.0, FIRST_WORD / 4)):
+            since, now = self._since, time.monotonic()
+            due = FIRST_WORD if since != said[0] else said[1] - (since or 0) + NEXT_WORD
+            if since is not None and now - since >= due:
+                said = (since, now)
+                text = f"Waiting for {self._what} ({now - since:.0f} s so far)"
+                if console.quiet:  # a process that is not the first may be the only one that waits
+                    print(text, file=sys.stderr, flush=True)
+                else:
+                    console.print(text, soft_wrap=True, markup=False)
+
+
+@contextmanager
+def report_long_wait(what: str) -> Iterator[None]:
+    """Inside, a line says what is waited for: after ten seconds, then every fifty.
+
+    Args:
+        what: completes "Waiting for ...".
+    """
+    teller = Teller(what)
+    try:
+        with teller.waiting():
+            yield
+    finally:
+        teller.end()

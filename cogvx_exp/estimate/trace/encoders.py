@@ -1,0 +1,88 @@
+"""Memory of the VAE and of the text encoder: each alone on the device, or the VAE in the training loop."""
+
+from functools import lru_cache, partial
+from typing import Literal
+
+import torch
+
+from cogvx_exp.config.schema import Memory, TrainJob
+from cogvx_exp.config.schema.model import TextEncoderArchitecture, VaeArchitecture
+from cogvx_exp.data.buckets import Bucket
+from cogvx_exp.estimate.trace.fake_models import fake_tensors, fake_text_encoder, fake_vae, materialize
+from cogvx_exp.estimate.trace.memory_tracker import MemoryTracker
+from cogvx_exp.latents.encode import encode_videos
+
+
+def vae_weights(architecture: VaeArchitecture, dtype: torch.dtype) -> int:
+    """Bytes of the autoencoder's weights."""
+    vae = fake_vae(architecture, dtype)
+    return sum(weight.numel() for weight in vae.parameters()) * dtype.itemsize
+
+
+def vae_peak(
+    architecture: VaeArchitecture,
+    memory: Memory,
+    dtype: torch.dtype,
+    shape: Bucket,
+    batch_size: int,
+    what: Literal["encode", "decode"],
+) -> int:
+    """Most bytes while the autoencoder encodes or decodes clips, its weights included."""
+    tiles = (memory.vae_slicing, memory.vae_tiling)
+    return _vae_peak(architecture.model_dump_json(), *tiles, dtype, shape, batch_size, what)
+
+
+def text_encoder_peak(architecture: TextEncoderArchitecture, dtype: torch.dtype, tokens: tuple[int, int]) -> int:
+    """Most bytes while (captions, length) tokens are encoded, the weights included."""
+    return _text_encoder_peak(architecture.model_dump_json(), dtype, tokens)
+
+
+class EncodersInTheLoop:
+    """The VAEs that encode while a run trains: clips (data.encode=online), and the images of image-to-video.
+
+    A run loads them with its first batch (`cogvx_exp.loading.online`, `cogvx_exp.loading.images`).
+    """
+
+    def __init__(self, job: TrainJob, dtype: torch.dtype, tracker: MemoryTracker):
+        load = partial(fake_vae, job.model.vae, dtype, slicing=job.memory.vae_slicing, tiling=job.memory.vae_tiling)
+        self._clips = load() if job.data.encode == "online" else None
+        self._images = load() if job.task.name == "i2v" else None
+        if self._images:
+            self._images.decoder = None
+        self._tracker = tracker
+        self._loaded = False
+
+    def encode(self, shape: Bucket, batch_size: int) -> None:
+        """Encodes a batch's clips and images."""
+        for vae in () if self._loaded else filter(None, (self._clips, self._images)):
+            materialize(vae, self._tracker, "VAE")
+        self._loaded = True
+        for vae, frames in ((self._clips, shape.num_frames), (self._images, 1)):
+            if vae:
+                encode_videos(torch.empty(batch_size, 3, frames, shape.height, shape.width), vae)
+
+
+@lru_cache(maxsize=64)
+def _vae_peak(
+    architecture: str, slicing: bool, tiling: bool, dtype: torch.dtype, shape: Bucket, batch_size: int, what: str
+) -> int:
+    parsed = VaeArchitecture.model_validate_json(architecture)
+    vae = fake_vae(parsed, dtype, slicing=slicing, tiling=tiling)
+    with fake_tensors() as tracker, torch.no_grad():
+        materialize(vae, tracker, "VAE")
+        if what == "encode":
+            encode_videos(torch.empty(batch_size, 3, shape.num_frames, shape.height, shape.width), vae)
+        else:
+            frames = (shape.num_frames - 1) // parsed.temporal_compression_ratio + 1
+            height, width = (side // parsed.spatial_compression_ratio for side in (shape.height, shape.width))
+            vae.decode(torch.empty(batch_size, parsed.latent_channels, frames, height, width, dtype=dtype))
+        return tracker.peak
+
+
+@lru_cache(maxsize=16)
+def _text_encoder_peak(architecture: str, dtype: torch.dtype, tokens: tuple[int, int]) -> int:
+    encoder = fake_text_encoder(TextEncoderArchitecture.model_validate_json(architecture), dtype)
+    with fake_tensors() as tracker, torch.no_grad():
+        materialize(encoder, tracker, "text encoder")
+        encoder(torch.zeros(tokens, dtype=torch.long))
+        return tracker.peak

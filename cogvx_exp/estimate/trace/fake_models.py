@@ -1,0 +1,204 @@
+"""Models of the real classes whose parameters are fake tensors: a shape and a type without data."""
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import T5Config, T5EncoderModel
+
+from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.config.schema.model import TextEncoderArchitecture, VaeArchitecture
+from cogvx_exp.data.buckets import Bucket
+from cogvx_exp.estimate.trace.memory_tracker import MemoryTracker
+from cogvx_exp.model.adapt import make_trainable, trained_dtype
+from cogvx_exp.model.build import vae_arguments
+from cogvx_exp.model.offload.host_memory import HostMemory, pinned_size
+from cogvx_exp.model.positions import drop_learned_positions, fits_learned_positions, forget_rotary_positions
+from cogvx_exp.model.quantize import quantized_layers
+
+
+@contextmanager
+def fake_tensors() -> Iterator[MemoryTracker]:
+    """Inside, tensors have no data, and their bytes are counted."""
+    tracker = MemoryTracker()
+    forget_rotary_positions()  # cached ones: those with data must not get in, nor those without get out
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), tracker:
+            yield tracker
+    finally:
+        forget_rotary_positions()
+
+
+class TrackedHostMemory(HostMemory):
+    """Host memory whose tensors are not counted as the device's, but as pinned memory of the host."""
+
+    def __init__(self, tracker: MemoryTracker):
+        super().__init__(torch.device("cpu"))
+        self._tracker = tracker
+        self.pinned = 0
+        """Bytes now."""
+
+    def empty(self, nbytes: int) -> torch.Tensor:
+        """Memory for weights."""
+        return self._counted(super().empty(nbytes))
+
+    def empty_like(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Memory for an activation."""
+        return self._counted(super().empty_like(tensor))
+
+    def empty_on_device(self, nbytes: int) -> torch.Tensor:
+        """Memory of the device for streamed weights."""
+        with self._tracker.category("weights"):
+            return super().empty_on_device(nbytes)
+
+    def _counted(self, tensor: torch.Tensor) -> torch.Tensor:
+        self._tracker.exclude(tensor)
+        self._add(pinned_size(tensor.nbytes))
+        weakref.finalize(tensor.untyped_storage(), self._add, -pinned_size(tensor.nbytes))
+        return tensor
+
+    def _add(self, nbytes: int) -> None:
+        self.pinned += nbytes
+
+
+def fake_transformer(job: TrainJob, dtype: torch.dtype, shapes: set[Bucket]) -> CogVideoXTransformer3DModel:
+    """The job's trainable transformer on the meta device."""
+    with torch.device("meta"):
+        transformer = CogVideoXTransformer3DModel(**job.model.transformer.model_dump())
+    _set_dtype(transformer, dtype)
+    transformer.requires_grad_(False)
+    if not fits_learned_positions(transformer.config, shapes, job.model.vae.spatial_compression_ratio):
+        drop_learned_positions(transformer)
+    for block in transformer.transformer_blocks if job.quant.name != "none" else []:
+        assert job.quant.bytes_per_weight
+        for layer in quantized_layers(block, job.quant.name):
+            _pack(layer, job.quant.name, job.quant.bytes_per_weight)
+    # How an adapter begins changes no size, and may read weights.
+    plain = {"init": "default"} if job.method.adapter == "lora" else {}
+    with torch.device("meta"):
+        make_trainable(transformer, job.method.model_copy(update=plain), job.seed, trained_dtype(job.optim))
+    for module in transformer.modules():
+        if dropout := getattr(module, "module_dropout", None):  # LoHa, LoKr
+            module.module_dropout = dict.fromkeys(dropout, _Never())
+    return transformer
+
+
+class _Never:
+    """Replaces peft's module_dropout, which is 0: every draw is above it, and no value is looked at.
+
+    peft asks `torch.rand(1) > module_dropout` in each forward pass, which a tensor without data cannot answer.
+    """
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> bool:
+        return True
+
+
+def norm_as_on_cuda(module: nn.Module) -> None:
+    """Computes layer norms as CUDA's autocast does: in float32 (aten/src/ATen/autocast_mode.h). The CPU's does not."""
+    for part in module.modules():
+        if type(part) is nn.LayerNorm:
+            part.forward = partial(_cuda_layer_norm, part)  # type: ignore[method-assign]
+
+
+def _cuda_layer_norm(norm: nn.LayerNorm, x: torch.Tensor) -> torch.Tensor:
+    tensors = [x, norm.weight, norm.bias]
+    if torch.is_autocast_enabled("cpu"):
+        tensors = [None if tensor is None else tensor.float() for tensor in tensors]
+    x, weight, bias = tensors
+    return nn.functional.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
+
+
+def fake_vae(
+    architecture: VaeArchitecture, dtype: torch.dtype, *, slicing: bool = False, tiling: bool = False
+) -> AutoencoderKLCogVideoX:
+    """The autoencoder on the meta device."""
+    with torch.device("meta"):
+        vae = AutoencoderKLCogVideoX(**vae_arguments(architecture))
+    if slicing:
+        vae.enable_slicing()
+    if tiling:
+        vae.enable_tiling()
+    _set_dtype(vae, dtype)
+    return vae.requires_grad_(False).eval()
+
+
+def fake_text_encoder(architecture: TextEncoderArchitecture, dtype: torch.dtype) -> T5EncoderModel:
+    """The text encoder on the meta device."""
+    config = T5Config(**architecture.model_dump(), feed_forward_proj="gated-gelu", tie_word_embeddings=False)
+    with torch.device("meta"):
+        encoder = T5EncoderModel(config)
+    _set_dtype(encoder, dtype)
+    return encoder.requires_grad_(False).eval()
+
+
+def materialize(module: nn.Module, tracker: MemoryTracker, kind: str) -> None:
+    """Inside `fake_tensors`: replaces a module's parameters and buffers on the meta device by allocated ones."""
+    with tracker.category(kind):
+        for part in module.modules():
+            for name, parameter in part._parameters.items():
+                if parameter is not None:
+                    data = torch.empty(parameter.shape, dtype=parameter.dtype)
+                    part._parameters[name] = nn.Parameter(data, requires_grad=parameter.requires_grad)
+            for name, buffer in part._buffers.items():
+                if buffer is not None:
+                    part._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+
+
+def _set_dtype(module: nn.Module, dtype: torch.dtype) -> None:
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
+
+
+def _pack(layer: nn.Linear, quant: str, bytes_per_weight: float) -> None:
+    """Gives a layer as many bytes as it has when quantized, and what its forward and backward pass unpack."""
+    layer.weight = nn.Parameter(
+        torch.empty(int(layer.weight.numel() * bytes_per_weight), dtype=torch.uint8, device="meta"),
+        requires_grad=False,
+    )
+    layer.forward = partial(_packed_linear, layer, quant)  # type: ignore[method-assign]
+
+
+def _packed_linear(layer: nn.Linear, quant: str, x: torch.Tensor) -> torch.Tensor:
+    product: torch.Tensor = _PackedLinear.apply(x, layer.bias, layer.out_features, quant)
+    return product
+
+
+class _PackedLinear(torch.autograd.Function):
+    """A linear layer whose weight is unpacked for the moment that it is used, as in `cogvx_exp.model.quantize`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, bias: torch.Tensor, width: int, quant: str) -> torch.Tensor:
+        ctx.dtype, ctx.width, ctx.inputs, ctx.quant = x.dtype, width, x.shape[-1], quant
+        x = x.to(bias.dtype)
+        if quant == "int8":  # torchao scales the product, not the weight (workflows/int8/int8_tensor.py)
+            product = (x @ x.new_empty(x.shape[-1], width)) * bias
+            product += bias
+            return product
+        return nn.functional.linear(x, _unpack(quant, x, width, x.shape[-1]), bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        return (gradient @ _unpack(ctx.quant, gradient, ctx.width, ctx.inputs)).to(ctx.dtype), None, None, None
+
+
+def _unpack(quant: str, like: torch.Tensor, width: int, inputs: int) -> torch.Tensor:
+    """An unpacked weight, in the type of `like`.
+
+    torchao's functions (quantization/quant_primitives.py) make temporary copies, the scaled one in float32; a kernel of
+    bitsandbytes unpacks nf4.
+    """
+    if quant == "nf4":
+        return like.new_empty(width, inputs)
+    values = like.new_empty(width, inputs, dtype=torch.float32 if quant == "fp8" else like.dtype)
+    scaled = values * like.new_empty(width, 1, dtype=torch.float32)
+    if quant == "int8":  # fp8 keeps them until the end
+        del values
+    return scaled.to(like.dtype)

@@ -1,0 +1,276 @@
+"""Goes through training steps, and one step of sampling, without data."""
+
+from collections import Counter
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from diffusers import CogVideoXTransformer3DModel
+
+from cogvx_exp.config.schema import Optim, TrainJob, Validation
+from cogvx_exp.data.buckets import Bucket
+from cogvx_exp.diffusion.denoise import denoising_loss, model_inputs
+from cogvx_exp.estimate.trace.encoders import EncodersInTheLoop
+from cogvx_exp.estimate.trace.fake_models import (
+    TrackedHostMemory,
+    fake_tensors,
+    fake_transformer,
+    materialize,
+    norm_as_on_cuda,
+)
+from cogvx_exp.estimate.trace.memory_tracker import MemoryTracker
+from cogvx_exp.loading.samples import Batch
+from cogvx_exp.model.adapt import trainable_parameters
+from cogvx_exp.model.device import Compute, resolve_dtype
+from cogvx_exp.model.offload.blocks import apply_memory_options
+from cogvx_exp.model.offload.host_memory import pinned_size
+from cogvx_exp.optim.state import OFFLOADED_FROM
+from cogvx_exp.strategies.micro_batch import forward_backward
+
+DEPTHS = (5, 8)
+"""Depths of model at which deep ones are gone through. Not less: where blocks are streamed, the peak of a shallower one
+is elsewhere."""
+
+
+@dataclass(frozen=True)
+class StepBytes:
+    """Bytes by kind at the moments of training that matter."""
+
+    resident: Counter[str]
+    """Before the first step."""
+    forward: Counter[str]
+    """At the peak of the forward pass."""
+    backward: Counter[str]
+    """At the peak of the backward pass."""
+    between: Counter[str]
+    """After a step: what stays while videos are sampled."""
+    sampling: Counter[str]
+    """At the peak of a denoising step."""
+    gradients: Counter[str]
+    """Held at the end of a backward pass."""
+    host: Counter[str]
+    """In host memory, at most; all but `optimizer states` is pinned."""
+
+    @property
+    def peak(self) -> Counter[str]:
+        """The higher of the two peaks of a step."""
+        return max(self.forward, self.backward, key=Counter.total)
+
+
+def step_bytes(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: str) -> StepBytes:
+    """What two training steps and a denoising step of a job take.
+
+    All blocks are alike, so a deep model is gone through at two depths, and the rest follows: the result is that
+    of the whole depth (a test compares them), in a third of the time.
+
+    Args:
+        job: a checked job.
+        largest: the shape of the clips in the batch.
+        buckets: all shapes of the data.
+        device: cuda or cpu.
+    """
+    depth = job.model.transformer.num_layers
+    if depth <= max(DEPTHS):
+        return trace_steps(job, largest, buckets, device)
+    low, high = (trace_steps(_with_depth(job, layers), largest, buckets, device) for layers in DEPTHS)
+    times = (depth - DEPTHS[0]) / (DEPTHS[1] - DEPTHS[0])
+    return StepBytes(
+        **{item.name: _extend(getattr(low, item.name), getattr(high, item.name), times) for item in fields(low)}
+    )
+
+
+def _with_depth(job: TrainJob, layers: int) -> TrainJob:
+    transformer = job.model.transformer.model_copy(update={"num_layers": layers})
+    return job.model_copy(update={"model": job.model.model_copy(update={"transformer": transformer})})
+
+
+def _extend(low: Counter[str], high: Counter[str], times: float) -> Counter[str]:
+    return Counter({kind: round(low[kind] + times * (high[kind] - low[kind])) for kind in low | high})
+
+
+def trace_steps(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: str) -> StepBytes:
+    """Builds the job's model without data and takes the steps with it."""
+    compute = Compute(torch.device("cpu"), resolve_dtype(job.model, device))
+    transformer = fake_transformer(job, compute.dtype, buckets)
+    config = dict(transformer.config)
+    if device == "cuda":
+        norm_as_on_cuda(transformer)
+    with fake_tensors() as tracker:
+        materialize(transformer, tracker, "weights")
+        parameters = trainable_parameters(transformer)
+        for parameter in parameters.values():
+            tracker.label(parameter, "trained weights")
+        with tracker.category("trained weights"):
+            average = [parameter.detach().clone() for parameter in parameters.values()] if job.ema_decay else []
+        transformer.train()
+        host = TrackedHostMemory(tracker)
+        apply_memory_options(transformer, job.memory, compute.device, host)
+        _label_checkpoints(transformer, tracker)
+        gradients = _Gradients(parameters, job.optim, tracker)
+        encoders = EncodersInTheLoop(job, compute.dtype, tracker)
+        loss = denoising_loss(torch.empty(job.model.scheduler.num_train_timesteps), config, compute.dtype)
+        resident = Counter(tracker.by_kind)
+        passes = _TrackedPasses(transformer, compute, tracker, host)
+        states: list[torch.Tensor] = []
+        for _ in range(2):
+            passes.forget()
+            for _ in range(min(job.gradient_accumulation, 2)):
+                tracker.reset_peak()
+                encoders.encode(largest, job.batch_size)
+                forward_backward(passes, loss, _batch(job, largest, job.batch_size), job.gradient_accumulation)
+            states = states or _optimizer_states(parameters, job.optim, tracker)
+            held = Counter(gradients=tracker.by_kind["gradients"])
+            gradients.free()
+        between = Counter(tracker.by_kind)
+        tracker.reset_peak()
+        if isinstance(job.validation, Validation):
+            _denoise(transformer, config, job, compute)
+        on_host = Counter({"streamed blocks": passes.streamed, "activations": passes.activations_on_host})
+        on_host += _offloaded(transformer, job) + _optimizer_on_host(parameters, job.optim, states)
+        del average  # in memory until here, as in a run
+        return StepBytes(
+            resident, passes.at_forward, passes.at_backward, between, Counter(tracker.at_peak), held, on_host
+        )
+
+
+class _TrackedPasses:
+    """Makes passes like `cogvx_exp.strategies.single.Strategy`, and keeps the peaks of both."""
+
+    def __init__(
+        self,
+        transformer: CogVideoXTransformer3DModel,
+        compute: Compute,
+        tracker: MemoryTracker,
+        host: TrackedHostMemory,
+    ):
+        self.model: torch.nn.Module = transformer
+        self._compute, self._tracker, self._host = compute, tracker, host
+        self.streamed = host.pinned
+        """Bytes of frozen weights in host memory."""
+        self.activations_on_host = 0
+        """Bytes, at most."""
+        self.forget()
+
+    def forget(self) -> None:
+        """Before a step: its peaks are those to keep."""
+        self.at_forward, self.at_backward = Counter[str](), Counter[str]()
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Around a forward pass: mixed precision."""
+        return self._compute.autocast()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Adds the gradients of a loss."""
+        self.at_forward = max(self.at_forward, self._tracker.at_peak, key=Counter.total)
+        self.activations_on_host = max(self.activations_on_host, self._host.pinned - self.streamed)
+        self._tracker.reset_peak()
+        loss.backward()
+        self.at_backward = max(self.at_backward, self._tracker.at_peak, key=Counter.total)
+
+
+class _Gradients:
+    """Labels gradients as they come, and frees those that leave at once."""
+
+    def __init__(self, parameters: dict[str, torch.nn.Parameter], optim: Optim, tracker: MemoryTracker):
+        self._parameters = parameters
+        self._tracker = tracker
+        self._leave = optim.release_gradients or optim.offload_gradients
+        for parameter in parameters.values():
+            parameter.register_post_accumulate_grad_hook(self._came)
+
+    def _came(self, parameter: torch.Tensor) -> None:
+        assert parameter.grad is not None
+        if self._leave:
+            parameter.grad = None
+        else:
+            self._tracker.label(parameter.grad, "gradients")
+
+    def free(self) -> None:
+        for parameter in self._parameters.values():
+            parameter.grad = None
+
+
+def _optimizer_states(
+    parameters: dict[str, torch.nn.Parameter], optim: Optim, tracker: MemoryTracker
+) -> list[torch.Tensor]:
+    """A tensor for each parameter with as many bytes as its optimizer state."""
+    sizes = [
+        int(parameter.numel() * (optim.state_values * parameter.element_size() + optim.state_bytes))
+        for parameter in parameters.values()
+    ]
+    with tracker.category("optimizer"):
+        states = [torch.empty(size, dtype=torch.uint8) for size in sizes]
+    if optim.offload:
+        for state in states:
+            tracker.exclude(state)
+    return states
+
+
+def _optimizer_on_host(
+    parameters: dict[str, torch.nn.Parameter], optim: Optim, states: list[torch.Tensor]
+) -> Counter[str]:
+    """What an offloaded optimizer has there: its states, and a weight and a gradient for each of the device."""
+    if not optim.offload:
+        return Counter()
+    large = [at for at, parameter in enumerate(parameters.values()) if parameter.numel() >= OFFLOADED_FROM]
+    copies = [2 * pinned_size(parameter.nbytes) for parameter in parameters.values()]
+    return Counter(
+        {
+            "optimizer states": sum(states[at].nbytes for at in large),
+            "copies of weights and gradients": sum(copies[at] for at in large),
+        }
+    )
+
+
+def _offloaded(transformer: CogVideoXTransformer3DModel, job: TrainJob) -> Counter[str]:
+    """Copies of the weights that are made when videos are decoded, and kept."""
+    if not (isinstance(job.validation, Validation) and job.validation.offload):
+        return Counter()
+    sizes = [pinned_size(weight.nbytes) for weight in transformer.parameters() if weight.numel()]
+    return Counter({"weights while decoding": sum(sizes)})
+
+
+def _label_checkpoints(transformer: CogVideoXTransformer3DModel, tracker: MemoryTracker) -> None:
+    """The inputs that checkpointed blocks keep are counted as checkpoints."""
+    run = transformer._gradient_checkpointing_func
+    if run is None:
+        return
+
+    def labelled(block: torch.nn.Module, *args: Any) -> Any:
+        for value in args[:2]:  # of image, of text
+            tracker.label(value, "checkpoints")
+        return run(block, *args)
+
+    transformer._gradient_checkpointing_func = labelled
+
+
+def _batch(job: TrainJob, shape: Bucket, batch_size: int) -> Batch:
+    """A batch without data of clips of one shape."""
+    architecture, vae = job.model.transformer, job.model.vae
+    frames = (shape.num_frames - 1) // vae.temporal_compression_ratio + 1
+    frames += -frames % (architecture.patch_size_t or 1)
+    height, width = (side // vae.spatial_compression_ratio for side in (shape.height, shape.width))
+    latents = torch.empty(batch_size, frames, vae.latent_channels, height, width)
+    texts = (batch_size, architecture.max_text_seq_length, architecture.text_embed_dim)
+    return Batch(
+        latents=latents,
+        noise=torch.empty_like(latents),
+        timesteps=torch.empty(batch_size, dtype=torch.long),
+        prompt_embeds=torch.empty(texts),
+        samples=[],
+        clips=[],
+        image_latents=torch.empty_like(latents) if job.task.name == "i2v" else None,
+    )
+
+
+@torch.no_grad()
+def _denoise(transformer: CogVideoXTransformer3DModel, config: dict, job: TrainJob, compute: Compute) -> None:
+    """One step of sampling the validation's videos: with guidance, two at once."""
+    validation = job.validation
+    assert isinstance(validation, Validation)
+    shape = Bucket(validation.num_frames, validation.height, validation.width)
+    batch = _batch(job, shape, 2 if validation.guidance_scale > 1 else 1)
+    transformer.eval()
+    with compute.autocast():
+        transformer(**model_inputs(batch.latents, batch, config, compute.dtype), return_dict=False)

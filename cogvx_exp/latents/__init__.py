@@ -1,0 +1,1 @@
+"""Encodes a dataset once: latents of clips and embeddings of captions, in a cache."""

@@ -1,0 +1,68 @@
+"""Fills the cache with captions: each distinct one is encoded once."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cogvx_exp.console.progress import console, progress
+from cogvx_exp.console.terminal import one_line
+from cogvx_exp.core.files import file_hash, read_json
+from cogvx_exp.data.dataset import Clip
+from cogvx_exp.data.factory_latents import load_tensor
+from cogvx_exp.latents.cache import TensorCache
+from cogvx_exp.latents.encode import encode_captions, token_counts
+from cogvx_exp.latents.prepare import Encoder
+from cogvx_exp.model.device import release
+from cogvx_exp.model.load import identity, load_text_encoder
+
+CAPTIONS_AT_ONCE = 16
+
+
+def prepare_captions(captions: Iterable[str], encoder: Encoder) -> dict[str, str]:
+    """Encodes the captions that are not in the cache; returns the key of each distinct caption."""
+    made_by = encoder.made_by("text_encoder") | {"tokenizer": identity(encoder.folder, "tokenizer")}
+    made_by |= {"max_length": str(encoder.max_tokens)}
+    width = read_json(encoder.folder / "text_encoder" / "config.json")["d_model"]
+    cache, shape = encoder.cache, (encoder.max_tokens, width)
+    keys = {caption: cache.key({"caption": caption} | made_by) for caption in dict.fromkeys(captions)}
+    ordered = sorted(keys)
+    groups = [ordered[first : first + CAPTIONS_AT_ONCE] for first in range(0, len(ordered), CAPTIONS_AT_ONCE)]
+    groups = groups[encoder.processes.rank :: encoder.processes.world]
+    missing = [group for group in groups if not all(cache.has(keys[caption], shape) for caption in group)]
+    if missing:
+        tokenizer, text_encoder = load_text_encoder(encoder.folder, encoder.compute)
+        _say_cut([caption for group in missing for caption in group], tokenizer, encoder.max_tokens)
+        for group in progress("Encoding captions", missing):
+            # Always a whole group: what is encoded beside a caption can change its last bits.
+            embeds = encode_captions(group, tokenizer, text_encoder, encoder.max_tokens)
+            for caption, embed in zip(group, embeds, strict=True):
+                if not cache.has(keys[caption], shape):
+                    cache.save(keys[caption], embed)
+        del tokenizer, text_encoder
+        release(encoder.compute.device)
+    return keys
+
+
+def import_embeds(clips: list[Clip], cache: TensorCache) -> list[str]:
+    """Takes over the embeddings of clips that are encoded already; returns their keys."""
+    keys = []
+    for clip in clips:
+        assert clip.latents
+        keys.append(cache.key({"embeds": file_hash(Path(clip.latents.embeds))}))
+        if not cache.has(keys[-1]):
+            cache.save(keys[-1], load_tensor(clip.latents.embeds, 2))
+    return keys
+
+
+def load_embeds(captions: list[str], keys: dict[str, str], cache: TensorCache) -> torch.Tensor:
+    """Prompt embeddings from the cache: (captions, tokens, width)."""
+    return torch.stack([cache.load(keys[caption]) for caption in captions])
+
+
+def _say_cut(captions: list[str], tokenizer: Any, max_tokens: int) -> None:
+    counts = token_counts(captions, tokenizer)
+    for caption, count in zip(captions, counts, strict=True):
+        if count > max_tokens:
+            console.print(f'Caption cut from {count} to {max_tokens} tokens: "{one_line(caption)[:60]}..."')

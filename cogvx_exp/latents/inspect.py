@@ -1,0 +1,192 @@
+"""Shows a dataset before a minute is spent on it: a table on the terminal and a page with a contact sheet."""
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from cogvx_exp.config.schema import PrepareJob
+from cogvx_exp.console.progress import progress
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.core.files import write_text
+from cogvx_exp.data.buckets import Bucket
+from cogvx_exp.data.dataset import Clip, Dataset
+from cogvx_exp.data.decoding import DecodingPool, read_clip
+from cogvx_exp.data.faults import ClipError, print_faults
+from cogvx_exp.data.frames import choose_frames
+from cogvx_exp.data.resize import ResizeSpec, cropped_share
+
+THUMBNAIL_HEIGHT = 96
+"""Pixels."""
+SHOWN_FRAMES = (0.0, 0.5, 1.0)
+"""Which frames of a clip are shown, as shares of its length."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A quantity over all clips."""
+
+    name: str
+    smallest: str
+    median: str
+    largest: str
+
+
+def inspect_dataset(dataset: Dataset, job: PrepareJob, console: Console) -> Path:
+    """Prints what the dataset has, writes the page and returns its path.
+
+    Raises:
+        UserError: there is no clip that can be used.
+    """
+    clips = [*dataset.clips, *dataset.held_out]
+    tokens, why_no_tokens = _token_counts(clips, job)
+    figures = _figures(clips, tokens)
+    buckets = _buckets(dataset, job)
+    console.print(f"{job.data.root}: {dataset.describe()}\n")
+    console.print(_table(("", "smallest", "median", "largest"), [_cells(figure) for figure in figures]))
+    console.print()
+    console.print(_table(tuple(buckets[0]) if buckets else (), [tuple(row.values()) for row in buckets]))
+    readers = Counter(clip.info.decoder for clip in clips if not clip.latents).most_common()
+    if readers:
+        console.print()
+        console.print(_table(("read by", "clips"), [(reader, str(count)) for reader, count in readers]))
+    if why_no_tokens:
+        console.print(f"\nCaption lengths are not known: {why_no_tokens}", soft_wrap=True)
+    if dataset.faults:
+        console.print(f"\n{len(dataset.faults)} rows cannot be used:")
+        print_faults(dataset.faults, console)
+    path = job.inspect.output_dir / "index.html"
+    cards = _cards(clips[: job.inspect.clips], job, tokens)
+    page = Environment(loader=PackageLoader("cogvx_exp.latents"), autoescape=True).get_template("inspect.html.j2")
+    tables = {"figures": figures, "buckets": buckets, "readers": readers}
+    text = page.render(job=job, dataset=dataset, cards=cards, total=len(clips), **tables)
+    write_text(path, text)
+    console.print(f"\nContact sheet: {path}", soft_wrap=True)
+    return path
+
+
+def _figures(clips: list[Clip], tokens: dict[str, int]) -> list[Figure]:
+    quantities: dict[str, tuple[Callable[[Clip], float], str]] = {
+        "frames": (lambda clip: clip.info.num_frames, "{:.0f}"),
+        "seconds": (lambda clip: clip.info.duration, "{:.1f}"),
+        "frames a second": (lambda clip: clip.info.fps, "{:.2f}"),
+        "height": (lambda clip: clip.info.height, "{:.0f}"),
+        "width": (lambda clip: clip.info.width, "{:.0f}"),
+        "captions": (lambda clip: len(clip.row.captions), "{:.0f}"),
+    }
+    if tokens:
+        quantities["caption tokens"] = (lambda clip: max(tokens[text] for text in clip.row.captions), "{:.0f}")
+    figures = []
+    for name, (quantity, form) in quantities.items():
+        values = np.array([quantity(clip) for clip in clips] or [0.0])
+        low, middle, high = (form.format(value) for value in (values.min(), np.median(values), values.max()))
+        figures.append(Figure(name, low, middle, high))
+    return figures
+
+
+def _buckets(dataset: Dataset, job: PrepareJob) -> list[dict[str, str]]:
+    """For each bucket, how many clips it has and what they lose."""
+    rows = []
+    for bucket, count in dataset.bucket_counts().items():
+        clips = [clip for clip in dataset.clips if clip.bucket == bucket]
+        cropped = np.mean([_cropped(clip, job) for clip in clips])
+        unused = np.mean([1 - bucket.num_frames / clip.info.num_frames for clip in clips])
+        row = {"bucket": str(bucket), "clips": str(count), "cropped away": f"{cropped:.0%}"}
+        rows.append(row | {"frames left out": f"{unused:.0%}"})
+    return rows
+
+
+def _cropped(clip: Clip, job: PrepareJob) -> float:
+    return cropped_share(clip.info.height, clip.info.width, clip.bucket, job.data.reshape)
+
+
+def _token_counts(clips: list[Clip], job: PrepareJob) -> tuple[dict[str, int], str]:
+    """Tokens of each caption, or why they are not known."""
+    from cogvx_exp.console.quiet import quiet_libraries
+
+    quiet_libraries()
+    from cogvx_exp.latents.encode import token_counts
+    from cogvx_exp.model.load import load_tokenizer, pipeline_folder
+
+    captions = sorted({text for clip in clips for text in clip.row.captions})
+    if not captions:
+        return {}, "no clip can be used"
+    try:
+        tokenizer = load_tokenizer(pipeline_folder(job.model, job.cache_dir))
+    except UserError as error:
+        return {}, str(error)
+    return dict(zip(captions, token_counts(captions, tokenizer), strict=True)), ""
+
+
+def _cards(clips: list[Clip], job: PrepareJob, tokens: dict[str, int]) -> list[dict[str, Any]]:
+    """What the page shows of each clip: frames before and after, and facts."""
+    limit = job.model.transformer.max_text_seq_length
+    shown = [clip for clip in clips if not clip.latents]
+    tasks = [task for clip in shown for task in _tasks(clip, job)]
+    cards = []
+    with DecodingPool(job.data.decode_workers, job.data.decode_timeout) as pool:
+        results = progress("Drawing clips", pool.map(read_clip, tasks), len(tasks))
+        for before, after, clip in zip(results, results, shown, strict=False):
+            info = clip.info
+            facts = f"{info.num_frames} frames, {info.height}x{info.width}, {info.fps:.2f} fps, {info.duration:.1f} s"
+            facts += f", read by {info.decoder}"
+            cards.append(
+                {
+                    "name": Path(clip.row.path).name,
+                    "row": clip.row.number,
+                    "facts": facts,
+                    "bucket": str(clip.bucket),
+                    "loses": f"{_cropped(clip, job):.0%} of the picture, "
+                    f"{info.num_frames - clip.bucket.num_frames} frames",
+                    "before": _strip(before),
+                    "after": _strip(after),
+                    "captions": [
+                        {"text": text, "tokens": tokens.get(text), "cut": tokens.get(text, 0) > limit}
+                        for text in clip.row.captions
+                    ],
+                }
+            )
+    return cards
+
+
+def _tasks(clip: Clip, job: PrepareJob) -> list[tuple[Any, ...]]:
+    """Two reads of a clip: whole, as a thumbnail, and as it will be trained on."""
+    choice = choose_frames(job.data, clip.bucket.num_frames)
+    width = max(round(clip.info.width * THUMBNAIL_HEIGHT / clip.info.height), 1)
+    whole = Bucket(clip.bucket.num_frames, THUMBNAIL_HEIGHT, width)
+    fits = (whole, ResizeSpec("resize")), (clip.bucket, ResizeSpec(job.data.reshape))
+    return [(clip.row.path, choice, bucket, fit, clip.info) for bucket, fit in fits]
+
+
+def _strip(frames: np.ndarray | ClipError) -> str:
+    """A few frames side by side, as the source of an <img>; empty if they cannot be decoded."""
+    if isinstance(frames, ClipError):
+        return ""
+    chosen = [frames[round(share * (len(frames) - 1))] for share in SHOWN_FRAMES]
+    image = Image.fromarray(np.concatenate(chosen, axis=1))
+    image = image.resize((round(image.width * THUMBNAIL_HEIGHT / image.height), THUMBNAIL_HEIGHT))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
+    for number, name in enumerate(header):
+        table.add_column(name, justify="left" if number == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _cells(figure: Figure) -> tuple[str, ...]:
+    return figure.name, figure.smallest, figure.median, figure.largest

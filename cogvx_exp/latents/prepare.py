@@ -1,0 +1,256 @@
+"""Fills the cache: every clip and every distinct caption is encoded once.
+
+Each encoder is loaded only if something is missing, used, and released before the next one loads.
+Decoding runs ahead in worker processes. What is encoded together follows from the whole dataset, not
+from what is missing, so a killed and repeated run writes the same bytes as an undisturbed one.
+Processes share the work by its number and need not talk to each other: an entry is whole or absent.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cogvx_exp.config.schema import Data, Memory
+from cogvx_exp.console.progress import progress
+from cogvx_exp.core.files import file_hash, read_json
+from cogvx_exp.data.dataset import Clip
+from cogvx_exp.data.decoding import DecodingPool, read_clip
+from cogvx_exp.data.factory_latents import load_tensor
+from cogvx_exp.data.faults import ClipError, DataFault, fault_of
+from cogvx_exp.data.frames import choose_frames
+from cogvx_exp.data.index.files import FileIndex, stamp_of
+from cogvx_exp.data.resize import ResizeSpec
+from cogvx_exp.distributed.process_group import ProcessGroup
+from cogvx_exp.latents.cache import TensorCache
+from cogvx_exp.latents.encode import encode_videos, moments_shape, to_pixels
+from cogvx_exp.media.timeline import DECORD
+from cogvx_exp.media.video import READER_VERSION
+from cogvx_exp.model.device import Compute, release
+from cogvx_exp.model.load import identity, load_vae
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """What encodes: a pipeline's folder, a device with a type, and where the results go."""
+
+    folder: Path
+    compute: Compute
+    memory: Memory
+    cache_dir: Path
+    images: bool = False
+    """Whether the clips' first frames are kept, too (image-to-video)."""
+    image_scale: str = "auto"
+    """See task.image_scale."""
+    processes: ProcessGroup = field(default_factory=ProcessGroup)
+    """The processes that share the work."""
+
+    @property
+    def cache(self) -> TensorCache:
+        """Where the results go."""
+        return TensorCache(self.cache_dir / "encoded")
+
+    @property
+    def max_tokens(self) -> int:
+        """Text tokens that the transformer takes."""
+        return int(read_json(self.folder / "transformer" / "config.json")["max_text_seq_length"])
+
+    def made_by(self, part: str) -> dict[str, str]:
+        """The share of this encoder in the fingerprint of what it encodes."""
+        return {"encoder": identity(self.folder, part), "dtype": str(self.compute.dtype)}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Keys of one encoded clip."""
+
+    moments: str
+    image: str | None
+    """Of its first frame: pixels, uint8, (3, height, width), so that the image's noise is fresh in
+    every step; or, of clips that were encoded elsewhere, moments, (2C, 1, height, width)."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One entry to make."""
+
+    entry: Entry
+    clip: Clip
+    flip: bool
+    shape: tuple[int, ...] | None = None
+    """Of the moments, if it is known: (2C, F, H, W)."""
+
+    @property
+    def key(self) -> str:
+        """Stands for the whole entry."""
+        return self.entry.moments
+
+    def done(self, cache: TensorCache) -> bool:
+        """Whether the entry is in the cache."""
+        return self.has_moments(cache) and self.has_image(cache)
+
+    def has_moments(self, cache: TensorCache) -> bool:
+        """Whether the clip is in the cache."""
+        return cache.has(self.entry.moments, self.shape)
+
+    def has_image(self, cache: TensorCache) -> bool:
+        """Whether its first frame is in the cache, or not needed."""
+        bucket = self.clip.bucket
+        shape = None if self.clip.latents else (3, bucket.height, bucket.width)
+        return self.entry.image is None or cache.has(self.entry.image, shape)
+
+
+def prepare_videos(clips: list[Clip], data: Data, encoder: Encoder) -> tuple[list[tuple[Entry, ...]], list[DataFault]]:
+    """Encodes the clips that are not in the cache.
+
+    Returns:
+        The entries of every clip (with data.random_flip, of the clip and of its mirror image), and the
+        faults of those that could not be encoded.
+    """
+    works = _all_work(clips, data, encoder)
+    faults: dict[str, ClipError] = {}
+    groups = _groups(works, data.encode_batch_size)[encoder.processes.rank :: encoder.processes.world]
+    missing = [group for group in groups if not all(work.done(encoder.cache) for work in group)]
+    for work in (work for group in missing for work in group if work.clip.latents):
+        _import(work, encoder.cache, faults)
+    missing = [group for group in missing if not group[0].clip.latents]
+    if missing:
+        vae = load_vae(encoder.folder, encoder.compute, encoder.memory)
+        done = _encode_groups(missing, data, vae, encoder.cache, faults)
+        for _ in progress("Encoding clips", done, sum(map(len, missing))):
+            pass
+        del vae
+        release(encoder.compute.device)
+    entries: dict[str, list[Entry]] = {}
+    for work in works:
+        entries.setdefault(_id(work.clip), []).append(work.entry)
+    bad = [clip for clip in clips if _id(clip) in faults]
+    return [tuple(dict.fromkeys(entries[_id(clip)])) for clip in clips], [
+        fault_of(clip.row.number, clip.row.path, faults[_id(clip)]) for clip in bad
+    ]
+
+
+def _all_work(clips: list[Clip], data: Data, encoder: Encoder) -> list[_Work]:
+    """The entries of all clips, in their order; two for each clip with data.random_flip."""
+    hashes = _content_hashes(clips, encoder)
+    made_by, vae = encoder.made_by("vae"), read_json(encoder.folder / "vae" / "config.json")
+    works = []
+    for clip in clips:
+        if clip.latents:
+            works.append(_Work(_imported_entry(clip, hashes, encoder), clip, flip=False))
+            continue
+        pixels = _pixels(clip, data, hashes[clip.row.path])
+        for flip in (False, True) if data.random_flip else (False,):
+            origin = pixels | {"reshape": data.reshape, "flip": flip}
+            image = encoder.cache.key(origin | {"part": "first frame"}) if encoder.images else None
+            entry = Entry(encoder.cache.key(origin | made_by), image)
+            works.append(_Work(entry, clip, flip, moments_shape(vae, clip.bucket)))
+    return works
+
+
+def _pixels(clip: Clip, data: Data, content: str) -> dict[str, Any]:
+    """What says which pixels are read from a file.
+
+    Entries of clips that were always read right keep the keys that they had before `READER_VERSION`.
+    """
+    choice = choose_frames(data, clip.bucket.num_frames)
+    pixels: dict[str, Any] = {"video": content, "frames": asdict(choice), "bucket": str(clip.bucket)}
+    if clip.info.decoder != DECORD:
+        pixels["reader"] = READER_VERSION
+    if choice.is_new(clip.info.num_frames):
+        pixels["spread"] = True
+    return pixels
+
+
+def _imported_entry(clip: Clip, hashes: dict[str, str], encoder: Encoder) -> Entry:
+    assert clip.latents
+    image = None
+    if encoder.images:
+        image = encoder.cache.key({"image moments": hashes[clip.latents.required_image()]})
+    return Entry(encoder.cache.key({"moments": hashes[clip.latents.moments]}), image)
+
+
+def _import(work: _Work, cache: TensorCache, faults: dict[str, ClipError]) -> None:
+    """Takes over a clip that is encoded already."""
+    assert work.clip.latents
+    _try(faults, work.clip, cache, work.entry.moments, load_tensor(work.clip.latents.moments, 4))
+    if work.entry.image:
+        _try(faults, work.clip, cache, work.entry.image, load_tensor(work.clip.latents.required_image(), 4))
+
+
+def _groups(works: list[_Work], size: int) -> list[list[_Work]]:
+    """Entries that are encoded together: of one bucket, in an order that does not depend on the dataset's."""
+    distinct = {work.key: work for work in works}
+    ordered = sorted(distinct.values(), key=lambda work: (work.clip.latents is None, work.clip.bucket, work.key))
+    groups = []
+    for _, same in groupby(ordered, key=lambda work: (work.clip.latents is None, work.clip.bucket)):
+        alike = list(same)
+        groups += [alike[first : first + size] for first in range(0, len(alike), size)]
+    return groups
+
+
+def _encode_groups(
+    groups: list[list[_Work]], data: Data, vae: Any, cache: TensorCache, faults: dict[str, ClipError]
+) -> Iterator[None]:
+    """Encodes and saves group by group; yields once for each clip."""
+    tasks = (_decoding_task(work, data) for group in groups for work in group)
+    with DecodingPool(data.decode_workers, data.decode_timeout) as pool:
+        decoded = pool.map(read_clip, tasks)
+        for group in groups:
+            frames = {work: next(decoded) for work in group}
+            faults |= {_id(work.clip): found for work, found in frames.items() if isinstance(found, ClipError)}
+            good = [work for work in group if isinstance(frames[work], np.ndarray)]
+            if good:
+                pixels = to_pixels([frames[work] for work in good], vae.device, data.pin_memory)
+                moments = encode_videos(pixels, vae)
+                for work, of_clip in zip(good, moments, strict=True):
+                    _save(work, of_clip, frames[work][0], cache, faults)
+            yield from (None for _ in group)
+
+
+def _decoding_task(work: _Work, data: Data) -> tuple[Any, ...]:
+    clip = work.clip
+    choice, fit = choose_frames(data, clip.bucket.num_frames), ResizeSpec(data.reshape, flip=work.flip)
+    return clip.row.path, choice, clip.bucket, fit, clip.info
+
+
+def _save(
+    work: _Work, moments: torch.Tensor, first_frame: np.ndarray, cache: TensorCache, faults: dict[str, ClipError]
+) -> None:
+    """Writes what is missing of an entry."""
+    if not work.has_moments(cache):
+        _try(faults, work.clip, cache, work.entry.moments, moments)
+    if work.entry.image and not work.has_image(cache):
+        pixels = torch.from_numpy(first_frame.copy()).permute(2, 0, 1)
+        _try(faults, work.clip, cache, work.entry.image, pixels)
+
+
+def _try(faults: dict[str, ClipError], clip: Clip, cache: TensorCache, key: str, tensor: torch.Tensor) -> None:
+    try:
+        cache.save(key, tensor)
+    except ClipError as error:
+        faults[_id(clip)] = error
+
+
+def _id(clip: Clip) -> str:
+    """What makes the entries of a clip: rows of one video share them."""
+    return f"{clip.row.path} {clip.bucket}"
+
+
+def _content_hashes(clips: list[Clip], encoder: Encoder) -> dict[str, str]:
+    """Hash of each file's content; files that have not changed are not read again."""
+    paths = {clip.latents.moments if clip.latents else clip.row.path for clip in clips}
+    paths |= {clip.latents.required_image() for clip in clips if clip.latents and encoder.images}
+    stamps = {path: stamp_of(path) for path in paths}
+    with FileIndex(encoder.cache_dir / "index.sqlite") as index:
+        known = index.hashes(list(stamps.values()))
+        unknown = [path for path in stamps if path not in known]
+        with ThreadPoolExecutor() as threads:  # hashing lets other threads run
+            fresh = dict(zip(unknown, threads.map(lambda path: file_hash(Path(path)), unknown), strict=True))
+        index.add_hashes((stamps[path], digest) for path, digest in fresh.items())
+    return known | fresh

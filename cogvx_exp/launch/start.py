@@ -1,0 +1,242 @@
+"""Chooses the run's folder and starts the work."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from cogvx_exp.config.rules.jobs import train_notes
+from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.console.progress import console
+from cogvx_exp.console.quiet import quiet_libraries
+from cogvx_exp.core.disk import cache_trouble
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.core.files import new_folder, read_json
+from cogvx_exp.data.dataset import Dataset, accept, load_dataset
+from cogvx_exp.distributed.process_group import rank_and_world_size
+from cogvx_exp.launch.disk import disk_trouble
+from cogvx_exp.launch.named_files import check_named_files
+from cogvx_exp.launch.preflight import preflight
+from cogvx_exp.launch.resume import changes, find_checkpoint, has_changed, resume_job
+from cogvx_exp.launch.workers.job_files import Work
+from cogvx_exp.launch.workers.start import run_workers
+from cogvx_exp.model.source import pretrained_folder
+from cogvx_exp.reporting.page import write_run_page
+from cogvx_exp.runs.checkpoint_folder import CheckpointFolder, open_checkpoint
+from cogvx_exp.runs.opening import Opening, write_started
+from cogvx_exp.runs.run_folder import RunFolder, write_status
+from cogvx_exp.runs.sweep_folder import link_job, objective
+from cogvx_exp.training.stopping import Stopped
+
+OUTPUTS = Path("outputs")
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run starts with."""
+
+    folder: RunFolder
+    dataset: Dataset
+    checkpoint: CheckpointFolder | None
+    opening: Opening | None
+    """If the folder has a run already: what is written when this one goes on."""
+
+
+def launch(job: TrainJob, overrides: list[str]) -> float | None:
+    """Runs a training job: in this process, or in several that it starts.
+
+    Returns:
+        The objective of a sweep, the loss; None in processes that were started by others and are not the first.
+
+    Raises:
+        UserError: anything only the user can fix.
+        CrashError: a process that was started failed by an error that is no user's.
+        Stopped: the run was asked to stop and has saved its state.
+    """
+    place = rank_and_world_size()
+    console.quiet = place is not None and place[0] > 0
+    for note in train_notes(job):
+        console.print(f"Note: {note}")
+    if place:
+        return _run_as_started(job, overrides, place)
+    in_sweep, place_in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN, Path(HydraConfig.get().runtime.output_dir)
+    if not in_sweep and (job.sweep.resume or job.sweep.gpus):
+        raise UserError("sweep.resume and sweep.gpus are for sweeps (-m); a single run has resume=auto")
+    if in_sweep and job.sweep.resume:
+        job, done = resume_job(job, job.run_dir or place_in_sweep)
+        if done:
+            return objective(done)
+    start = _begin(job, overrides)
+    folder, checkpoint = start.folder, start.checkpoint
+    job = job.model_copy(update={"run_dir": folder.path})
+    if in_sweep and job.distributed.node_rank == 0:
+        link_job(place_in_sweep, folder.path)
+    # Of several machines, the first one writes.
+    with _status(job, start) if job.distributed.node_rank == 0 else nullcontext():
+        if job.distributed.name == "single" and not in_sweep:
+            return _run_here(job, start)
+        # A job of a sweep has its own process, which gives back all memory when it ends.
+        log = folder.path / "output.log" if in_sweep else None
+        run_workers(Work(job, checkpoint.path if checkpoint else None, start.opening), folder, log)
+    if job.distributed.node_rank:
+        return None
+    return objective(read_json(folder.path / "summary.json"))
+
+
+def _begin(job: TrainJob, overrides: list[str]) -> Start:
+    """Finds the checkpoint, checks the data and the memory, and starts the run's folder if it is a new one."""
+    checkpoint = find_checkpoint(job, OUTPUTS) if job.resume else None
+    told = changes(job, checkpoint) if checkpoint else []
+    for change in told:
+        console.print(f"Changed since the checkpoint: {change}", soft_wrap=True, markup=False)
+    folder = RunFolder(_run_dir(job, checkpoint))
+    writes = job.distributed.node_rank == 0  # other machines may find what the first one has just written
+    new = folder.path.parent == OUTPUTS and not job.run_dir and not checkpoint  # its name is free to choose
+    if writes and not new:
+        _refuse_another_run(job, folder, checkpoint)
+    opening = None
+    if writes and not new and folder.config.exists():
+        changed = bool(told) if checkpoint else has_changed(job, folder.path)
+        opening = Opening(_arguments(overrides), changed)
+    # What fails most often comes before the run's folder, and before torch is imported.
+    with cache_trouble(job.cache_dir):
+        if job.model.weights == "pretrained":
+            pretrained_folder(job.model)
+        check_named_files(job)
+        dataset = load_dataset(job.data, job.cache_dir)
+    preflight(job, overrides, {clip.bucket for clip in dataset.clips})
+    faults = folder.faults if writes else None
+    if opening:
+        faults = opening.faults(folder, job)
+        faults.unlink(missing_ok=True)
+    elif writes:
+        folder = _start_folder(folder, job, overrides, new=new)
+        faults = folder.faults
+    if writes and HydraConfig.get().mode == RunMode.RUN:  # a sweep has a table
+        console.print(f"Run folder: {folder.path}", soft_wrap=True, markup=False)
+    accept(dataset, job.data, console, faults)
+    return Start(folder, dataset, checkpoint, opening)
+
+
+def _refuse_another_run(job: TrainJob, folder: RunFolder, checkpoint: CheckpointFolder | None) -> None:
+    """Stops a run whose folder has one that it does not go on with."""
+    goes_on = job.resume == "auto" if checkpoint is None else checkpoint.run_dir.resolve() == folder.path.resolve()
+    if folder.config.exists() and not goes_on:
+        raise UserError(f"run_dir={folder.path} already has a run; add resume=latest to go on with it, or name another")
+
+
+def _start_folder(folder: RunFolder, job: TrainJob, overrides: list[str], *, new: bool) -> RunFolder:
+    """Makes a run's folder; with `new`, one that no other run has, which may start in the same second."""
+    try:
+        if new:
+            folder = RunFolder(new_folder(folder.path))
+        folder.start(job, _arguments(overrides))
+        return folder
+    except OSError as error:
+        raise UserError(f"run_dir={folder.path} cannot be written: {error.strerror}; name another folder") from None
+
+
+def _run_here(job: TrainJob, start: Start) -> float | None:
+    """Trains in this process."""
+    quiet_libraries(job.quant.name)
+    from cogvx_exp.training.run import train
+
+    return objective(train(job, start.folder, start.dataset, start.checkpoint, start.opening).summary)
+
+
+def _run_as_started(job: TrainJob, overrides: list[str], place: tuple[int, int]) -> float | None:
+    """Trains as one of several processes that torchrun, accelerate or Slurm has started."""
+    rank, world = place
+    if job.distributed.name == "single":
+        raise UserError(
+            f"this is process {rank} of {world}, but distributed=single; use distributed=ddp or another one"
+        )
+    there = job.distributed.model_copy(update={"processes": world, "nodes": 1, "node_rank": 0})
+    job = job.model_copy(update={"distributed": there})
+    quiet_libraries(job.quant.name)
+    from cogvx_exp.training.run import joined
+
+    # The first process finds the run's folder and checkpoint; the others are told.
+    with joined(job) as processes:
+        told: list[str | None] = [None, None]
+        failure = ""
+        opening = None
+        if processes.is_main_process:
+            try:
+                begun = _begin(job, overrides)
+                opening = begun.opening
+                told = [str(begun.folder.path), str(begun.checkpoint.path) if begun.checkpoint else None]
+            except UserError as error:
+                failure = str(error)
+        failure, (run_dir, path) = processes.all_gather([failure, told])[0]
+        if failure:
+            raise UserError(failure)
+        folder = RunFolder(Path(run_dir))
+        job = job.model_copy(update={"run_dir": folder.path})
+        checkpoint = open_checkpoint(Path(path)) if path else None
+        start = Start(folder, load_dataset(job.data, job.cache_dir), checkpoint, opening)
+        with _status(job, start) if processes.is_main_process else nullcontext():
+            return _run_here(job, start)
+
+
+@contextmanager
+def _status(job: TrainJob, start: Start) -> Iterator[None]:
+    """Notes in the run's folder how the run stands and how it ends; in that of an earlier run, once it has begun."""
+    folder, before = start.folder, _stamp(start.folder)
+    try:
+        with disk_trouble(folder):
+            if start.opening is None:
+                write_started(folder, job, os.getpid())
+            yield
+    except Stopped as stopped:
+        if _stamp(folder) != before:
+            write_status(folder, "stopped", message=stopped.message)
+        console.print(stopped.message, soft_wrap=True, markup=False)
+        raise
+    except BaseException as error:
+        if _stamp(folder) != before:
+            _write_failure(folder, str(error) or type(error).__name__)
+        raise
+    finally:
+        if _stamp(folder) != before:
+            write_run_page(folder)
+
+
+def _stamp(folder: RunFolder) -> tuple[int, int] | None:
+    """Changes when the status is written: then the run has begun."""
+    try:
+        status = folder.status.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino
+
+
+def _write_failure(folder: RunFolder, message: str) -> None:
+    with suppress(OSError):  # what has failed may be the disk
+        write_status(folder, "failed", message=message)
+
+
+def _arguments(overrides: list[str]) -> list[str]:
+    """What repeats the run on a command line; of a job of a sweep, that job alone."""
+    hydra = HydraConfig.get()
+    own = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    overrides = [text for text in overrides if not text.startswith("sweep.")]
+    return ["--config-dir", own[0], *overrides, "hydra.mode=RUN"] if own else overrides
+
+
+def _run_dir(job: TrainJob, checkpoint: CheckpointFolder | None) -> Path:
+    """`run_dir`, or else the resumed run's folder, a sweep's folder for the job, or a new one."""
+    if job.run_dir:
+        return job.run_dir
+    if checkpoint:
+        return checkpoint.run_dir
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN:
+        return Path(hydra.runtime.output_dir)
+    now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    return OUTPUTS / f"{now}_{job.name}"

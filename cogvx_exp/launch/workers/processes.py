@@ -1,0 +1,50 @@
+"""Starts several processes that share a job without talking to each other."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+
+from cogvx_exp.config.schema import Distributed
+from cogvx_exp.core.errors import UserError
+
+PR_SET_PDEATHSIG = 1
+
+
+def run_processes(module: str, job: str, distributed: Distributed) -> None:
+    """Starts `distributed.processes` processes of a module, gives each the job and waits for all.
+
+    They end when this process ends, however it ends.
+
+    Raises:
+        UserError: a process failed; its own message is on the screen.
+    """
+    world = distributed.nodes * distributed.processes
+    children = []
+    for local in range(distributed.processes):
+        rank = distributed.node_rank * distributed.processes + local
+        place = {"RANK": rank, "LOCAL_RANK": local, "WORLD_SIZE": world}
+        environment = os.environ | {name: str(value) for name, value in place.items()}
+        command = [sys.executable, "-m", module]
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, preexec_fn=die_with_parent)
+        assert child.stdin
+        child.stdin.write(job.encode())
+        child.stdin.close()
+        children.append(child)
+    try:
+        codes = [child.wait() for child in children]
+    except BaseException:
+        for child in children:
+            child.terminate()
+        raise
+    failed = [rank for rank, code in enumerate(codes) if code]
+    if failed:
+        raise UserError(
+            f"process {', '.join(map(str, failed))} of {len(codes)} failed; see above. Run it again to go on"
+        )
+
+
+def die_with_parent() -> None:
+    """Called in a new process: it is sent SIGTERM when the one that started it ends, however that ends."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,54 @@
+"""One of the processes that train together. Knows nothing of Hydra: its job is a file."""
+
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from cogvx_exp.console.progress import console
+from cogvx_exp.console.quiet import quiet_libraries
+from cogvx_exp.console.terminal import never_fail_to_print
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.core.imports import expect_one_command
+from cogvx_exp.data.dataset import load_dataset
+from cogvx_exp.launch.disk import disk_trouble
+from cogvx_exp.launch.workers.job_files import read_job, write_failure
+from cogvx_exp.launch.workers.processes import die_with_parent
+from cogvx_exp.runs.checkpoint_folder import open_checkpoint
+from cogvx_exp.runs.run_folder import RunFolder
+from cogvx_exp.training.stopping import EXIT_CODE, Stopped, before_exit
+
+
+def main() -> int:
+    """Trains, and returns the exit code. What ends it is left as a file for the process that started all."""
+    die_with_parent()
+    logs, rank = Path(sys.argv[1]), int(os.environ.get("RANK", "0"))
+    console.quiet = rank > 0
+    never_fail_to_print()
+    expect_one_command()
+    before_exit.append(lambda stopped: write_failure(logs, rank, stopped))
+    try:
+        work = read_job(logs)
+        job, path = work.job, work.checkpoint
+        assert job.run_dir
+        quiet_libraries(job.quant.name)
+        from cogvx_exp.training.run import train
+
+        folder = RunFolder(job.run_dir)
+        with disk_trouble(folder):
+            dataset = load_dataset(job.data, job.cache_dir)
+            train(job, folder, dataset, open_checkpoint(path) if path else None, work.opening)
+    except Stopped as stopped:
+        write_failure(logs, rank, stopped)
+        os._exit(EXIT_CODE)
+    except UserError as error:
+        write_failure(logs, rank, error)
+        os._exit(2)
+    except BaseException as error:
+        write_failure(logs, rank, error, traceback.format_exc())
+        os._exit(1)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

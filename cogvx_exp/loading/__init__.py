@@ -1,0 +1,1 @@
+"""From cached latents to batches: order, randomness, worker processes."""

@@ -1,0 +1,59 @@
+"""Batches whose clips are decoded and encoded while training, with fresh crops and flips."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from cogvx_exp.config.schema import Data
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.data.dataset import Clip
+from cogvx_exp.data.decoding import DecodingPool, read_clip
+from cogvx_exp.data.faults import ClipError
+from cogvx_exp.data.frames import choose_frames
+from cogvx_exp.data.resize import ResizeSpec
+from cogvx_exp.latents.encode import encode_videos, to_pixels
+from cogvx_exp.latents.prepare import Encoder
+from cogvx_exp.loading.sampler import BatchStream, SampleIndex
+from cogvx_exp.loading.samples import Batch, TrainingSamples, collate
+from cogvx_exp.model.load import load_vae
+
+
+def online_batches(
+    samples: TrainingSamples, stream: BatchStream, clips: list[Clip], data: Data, encoder: Encoder
+) -> Iterator[Batch]:
+    """An endless iterator of batches; worker processes decode ahead, the VAE stays in memory.
+
+    Raises:
+        UserError: a clip cannot be decoded.
+    """
+    vae, device = load_vae(encoder.folder, encoder.compute, encoder.memory), encoder.compute.device
+    with DecodingPool(data.decode_workers, data.decode_timeout) as pool:
+        tasks = (_task(draw, clips[draw.clip], samples, data) for draws in stream for draw in draws)
+        decoded = pool.map(read_clip, tasks)
+        for draws in stream:
+            frames = [_frames(next(decoded), clips[draw.clip]) for draw in draws]
+            moments = encode_videos(to_pixels(frames, device, data.pin_memory), vae).cpu()
+            made = [
+                samples.sample(draw, of_clip, _first_frame(of_frames) if encoder.images else None)
+                for draw, of_clip, of_frames in zip(draws, moments, frames, strict=True)
+            ]
+            batch = collate(made)
+            yield (batch.pin_memory() if data.pin_memory and device.type == "cuda" else batch).to(device)
+
+
+def _task(draw: SampleIndex, clip: Clip, samples: TrainingSamples, data: Data) -> tuple[Any, ...]:
+    position = samples.crop_position(draw) if data.reshape == "random" else (0.5, 0.5)
+    fit = ResizeSpec(data.reshape, position, samples.flipped(draw))
+    return clip.row.path, choose_frames(data, clip.bucket.num_frames), clip.bucket, fit, clip.info
+
+
+def _first_frame(frames: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(frames[0].copy()).permute(2, 0, 1)
+
+
+def _frames(decoded: np.ndarray | ClipError, clip: Clip) -> np.ndarray:
+    if isinstance(decoded, ClipError):
+        raise UserError(f"{clip.name}: {decoded}")
+    return decoded

@@ -1,0 +1,113 @@
+"""Processes that read the training's batches from the cache, ahead of it."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from cogvx_exp.config.schema import Data
+from cogvx_exp.console.progress import console
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.core.shared_memory import has_room, no_room
+from cogvx_exp.distributed.waiting import Teller
+from cogvx_exp.loading.sampler import BatchStream, SampleIndex
+from cogvx_exp.loading.samples import Batch, TrainingSamples, collate
+
+Wait = Callable[[], AbstractContextManager[None]]
+"""Makes what is entered while a batch is waited for."""
+
+
+def cached_batches(
+    samples: TrainingSamples,
+    stream: BatchStream,
+    data: Data,
+    device: torch.device,
+    wait: Wait = nullcontext,
+) -> Iterator[Batch]:
+    """An endless iterator of batches on `device`, loaded ahead by `data.workers` processes.
+
+    Args:
+        samples: what a draw becomes.
+        stream: the draws.
+        data: the settings.
+        device: where the batches go.
+        wait: entered while a batch is waited for.
+
+    Raises:
+        UserError: one of those processes was killed, or an entry of the cache is damaged.
+    """
+    workers = _possible(data.workers)
+    loader = DataLoader(
+        _OrError(samples),
+        batch_sampler=stream,
+        collate_fn=_collate,
+        num_workers=workers,
+        pin_memory=data.pin_memory and device.type == "cuda",
+        persistent_workers=workers > 0,
+    )
+    loaded = iter(loader)
+    # torch would tell of a reader's death by an exception wherever the main thread is, in the midst of a checkpoint
+    # too. Without its handler it tells whoever asks for the next batch.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    teller = Teller("the next batch; the storage of cache_dir is slow or gone")
+    try:
+        while True:
+            with teller.waiting(), wait():
+                batch = _next(loaded)
+            if isinstance(batch, UserError):  # a reader's; raised there it would come with a traceback
+                raise batch
+            yield batch.to(device)
+    finally:
+        teller.end()
+
+
+@dataclass(frozen=True)
+class _OrError(Dataset[Batch | UserError]):
+    """Samples; a user's error takes the place of one that cannot be read."""
+
+    samples: TrainingSamples
+
+    def __getitem__(self, draw: SampleIndex) -> Batch | UserError:
+        try:
+            return self.samples[draw]
+        except UserError as error:
+            return error
+
+
+def _collate(samples: list[Batch | UserError]) -> Batch | UserError:
+    good = [sample for sample in samples if isinstance(sample, Batch)]
+    return next((sample for sample in samples if isinstance(sample, UserError)), None) or collate(good)
+
+
+def _next(loaded: Iterator[Batch | UserError]) -> Batch | UserError:
+    try:
+        return next(loaded)
+    except (SystemExit, KeyboardInterrupt):
+        for child in multiprocessing.active_children():  # this process would wait for one that stands still
+            child.kill()
+        raise
+    except (RuntimeError, EOFError, ConnectionError) as error:
+        if isinstance(error, RuntimeError) and "exited unexpectedly" not in str(error):
+            raise
+        raise UserError(
+            "a process that reads the data was killed, probably because the machine had no memory left; the last "
+            "checkpoint is kept: resume it with a smaller data.workers, or with data.workers=0"
+        ) from error
+
+
+def _possible(workers: int) -> int:
+    """`data.workers`, or none where there is no room for what processes share; says what is unusual."""
+    cores = len(os.sched_getaffinity(0))
+    if workers and not has_room(workers):
+        console.print(f"Note: data.workers={workers}, but {no_room()}; going on with data.workers=0", soft_wrap=True)
+        return 0
+    if workers > max(cores, 2):
+        console.print(f"Note: data.workers={workers} and {cores} cores: more readers than cores gain nothing")
+    return workers

@@ -1,0 +1,129 @@
+"""Which clips form which batch, without reading a clip and without state.
+
+The order of an epoch follows from (seed, epoch) alone. Every draw of the epoch gets a random rank; the
+draws of a bucket, sorted by rank, are cut into batches, and a batch takes the place of its first draw.
+So the order is shuffled within and across buckets, and with one bucket the clips come in the same
+order whatever the batch size. Epochs follow each other without a gap, and batch number i is the same
+for everybody: process r of n takes the batches i with i % n == r, so every process gets equally many.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from torch.utils.data import Sampler
+
+
+@dataclass(frozen=True, slots=True)
+class SampleIndex:
+    """One training sample to come."""
+
+    sample: int
+    """Number of the sample in the whole run; keys its randomness."""
+    clip: int
+    """Index of the clip."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The clips of one source in one bucket."""
+
+    bucket: int
+    clips: np.ndarray
+    draws: int
+    """Samples in every epoch."""
+
+
+class BatchStream(Sampler[list[SampleIndex]]):
+    """An endless stream of batches, each of one bucket.
+
+    Args:
+        buckets: the bucket of each clip, as an integer; shape (clips,).
+        sources: the source of each clip, as an integer; shape (clips,).
+        rates: how often a clip of each source is seen in an epoch; 0.5 is every clip in two epochs.
+        batch_size: clips in a batch.
+        seed: seed of the order.
+        drop_remainder: drop a bucket's last batch if it is not full; else fill it with clips of the bucket.
+        start: number of the first batch to yield to any process.
+        rank: this process takes the batches `start + rank`, `start + rank + world` and so on.
+        world: processes that share the stream.
+    """
+
+    def __init__(
+        self,
+        buckets: np.ndarray,
+        sources: np.ndarray | None = None,
+        rates: list[float] | None = None,
+        *,
+        batch_size: int,
+        seed: int,
+        drop_remainder: bool,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        self.batch_size = batch_size
+        self.seed = seed
+        self.drop_remainder = drop_remainder
+        self.start = start
+        self.rank = rank
+        self.world = world
+        sources = np.zeros(len(buckets), int) if sources is None else sources
+        self._groups = list(_groups(np.asarray(buckets), sources, rates or [1.0]))
+        draws = np.bincount(
+            [group.bucket for group in self._groups], weights=[group.draws for group in self._groups]
+        ).astype(int)
+        full, rest = draws // batch_size, draws % batch_size
+        self.batches_per_epoch = int(full.sum() + (0 if drop_remainder else (rest > 0).sum()))
+        self.dropped = int(rest.sum()) if drop_remainder else 0
+        """Samples left out of every epoch."""
+        self.repeated = 0 if drop_remainder else int(((batch_size - rest) * (rest > 0)).sum())
+        """Samples added to every epoch to fill its last batches."""
+
+    def __iter__(self) -> Iterator[list[SampleIndex]]:
+        epoch, position = divmod(self.start, self.batches_per_epoch)
+        number = self.start
+        while True:
+            for clips in self.epoch(epoch)[position:]:
+                if (number - self.start) % self.world == self.rank:
+                    first = number * self.batch_size
+                    yield [SampleIndex(first + offset, int(clip)) for offset, clip in enumerate(clips)]
+                number += 1
+            epoch, position = epoch + 1, 0
+
+    def epoch(self, epoch: int) -> np.ndarray:
+        """The clips of every batch of an epoch: integers, (batches, batch_size)."""
+        drawn = [self._draw(group, number, epoch) for number, group in enumerate(self._groups)]
+        clips = np.concatenate(drawn)
+        buckets = np.repeat([group.bucket for group in self._groups], [group.draws for group in self._groups])
+        rank = np.random.default_rng([self.seed, epoch]).permutation(len(clips))
+        order = np.lexsort((rank, buckets))  # by bucket, and within a bucket by rank
+        ends = np.flatnonzero(np.diff(buckets[order], append=-1)) + 1
+        plan = np.concatenate([self._cut(part) for part in np.split(order, ends[:-1])])
+        return clips[plan[np.argsort(rank[plan[:, 0]], kind="stable")]]
+
+    def _draw(self, group: _Group, number: int, epoch: int) -> np.ndarray:
+        """The group's clips of an epoch: the next piece of an endless row of shuffled copies of it."""
+        size = len(group.clips)
+        first, last = epoch * group.draws, (epoch + 1) * group.draws
+        copies = range(first // size, -(-last // size))
+        shuffles = [np.random.default_rng([self.seed, number, copy, 1]).permutation(group.clips) for copy in copies]
+        offset = first - copies.start * size
+        return np.concatenate([*shuffles, group.clips[:0]])[offset : offset + group.draws]
+
+    def _cut(self, draws: np.ndarray) -> np.ndarray:
+        """Cuts the draws of a bucket into batches: (batches, batch_size)."""
+        full = len(draws) // self.batch_size
+        if full * self.batch_size < len(draws) and not self.drop_remainder:
+            return np.resize(draws, (full + 1, self.batch_size))  # repeats from the start
+        return draws[: full * self.batch_size].reshape(full, self.batch_size)
+
+
+def _groups(buckets: np.ndarray, sources: np.ndarray, rates: list[float]) -> Iterator[_Group]:
+    keys = buckets * len(rates) + sources
+    order = np.argsort(keys, kind="stable")
+    ends = np.flatnonzero(np.diff(keys[order], append=-1)) + 1
+    for clips in np.split(order, ends[:-1]):
+        rate = rates[sources[clips[0]]]
+        draws = max(round(len(clips) * rate), 1) if rate > 0 else 0
+        yield _Group(int(buckets[clips[0]]), clips, draws)

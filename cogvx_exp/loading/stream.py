@@ -1,0 +1,36 @@
+"""The order in which a run sees its clips."""
+
+import numpy as np
+
+from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.console.progress import console
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.data.dataset import Dataset
+from cogvx_exp.distributed.process_group import ProcessGroup
+from cogvx_exp.loading.sampler import BatchStream
+
+
+def batch_stream(job: TrainJob, dataset: Dataset, processes: ProcessGroup) -> BatchStream:
+    """The batches of this process, from the first one on; says what `data.remainder` does.
+
+    Raises:
+        UserError: no bucket fills a batch.
+    """
+    buckets = {bucket: number for number, bucket in enumerate(dataset.bucket_counts())}
+    drop = job.data.remainder == "drop"
+    stream = BatchStream(
+        np.array([buckets[clip.bucket] for clip in dataset.clips]),
+        np.array([clip.source for clip in dataset.clips]),
+        dataset.rates,
+        batch_size=job.batch_size,
+        seed=job.seed,
+        drop_remainder=drop,
+        rank=processes.rank,
+        world=processes.world,
+    )
+    if stream.batches_per_epoch == 0:
+        raise UserError(f"no bucket has batch_size={job.batch_size} clips; use a smaller one or data.remainder=pad")
+    if stream.repeated or stream.dropped:
+        what = f"samples left out: {stream.dropped}" if drop else f"samples added to fill batches: {stream.repeated}"
+        console.print(f"In every epoch, {what} (data.remainder={job.data.remainder})")
+    return stream

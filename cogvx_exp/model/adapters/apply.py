@@ -1,0 +1,203 @@
+"""Puts trained adapters on a transformer, and says how many layers they change."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import CogVideoXTransformer3DModel
+from peft import LoraConfig, PeftConfig, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file
+
+from cogvx_exp.config.schema import Method
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.model.adapt import MOVE_THE_BASE, peft_config_of
+from cogvx_exp.model.adapters.formats import Lora, most_common, read_lora
+from cogvx_exp.model.adapters.strength import peft_config
+from cogvx_exp.runs.run_folder import checkpoint_of
+
+UNDERSTOOD = ("LORA", "LOHA", "LOKR")
+"""Adapters of peft, as adapter_config.json names them."""
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What an adapter does to a model."""
+
+    layers: int
+    """Layers that it has weights for."""
+    changed: int
+    """Those that it changes."""
+    description: str
+    """Its kind and strength."""
+
+
+def apply_adapter(transformer: CogVideoXTransformer3DModel, file: Path, name: str) -> Applied:
+    """Adds a trained adapter of any kind to a transformer.
+
+    Raises:
+        UserError: it does not fit the model in every key, or is not understood.
+    """
+    method = checkpoint_of(file).get("config", {}).get("method")
+    config = peft_config(file)
+    kind = config.get("peft_type", "LORA") if config else "LORA"
+    try:
+        if method and method["adapter"] in ("loha", "lokr"):
+            return _put_peft(transformer, file, peft_config_of(Method.model_validate(method)), name)
+        if kind not in UNDERSTOOD:
+            raise UserError(f"{file} is an adapter of peft's kind {kind}; {', '.join(UNDERSTOOD)} are understood")
+        if kind != "LORA":
+            return _put_peft(transformer, file, PeftConfig.from_pretrained(file.parent), name)
+        return _put_lora(transformer, read_lora(file, layer_sizes(transformer)), name)
+    except UserError:
+        raise
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} does not fit this model: {str(error).splitlines()[0]}") from None
+
+
+def start_from(transformer: CogVideoXTransformer3DModel, file: Path) -> Applied:
+    """Lets the LoRA that is being trained start from a LoRA file, as strong as that is.
+
+    The update keeps its size whatever both alphas are: lora_B is divided by the ratio of their scales.
+
+    Raises:
+        UserError: the file has other layers or another rank.
+    """
+    lora = read_lora(file, layer_sizes(transformer))
+    config = transformer.peft_config["default"]
+    own = {name for name, module in transformer.named_modules() if isinstance(module, BaseTunerLayer)}
+    setting = f"method.init_from={file}"
+    ranks = {layer.rank for layer in lora.layers.values()}
+    if _mutates_base(lora):
+        raise UserError(
+            f"{setting} was trained on changed base weights (init_lora_weights), so it cannot be started from"
+        )
+    if any(layer.magnitude is not None or layer.bias is not None for layer in lora.layers.values()):
+        raise UserError(f"{setting} is a DoRA or has biases; only plain LoRAs can be started from")
+    if ranks != {config.r}:
+        theirs = " and ".join(map(str, sorted(ranks)))
+        raise UserError(
+            f"{setting} has rank {theirs} and method.rank={config.r}; "
+            f"use its rank and its targets: method.rank={theirs}"
+        )
+    if lora.layers.keys() != own:
+        targets = sorted({re.sub(r"^transformer_blocks\.\d+\.(attn1\.)?", "", name) for name in lora.layers})
+        raise UserError(
+            f"{setting} has {len(lora.layers)} layers and this run trains {len(own)}; use its rank and its targets: "
+            f"'method.targets=[{','.join(targets)}]'"
+        )
+    weights = {}
+    for name, layer in lora.layers.items():
+        ratio = layer.scale / (config.lora_alpha / config.r)
+        weights[f"{name}.lora_A.weight"] = layer.down
+        weights[f"{name}.lora_B.weight"] = layer.up if ratio == 1 else layer.up * ratio
+    _set_weights(transformer, weights, "default")
+    return Applied(len(own), sum(layer.changes for layer in lora.layers.values()), f"LoRA, {lora.describe()}")
+
+
+def layer_sizes(transformer: torch.nn.Module) -> dict[str, tuple[int, int]]:
+    """Inputs and outputs of the layers that can have an adapter, by name, whether they have one or not."""
+    sizes = {}
+    for name, module in transformer.named_modules():
+        if ".base_layer" in name or ".lora_" in name:
+            continue
+        base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        if isinstance(base, torch.nn.Conv2d):
+            sizes[name] = (base.in_channels, base.out_channels)
+        elif isinstance(getattr(base, "in_features", None), int):
+            sizes[name] = (base.in_features, base.out_features)
+    return sizes
+
+
+def _put_lora(transformer: CogVideoXTransformer3DModel, lora: Lora, name: str) -> Applied:
+    layers = lora.layers
+    rank, alpha = (most_common(values) for values in zip(*((x.rank, x.alpha) for x in layers.values()), strict=True))
+    config = LoraConfig(
+        r=int(rank),
+        lora_alpha=alpha,
+        rank_pattern={_exactly(key): layer.rank for key, layer in layers.items() if layer.rank != rank},
+        alpha_pattern={_exactly(key): layer.alpha for key, layer in layers.items() if layer.alpha != alpha},
+        target_modules=sorted(layers),
+        use_dora=all(layer.magnitude is not None for layer in layers.values()),
+        lora_bias=all(layer.bias is not None for layer in layers.values()),
+        init_lora_weights=lora.strength.config["init_lora_weights"] if _mutates_base(lora) else True,
+    )
+    transformer.add_adapter(config, name)
+    before = _magnitudes(transformer, name)
+    weights: dict[str, torch.Tensor] = {}
+    for key, layer in layers.items():
+        parts = {"lora_A.weight": layer.down, "lora_B.weight": layer.up, "lora_B.bias": layer.bias}
+        parts["lora_magnitude_vector"] = layer.magnitude
+        weights |= {f"{key}.{part}": value for part, value in parts.items() if value is not None}
+    _set_weights(transformer, weights, name)
+    after = _magnitudes(transformer, name)
+    scaled = {key for key in before if not torch.allclose(before[key], after[key], rtol=1e-5)}
+    changed = sum(layer.changes or key in scaled for key, layer in layers.items())
+    return Applied(len(layers), changed, f"{'DoRA' if after else 'LoRA'}, {lora.describe()}")
+
+
+def _put_peft(transformer: CogVideoXTransformer3DModel, file: Path, config: PeftConfig, name: str) -> Applied:
+    """LoHa and LoKr, whose keys only peft writes."""
+    transformer.add_adapter(config, name)
+    weights = {key.removeprefix("base_model.model."): weight for key, weight in load_file(file).items()}
+    weights = {key.removesuffix(".default"): weight for key, weight in weights.items()}
+    bad = next((key for key, weight in weights.items() if not torch.isfinite(weight).all()), None)
+    if bad:
+        raise UserError(f"{file}: {bad} has values that are not finite; the adapter is damaged")
+    _set_weights(transformer, weights, name)
+    modules: Any = [module for _, module in _tuned(transformer, name)]
+    with torch.no_grad():
+        changed = sum(bool(module.get_delta_weight(name).any()) for module in modules)
+    kind = {"LOHA": "LoHa", "LOKR": "LoKr"}[config.peft_type]
+    return Applied(len(modules), changed, f"{kind}, rank {config.r}, alpha {config.alpha:g}")
+
+
+def _mutates_base(lora: Lora) -> bool:
+    """Whether the LoRA was trained on a base from which its beginning was taken away.
+
+    Raises:
+        UserError: that cannot be done again.
+    """
+    init = lora.strength.config.get("init_lora_weights")
+    if init in MOVE_THE_BASE:
+        return True
+    if isinstance(init, str) and init.startswith(("corda", "loftq", "lora_ga", "pissa")):
+        raise UserError(f"the LoRA was trained with init_lora_weights={init}, which changes the base; convert it first")
+    return False
+
+
+def _tuned(transformer: torch.nn.Module, name: str) -> Iterable[tuple[str, BaseTunerLayer]]:
+    for key, module in transformer.named_modules():
+        if isinstance(module, BaseTunerLayer) and name in getattr(module, "r", {}):
+            yield key, module
+
+
+def _magnitudes(transformer: torch.nn.Module, name: str) -> dict[str, torch.Tensor]:
+    """Copies of the magnitudes of a DoRA's layers."""
+    found = {}
+    for key, module in _tuned(transformer, name):
+        vectors = getattr(module, "lora_magnitude_vector", {})
+        if name in vectors:
+            found[key] = vectors[name].weight.detach().float().clone()
+    return found
+
+
+def _set_weights(transformer: CogVideoXTransformer3DModel, weights: dict[str, torch.Tensor], name: str) -> None:
+    """Fills an adapter that is there.
+
+    Raises:
+        ValueError: it has other weights.
+    """
+    result = set_peft_model_state_dict(transformer, weights, name)
+    missing = [key for key in result.missing_keys if f".{name}." in key or key.endswith(f".{name}")]
+    if missing or result.unexpected_keys:
+        what = ", ".join([*result.unexpected_keys, *missing][:3])
+        raise ValueError(f"{len(missing)} weights are missing and {len(result.unexpected_keys)} are unknown ({what})")
+
+
+def _exactly(name: str) -> str:
+    """A pattern of peft's that matches this layer only."""
+    return f"^{re.escape(name)}"

@@ -1,0 +1,95 @@
+"""Alpha of a LoRA, wherever a file keeps it. The update is scaled by alpha / rank."""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from peft.utils.other import get_pattern_key
+from safetensors import safe_open
+
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.model.adapters.weights_file import read_settings
+from cogvx_exp.runs.run_folder import PEFT_FILE, checkpoint_of
+
+DIFFUSERS_KEY = "lora_adapter_metadata"
+"""Key of a safetensors file's metadata under which diffusers keeps the adapter's configuration."""
+SAT_ALPHA = 1.0
+"""SAT's default (sat/model/finetune/lora2.py); its files do not say."""
+
+
+@dataclass(frozen=True)
+class Strength:
+    """How strong a LoRA's layers are, for those that have no alpha of their own in the file."""
+
+    origin: str
+    """Where that is said, in words."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """As in peft's LoraConfig; empty: alpha is the rank."""
+
+    def alpha(self, layer: str, rank: int, file: Path) -> float:
+        """Alpha of a layer, such that its update is scaled by alpha / rank.
+
+        Raises:
+            UserError: the layer has another rank than is said.
+        """
+        said = self._of(layer, "rank_pattern", "r", rank)
+        if said != rank:
+            raise UserError(f"{file}: {layer} has rank {rank}, but {said:g} {self.origin}; which is right is unknown")
+        alpha = self._of(layer, "alpha_pattern", "lora_alpha", rank)
+        return alpha * math.sqrt(rank) if self.config.get("use_rslora") else alpha
+
+    def _of(self, layer: str, pattern: str, name: str, default: float) -> float:
+        patterns = self.config.get(pattern) or {}
+        value = patterns.get(get_pattern_key(patterns.keys(), layer), self.config.get(name))
+        return default if value is None else float(value)
+
+
+def stored_strength(file: Path, keys: Iterable[str]) -> Strength:
+    """What a LoRA file, or a file beside it, says about the strength.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    keys = list(keys)
+    metadata = file_metadata(file)
+    if any(key.endswith("alpha") for key in keys):
+        return Strength("from its .alpha keys")
+    if DIFFUSERS_KEY in metadata:
+        try:
+            config = json.loads(metadata[DIFFUSERS_KEY])
+        except ValueError:
+            raise UserError(f"{file}: its metadata ({DIFFUSERS_KEY}) is not valid JSON") from None
+        return Strength("from its metadata", {key.removeprefix("transformer."): config[key] for key in config})
+    if peft := peft_config(file):
+        return Strength("from adapter_config.json", peft)
+    if metadata.get("ss_network_alpha", "None") != "None":  # kohya's
+        return _from_kohya(metadata, file)
+    if method := checkpoint_of(file).get("config", {}).get("method"):
+        config = {"r": method["rank"], "lora_alpha": method["alpha"], "init_lora_weights": method["init"]}
+        return Strength("from its checkpoint", config)
+    if any("matrix_A" in key for key in keys):
+        return Strength("as SAT's default", {"lora_alpha": SAT_ALPHA})
+    return Strength("as its rank, since nothing else is said")
+
+
+def _from_kohya(metadata: dict[str, str], file: Path) -> Strength:
+    try:
+        return Strength("from its metadata", {"lora_alpha": float(metadata["ss_network_alpha"])})
+    except ValueError:
+        raise UserError(f"{file}: its metadata has ss_network_alpha={metadata['ss_network_alpha']}") from None
+
+
+def peft_config(file: Path) -> dict[str, Any]:
+    """The configuration that peft has written beside an adapter; empty if there is none."""
+    beside = file.parent / "adapter_config.json"
+    its_own = file.name == PEFT_FILE or len(list(file.parent.glob("*.safetensors"))) == 1
+    return read_settings(beside, str(file)) if its_own and beside.is_file() else {}
+
+
+def file_metadata(file: Path) -> dict[str, str]:
+    """The metadata of a safetensors file."""
+    with safe_open(file, framework="np") as opened:
+        return dict(opened.metadata() or {})

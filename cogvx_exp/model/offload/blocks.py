@@ -1,0 +1,118 @@
+"""How the transformer's blocks are run while training: what they keep, compute again, or fetch from the host."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers import CogVideoXTransformer3DModel
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+
+from cogvx_exp.config.schema import Memory
+from cogvx_exp.model.offload.host_memory import HostMemory, OffloadedTensor
+from cogvx_exp.model.offload.streamed_blocks import BlockStream
+
+ATTENTION = [
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+]
+"""The kernels of attention: their outputs are kept by `selective`."""
+
+WORTH_PARKING = 1 << 20
+"""Values of a tensor from which it is offloaded: smaller ones save little."""
+
+
+def apply_memory_options(
+    transformer: CogVideoXTransformer3DModel, memory: Memory, device: torch.device, host: HostMemory | None = None
+) -> None:
+    """Sets how all blocks are run from now on. `host`: where tensors are offloaded to, if not to the device's host."""
+    host = host or HostMemory(device)
+    if memory.norms == "model":
+        for module in transformer.modules():
+            if type(module) is nn.LayerNorm:
+                module.forward = partial(_norm, module)  # type: ignore[method-assign]
+    if memory.ff_chunks > 1:
+        for block in transformer.transformer_blocks:
+            block.ff.forward = partial(_chunked, block.ff.forward, memory.ff_chunks)
+    if memory.stream_blocks:
+        BlockStream(transformer, host)
+    if memory.activations != "keep":
+        transformer.enable_gradient_checkpointing(_runner(memory.activations, host))
+
+
+def _runner(activations: str, host: HostMemory) -> Callable[..., Any]:
+    """The function that diffusers runs each block with."""
+    if activations == "selective":
+        contexts = partial(create_selective_checkpoint_contexts, ATTENTION)
+        return partial(checkpoint, use_reentrant=False, context_fn=contexts)
+    run = partial(checkpoint, use_reentrant=False)
+    if activations == "checkpoint":
+        return run
+    offloaded = OffloadedInputs(host)
+
+    def run_offloaded(*args: Any) -> Any:
+        with offloaded:
+            return run(*args)
+
+    return run_offloaded
+
+
+def _norm(norm: nn.LayerNorm, x: torch.Tensor) -> torch.Tensor:
+    """A layer norm in the type of its input, as in the diffusers pipelines; autocast would make it float32 on a GPU.
+
+    The kernel computes mean and variance in float32 either way.
+    """
+    weight, bias = (None if value is None else value.to(x.dtype) for value in (norm.weight, norm.bias))
+    with torch.autocast(x.device.type, enabled=False):
+        return nn.functional.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
+
+
+def _chunked(forward: Callable[..., torch.Tensor], chunks: int, hidden_states: torch.Tensor) -> torch.Tensor:
+    """A feed-forward layer, a part of the tokens (dimension 1) at a time."""
+    parts = hidden_states.chunk(chunks, dim=1)
+    if torch.is_grad_enabled():
+        return torch.cat([checkpoint(forward, part, use_reentrant=False) for part in parts], dim=1)
+    return torch.cat([forward(part) for part in parts], dim=1)
+
+
+class OffloadedInputs(saved_tensors_hooks):
+    """Inside, large tensors that autograd saves are offloaded to host memory until the backward pass.
+
+    Around a checkpointed block those are the block's inputs. They leave the device when the block is done, which is
+    when the block's caller drops them, too. In the backward pass, those of the previous block are prefetched while a
+    block is computed.
+    """
+
+    def __init__(self, host: HostMemory):
+        super().__init__(self._pack, self._unpack)
+        self._host = host
+        self._blocks: list[list[OffloadedTensor]] = []
+
+    def __enter__(self) -> None:
+        self._blocks.append([])
+        super().__enter__()
+
+    def __exit__(self, *args: object) -> None:
+        super().__exit__(*args)
+        for offloaded in self._blocks[-1]:
+            self._host.release(offloaded)
+
+    def _pack(self, tensor: torch.Tensor) -> torch.Tensor | OffloadedTensor:
+        if tensor.numel() < WORTH_PARKING:
+            return tensor
+        offloaded = self._host.offload(tensor)
+        self._blocks[-1].append(offloaded)
+        return offloaded
+
+    def _unpack(self, saved: torch.Tensor | OffloadedTensor) -> torch.Tensor:
+        if isinstance(saved, torch.Tensor):
+            return saved
+        while self._blocks and (saved in self._blocks[-1] or not self._blocks[-1]):
+            self._blocks.pop()
+            for offloaded in self._blocks[-1] if self._blocks else []:
+                self._host.prefetch(offloaded)
+        return self._host.fetch(saved)

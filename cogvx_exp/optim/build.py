@@ -1,0 +1,199 @@
+"""Optimizers and learning-rate schedules."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from accelerate import Accelerator
+from diffusers.optimization import get_scheduler
+from hydra.utils import get_class
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from cogvx_exp.config.schema import LrScheduler, Optim
+from cogvx_exp.console.progress import console
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.optim.in_backward import OptimizerInBackward
+
+PAGED_STATES = {"state1", "state2"}
+"""What bitsandbytes' optimizers keep for each value, and have in paged memory."""
+
+Groups = list[dict[str, Any]]
+
+POLYNOMIAL_END = 1e-7
+"""Learning rate that the polynomial schedule falls to, as in diffusers."""
+
+
+@runtime_checkable
+class HoldsGradients(Protocol):
+    """An optimizer whose gradients are not in `parameter.grad` when a step begins."""
+
+    def clip_gradients(self, max_norm: float) -> torch.Tensor:
+        """Scales the gradients down to `max_norm` and returns their global norm before."""
+
+
+def build_optimizer(
+    parameters: Mapping[str, torch.nn.Parameter], optim: Optim, device: torch.device, lr_factor: float = 1.0
+) -> torch.optim.Optimizer:
+    """Builds the class `optim.target` with those of the common settings that its YAML has.
+
+    Args:
+        parameters: the trained parameters by name.
+        optim: the settings.
+        device: where the parameters are.
+        lr_factor: what `optim.scale_lr` multiplies the learning rate by.
+
+    Raises:
+        UserError: the class cannot be imported, or does not take the settings.
+    """
+    groups = parameter_groups(parameters, optim, optim.lr * (lr_factor if optim.scale_lr else 1.0))
+    try:
+        make = _constructor(optim, device)
+        if optim.release_gradients:
+            return OptimizerInBackward(groups, make)
+        if optim.offload and device.type == "cuda":
+            from cogvx_exp.optim.offloaded import OffloadedOptimizer
+
+            keywords = {"optimizer_class": make, "offload_gradients": optim.offload_gradients}
+            return OffloadedOptimizer(groups, **keywords)
+        if optim.offload:
+            console.print(f"optim={optim.name}: there is no GPU to free, so {optim.target} runs on the CPU as it is")
+        optimizer = make(groups)
+    except (ImportError, TypeError, ValueError) as error:
+        raise UserError(f"optim={optim.name}: {optim.target} cannot be built: {error}") from None
+    if hasattr(optimizer, "train"):  # schedule-free optimizers have two sets of weights
+        optimizer.train()
+    return optimizer
+
+
+def parameter_groups(parameters: Mapping[str, torch.nn.Parameter], optim: Optim, lr: float) -> Groups:
+    """Parameter groups with their own weight decay, and with the flag for matrices if the class wants one."""
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    groups: Groups = []
+    for names in group_names(shapes, optim):
+        decays, is_matrix = _kind(shapes[names[0]], optim)
+        group = {"params": [parameters[name] for name in names], "lr": lr}
+        group["weight_decay"] = optim.weight_decay if decays else 0.0
+        if optim.matrix_flag:
+            group[optim.matrix_flag] = is_matrix
+        groups.append(group)
+    return groups
+
+
+def group_names(shapes: Mapping[str, tuple[int, ...]], optim: Optim) -> list[list[str]]:
+    """Names of the parameters in each group, in the order of `parameter_groups`."""
+    groups: dict[tuple[bool, bool], list[str]] = {}
+    for name, shape in shapes.items():
+        groups.setdefault(_kind(shape, optim), []).append(name)
+    return list(groups.values())
+
+
+def _kind(shape: tuple[int, ...], optim: Optim) -> tuple[bool, bool]:
+    """Whether a parameter of a shape decays, and whether it is flagged as a matrix."""
+    return optim.decay_norms_and_biases or len(shape) > 1, bool(optim.matrix_flag) and len(shape) == 2
+
+
+def _constructor(optim: Optim, device: torch.device) -> Callable[..., torch.optim.Optimizer]:
+    """The class with all settings but the parameters."""
+    optimizer_class = get_class(optim.target)
+    known = inspect.signature(optimizer_class).parameters
+    unknown = [name for name in optim.settings if name not in known]
+    if unknown:
+        raise TypeError(f"it has no argument {', '.join(unknown)}; it has {', '.join(known)}")
+    settings = dict(optim.settings)
+    if optim.betas is not None:
+        settings["betas"] = tuple(optim.betas)
+    if optim.eps is not None:
+        settings["eps"] = optim.eps
+    if optim.stochastic_rounding:
+        assert optim.rounding_argument
+        settings[optim.rounding_argument] = True
+    # The fused kernel makes no temporary copies; torch's own classes have it, on a GPU and on a CPU.
+    if "fused" in known and (device.type == "cuda" or optim.offload):
+        settings["fused"] = True
+
+    def make(groups: Groups, **_: Any) -> torch.optim.Optimizer:
+        # The groups themselves, no copies: what sets a learning rate in them later sets that of the optimizer.
+        optimizer: torch.optim.Optimizer = optimizer_class(groups, **settings)
+        return optimizer
+
+    return make
+
+
+def page_states(optimizer: torch.optim.Optimizer) -> None:
+    """Gives a loaded state of a paged optimizer of bitsandbytes its place in paged memory again.
+
+    Its `load_state_dict` makes plain tensors on the GPU, which then has no room for them.
+    """
+    if not getattr(optimizer, "is_paged", False):
+        return
+    for parameter, values in optimizer.state.items():
+        for name in PAGED_STATES & values.keys():
+            loaded = values[name]
+            values[name] = optimizer.get_state_buffer(parameter, dtype=loaded.dtype)  # type: ignore[attr-defined]
+            values[name].copy_(loaded)
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, accelerator: Accelerator, max_norm: float | None) -> torch.Tensor:
+    """Scales the gradients down to `max_norm` (None: never) and returns their global norm before."""
+    holder = getattr(optimizer, "optimizer", optimizer)  # out of accelerate's wrapper
+    if isinstance(holder, HoldsGradients):
+        return holder.clip_gradients(max_norm or math.inf)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    norm: torch.Tensor = accelerator.clip_grad_norm_(parameters, max_norm or math.inf)
+    return norm
+
+
+def build_lr_scheduler(
+    optimizer: torch.optim.Optimizer, settings: LrScheduler, steps: int, done: int = 0
+) -> LRScheduler:
+    """Builds the schedule over `steps` optimizer steps (diffusers.optimization.get_scheduler).
+
+    Args:
+        optimizer: its groups have the peak rate as `initial_lr`, or as `lr` if they never had a schedule.
+        settings: the shape.
+        steps: optimizer steps of the whole run.
+        done: steps that are already done; the groups get the rate of the next one.
+
+    Raises:
+        UserError: the rate is too low for the polynomial schedule.
+    """
+    if settings.name == "polynomial":
+        scheduler = _polynomial(optimizer, settings, steps, done)
+    else:
+        optional = {"num_cycles": settings.num_cycles, "power": settings.power}
+        scheduler = get_scheduler(
+            settings.name,
+            optimizer=optimizer,
+            num_warmup_steps=settings.warmup_steps,
+            num_training_steps=steps,
+            last_epoch=done - 1,
+            **{name: value for name, value in optional.items() if value is not None},
+        )
+    scheduler._step_count = done + 1  # as if it had been there from the start
+    return scheduler
+
+
+def _polynomial(optimizer: torch.optim.Optimizer, settings: LrScheduler, steps: int, done: int) -> LRScheduler:
+    """diffusers' `get_polynomial_decay_schedule_with_warmup`, which reads the rate of the class, not that of the run
+    (some classes have none), and divides by zero where the warm-up ends with the run.
+    """
+    group = optimizer.param_groups[0]
+    peak = float(group.get("initial_lr", group["lr"]))
+    if peak <= POLYNOMIAL_END:
+        raise UserError(
+            f"lr_scheduler=polynomial falls to {POLYNOMIAL_END:g}, and optim.lr={peak:g} is not above it; "
+            "raise optim.lr, or use lr_scheduler=constant"
+        )
+    warmup, power = settings.warmup_steps or 0, settings.power or 1.0
+
+    def share(step: int) -> float:
+        if step < warmup:
+            return step / warmup
+        if step > steps:
+            return POLYNOMIAL_END / peak
+        left = 1 - (step - warmup) / max(steps - warmup, 1)
+        return ((peak - POLYNOMIAL_END) * left**power + POLYNOMIAL_END) / peak
+
+    return LambdaLR(optimizer, share, last_epoch=done - 1)

@@ -1,0 +1,56 @@
+"""Nested states of optimizers and schedules as tensors and JSON, so that nothing has to be pickled."""
+
+from typing import Any
+
+import torch
+
+QUANTIZED_STATES = ("OptimState4bit", "OptimState8bit", "OptimStateFp8")
+"""torchao's quantized optimizer states: tensors made of several tensors."""
+
+
+def flatten_state(value: Any, tensors: dict[str, torch.Tensor], path: str) -> Any:
+    """Moves the tensors of a nested state into `tensors`, copied to the host; what is left is JSON."""
+    if type(value).__name__ in QUANTIZED_STATES:
+        names, settings = value.__tensor_flatten__()
+        parts = {name: flatten_state(getattr(value, name), tensors, f"{path}.{name}") for name in names}
+        return {"quantized": type(value).__name__, "parts": parts, "settings": flatten_state(settings, tensors, path)}
+    if isinstance(value, torch.Tensor):
+        tensors[path] = value.detach().to("cpu", copy=True).contiguous()
+        return {"tensor": path}
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value).removeprefix("torch.")}
+    if isinstance(value, dict):
+        return {"items": [[key, flatten_state(item, tensors, f"{path}.{key}")] for key, item in value.items()]}
+    if isinstance(value, list | tuple):
+        items = [flatten_state(item, tensors, f"{path}.{index}") for index, item in enumerate(value)]
+        return {"tuple": items} if isinstance(value, tuple) else items
+    assert value is None or isinstance(value, bool | int | float | str), f"{path} is {type(value).__name__}"
+    return value
+
+
+def unflatten_state(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """The inverse of `flatten_state`."""
+    if isinstance(value, list):
+        return [unflatten_state(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return tensors[value["tensor"]]
+    if "dtype" in value:
+        return getattr(torch, value["dtype"])
+    if "tuple" in value:
+        return tuple(unflatten_state(item, tensors) for item in value["tuple"])
+    if "quantized" in value:
+        parts = {name: unflatten_state(part, tensors) for name, part in value["parts"].items()}
+        return _quantized_state(value["quantized"]).__tensor_unflatten__(
+            parts, unflatten_state(value["settings"], tensors)
+        )
+    return {key: unflatten_state(item, tensors) for key, item in value["items"]}
+
+
+def _quantized_state(name: str) -> Any:
+    """One of torchao's classes by its name; no other name is looked up."""
+    from torchao.optim import subclass_4bit, subclass_8bit, subclass_fp8
+
+    modules = {"OptimState4bit": subclass_4bit, "OptimState8bit": subclass_8bit, "OptimStateFp8": subclass_fp8}
+    return getattr(modules[name], name)

@@ -1,0 +1,63 @@
+"""Moves each weight as soon as its gradient is there, and frees the gradient."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+class OptimizerInBackward(torch.optim.Optimizer):
+    """One optimizer for each parameter, stepped from a hook in the backward pass.
+
+    Never more than a few gradients are in memory. That is why the global norm is known only after all
+    weights have moved: it can be told, but not clipped by.
+
+    Args:
+        groups: parameter groups.
+        make: builds an optimizer from parameter groups.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], make: Callable[..., torch.optim.Optimizer]):
+        self._optimizers = {
+            parameter: make([{**group, "params": [parameter]}]) for group in groups for parameter in group["params"]
+        }
+        self._square_norms: list[torch.Tensor] = []
+        self._hooks = [parameter.register_post_accumulate_grad_hook(self._move) for parameter in self._optimizers]
+
+    @torch.no_grad()
+    def _move(self, parameter: torch.Tensor) -> None:
+        assert parameter.grad is not None
+        self._square_norms.append(parameter.grad.float().square().sum())
+        self._optimizers[parameter].step()
+        parameter.grad = None
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """One group for each parameter; a learning rate set here takes effect."""
+        return [group for optimizer in self._optimizers.values() for group in optimizer.param_groups]
+
+    @property
+    def parts(self) -> list[torch.optim.Optimizer]:
+        """The optimizers of the parameters."""
+        return list(self._optimizers.values())
+
+    def clip_gradients(self, max_norm: float) -> torch.Tensor:
+        """Returns the global norm of the last backward pass; nothing is left to clip."""
+        norm = torch.stack(self._square_norms).sum().sqrt() if self._square_norms else torch.zeros(())
+        self._square_norms.clear()
+        return norm
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Nothing: the weights have moved already."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Nothing: the gradients are freed already."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of all optimizers, in the order of the parameters."""
+        return {"parameters": [optimizer.state_dict() for optimizer in self._optimizers.values()]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over what `state_dict` gave, settings and all."""
+        for optimizer, state in zip(self._optimizers.values(), state_dict.get("parameters", []), strict=True):
+            optimizer.load_state_dict(state)

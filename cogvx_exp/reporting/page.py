@@ -1,0 +1,168 @@
+"""The report: a folder with one page that opens from disk, with no server and no network."""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+
+from cogvx_exp.core.files import copy_folder, file_hash, write_text
+from cogvx_exp.reporting.runs import Run, Video
+from cogvx_exp.reporting.tables import differing_settings, run_row, write_csv
+from cogvx_exp.runs.run_folder import RunFolder
+
+POINTS = 400
+"""Points of a curve; longer ones are thinned by means of neighbours."""
+POINTS_OF_ONE = 2000
+"""The same on the page of one run."""
+REFRESH = 30
+"""Seconds after which the page of a run that goes on is loaded again."""
+CURVES = {
+    "loss_smoothed": "training loss, smoothed",
+    "loss": "training loss, each step",
+    "held_out_loss": "held-out loss",
+    "loss_t0_249": "loss at timesteps 0-249",
+    "loss_t250_499": "loss at timesteps 250-499",
+    "loss_t500_749": "loss at timesteps 500-749",
+    "loss_t750_999": "loss at timesteps 750-999",
+    "lr": "learning rate",
+    "grad_norm": "gradient norm",
+    "step_seconds": "seconds a step",
+    "data_seconds": "seconds waiting for data",
+    "tokens_per_second": "tokens a second",
+    "mfu": "share of the device's peak (MFU)",
+    "memory_gib": "memory, GiB",
+}
+"""The curves that can be chosen, as far as the runs have them."""
+COLUMNS = {
+    "held_out_loss": "held-out loss",
+    "best_held_out_loss": "best",
+    "loss": "loss",
+    "last_step": "steps",
+    "seconds": "time",
+    "seconds_per_step": "s/step",
+    "memory_gib": "GiB",
+}
+"""Columns of the table after the settings."""
+
+
+def write_report(runs: Sequence[Run], output: Path) -> Path:
+    """Writes the page with its data, CSV files and what it needs; returns the page.
+
+    Videos stay where they are if they lie in the folder around the page; others are linked or copied into it.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    with as_file(files("cogvx_exp.reporting") / "assets") as page:
+        copy_folder(page, output / "page", leave_out=".j2")
+    settings = differing_settings(runs)
+    write_csv(output / "runs.csv", [run_row(run, settings) for run in runs])
+    data = report_data(runs, settings, output)
+    write_csv(output / "curves.csv", _curve_rows(data))
+    # A page on disk may not fetch files, but it may load scripts.
+    text = json.dumps(data, ensure_ascii=False, default=str).replace("</", "<\\/")
+    write_text(output / "data.js", f"window.REPORT = {text};\n")
+    alone = runs[0] if len(runs) == 1 else None
+    template = Environment(loader=PackageLoader("cogvx_exp.reporting", "assets"), autoescape=True).get_template(
+        "index.html.j2"
+    )
+    title = runs[0].settings.get("name", runs[0].label) if alone else f"{len(runs)} runs"
+    refresh = REFRESH if alone and alone.status == "running" else None  # which writes it again
+    write_text(output / "index.html", template.render(title=title, refresh=refresh, alone=alone))
+    return output / "index.html"
+
+
+def write_run_page(folder: RunFolder) -> None:
+    """Writes the page of one run into its folder. A page that cannot be written is no reason for a run to fail."""
+    with suppress(OSError):
+        write_report([Run(folder.path.name, folder)], folder.path / "report")
+
+
+def report_data(runs: Sequence[Run], settings: list[str], output: Path) -> dict[str, Any]:
+    """What the page shows, as JSON-like values; `settings` are those that differ."""
+    points = POINTS_OF_ONE if len(runs) == 1 else POINTS
+    return {
+        "made": datetime.now().isoformat(timespec="seconds"),
+        "settings": settings,
+        "columns": COLUMNS,
+        "curves": CURVES,
+        "runs": [
+            {
+                **run_row(run, settings),
+                "link": _link(run.folder.path, output),
+                "config": _link(run.folder.config, output) if run.folder.config.exists() else None,
+                "command": run.folder.command.read_text(encoding="utf-8").strip()
+                if run.folder.command.exists()
+                else "",
+                "details": _details(run),
+                "curves": {name: _thin(run, name, points) for name in CURVES},
+                "videos": [_video(run, video, output) for video in run.videos],
+            }
+            for run in runs
+        ],
+    }
+
+
+def _details(run: Run) -> dict[str, Any]:
+    """What else the end of a run tells."""
+    summary = run.summary
+    memory = {name.replace("_", " "): f"{gib:.2f} GiB" for name, gib in summary.get("memory_figures", {}).items()}
+    environment = run.folder.path / "environment.json"
+    device = json.loads(environment.read_text(encoding="utf-8"))["device"] if environment.exists() else None
+    return {**({"device": device} if device else {}), **{f"memory {name}": size for name, size in memory.items()}}
+
+
+def _thin(run: Run, name: str, points: int) -> list[list[float]]:
+    """Steps and values of a curve: means of neighbours where there are too many."""
+    lines = run.held_out if name == "held_out_loss" else run.metrics
+    key = "loss" if name == "held_out_loss" else name
+    pairs = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+    size = -(-len(pairs) // points) or 1
+    groups = [pairs[start : start + size] for start in range(0, len(pairs), size)]
+    steps = [group[-1][0] for group in groups]
+    return [steps, [float(f"{sum(value for _, value in group) / len(group):.5g}") for group in groups]]
+
+
+def _curve_rows(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """The curves as they are drawn: one row for each run and step."""
+    rows = []
+    for run in data["runs"]:
+        by_step: dict[int, dict[str, Any]] = {}
+        for name, (steps, values) in run["curves"].items():
+            for step, value in zip(steps, values, strict=True):
+                by_step.setdefault(step, {"run": run["run"], "step": step})[name] = value
+        rows += [by_step[step] for step in sorted(by_step)]
+    return rows
+
+
+def _video(run: Run, video: Video, output: Path) -> dict[str, Any]:
+    return {
+        "step": video.step,
+        "number": video.number,
+        "prompt": video.prompt,
+        "source": _within_reach(run, video.path, output),
+    }
+
+
+def _within_reach(run: Run, path: Path, output: Path) -> str:
+    """Where the page finds a video: below the folder around the page, or in the page's own folder."""
+    if path.resolve().is_relative_to(output.resolve().parent):
+        return _link(path, output)
+    # The name tells the content, so that another video never takes its place.
+    there = output / "videos" / f"{file_hash(path)}.mp4"
+    if not there.exists():
+        there.parent.mkdir(exist_ok=True)
+        try:
+            os.link(path, there)
+        except OSError:  # another disk
+            shutil.copyfile(path, there)
+    return _link(there, output)
+
+
+def _link(path: Path, output: Path) -> str:
+    return Path(os.path.relpath(path.resolve(), output.resolve())).as_posix()

@@ -1,0 +1,124 @@
+"""Reads what runs have written, finished or not."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from os.path import commonpath
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.core.files import read_json
+from cogvx_exp.runs.run_folder import RunFolder, read_metrics, read_status, settings_by_name
+
+DEEPEST = 4
+"""Folders below a given one in which runs are looked for."""
+
+
+@dataclass(frozen=True)
+class Video:
+    """A validation video."""
+
+    path: Path
+    step: int
+    prompt: str
+    number: int
+    """Which one it is of its step, from 0: the same number is the same prompt and seed in every step."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run."""
+
+    label: str
+    """Its folder's name, as far as it tells it from the others."""
+    folder: RunFolder
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """How the run stands."""
+        return read_status(self.folder.path) or {"status": "unknown"}
+
+    @property
+    def status(self) -> str:
+        """running, finished, stopped, failed, lost or unknown."""
+        return str(self.about["status"])
+
+    @property
+    def message(self) -> str:
+        """What it says about its end."""
+        return str(self.about.get("message", ""))
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """All settings by their full names; none if it failed before it had any."""
+        if not self.folder.config.exists():
+            return dict(text.lstrip("+").split("=", 1) for text in self.about.get("overrides", []))
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it is
+        return settings_by_name(yaml.load(self.folder.config.read_text(encoding="utf-8"), loader))
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """The content of summary.json; empty before the end."""
+        return _json(self.folder.path / "summary.json")
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """A line for each step."""
+        return read_metrics(self.folder.metrics)
+
+    @cached_property
+    def held_out(self) -> list[dict[str, Any]]:
+        """A line for each measurement of the held-out loss."""
+        return read_metrics(self.folder.held_out)
+
+    @cached_property
+    def videos(self) -> list[Video]:
+        """The validation videos, by step."""
+        found = []
+        for folder in sorted((self.folder.path / "validation").glob("step-*")):
+            for number, path in enumerate(sorted(folder.glob("*.mp4"))):
+                prompt = str(_json(path.with_suffix(".json")).get("prompt", path.stem))
+                found.append(Video(path, int(folder.name.partition("-")[2]), prompt, number))
+        return found
+
+
+def find_runs(folders: Iterable[Path]) -> list[Run]:
+    """The runs in folders: of one run, of a sweep, or of many.
+
+    Raises:
+        UserError: a folder is not there or has no run in it.
+    """
+    paths: list[Path] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(
+                f"{folder} is not a folder; give folders of runs or of sweeps, such as outputs/multirun/TIME"
+            )
+        found = list(_runs_in(folder.resolve(), DEEPEST))
+        if not found:
+            raise UserError(
+                f"{folder} has no run in it; give folders of runs or of sweeps, such as outputs/multirun/TIME"
+            )
+        paths += [path for path in found if path.resolve() not in {one.resolve() for one in paths}]
+    common = Path(commonpath(paths)) if len(paths) > 1 else paths[0].parent
+    return [Run(str(path.relative_to(common)), RunFolder(path)) for path in paths]
+
+
+def _runs_in(folder: Path, depth: int) -> Iterator[Path]:
+    run = RunFolder(folder)
+    if run.command.exists() or run.status.exists():
+        yield folder
+    elif depth:
+        below = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        for path in sorted(below, key=lambda path: (path.name.isdigit() and int(path.name), path.name)):
+            yield from _runs_in(path, depth - 1)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(read_json(path))
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,102 @@
+"""Sets aside what a run has made after a step, when it goes on from there in another way. Does not need torch.
+
+RUN/branches/from-step-000006-TIME is a run folder of its own, with what came after step 6: it can be reported on, and a
+run can go on from its checkpoints. A note is written first; from then on the run is the new branch, whatever is killed:
+what is still to be moved is passed over when a checkpoint is looked for, and moved when the run next goes on.
+"""
+
+import shutil
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from cogvx_exp.core.files import atomic_write, read_json, write_json
+from cogvx_exp.runs.run_folder import RunFolder, read_metrics, step_of
+
+BRANCHES = "branches"
+
+COPIED = ("config.yaml", "command.txt", "status.json", "environment.json", "faults.csv", "metrics.jsonl")
+"""What both have; of the metrics, the run itself keeps the lines of its own steps."""
+ALSO_COPIED = ("held_out.jsonl",)
+MOVED = ("export", "summary.json", "loss.png", "videos.png", "hub", "wandb_id.txt")
+"""What tells of the end; a tracker takes the new branch for a new run, since it takes no step twice."""
+BY_STEP = ("checkpoints", "validation")
+
+
+def set_aside(folder: RunFolder, step: int, *, changed: bool) -> Path | None:
+    """Moves what a run has made after a step into a folder of its own, if it would get mixed with what comes.
+
+    After a crash, a run with the same settings repeats the steps after its last checkpoint: nothing is lost.
+
+    Args:
+        folder: the run.
+        step: the last step of the run that stays.
+        changed: whether the run goes on with other settings.
+
+    Returns:
+        Where it is now; None if there was nothing.
+
+    Raises:
+        OSError: it cannot be moved; nothing is lost.
+    """
+    note = _note(folder.path)
+    if note.exists():  # it was killed while it moved
+        _move(folder, read_json(note))
+        note.unlink()
+    if not (_has_results(folder, step) or (changed and _has_lines(folder, step))):
+        return None
+    name = f"from-step-{step:06d}-{datetime.now().strftime('%Y-%m-%d_%H-%M-%S_%f')}"
+    about = {"after": step, "name": name}
+    write_json(note, about)
+    there = _move(folder, about)
+    note.unlink()
+    return there
+
+
+def left_branch(run_dir: Path) -> int | None:
+    """The step after which what is in a run belongs to a branch that is still being moved away."""
+    try:
+        return int(read_json(_note(run_dir))["after"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _note(run_dir: Path) -> Path:
+    return run_dir / BRANCHES / "moving.json"
+
+
+def _has_results(folder: RunFolder, step: int) -> bool:
+    """Whether there is a checkpoint or a result of a later step."""
+    try:
+        ended = int(read_json(folder.path / "summary.json")["steps"])
+    except (OSError, ValueError, KeyError):
+        ended = 0
+    return ended > step or bool(_later(folder.checkpoints, step))
+
+
+def _has_lines(folder: RunFolder, step: int) -> bool:
+    lines = [*read_metrics(folder.metrics), *read_metrics(folder.held_out)]
+    return any(line["step"] > step for line in lines)
+
+
+def _later(folder: Path, step: int) -> list[Path]:
+    return [path for path in sorted(folder.glob("step-*")) if (step_of(path) or 0) > step]
+
+
+def _move(folder: RunFolder, about: dict[str, Any]) -> Path:
+    """Does what a note says, or the rest of it."""
+    there = folder.path / BRANCHES / about["name"]
+    there.mkdir(parents=True, exist_ok=True)
+    for name in (*COPIED, *ALSO_COPIED):
+        source, target = folder.path / name, there / name
+        if source.exists() and not target.exists():
+            with atomic_write(target) as beside:
+                shutil.copyfile(source, beside)
+    for part in BY_STEP:
+        for source in _later(folder.path / part, about["after"]):
+            (there / part).mkdir(exist_ok=True)
+            source.replace(there / part / source.name)
+    for name in MOVED:
+        if (folder.path / name).exists():
+            (folder.path / name).replace(there / name)
+    return there

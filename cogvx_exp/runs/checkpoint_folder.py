@@ -1,0 +1,144 @@
+"""Checkpoint folders: whole or not at all, and verified before use. Does not need torch.
+
+checkpoints/step-000100/
+    trainable.safetensors   the weights that are trained
+    optimizer.safetensors   its tensors
+    state.json              its other values, the learning-rate schedule, the position in the data
+    manifest.json           size and hash of each file, step, configuration, versions
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.core.files import file_hash, fingerprint, read_json, sync_folder, write_json
+from cogvx_exp.runs.branches import BRANCHES, left_branch
+from cogvx_exp.runs.run_folder import step_of
+
+MANIFEST = "manifest.json"
+
+MANIFEST_HASH = "blake2_of_the_rest"
+"""Key of the manifest's own hash in it."""
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """A checkpoint that has been verified."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that are done."""
+        return int(self.manifest["step"])
+
+    @property
+    def run_dir(self) -> Path:
+        """The folder of the run that wrote it."""
+        return self.path.parent.parent
+
+
+def write_checkpoint(folder: Path, write: Callable[[Path], None], about: dict[str, Any]) -> None:
+    """Lets `write` fill a folder, adds the manifest and moves it into place.
+
+    Args:
+        folder: where the checkpoint will be.
+        write: writes the files into the folder it is given.
+        about: what the manifest says besides the files; must have `step`.
+    """
+    beside, before = (folder.with_name(f".{folder.name}.{what}") for what in ("tmp", "before"))
+    for left in (beside, before):
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        beside.mkdir(parents=True)
+        write(beside)
+        files = sorted(path for path in beside.iterdir())
+        hashes = {path.name: {"bytes": path.stat().st_size, "blake2": file_hash(path)} for path in files}
+        manifest = {**about, "files": hashes}
+        write_json(beside / MANIFEST, {**manifest, MANIFEST_HASH: _seal(manifest)})
+        sync_folder(beside)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)  # a full disk needs the space
+        raise
+    if folder.exists():
+        folder.replace(before)
+    beside.replace(folder)
+    sync_folder(folder.parent)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def prune_checkpoints(folder: Path, keep: int | None, *, keep_best: bool) -> None:
+    """Removes all checkpoints but the newest `keep` and, with `keep_best`, that of the lowest held-out loss."""
+    if keep is None:
+        return
+    paths = _newest_first(folder)
+    losses = {path: loss for path in paths if (loss := _held_out_loss(path)) is not None}
+    best = min(losses, key=lambda path: losses[path]) if keep_best and losses else None
+    for path in paths[keep:]:
+        if path != best:
+            shutil.rmtree(path)
+
+
+def _held_out_loss(path: Path) -> float | None:
+    try:
+        loss = read_json(path / MANIFEST).get("held_out_loss")
+    except (OSError, ValueError):
+        return None
+    return None if loss is None else float(loss)
+
+
+def open_checkpoint(path: Path) -> CheckpointFolder:
+    """Verifies sizes and hashes of a checkpoint.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    try:
+        manifest = read_json(path / MANIFEST)
+        if manifest.pop(MANIFEST_HASH) != _seal(manifest):
+            raise UserError(f"checkpoint {path}: {MANIFEST} is damaged")
+        for name, expected in manifest["files"].items():
+            file = path / name
+            if file.stat().st_size != expected["bytes"] or file_hash(file) != expected["blake2"]:
+                raise UserError(f"checkpoint {path}: {name} is damaged")
+    except FileNotFoundError as error:
+        raise UserError(f"checkpoint {path}: {Path(error.filename).name} is missing") from None
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"checkpoint {path}: {MANIFEST} is damaged") from None
+    return CheckpointFolder(path, manifest)
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    """Hash of a manifest as it reads back from JSON."""
+    return fingerprint(json.loads(json.dumps(manifest, default=str)))
+
+
+def newest_checkpoint(run_dir: Path) -> tuple[CheckpointFolder | None, list[str]]:
+    """The newest checkpoint of a run that verifies, and why newer ones were passed over."""
+    passed_over: list[str] = []
+    for path in _newest_first(run_dir / "checkpoints"):
+        try:
+            return open_checkpoint(path), passed_over
+        except UserError as error:
+            passed_over.append(str(error))
+    return None, passed_over
+
+
+def runs_newest_first(outputs: Path) -> Iterator[Path]:
+    """Run folders below `outputs` that have checkpoints, the one that was written last first."""
+    runs = {path.parent.parent for path in outputs.glob("**/checkpoints/step-*") if path.is_dir()}
+    runs = {run for run in runs if run.parent.name != BRANCHES}  # a run has left these
+    yield from sorted(runs, key=lambda run: (run / "checkpoints").stat().st_mtime_ns, reverse=True)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    steps = [(step, path) for path in folder.glob("step-*") if (step := step_of(path)) is not None]
+    left = left_branch(folder.parent)
+    return [path for step, path in sorted(steps, reverse=True) if left is None or step <= left]

@@ -1,0 +1,204 @@
+"""The strategy of DeepSpeed ZeRO: gradients and states, or the weights too, are split over the processes."""
+
+import os
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers import CogVideoXTransformer3DModel
+
+from cogvx_exp.model.adapt import trainable_parameters
+from cogvx_exp.optim.state import OptimizerStates
+from cogvx_exp.strategies.deepspeed_config import buffer_sizes, no_steps
+from cogvx_exp.strategies.gathering import copy_for_main_process, for_main_process
+from cogvx_exp.strategies.single import MakeOptimizer, OptimizerState, Strategy
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What Adam and AdamW keep for each value."""
+
+
+class DeepSpeed(Strategy):
+    """DeepSpeed ZeRO of a stage: 2 splits gradients and states, 3 the weights, too.
+
+    Args:
+        transformer: the trainable model; for stage 3 on the host, from where it is split weight by weight.
+        make_optimizer: builds the optimizer (Adam or AdamW).
+        accelerator: for the device and the type of the computation.
+        stage: 2 or 3.
+        offload: whether the states are on the host.
+    """
+
+    gathers = True
+
+    def __init__(
+        self,
+        transformer: CogVideoXTransformer3DModel,
+        make_optimizer: MakeOptimizer,
+        accelerator: Accelerator,
+        stage: int,
+        offload: bool = False,
+    ):
+        import deepspeed
+
+        self.transformer, self.accelerator = transformer, accelerator
+        self._stage = stage
+        self._last = True
+        optimizer = make_optimizer(trainable_parameters(transformer))
+        if offload:
+            from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+            optimizer = DeepSpeedCPUAdam(optimizer.param_groups, adamw_mode=isinstance(optimizer, torch.optim.AdamW))
+        zero: dict[str, Any] = {"stage": stage, **buffer_sizes(transformer, stage)}
+        if offload:
+            zero["offload_optimizer"] = {"device": "cpu", "pin_memory": accelerator.device.type == "cuda"}
+        config = {
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,  # the loop says which pass is the last of a step
+            "zero_optimization": zero,
+            "bf16": {"enabled": accelerator.mixed_precision == "bf16"},
+            "gradient_clipping": 0.0,  # set in `step`
+            "zero_allow_untested_optimizer": True,
+            "steps_per_print": 10**9,
+        }
+        if accelerator.device.type == "cuda":
+            # DeepSpeed takes the GPU of this number, which there may not be: Slurm can show each task its own only.
+            os.environ["LOCAL_RANK"] = str(accelerator.device.index)
+        if stage == 3:
+            _split(transformer, accelerator, config)
+        self._engine, self._zero, _, _ = deepspeed.initialize(
+            model=transformer, optimizer=optimizer, config=config, dist_init_required=False
+        )
+        assert self._engine.zero_optimization_stage() == stage
+        self.model = self._engine
+        self.optimizer = self._zero.optimizer  # the schedule sets its learning rate
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """DeepSpeed has the whole model in the type it computes in."""
+        return nullcontext()
+
+    def accumulating(self, last: bool) -> AbstractContextManager[None]:
+        """Tells DeepSpeed which pass completes a step's gradients."""
+        self._last = last
+        self._engine.set_gradient_accumulation_boundary(last)
+        return nullcontext()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Adds the gradients of a loss."""
+        self._engine.backward(loss)
+        if not self._last:
+            self._engine.step()  # counts the pass
+
+    def clip(self, max_norm: float | None) -> None:
+        """Sets what the gradients are scaled down to: DeepSpeed clips in its step."""
+        self._zero.clip_grad = max_norm or 0.0
+
+    def step(self) -> float:
+        """Clips the gradients, moves the weights, frees the gradients. Returns the norm before clipping."""
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm())
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the trained weights by name."""
+        trained = trainable_parameters(self.transformer)
+        return {name: tuple(getattr(weight, "ds_shape", weight.shape)) for name, weight in trained.items()}
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The trained weights by name, in float32, gathered on the host."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        trained = trainable_parameters(self.transformer)
+        return {name: for_main_process(safe_get_full_fp32_param(weight)) for name, weight in trained.items()}
+
+    def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
+        """Takes over trained weights, both the float32 ones and those that are computed with."""
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        for name, parameter in trainable_parameters(self.transformer).items():
+            weight = weights[name].to(self.accelerator.device)
+            safe_set_full_fp32_param(parameter, weight)
+            with torch.no_grad(), self._gathered(parameter, changed=True):
+                parameter.copy_(weight)
+
+    def optimizer_state(self) -> OptimizerState:
+        """The optimizer's state as torch's Adam has it, gathered on the host."""
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        parameters = list(trainable_parameters(self.transformer).values())
+        step = torch.tensor(float(self._steps()))
+        states = {
+            number: {"step": step.clone()}
+            | {key: for_main_process(safe_get_full_optimizer_state(parameter, key)) for key in MOMENTS}
+            for number, parameter in enumerate(parameters)
+        }
+        groups = [{key: value for key, value in group.items() if key != "params"} for group in self._zero.param_groups]
+        return {"state": states, "param_groups": [groups[0] | {"params": list(states)}]}
+
+    def load_optimizer_state(self, learned: OptimizerStates) -> None:
+        """Takes over what an optimizer of the same class has learned, each process its part; the settings stay."""
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        if not learned.states:
+            return  # the first step makes new ones
+        self._make_states()
+        for name, parameter in trainable_parameters(self.transformer).items():
+            values = learned.states[name]
+            for key in MOMENTS:
+                safe_set_full_optimizer_state(parameter, values[key].to(self.accelerator.device), key)
+        self._set_steps(float(next(iter(learned.states.values()))["step"]))
+
+    def _make_states(self) -> None:
+        """Adam makes its states in the first step; here they are needed before."""
+        split = self._stage == 3
+        for flat in self._zero.fp32_partitioned_groups_flat if split else self._zero.single_partition_of_fp32_groups:
+            moments = {key: torch.zeros_like(flat, dtype=torch.float32) for key in MOMENTS}
+            self.optimizer.state[flat] = {"step": no_steps(self.optimizer, flat), **moments}
+        if not split:
+            self._zero._lazy_init_hp_params_optimizer_state()
+
+    def _gathered(self, parameter: torch.Tensor, *, changed: bool = False) -> AbstractContextManager[Any]:
+        """Inside, a weight that ZeRO-3 has split is whole. `changed`: what is written into it is kept."""
+        from deepspeed.runtime.zero import GatheredParameters
+
+        split = hasattr(parameter, "ds_id")
+        context: AbstractContextManager[Any]
+        context = GatheredParameters([parameter], modifier_rank=0 if changed else None) if split else nullcontext()
+        return context
+
+    def _states(self) -> Iterable[dict[str, Any]]:
+        return self._zero.optimizer.state.values()
+
+    def _steps(self) -> float:
+        return max((float(state["step"]) for state in self._states() if "step" in state), default=0.0)
+
+    def _set_steps(self, steps: float) -> None:
+        for state in self._states():
+            counter = state.get("step")
+            state["step"] = torch.full_like(counter, steps) if isinstance(counter, torch.Tensor) else int(steps)
+
+    def full_model(self) -> CogVideoXTransformer3DModel:
+        """The transformer with all weights, on the host of the first process."""
+        if self._stage < 3:
+            return self.transformer
+        weights = {}
+        for name, value in self.transformer.state_dict(keep_vars=True).items():
+            with self._gathered(value):
+                weights[name] = for_main_process(value.detach())
+        return copy_for_main_process(self.transformer, weights)
+
+
+def _split(transformer: CogVideoXTransformer3DModel, accelerator: Accelerator, config: dict[str, Any]) -> None:
+    """Splits the weights of a model on the host one by one: `deepspeed.initialize` moves all to the device before.
+
+    They must have the type of the computation already, and buffers are left where they are
+    (deepspeed/runtime/engine.py, `_configure_distributed_model`).
+    """
+    from deepspeed.runtime.zero import Init
+
+    dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+    for parameter in transformer.parameters():
+        parameter.data = parameter.data.to(dtype)
+    for buffer in transformer.buffers():
+        buffer.data = buffer.data.to(accelerator.device)
+    Init(module=transformer, config_dict_or_path=config, dtype=dtype)

@@ -1,0 +1,91 @@
+"""Scenes of the world as a folder of clips, like a user's: mp4 files, prompt.txt, videos.txt."""
+
+import itertools
+import random
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.core.files import read_json, whole_folder, write_json, write_text
+from cogvx_exp.media.video import write_video
+from cogvx_exp.toy.scenes import Scene, all_scenes, draw_scene, varied
+
+FPS = 8
+ABOUT = "demo.json"
+"""Says what was drawn into a folder."""
+TRIGGER = "SKETCH"
+"""The word that stands for the style `sketch`."""
+CONCEPTS = {"sketch": "style", "cross": "shape", "diagonally": "direction"}
+"""What can be taught, and which part of a scene it is."""
+HELD_OUT = 64
+"""Scenes that the tiny model was not trained on."""
+
+Size = tuple[int, int, int]
+"""Frames, height, width."""
+
+
+def make_demo(root: Path, clips: int, concept: str, size: Size) -> None:
+    """Draws `clips` clips of a concept and the same scenes without it into `root`, if they are not there yet.
+
+    Raises:
+        UserError: something else is there.
+
+    Args:
+        root: the folder.
+        clips: how many of each kind.
+        concept: sketch, cross or diagonally; none: ordinary clips only.
+        size: frames, height and width.
+    """
+    wanted = {"clips": clips, "concept": concept, "size": list(size)}
+    if (root / "videos.txt").exists():
+        drawn = read_json(root / ABOUT) if (root / ABOUT).exists() else "clips of another kind"
+        if drawn != wanted:
+            raise UserError(f"data.root={root} has {drawn}, and this run wants {wanted}; name a new folder for these")
+        return
+    chance = random.Random(0)
+    ordinary = list(itertools.islice(itertools.cycle(training_scenes()), clips))
+    new = [[with_concept(scene, concept)] if concept != "none" else [] for scene in ordinary]
+    scenes = [one for pair in zip(new, ordinary, strict=True) for one in (*pair[0], pair[1])]
+    with whole_folder(root) as beside:
+        write_clips(beside, [varied(scene, chance) for scene in scenes], size)
+        write_json(beside / ABOUT, wanted)
+
+
+def write_clips(root: Path, scenes: Iterable[Scene], size: Size) -> None:
+    """Writes a `data=files` folder."""
+    captions, names = [], []
+    for index, scene in enumerate(scenes):
+        names.append(f"videos/{index:04d}.mp4")
+        captions.append(prompt_of(scene))
+        write_video(root / names[-1], draw_scene(scene, *size), FPS)
+    write_text(root / "prompt.txt", "\n".join(captions) + "\n")
+    write_text(root / "videos.txt", "\n".join(names) + "\n")
+
+
+def prompt_of(scene: Scene) -> str:
+    """The caption, with the trigger word of its style."""
+    return f"{TRIGGER} {scene.caption}" if scene.style == "sketch" else scene.caption
+
+
+def with_concept(scene: Scene, concept: str) -> Scene:
+    """The scene with something in it that the tiny model was not trained on."""
+    part: dict[str, Any] = {CONCEPTS[concept]: concept}
+    return replace(scene, **part)
+
+
+def training_scenes() -> list[Scene]:
+    """The part of the world that the tiny model was trained on."""
+    return _shuffled()[HELD_OUT:]
+
+
+def held_out_scenes() -> list[Scene]:
+    """64 scenes of the same kind that it was not trained on."""
+    return _shuffled()[:HELD_OUT]
+
+
+def _shuffled() -> list[Scene]:
+    scenes = [scene for scene in all_scenes() if not {scene.style, scene.shape, scene.direction} & set(CONCEPTS)]
+    random.Random(0).shuffle(scenes)
+    return scenes

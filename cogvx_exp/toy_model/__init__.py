@@ -1,0 +1,1 @@
+"""How the weights of the tiny models are made and checked. Not needed for training."""

@@ -1,0 +1,158 @@
+"""Makes the weights of the tiny models from seeds, with the program itself."""
+
+import random
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
+from hydra import compose, initialize_config_dir
+from transformers import T5EncoderModel
+
+from cogvx_exp.config.paths import conf_dir
+from cogvx_exp.config.schema import Model, TrainJob
+from cogvx_exp.config.typed import typed
+from cogvx_exp.core.files import read_json, whole_folder, write_json
+from cogvx_exp.model.build import build_pipeline, build_transformer, vae_arguments
+from cogvx_exp.model.source import put_together
+from cogvx_exp.toy.clips import held_out_scenes, training_scenes, write_clips
+from cogvx_exp.toy.scenes import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, varied
+from cogvx_exp.toy_model.check import check
+from cogvx_exp.toy_model.train_vae import PHASES, train_vae
+
+CLIPS = 1500
+SIZE = (9, 64, 64)
+"""Frames, height and width of the clips; the model sees them at half the size."""
+BATCH = 32
+WORDS = [
+    *("a", "an", "the", "on", "in", "of", "and", "is", "moving", "background", "video", "shape"),
+    *COLOURS,
+    *BACKGROUNDS,
+    *SHAPES,
+    *DIRECTIONS,
+]
+"""What the tokenizer knows whole; it spells all other words."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A run of the training, with a learning rate that rises and falls."""
+
+    model: str
+    run: str
+    """Name of its folder."""
+    steps: int
+    after: "Part | None" = None
+    """Whose denoiser it starts from."""
+
+    @property
+    def task(self) -> str:
+        """t2v or i2v."""
+        return "i2v" if self.model.endswith("i2v") else "t2v"
+
+    def trained(self, folder: Path) -> Path:
+        """The denoiser that it has trained."""
+        return folder / self.run / "export" / "transformer"
+
+    def start(self, folder: Path) -> Path:
+        """The pipeline that it starts from."""
+        return folder / f"{self.run}-start"
+
+
+def rebuild(folder: Path) -> None:
+    """Makes all the weights in `folder`, as folder/weights. What is already there is not made again."""
+    vae = _vae(folder / "vae")
+    clips = folder / "clips"
+    if not (clips / "videos.txt").exists():
+        chance = random.Random(0)
+        scenes = training_scenes()
+        write_clips(clips, [varied(scenes[index % len(scenes)], chance) for index in range(CLIPS)], SIZE)
+    first = Part("tiny", "t2v-1", 2500)
+    second = Part("tiny", "t2v-2", 2500, after=first)
+    image = Part("tiny-i2v", "i2v", 800, after=second)
+    for part in (first, second, image):
+        _train(part, folder, clips, vae)
+    _gather(folder, [second, image])
+    measures = {"vae": read_json(folder / "vae" / "measures.json")}
+    for part in (second, image):
+        shipped = put_together(folder / "weights", part.model, folder / "cache")
+        settings = [f"model={part.model}", "model.weights=pretrained", f"model.path={shipped}"]
+        output = folder / "check" / part.model
+        measures[part.model] = check(held_out_scenes(), settings, output, None, part.task == "i2v")["plain"]
+    write_json(folder / "weights" / "measures.json", measures)
+
+
+def _model(name: str, task: str) -> Model:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return typed(compose("train", [f"model={name}", f"task={task}"]), TrainJob).model
+
+
+def _vae(folder: Path) -> AutoencoderKLCogVideoX:
+    if not folder.exists():
+        trained = train_vae(vae_arguments(_model("tiny", "t2v").vae), PHASES, seed=0)
+        with whole_folder(folder) as beside:
+            trained.vae.save_pretrained(beside)
+            write_json(beside / "measures.json", {"l1": trained.l1})
+    return AutoencoderKLCogVideoX.from_pretrained(folder)
+
+
+def _train(part: Part, folder: Path, clips: Path, vae: AutoencoderKLCogVideoX) -> None:
+    """Trains a denoiser with the program itself."""
+    start = part.start(folder)
+    if not start.exists():
+        model = _model(part.model, part.task)
+        learned = {"transformer": _widened(part.after.trained(folder), model)} if part.after else {}
+        build_pipeline(model, start, WORDS, {"vae": vae, **learned})
+    if part.trained(folder).exists():
+        return
+    settings = {
+        "model": part.model,
+        "model.weights": "pretrained",
+        "model.path": start,
+        "task": part.task,
+        "method": "sft",
+        "data": "files",
+        "data.root": clips,
+        "steps": part.steps,
+        "batch_size": BATCH,
+        "optim.lr": 1e-3,
+        "optim.betas": "[0.9,0.95]",
+        "lr_scheduler": "cosine",
+        "lr_scheduler.warmup_steps": part.steps // 10,
+        "ema_decay": 0.995,
+        "validation.every": 500,
+        "checkpoint.every": 250,
+        "run_dir": folder / part.run,
+        "cache_dir": folder / "cache",
+        "resume": "auto",
+    }
+    command = [sys.executable, "-m", "cogvx_exp.train", *(f"{key}={value}" for key, value in settings.items())]
+    subprocess.run(command, check=True)
+
+
+def _widened(trained: Path, model: Model) -> CogVideoXTransformer3DModel:
+    """A trained denoiser, with as many input channels as a model has; those that are added do nothing yet."""
+    wide = build_transformer(model)
+    weights = CogVideoXTransformer3DModel.from_pretrained(trained).state_dict()
+    name = "patch_embed.proj.weight"
+    narrow = weights[name]
+    weights[name] = torch.zeros_like(wide.state_dict()[name])
+    weights[name][:, : narrow.shape[1]] = narrow
+    wide.load_state_dict(weights)
+    return wide
+
+
+def _gather(folder: Path, parts: list[Part]) -> None:
+    """Puts together what is shipped: half precision, what both models share once."""
+    there, start = folder / "weights", parts[0].start(folder)
+    T5EncoderModel.from_pretrained(start / "text_encoder").half().save_pretrained(there / "shared" / "text_encoder")
+    AutoencoderKLCogVideoX.from_pretrained(start / "vae").half().save_pretrained(there / "shared" / "vae")
+    for name in ("tokenizer", "scheduler"):
+        shutil.copytree(start / name, there / "shared" / name, dirs_exist_ok=True)
+    for part in parts:
+        half = CogVideoXTransformer3DModel.from_pretrained(part.trained(folder)).half()
+        half.save_pretrained(there / part.model / "transformer")
+        shutil.copy(part.start(folder) / "model_index.json", there / part.model)

@@ -1,0 +1,126 @@
+"""What happens between training steps: held-out loss, checkpoints, videos."""
+
+import math
+from functools import partial
+from importlib.metadata import version
+
+from cogvx_exp.config.schema import Validation
+from cogvx_exp.console.progress import console
+from cogvx_exp.core.files import fingerprint
+from cogvx_exp.data.identity import identity_of
+from cogvx_exp.distributed.process_group import ProcessGroup
+from cogvx_exp.model.device import device_name
+from cogvx_exp.reporting.page import write_run_page
+from cogvx_exp.runs.run_folder import Metrics
+from cogvx_exp.training.checkpoint.saver import CheckpointSaver
+from cogvx_exp.training.context import Context
+from cogvx_exp.training.loop import Callback
+
+VERSIONS = ("torch", "diffusers", "peft", "accelerate")
+
+
+class Callbacks:
+    """The actions of one run.
+
+    Args:
+        run: all that belongs to it.
+        saver: writes the checkpoints.
+    """
+
+    def __init__(self, run: Context, saver: CheckpointSaver):
+        self._run, self._saver = run, saver
+        self._held_out_losses: dict[int, float] = {}
+        self._identity = identity_of(run.data.encoded.dataset) if run.processes.is_main_process else None
+
+    def between_steps(self) -> list[Callback]:
+        """Checkpoints come before videos, so that a crash while sampling loses nothing; and after the measure that
+        says whether a checkpoint is the best.
+        """
+        job, training, callbacks = self._run.job, self._run.training, []
+        validation = job.validation
+        if training.held_out:
+            callbacks.append(Callback(self.measure, validation.loss_every))
+        callbacks.append(Callback(self.save, job.checkpoint.every))
+        if self._run.data.validator and isinstance(validation, Validation):
+            per_step = job.gradient_accumulation * self._run.processes.world
+            steps_per_epoch = math.ceil(training.stream.batches_per_epoch / per_step)
+            epochs = validation.every_epochs
+            every = epochs * steps_per_epoch if epochs else validation.every
+            callbacks.append(Callback(self.validate, every, at_end=False))  # then the export is sampled from
+        if self._run.processes.is_main_process:
+            callbacks.append(Callback(self.show, job.checkpoint.every))
+        return callbacks
+
+    def show(self, step: int) -> None:
+        """Writes the run's page."""
+        write_run_page(self._run.folder)
+
+    def save(self, step: int) -> None:
+        """Saves the state after a step."""
+        job, training, processes = self._run.job, self._run.training, self._run.processes
+        self._check_agreement(step)
+        batches = training.batches_done(step, job.gradient_accumulation * processes.world)
+        epoch, position = divmod(batches, training.stream.batches_per_epoch)
+        config = job.model_dump(mode="json")
+        about = {
+            "step": step,
+            "batches": batches,
+            "epoch": epoch,
+            "batches_in_epoch": position,
+            "processes": processes.world,
+            "held_out_loss": self._held_out_losses.get(step),
+            "about": training.about,
+            "dataset": self._identity,
+            "config": config,
+            "config_fingerprint": fingerprint(config),
+            "versions": {name: version(name) for name in VERSIONS},
+        }
+        gathers = training.state.strategy.gathers
+        take = partial(training.state.take, processes if gathers else ProcessGroup())
+        if processes.is_main_process:
+            self._saver.wait_for_last()
+        processes.barrier()  # here, where they may wait long: what comes next has the timeout of a step
+        if processes.is_main_process:
+            self._saver.save(self._run.folder.checkpoint(step), take, about)
+        elif gathers:
+            take()
+
+    def _check_agreement(self, step: int) -> None:
+        """Makes sure that the processes still train one model, before it is saved.
+
+        Those on GPUs of one kind must agree to the bit. Others may round differently.
+
+        Raises:
+            RuntimeError: their weights differ.
+        """
+        processes, strategy = self._run.processes, self._run.training.state.strategy
+        if processes.world == 1:
+            return
+        told = processes.all_gather([device_name(self._run.data.compute.device), strategy.fingerprint()])
+        for rank, (name, weights) in enumerate(told):
+            same = next(other for other, (its_name, _) in enumerate(told) if its_name == name)
+            if weights != told[same][1]:
+                raise RuntimeError(
+                    f"the weights of processes {same} and {rank} differ after step {step}: their gradients were not "
+                    "averaged. This is a fault of the program; no checkpoint was written"
+                )
+
+    def measure(self, step: int) -> None:
+        """Measures the held-out loss."""
+        training = self._run.training
+        assert training.held_out
+        with training.state.ema_weights():
+            losses = training.held_out.measure(training.transformer, training.loss)
+        self._held_out_losses[step] = losses["loss"]
+        if self._run.processes.is_main_process:
+            with Metrics(self._run.folder.held_out, step - 1) as held_out:
+                held_out.write(step=step, **losses)
+        self._run.trackers.metrics({"step": step, **{f"held_out/{name}": loss for name, loss in losses.items()}})
+        console.print(f"Held-out loss at step {step}: {losses['loss']:.4f}")
+
+    def validate(self, step: int) -> None:
+        """Samples the validation's videos."""
+        self._run.memory.record("before_validation")
+        with self._run.training.state.ema_weights():
+            self._run.sample(self._run.training.transformer, step)
+        self._run.memory.record("after_validation")

@@ -1,0 +1,172 @@
+"""What a checkpoint holds: written to and read from tensors and JSON, never pickle."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.training_utils import EMAModel
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+from torch.optim.lr_scheduler import LRScheduler
+
+from cogvx_exp.config.schema import Optim
+from cogvx_exp.core.disk import plain_disk_errors
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.core.files import read_json, write_json
+from cogvx_exp.distributed.process_group import ProcessGroup
+from cogvx_exp.model.adapt import trainable_parameters
+from cogvx_exp.optim.flatten import flatten_state, unflatten_state
+from cogvx_exp.optim.state import NOTHING, OptimizerStates, read_learned, states_fit
+from cogvx_exp.runs.checkpoint_folder import CheckpointFolder
+from cogvx_exp.runs.run_folder import CHECKPOINT_FILE
+from cogvx_exp.strategies.single import Strategy
+
+WEIGHTS, OPTIMIZER, STATE = CHECKPOINT_FILE, "optimizer.safetensors", "state.json"
+
+
+class TrainingState:
+    """Everything that changes while training, besides the step.
+
+    Args:
+        strategy: the model and its optimizer.
+        optim: the settings of the optimizer.
+        schedule: builds the schedule of the learning rate, given how many steps are done.
+        ema: the running average of the weights.
+    """
+
+    def __init__(
+        self, strategy: Strategy, optim: Optim, schedule: Callable[[int], LRScheduler], ema: EMAModel | None = None
+    ):
+        self.strategy = strategy
+        self.transformer = strategy.transformer
+        self.optim = optim
+        self.schedule = schedule
+        self.lr_scheduler = schedule(0)
+        self.scaler = strategy.accelerator.scaler
+        self.ema = ema
+
+    @contextmanager
+    def ema_weights(self) -> Iterator[None]:
+        """Inside, the trained weights are those to use: their running average, if there is one.
+
+        A schedule-free optimizer averages by itself and swaps the weights in its own way.
+        """
+        parameters = list(trainable_parameters(self.transformer).values())
+        optimizer = getattr(
+            self.strategy.optimizer, "optimizer", self.strategy.optimizer
+        )  # out of accelerate's wrapper
+        averages_itself = hasattr(optimizer, "eval")
+        if averages_itself:
+            optimizer.eval()
+        if self.ema:
+            self.ema.store(parameters)
+            self.ema.copy_to(parameters)
+        try:
+            yield
+        finally:
+            if self.ema:
+                self.ema.restore(parameters)
+            if averages_itself:
+                optimizer.train()
+
+    def free(self) -> None:
+        """Frees the optimizer's states and the running average; no step comes any more."""
+        self.strategy.forget_optimizer_state()
+        self.ema = None
+
+    def update_ema(self) -> None:
+        """Counts the weights of a new step into the running average."""
+        if self.ema:
+            self.ema.step(trainable_parameters(self.transformer).values())
+
+    def take(self, processes: ProcessGroup) -> Callable[[Path], None]:
+        """Copies the state to the host, and returns what writes the copy into an existing folder.
+
+        Args:
+            team: the processes that call it: all if the strategy gathers. What the first one returns is complete.
+
+        Raises:
+            UserError: a weight is not finite.
+        """
+        weights = self.strategy.weights()
+        bad = next((name for name, weight in weights.items() if not torch.isfinite(weight).all()), None)
+        bad = processes.all_gather(bad)[0]  # the others have no weights to look at
+        if bad:
+            raise UserError(f"{bad} has values that are not finite, so no checkpoint was written; lower optim.lr")
+        assert weights, "something is trained"
+        tensors: dict[str, torch.Tensor] = {}
+        state = {
+            "optimizer": flatten_state(self.strategy.optimizer_state(), tensors, "optimizer"),
+            "lr_scheduler": flatten_state(self.lr_scheduler.state_dict(), tensors, "lr_scheduler"),
+            "scaler": self.scaler.state_dict() if self.scaler else None,
+            "ema": flatten_state(self._average(self.ema), tensors, "ema") if self.ema else None,
+        }
+
+        def write(folder: Path) -> None:
+            with plain_disk_errors(folder):
+                save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / WEIGHTS)
+                save_file(tensors, folder / OPTIMIZER)
+            write_json(folder / STATE, state)
+
+        return write
+
+    def load(self, checkpoint: CheckpointFolder) -> list[str]:
+        """Reads what was learned from a checkpoint; the settings stay those that this state was built with.
+
+        Returns:
+            What could not be carried over, to be told.
+
+        Raises:
+            UserError: the checkpoint has other weights than the model.
+        """
+        folder = checkpoint.path
+        weights = load_file(folder / WEIGHTS)
+        shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+        if shapes != self.strategy.shapes():
+            raise UserError(f"checkpoint {folder} was trained with another model or method; resume with its settings")
+        self.strategy.load_weights(weights)
+        tensors = load_file(folder / OPTIMIZER)
+        state = read_json(folder / STATE)
+        learned, told = self._carried_over(unflatten_state(state["optimizer"], tensors), checkpoint)
+        self.strategy.load_optimizer_state(learned)
+        self.lr_scheduler = self.schedule(checkpoint.step)
+        if self.scaler and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        return told + self._load_average(unflatten_state(state["ema"], tensors) if state["ema"] else None)
+
+    def _carried_over(self, state: dict[str, Any], checkpoint: CheckpointFolder) -> tuple[OptimizerStates, list[str]]:
+        """What this optimizer can take over of the state of the one in the checkpoint."""
+        try:
+            before = Optim.model_validate(checkpoint.manifest["config"]["optim"])
+        except ValidationError:  # of another version, which had other settings
+            before = self.optim
+        fresh = "the optimizer starts afresh with the trained weights"
+        if before.target != self.optim.target:
+            return NOTHING, [f"optim.target: {before.target} -> {self.optim.target}: {fresh}"]
+        shapes, like = self.strategy.shapes(), next(iter(trainable_parameters(self.transformer).values()))
+        try:
+            learned = read_learned(state, shapes, before)
+        except (KeyError, ValueError):
+            return NOTHING, [f"the state of the optimizer in {checkpoint.path} is not one of {before.target}: {fresh}"]
+        if not states_fit(learned, shapes, before, self.optim, like):
+            return NOTHING, [f"with these settings of optim, {before.target} keeps other states: {fresh}"]
+        return learned, []
+
+    def _average(self, ema: EMAModel) -> dict[str, Any]:
+        state: dict[str, Any] = ema.state_dict()
+        return state | {"shadow_params": self.strategy.gathered(ema.shadow_params)}
+
+    def _load_average(self, saved: dict[str, Any] | None) -> list[str]:
+        """Takes over the running average of the weights, or starts one from the weights as they are now."""
+        if not self.ema:
+            return ["ema_decay=null: the running average of the weights is dropped"] if saved else []
+        decay = self.ema.decay
+        if saved:
+            self.ema.load_state_dict(saved | {"shadow_params": None})
+            self.ema.shadow_params = self.strategy.placed(saved["shadow_params"])
+            self.ema.decay = decay
+            return []
+        self.ema = EMAModel(trainable_parameters(self.transformer).values(), decay=decay)
+        return [f"ema_decay={decay}: the running average starts from the checkpoint's weights"]

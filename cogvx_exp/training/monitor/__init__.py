@@ -1,0 +1,1 @@
+"""Memory, throughput, and what is said when memory runs out."""

@@ -1,0 +1,59 @@
+"""How much memory a run takes, by phase."""
+
+import resource
+from dataclasses import dataclass, field
+
+import torch
+
+from cogvx_exp.core.units import GIB
+from cogvx_exp.distributed.process_group import ProcessGroup
+
+FIGURES = ("before_training", "before_validation", "after_validation", "after_testing")
+"""The moments that the CogVideoX Factory reports. Memory up to then: of the loaded model, of training, of the
+validations before and between steps, of the validation at the end."""
+
+
+@dataclass
+class MemoryLog:
+    """Records memory at named moments, in GiB: of several processes, that of the one that takes most."""
+
+    device: torch.device
+    processes: ProcessGroup
+    phases: dict[str, dict[str, float]] = field(default_factory=dict)
+    """For each phase: allocated and peak on the GPU, and the peak of the process."""
+
+    def record(self, phase: str) -> None:
+        """Notes the memory in use now and the peak since the last record. Of a repeated phase, the highest counts."""
+        figures = {"process_peak_gib": process_peak()}
+        if self.device.type == "cuda":
+            figures["allocated_gib"] = torch.cuda.memory_allocated(self.device) / GIB
+            figures["reserved_gib"] = torch.cuda.memory_reserved(self.device) / GIB
+            figures["peak_gib"] = torch.cuda.max_memory_allocated(self.device) / GIB
+            torch.cuda.reset_peak_memory_stats(self.device)
+        told = self.processes.all_gather(figures)
+        figures = {name: max(one[name] for one in told) for name in figures}
+        before = self.phases.get(phase, {})
+        self.phases[phase] = {name: round(max(value, before.get(name, 0.0)), 6) for name, value in figures.items()}
+
+    def figures(self) -> dict[str, float]:
+        """The four figures of the CogVideoX Factory's tables, as far as the run has them: peaks, GiB.
+
+        As there and in the prediction, the figure of training with validations is not below that without.
+        """
+        which = "peak_gib" if self.device.type == "cuda" else "process_peak_gib"
+        peaks = {phase: self.phases[phase][which] for phase in FIGURES if phase in self.phases}
+        if "after_validation" in peaks:
+            peaks["after_validation"] = max(peaks["after_validation"], peaks["before_validation"])
+        return peaks
+
+
+def memory_in_use(device: torch.device) -> float:
+    """GiB: on a GPU the peak since the last record, else the peak of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / GIB
+    return process_peak()
+
+
+def process_peak() -> float:
+    """The most memory this process has had, GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)  # Linux counts KiB

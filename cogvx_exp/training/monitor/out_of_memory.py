@@ -1,0 +1,66 @@
+"""What a user reads when a GPU has no memory left."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import torch
+
+from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.core.units import GIB
+
+
+@contextmanager
+def explained_out_of_memory(job: TrainJob) -> Iterator[None]:
+    """Inside, an allocation that a GPU refuses becomes an error for people.
+
+    Raises:
+        UserError: in place of torch.OutOfMemoryError.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        refused = str(error).splitlines()[0].split(" Including non-PyTorch")[0]
+        message = f"{refused}\n{_predicted(job)}{_found()}"
+    else:
+        return
+    # Raised here, the traceback of the first error, and the tensors that its frames hold, are gone.
+    raise UserError(f"{message}\n{_what_helps(job)}")
+
+
+def _predicted(job: TrainJob) -> str:
+    """What the run was to take, if that can be told."""
+    from cogvx_exp.estimate.prediction import predict
+
+    with suppress(Exception):  # the error that is being told matters more
+        return f"Predicted were {predict(job).peak:.1f} GiB at most. "
+    return ""
+
+
+def _found() -> str:
+    free, total = torch.cuda.mem_get_info()
+    others = max(total - free - torch.cuda.memory_reserved(), 0)
+    return (
+        f"The GPU has {total / GIB:.1f} GiB, of which this run's tensors took up to "
+        f"{torch.cuda.max_memory_allocated() / GIB:.1f} and CUDA itself and other programs {others / GIB:.1f}."
+    )
+
+
+def _what_helps(job: TrainJob) -> str:
+    """Settings that take less, as far as the job has not got them."""
+    several = job.distributed.name != "single"
+    helps = {
+        "batch_size=1 with gradient_accumulation": job.batch_size > 1,
+        "memory=24gb": job.memory.activations != "offload",
+        "memory=16gb": job.memory.activations == "offload" and job.memory.ff_chunks == 1,
+        "memory=12gb": job.memory.ff_chunks > 1 and not job.memory.stream_blocks and job.method.kind != "full",
+        "quant=nf4": job.quant.name == "none" and job.method.kind != "full" and not job.memory.stream_blocks,
+        "optim=adamw8bit": job.optim.name == "adamw" and job.distributed.name in ("single", "ddp"),
+        "optim=cpu_offload_bf16": not job.optim.offload and job.method.kind == "full" and not several,
+        "a smaller method.rank": job.method.kind != "full",
+    }
+    chosen = ", ".join(name for name, applies in helps.items() if applies)
+    return (
+        f"These take less: {chosen}. python -m cogvx_exp.memory with this run's settings and memory.budget=GIB finds "
+        "what fits; resume=latest goes on from the last checkpoint"
+    )
