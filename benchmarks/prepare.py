@@ -38,7 +38,7 @@ def make_clips(root: Path, source: Path, count: int) -> None:
     (root / "prompt.txt").write_text("".join(f"caption number {number}\n" for number in range(count)))
 
 
-def plain_loop(dataset: Any, job: Any, encoder: Any, out: Path) -> float:
+def plain_loop(dataset: Any, job: Any, context: Any, out: Path) -> float:
     """Seconds of a loop that does one thing after another."""
     import torch
     from diffusers import AutoencoderKLCogVideoX
@@ -47,23 +47,23 @@ def plain_loop(dataset: Any, job: Any, encoder: Any, out: Path) -> float:
     from cogvx_exp.model.load import load_text_encoder
 
     started = time.perf_counter()
-    vae = AutoencoderKLCogVideoX.from_pretrained(encoder.folder / "vae", torch_dtype=encoder.compute.dtype)
-    tokenizer, text_encoder = load_text_encoder(encoder.folder, encoder.compute)
+    vae = AutoencoderKLCogVideoX.from_pretrained(context.folder / "vae", torch_dtype=context.compute.dtype)
+    tokenizer, text_encoder = load_text_encoder(context.folder, context.compute)
     out.mkdir()
     for clip in dataset.clips:
         moments = encode_videos(to_pixels([decode(clip, job)], vae.device), vae)
-        embeds = encode_captions(list(clip.row.captions), tokenizer, text_encoder, encoder.max_tokens)
+        embeds = encode_captions(list(clip.row.captions), tokenizer, text_encoder, context.max_tokens)
         torch.save(moments, out / f"{clip.row.number}.latent.pt")
         torch.save(embeds, out / f"{clip.row.number}.embeds.pt")
     return time.perf_counter() - started
 
 
-def vae_alone(dataset: Any, job: Any, encoder: Any) -> float:
+def vae_alone(dataset: Any, job: Any, context: Any) -> float:
     """Seconds of encoding clips that are decoded already."""
     from cogvx_exp.latents.encode import encode_videos, to_pixels
     from cogvx_exp.model.load import load_vae
 
-    vae = load_vae(encoder.folder, encoder.compute, encoder.memory)
+    vae = load_vae(context.folder, context.compute, context.memory)
     pixels = [to_pixels([decode(clip, job)], vae.device) for clip in dataset.clips]
     started = time.perf_counter()
     for clip in pixels:
@@ -71,12 +71,12 @@ def vae_alone(dataset: Any, job: Any, encoder: Any) -> float:
     return time.perf_counter() - started
 
 
-def prepare(dataset: Any, job: Any, encoder: Any) -> float:
+def prepare(dataset: Any, job: Any, context: Any) -> float:
     """Seconds of what `python -m cogvx_exp.prepare` does."""
     from cogvx_exp.latents.dataset import encode_dataset
 
     started = time.perf_counter()
-    encode_dataset(dataset, job.data, encoder, [], None)
+    encode_dataset(dataset, job.data, context, [], None)
     return time.perf_counter() - started
 
 
@@ -113,9 +113,10 @@ def measure(source: Path, count: int, folder: Path) -> None:
     from cogvx_exp.config.typed import typed
     from cogvx_exp.console.progress import console
     from cogvx_exp.data.dataset import load_dataset
-    from cogvx_exp.latents.prepare import Encoder
+    from cogvx_exp.latents.context import PipelineContext
     from cogvx_exp.model.device import Compute
     from cogvx_exp.model.load import pipeline_folder
+    from cogvx_exp.tasks.base import build_task
 
     console.quiet = True
     make_clips(folder / "clips", source, count)
@@ -125,7 +126,7 @@ def measure(source: Path, count: int, folder: Path) -> None:
     dataset = load_dataset(job.data, job.cache_dir)
     pipeline = pipeline_folder(job.model, job.cache_dir)
     single, half = (
-        Encoder(pipeline, Compute(torch.device("cpu"), dtype), job.memory, job.cache_dir)
+        PipelineContext(pipeline, Compute(torch.device("cpu"), dtype), job.memory, job.cache_dir, build_task(job.task))
         for dtype in (torch.float32, torch.bfloat16)
     )
     seconds = {

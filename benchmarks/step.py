@@ -19,8 +19,8 @@ from hydra import compose, initialize_config_dir
 from cogvx_exp.config.paths import conf_dir
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.config.typed import typed
+from cogvx_exp.diffusion.batch import Batch
 from cogvx_exp.diffusion.denoise import denoising_loss
-from cogvx_exp.loading.samples import Batch
 from cogvx_exp.model.adapt import make_trainable
 from cogvx_exp.model.device import Compute
 from cogvx_exp.model.offload.blocks import apply_memory_options

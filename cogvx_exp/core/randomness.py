@@ -4,6 +4,8 @@ The noise of training sample 1234 is the same on one process or eight, before an
 """
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -17,3 +19,23 @@ def keyed_seed(seed: int, *key: int | str) -> int:
 def generator(seed: int, *key: int | str) -> torch.Generator:
     """A CPU generator for the purpose named by `key`, such as (sample number, "noise")."""
     return torch.Generator().manual_seed(keyed_seed(seed, *key))
+
+
+@dataclass(frozen=True)
+class SampleRandomness:
+    """Randomness of one training sample, keyed by its number and by what is drawn."""
+
+    seed: int
+    sample: int
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A CPU generator for one purpose."""
+        return generator(self.seed, self.sample, purpose)
+
+    def uniform(self, purpose: str) -> float:
+        """A number in [0, 1)."""
+        return torch.rand((), generator=self.generator(purpose)).item()
+
+    def normal(self, shape: Sequence[int], purpose: str) -> torch.Tensor:
+        """Standard normal values, float32."""
+        return torch.randn(tuple(shape), generator=self.generator(purpose))

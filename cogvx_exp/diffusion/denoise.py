@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
+from cogvx_exp.diffusion.batch import Batch
 from cogvx_exp.diffusion.objective import add_noise, velocity_loss
-from cogvx_exp.loading.samples import Batch
 from cogvx_exp.model.positions import rotary_positions
 
 OFS = 2.0
@@ -43,7 +43,7 @@ def model_inputs(noisy: torch.Tensor, batch: Batch, config: dict, dtype: torch.d
         dtype: type of the transformer's input.
     """
     frames, _, height, width = noisy.shape[1:]
-    hidden_states = noisy if batch.image_latents is None else torch.cat([noisy, batch.image_latents], dim=2)
+    hidden_states = noisy if batch.condition is None else torch.cat([noisy, batch.condition], dim=2)
     return {
         "hidden_states": hidden_states.to(dtype),
         "encoder_hidden_states": batch.prompt_embeds.to(dtype),

@@ -9,6 +9,7 @@ from diffusers import CogVideoXTransformer3DModel
 
 from cogvx_exp.config.rules.prompts import read_prompts
 from cogvx_exp.config.schema import GenerateJob, Memory, Model
+from cogvx_exp.config.schema import Task as TaskSettings
 from cogvx_exp.console.progress import console, progress
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import read_json
@@ -24,7 +25,7 @@ from cogvx_exp.evaluation.sampling import (
     video_requests,
 )
 from cogvx_exp.latents.captions import load_embeds, prepare_captions
-from cogvx_exp.latents.prepare import Encoder
+from cogvx_exp.latents.context import PipelineContext
 from cogvx_exp.model.device import Compute, choose_compute
 from cogvx_exp.model.load import (
     load_scheduler,
@@ -37,6 +38,9 @@ from cogvx_exp.model.load import (
 from cogvx_exp.model.offload.blocks import apply_memory_options
 from cogvx_exp.model.pipeline_files import check_same_architecture
 from cogvx_exp.runs.run_folder import is_whole
+from cogvx_exp.tasks.base import Task
+from cogvx_exp.tasks.image_to_video import ImageToVideo
+from cogvx_exp.tasks.text_to_video import TextToVideo
 
 IMAGES = "generate.images"
 
@@ -126,10 +130,12 @@ def _make(job: GenerateJob, recipe: Recipe, named: list[tuple[Path, VideoRequest
         image_of(image)  # tells what cannot be opened before anything is loaded
     compute = choose_compute(job.device, recipe.model)
     pipeline = pipeline_folder(recipe.model, job.cache_dir)
-    encoder = Encoder(pipeline, compute, job.memory, job.cache_dir)
+    task = task_of(recipe.model)
+    task.check_model(pipeline)
+    context = PipelineContext(pipeline, compute, job.memory, job.cache_dir, task)
     texts = sorted({text for _, request in named for text in (request.prompt, request.negative_prompt)})
-    keys = prepare_captions(texts, encoder)
-    embeds = dict(zip(texts, load_embeds(texts, keys, encoder.cache), strict=True))
+    keys = prepare_captions(texts, context)
+    embeds = dict(zip(texts, load_embeds(texts, keys, context.cache), strict=True))
     transformer = _load(recipe, pipeline, compute, job.memory)
     vae = load_vae(pipeline, compute, job.memory)
     scheduler = load_scheduler(pipeline, recipe.model.sampling.scheduler)
@@ -141,14 +147,20 @@ def _make(job: GenerateJob, recipe: Recipe, named: list[tuple[Path, VideoRequest
     return [path for path, _ in named]
 
 
+def task_of(model: Model) -> Task:
+    """The task that a model samples for."""
+    if "i2v" in model.tasks:
+        return ImageToVideo(TaskSettings(name="i2v"))
+    return TextToVideo(TaskSettings(name="t2v"))
+
+
 def _load(recipe: Recipe, pipeline: Path, compute: Compute, memory: Memory) -> CogVideoXTransformer3DModel:
-    task = recipe.model.tasks[0]
     folder = next((file for file in recipe.adapters if file.is_dir()), None)
     if folder:  # it needs no base
         check_same_architecture(folder, read_json(pipeline / "transformer" / "config.json"))
         transformer = load_whole(folder, compute)
     else:
-        transformer = load_transformer(pipeline, compute, task, blocks_on_host=memory.stream_blocks)
+        transformer = load_transformer(pipeline, compute, blocks_on_host=memory.stream_blocks)
         for number, file in enumerate(recipe.adapters):
             transformer = load_trained(transformer, file, compute, _name(number), must_change=True)
     if any(is_whole(file) for file in recipe.adapters) and recipe.strengths != [1.0]:

@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from cogvx_exp.diffusion.denoise import Loss
+from cogvx_exp.latents.context import PipelineContext
 from cogvx_exp.latents.dataset import EncodedClips
-from cogvx_exp.latents.prepare import Encoder
-from cogvx_exp.loading.images import image_condition
+from cogvx_exp.loading.condition import load_condition_encoder, with_condition
 from cogvx_exp.loading.sampler import SampleIndex
 from cogvx_exp.loading.samples import TrainingSamples
 from cogvx_exp.model.device import release
-from cogvx_exp.model.load import load_vae
 
 SEED = 0
 """The same for all runs, whatever their seed, so that they measure the same thing."""
@@ -28,7 +27,7 @@ class HeldOutLoss:
     samples: TrainingSamples
     """Without dropout and flips."""
     clips: EncodedClips
-    encoder: Encoder
+    context: PipelineContext
     timesteps: list[int]
 
     @torch.no_grad()
@@ -36,19 +35,16 @@ class HeldOutLoss:
         """The mean loss, and the mean at each timestep as `loss_t0050`; the processes share the work."""
         was_training = transformer.training
         transformer.eval()
-        compute = self.encoder.compute
-        vae = None
-        if self.encoder.images:
-            vae = load_vae(self.encoder.folder, compute, self.encoder.memory, self.encoder.image_scale)
-        timesteps, processes = self.timesteps, self.encoder.processes
+        compute = self.context.compute
+        vae = load_condition_encoder(self.context)
+        timesteps, processes = self.timesteps, self.context.processes
         items = [(clip, number) for clip in range(len(self.clips.names)) for number in range(len(timesteps))]
         measured: list[float] = []
         for position in range(-(-len(items) // processes.world)):  # equally many in every process
             clip, number = items[min(position * processes.world + processes.rank, len(items) - 1)]
             batch = self.samples[SampleIndex(-1 - clip * len(timesteps) - number, clip)].to(compute.device)
             batch = replace(batch, timesteps=torch.full_like(batch.timesteps, timesteps[number]))
-            if vae is not None:
-                batch = replace(batch, image_latents=image_condition(batch, vae))
+            batch = with_condition(batch, self.context, vae)
             with compute.autocast():
                 measured.append(loss(transformer, batch).item())
         told = processes.all_gather(measured)

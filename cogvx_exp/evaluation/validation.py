@@ -12,7 +12,7 @@ from PIL import Image
 from cogvx_exp.config.schema import Model
 from cogvx_exp.console.progress import progress
 from cogvx_exp.evaluation.sampling import Sampler, VideoRequest, file_name, image_of, save_video
-from cogvx_exp.latents.prepare import Encoder
+from cogvx_exp.latents.context import PipelineContext
 from cogvx_exp.model.device import release
 from cogvx_exp.model.load import load_scheduler, load_vae
 
@@ -25,7 +25,7 @@ class Validator:
     embeds: dict[str, torch.Tensor]
     """Embeddings of each prompt and negative prompt, (tokens, width)."""
     model: Model
-    encoder: Encoder
+    context: PipelineContext
     """Where the pipeline and its settings are, and the processes that share the videos."""
     offload: bool = False
     """Whether the transformer leaves the GPU while the VAE decodes."""
@@ -48,9 +48,9 @@ class Validator:
         """
         was_training = transformer.training
         transformer.eval()
-        encoder, compute, processes = self.encoder, self.encoder.compute, self.encoder.processes
-        vae = load_vae(encoder.folder, compute, encoder.memory, encoder.image_scale)
-        scheduler = load_scheduler(encoder.folder, self.model.sampling.scheduler)
+        context, compute, processes = self.context, self.context.compute, self.context.processes
+        vae = load_vae(context.folder, compute, context.memory, context.task.latent_scale)
+        scheduler = load_scheduler(context.folder, self.model.sampling.scheduler)
         sampler = Sampler(transformer, vae, scheduler, self.embeds, compute, offload=self.offload, images=self.images)
         paths = [folder / file_name(index, request.prompt) for index, request in enumerate(self.requests)]
         rounds = -(-len(paths) // processes.world)

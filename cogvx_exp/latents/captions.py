@@ -12,36 +12,36 @@ from cogvx_exp.core.files import file_hash, read_json
 from cogvx_exp.data.dataset import Clip
 from cogvx_exp.data.factory_latents import load_tensor
 from cogvx_exp.latents.cache import TensorCache
+from cogvx_exp.latents.context import PipelineContext
 from cogvx_exp.latents.encode import encode_captions, token_counts
-from cogvx_exp.latents.prepare import Encoder
 from cogvx_exp.model.device import release
 from cogvx_exp.model.load import identity, load_text_encoder
 
 CAPTIONS_AT_ONCE = 16
 
 
-def prepare_captions(captions: Iterable[str], encoder: Encoder) -> dict[str, str]:
+def prepare_captions(captions: Iterable[str], context: PipelineContext) -> dict[str, str]:
     """Encodes the captions that are not in the cache; returns the key of each distinct caption."""
-    made_by = encoder.made_by("text_encoder") | {"tokenizer": identity(encoder.folder, "tokenizer")}
-    made_by |= {"max_length": str(encoder.max_tokens)}
-    width = read_json(encoder.folder / "text_encoder" / "config.json")["d_model"]
-    cache, shape = encoder.cache, (encoder.max_tokens, width)
+    made_by = context.made_by("text_encoder") | {"tokenizer": identity(context.folder, "tokenizer")}
+    made_by |= {"max_length": str(context.max_tokens)}
+    width = read_json(context.folder / "text_encoder" / "config.json")["d_model"]
+    cache, shape = context.cache, (context.max_tokens, width)
     keys = {caption: cache.key({"caption": caption} | made_by) for caption in dict.fromkeys(captions)}
     ordered = sorted(keys)
     groups = [ordered[first : first + CAPTIONS_AT_ONCE] for first in range(0, len(ordered), CAPTIONS_AT_ONCE)]
-    groups = groups[encoder.processes.rank :: encoder.processes.world]
+    groups = groups[context.processes.rank :: context.processes.world]
     missing = [group for group in groups if not all(cache.has(keys[caption], shape) for caption in group)]
     if missing:
-        tokenizer, text_encoder = load_text_encoder(encoder.folder, encoder.compute)
-        _say_cut([caption for group in missing for caption in group], tokenizer, encoder.max_tokens)
+        tokenizer, text_encoder = load_text_encoder(context.folder, context.compute)
+        _say_cut([caption for group in missing for caption in group], tokenizer, context.max_tokens)
         for group in progress("Encoding captions", missing):
             # Always a whole group: what is encoded beside a caption can change its last bits.
-            embeds = encode_captions(group, tokenizer, text_encoder, encoder.max_tokens)
+            embeds = encode_captions(group, tokenizer, text_encoder, context.max_tokens)
             for caption, embed in zip(group, embeds, strict=True):
                 if not cache.has(keys[caption], shape):
                     cache.save(keys[caption], embed)
         del tokenizer, text_encoder
-        release(encoder.compute.device)
+        release(context.compute.device)
     return keys
 
 

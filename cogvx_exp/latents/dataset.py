@@ -9,7 +9,8 @@ from cogvx_exp.data.dataset import Clip, Dataset, accept, short_paths
 from cogvx_exp.data.faults import DataFault
 from cogvx_exp.latents.cache import TensorCache
 from cogvx_exp.latents.captions import import_embeds, prepare_captions
-from cogvx_exp.latents.prepare import Encoder, Entry, prepare_videos
+from cogvx_exp.latents.context import PipelineContext
+from cogvx_exp.latents.prepare import Entry, prepare_videos
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class EncodedDataset:
 
 
 def encode_dataset(
-    dataset: Dataset, data: Data, encoder: Encoder, texts: list[str], report: Path | None
+    dataset: Dataset, data: Data, context: PipelineContext, texts: list[str], report: Path | None
 ) -> EncodedDataset:
     """Fills the cache with the clips (unless data.encode=online), their captions and other `texts`.
 
@@ -49,16 +50,16 @@ def encode_dataset(
     """
     everything = [*dataset.clips, *dataset.held_out]
     raw = [clip for clip in everything if not clip.latents]
-    text_keys = prepare_captions([*(text for clip in raw for text in clip.row.captions), "", *texts], encoder)
+    text_keys = prepare_captions([*(text for clip in raw for text in clip.row.captions), "", *texts], context)
     imported = [clip for clip in everything if clip.latents]
-    embeds = dict(zip((clip.name for clip in imported), import_embeds(imported, encoder.cache), strict=True))
+    embeds = dict(zip((clip.name for clip in imported), import_embeds(imported, context.cache), strict=True))
 
     entries: dict[str, tuple[Entry, ...]] = {}
     # Held-out clips are always read from the cache: their loss is measured on the same pixels every time.
     to_cache = everything if data.encode == "cache" else dataset.held_out
     if to_cache:
-        found, faults = prepare_videos(to_cache, data, encoder)
-        told = encoder.processes.all_gather([astuple(fault) for fault in faults])
+        found, faults = prepare_videos(to_cache, data, context)
+        told = context.processes.all_gather([astuple(fault) for fault in faults])
         faults = [DataFault(*fault) for of_one in told for fault in of_one]
         entries = {clip.name: entry for clip, entry in zip(to_cache, found, strict=True)}
         dataset = _without(dataset, {(fault.row, fault.file) for fault in faults})
@@ -66,7 +67,7 @@ def encode_dataset(
 
     def gather(clips: list[Clip]) -> EncodedClips:
         return EncodedClips(
-            cache=encoder.cache,
+            cache=context.cache,
             videos=[entries[clip.name] for clip in clips if clip.name in entries],
             captions=[
                 (embeds[clip.name],) if clip.latents else tuple(text_keys[text] for text in clip.row.captions)
@@ -76,7 +77,7 @@ def encode_dataset(
             names=[clip.name for clip in clips],
         )
 
-    encoder.processes.barrier()  # what the others encode is in the cache
+    context.processes.barrier()  # what the others encode is in the cache
     return EncodedDataset(dataset, gather(dataset.clips), gather(dataset.held_out), text_keys)
 
 

@@ -8,7 +8,7 @@ Processes share the work by its number and need not talk to each other: an entry
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cogvx_exp.config.schema import Data, Memory
+from cogvx_exp.config.schema import Data
 from cogvx_exp.console.progress import progress
 from cogvx_exp.core.files import file_hash, read_json
 from cogvx_exp.data.dataset import Clip
@@ -26,43 +26,14 @@ from cogvx_exp.data.faults import ClipError, DataFault, fault_of
 from cogvx_exp.data.frames import choose_frames
 from cogvx_exp.data.index.files import FileIndex, stamp_of
 from cogvx_exp.data.resize import ResizeSpec
-from cogvx_exp.distributed.process_group import ProcessGroup
 from cogvx_exp.latents.cache import TensorCache
+from cogvx_exp.latents.context import PipelineContext
 from cogvx_exp.latents.encode import encode_videos, moments_shape, to_pixels
 from cogvx_exp.media.timeline import DECORD
 from cogvx_exp.media.video import READER_VERSION
-from cogvx_exp.model.device import Compute, release
-from cogvx_exp.model.load import identity, load_vae
-
-
-@dataclass(frozen=True)
-class Encoder:
-    """What encodes: a pipeline's folder, a device with a type, and where the results go."""
-
-    folder: Path
-    compute: Compute
-    memory: Memory
-    cache_dir: Path
-    images: bool = False
-    """Whether the clips' first frames are kept, too (image-to-video)."""
-    image_scale: str = "auto"
-    """See task.image_scale."""
-    processes: ProcessGroup = field(default_factory=ProcessGroup)
-    """The processes that share the work."""
-
-    @property
-    def cache(self) -> TensorCache:
-        """Where the results go."""
-        return TensorCache(self.cache_dir / "encoded")
-
-    @property
-    def max_tokens(self) -> int:
-        """Text tokens that the transformer takes."""
-        return int(read_json(self.folder / "transformer" / "config.json")["max_text_seq_length"])
-
-    def made_by(self, part: str) -> dict[str, str]:
-        """The share of this encoder in the fingerprint of what it encodes."""
-        return {"encoder": identity(self.folder, part), "dtype": str(self.compute.dtype)}
+from cogvx_exp.model.device import release
+from cogvx_exp.model.load import load_vae
+from cogvx_exp.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -70,9 +41,8 @@ class Entry:
     """Keys of one encoded clip."""
 
     moments: str
-    image: str | None
-    """Of its first frame: pixels, uint8, (3, height, width), so that the image's noise is fresh in
-    every step; or, of clips that were encoded elsewhere, moments, (2C, 1, height, width)."""
+    extras: tuple[tuple[str, str], ...] = ()
+    """Names and keys of what the task keeps besides."""
 
 
 @dataclass(frozen=True)
@@ -90,42 +60,45 @@ class _Work:
         """Stands for the whole entry."""
         return self.entry.moments
 
-    def done(self, cache: TensorCache) -> bool:
+    def done(self, cache: TensorCache, task: Task) -> bool:
         """Whether the entry is in the cache."""
-        return self.has_moments(cache) and self.has_image(cache)
+        return self.has_moments(cache) and not self.missing_extras(cache, task)
 
     def has_moments(self, cache: TensorCache) -> bool:
         """Whether the clip is in the cache."""
         return cache.has(self.entry.moments, self.shape)
 
-    def has_image(self, cache: TensorCache) -> bool:
-        """Whether its first frame is in the cache, or not needed."""
-        bucket = self.clip.bucket
-        shape = None if self.clip.latents else (3, bucket.height, bucket.width)
-        return self.entry.image is None or cache.has(self.entry.image, shape)
+    def missing_extras(self, cache: TensorCache, task: Task) -> list[tuple[str, str]]:
+        """Names and keys of what the task keeps and the cache does not have."""
+        shapes = {
+            name: None if self.clip.latents else task.cached[name].shape(self.clip.bucket) for name in task.cached
+        }
+        return [(name, key) for name, key in self.entry.extras if not cache.has(key, shapes[name])]
 
 
-def prepare_videos(clips: list[Clip], data: Data, encoder: Encoder) -> tuple[list[tuple[Entry, ...]], list[DataFault]]:
+def prepare_videos(
+    clips: list[Clip], data: Data, context: PipelineContext
+) -> tuple[list[tuple[Entry, ...]], list[DataFault]]:
     """Encodes the clips that are not in the cache.
 
     Returns:
         The entries of every clip (with data.random_flip, of the clip and of its mirror image), and the
         faults of those that could not be encoded.
     """
-    works = _all_work(clips, data, encoder)
+    works = _all_work(clips, data, context)
     faults: dict[str, ClipError] = {}
-    groups = _groups(works, data.encode_batch_size)[encoder.processes.rank :: encoder.processes.world]
-    missing = [group for group in groups if not all(work.done(encoder.cache) for work in group)]
+    groups = _groups(works, data.encode_batch_size)[context.processes.rank :: context.processes.world]
+    missing = [group for group in groups if not all(work.done(context.cache, context.task) for work in group)]
     for work in (work for group in missing for work in group if work.clip.latents):
-        _import(work, encoder.cache, faults)
+        _import(work, context, faults)
     missing = [group for group in missing if not group[0].clip.latents]
     if missing:
-        vae = load_vae(encoder.folder, encoder.compute, encoder.memory)
-        done = _encode_groups(missing, data, vae, encoder.cache, faults)
+        vae = load_vae(context.folder, context.compute, context.memory)
+        done = _encode_groups(missing, data, vae, context, faults)
         for _ in progress("Encoding clips", done, sum(map(len, missing))):
             pass
         del vae
-        release(encoder.compute.device)
+        release(context.compute.device)
     entries: dict[str, list[Entry]] = {}
     for work in works:
         entries.setdefault(_id(work.clip), []).append(work.entry)
@@ -135,20 +108,21 @@ def prepare_videos(clips: list[Clip], data: Data, encoder: Encoder) -> tuple[lis
     ]
 
 
-def _all_work(clips: list[Clip], data: Data, encoder: Encoder) -> list[_Work]:
+def _all_work(clips: list[Clip], data: Data, context: PipelineContext) -> list[_Work]:
     """The entries of all clips, in their order; two for each clip with data.random_flip."""
-    hashes = _content_hashes(clips, encoder)
-    made_by, vae = encoder.made_by("vae"), read_json(encoder.folder / "vae" / "config.json")
+    hashes = _content_hashes(clips, context)
+    made_by, vae = context.made_by("vae"), read_json(context.folder / "vae" / "config.json")
     works = []
     for clip in clips:
         if clip.latents:
-            works.append(_Work(_imported_entry(clip, hashes, encoder), clip, flip=False))
+            works.append(_Work(_imported_entry(clip, hashes, context), clip, flip=False))
             continue
         pixels = _pixels(clip, data, hashes[clip.row.path])
         for flip in (False, True) if data.random_flip else (False,):
             origin = pixels | {"reshape": data.reshape, "flip": flip}
-            image = encoder.cache.key(origin | {"part": "first frame"}) if encoder.images else None
-            entry = Entry(encoder.cache.key(origin | made_by), image)
+            cached = context.task.cached.items()
+            extras = tuple((name, context.cache.key(origin | {"part": item.part})) for name, item in cached)
+            entry = Entry(context.cache.key(origin | made_by), extras)
             works.append(_Work(entry, clip, flip, moments_shape(vae, clip.bucket)))
     return works
 
@@ -167,20 +141,22 @@ def _pixels(clip: Clip, data: Data, content: str) -> dict[str, Any]:
     return pixels
 
 
-def _imported_entry(clip: Clip, hashes: dict[str, str], encoder: Encoder) -> Entry:
+def _imported_entry(clip: Clip, hashes: dict[str, str], context: PipelineContext) -> Entry:
     assert clip.latents
-    image = None
-    if encoder.images:
-        image = encoder.cache.key({"image moments": hashes[clip.latents.required_image()]})
-    return Entry(encoder.cache.key({"moments": hashes[clip.latents.moments]}), image)
+    extras = tuple(
+        (name, context.cache.key({f"{name} moments": hashes[item.imported(clip.latents)]}))
+        for name, item in context.task.cached.items()
+    )
+    return Entry(context.cache.key({"moments": hashes[clip.latents.moments]}), extras)
 
 
-def _import(work: _Work, cache: TensorCache, faults: dict[str, ClipError]) -> None:
+def _import(work: _Work, context: PipelineContext, faults: dict[str, ClipError]) -> None:
     """Takes over a clip that is encoded already."""
     assert work.clip.latents
-    _try(faults, work.clip, cache, work.entry.moments, load_tensor(work.clip.latents.moments, 4))
-    if work.entry.image:
-        _try(faults, work.clip, cache, work.entry.image, load_tensor(work.clip.latents.required_image(), 4))
+    _try(faults, work.clip, context.cache, work.entry.moments, load_tensor(work.clip.latents.moments, 4))
+    for name, key in work.entry.extras:
+        imported = load_tensor(context.task.cached[name].imported(work.clip.latents), 4)
+        _try(faults, work.clip, context.cache, key, imported)
 
 
 def _groups(works: list[_Work], size: int) -> list[list[_Work]]:
@@ -195,7 +171,7 @@ def _groups(works: list[_Work], size: int) -> list[list[_Work]]:
 
 
 def _encode_groups(
-    groups: list[list[_Work]], data: Data, vae: Any, cache: TensorCache, faults: dict[str, ClipError]
+    groups: list[list[_Work]], data: Data, vae: Any, context: PipelineContext, faults: dict[str, ClipError]
 ) -> Iterator[None]:
     """Encodes and saves group by group; yields once for each clip."""
     tasks = (_decoding_task(work, data) for group in groups for work in group)
@@ -209,7 +185,7 @@ def _encode_groups(
                 pixels = to_pixels([frames[work] for work in good], vae.device, data.pin_memory)
                 moments = encode_videos(pixels, vae)
                 for work, of_clip in zip(good, moments, strict=True):
-                    _save(work, of_clip, frames[work][0], cache, faults)
+                    _save(work, of_clip, frames[work], context, faults)
             yield from (None for _ in group)
 
 
@@ -220,14 +196,13 @@ def _decoding_task(work: _Work, data: Data) -> tuple[Any, ...]:
 
 
 def _save(
-    work: _Work, moments: torch.Tensor, first_frame: np.ndarray, cache: TensorCache, faults: dict[str, ClipError]
+    work: _Work, moments: torch.Tensor, frames: np.ndarray, context: PipelineContext, faults: dict[str, ClipError]
 ) -> None:
     """Writes what is missing of an entry."""
-    if not work.has_moments(cache):
-        _try(faults, work.clip, cache, work.entry.moments, moments)
-    if work.entry.image and not work.has_image(cache):
-        pixels = torch.from_numpy(first_frame.copy()).permute(2, 0, 1)
-        _try(faults, work.clip, cache, work.entry.image, pixels)
+    if not work.has_moments(context.cache):
+        _try(faults, work.clip, context.cache, work.entry.moments, moments)
+    for name, key in work.missing_extras(context.cache, context.task):
+        _try(faults, work.clip, context.cache, key, context.task.cached[name].make(frames))
 
 
 def _try(faults: dict[str, ClipError], clip: Clip, cache: TensorCache, key: str, tensor: torch.Tensor) -> None:
@@ -242,12 +217,13 @@ def _id(clip: Clip) -> str:
     return f"{clip.row.path} {clip.bucket}"
 
 
-def _content_hashes(clips: list[Clip], encoder: Encoder) -> dict[str, str]:
+def _content_hashes(clips: list[Clip], context: PipelineContext) -> dict[str, str]:
     """Hash of each file's content; files that have not changed are not read again."""
     paths = {clip.latents.moments if clip.latents else clip.row.path for clip in clips}
-    paths |= {clip.latents.required_image() for clip in clips if clip.latents and encoder.images}
+    kept = context.task.cached.values()
+    paths |= {item.imported(clip.latents) for clip in clips if clip.latents for item in kept}
     stamps = {path: stamp_of(path) for path in paths}
-    with FileIndex(encoder.cache_dir / "index.sqlite") as index:
+    with FileIndex(context.cache_dir / "index.sqlite") as index:
         known = index.hashes(list(stamps.values()))
         unknown = [path for path in stamps if path not in known]
         with ThreadPoolExecutor() as threads:  # hashing lets other threads run

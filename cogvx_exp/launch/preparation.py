@@ -43,19 +43,20 @@ def encode_share(job: PrepareJob, dataset: Dataset) -> None:
 
 def _encode_share(job: PrepareJob, dataset: Dataset) -> None:
     quiet_libraries()
+    from cogvx_exp.latents.context import PipelineContext
     from cogvx_exp.latents.dataset import encode_dataset
-    from cogvx_exp.latents.prepare import Encoder
     from cogvx_exp.model.device import choose_compute
     from cogvx_exp.model.load import pipeline_folder
+    from cogvx_exp.tasks.base import build_task
 
     processes = ProcessGroup(*(rank_and_world_size() or (0, 1)))
     console.quiet = not processes.is_main_process
     console.print(dataset.describe())
     compute = choose_compute(local_device(job.device), job.model)
-    pipeline, images = pipeline_folder(job.model, job.cache_dir), job.task.name == "i2v"
-    encoder = Encoder(pipeline, compute, job.memory, job.cache_dir, images=images, processes=processes)
-    encode_dataset(dataset, job.data, encoder, [], _faults(job))
-    console.print(f"Encoded in {encoder.cache.folder}", soft_wrap=True)
+    pipeline = pipeline_folder(job.model, job.cache_dir)
+    context = PipelineContext(pipeline, compute, job.memory, job.cache_dir, build_task(job.task), processes)
+    encode_dataset(dataset, job.data, context, [], _faults(job))
+    console.print(f"Encoded in {context.cache.folder}", soft_wrap=True)
 
 
 def inspect(job: PrepareJob) -> None:

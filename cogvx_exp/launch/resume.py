@@ -15,6 +15,9 @@ from cogvx_exp.training.resuming import refuse_fewer_steps
 MUST_AGREE = ("model.name", "model.path", "model.weights", "model.transformer", "task", "method", "optim.target")
 """Settings that decide which tensors a checkpoint has and what they mean."""
 
+ADDED = ("task.target", "objective")
+"""Settings that checkpoints of earlier versions do not have; their values were those of the defaults."""
+
 PREDICTION = ("optim.state_values", "optim.state_bytes", "quant.bytes_per_weight")
 """Settings that only the prediction of memory reads."""
 
@@ -106,8 +109,15 @@ def _agreeing(job: TrainJob, checkpoint: CheckpointFolder) -> CheckpointFolder:
 def _differences(job: TrainJob, checkpoint: CheckpointFolder) -> list[str]:
     """What has changed and must not."""
     now, then = job.model_dump(mode="json"), checkpoint.manifest["config"]
-    pairs = ((setting, _get(then, setting), _get(now, setting)) for setting in MUST_AGREE)
-    return [f"{setting} was {old}, is {new}" for setting, old, new in pairs if old != new]
+    found = [_added(setting, _get(then, setting), _get(now, setting)) for setting in MUST_AGREE]
+    return [f"{setting} was {old}, is {new}" for setting, old, new in found if old != new]
+
+
+def _added(setting: str, old: Any, new: Any) -> tuple[str, Any, Any]:
+    """A setting, its old value and its new one, without what an earlier version had no setting for."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        new = {key: value for key, value in new.items() if key in old or f"{setting}.{key}" not in ADDED}
+    return setting, old, new
 
 
 def changes(job: TrainJob, checkpoint: CheckpointFolder) -> list[str]:
@@ -131,7 +141,7 @@ def _changed(job: TrainJob, before: dict[str, Any]) -> list[tuple[str, Any, Any]
     changed = [
         key for key in now | then if now.get(key) != then.get(key) and not key.startswith((*IGNORED_KEYS, *PREDICTION))
     ]
-    return [(key, then.get(key), now.get(key)) for key in changed]
+    return [(key, then.get(key), now.get(key)) for key in changed if key in then or not key.startswith(ADDED)]
 
 
 def _get(config: Any, setting: str) -> Any:

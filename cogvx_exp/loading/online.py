@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 
 from cogvx_exp.config.schema import Data
 from cogvx_exp.core.errors import UserError
@@ -13,22 +12,24 @@ from cogvx_exp.data.decoding import DecodingPool, read_clip
 from cogvx_exp.data.faults import ClipError
 from cogvx_exp.data.frames import choose_frames
 from cogvx_exp.data.resize import ResizeSpec
+from cogvx_exp.diffusion.batch import Batch, collate
+from cogvx_exp.latents.context import PipelineContext
 from cogvx_exp.latents.encode import encode_videos, to_pixels
-from cogvx_exp.latents.prepare import Encoder
 from cogvx_exp.loading.sampler import BatchStream, SampleIndex
-from cogvx_exp.loading.samples import Batch, TrainingSamples, collate
+from cogvx_exp.loading.samples import TrainingSamples
 from cogvx_exp.model.load import load_vae
 
 
 def online_batches(
-    samples: TrainingSamples, stream: BatchStream, clips: list[Clip], data: Data, encoder: Encoder
+    samples: TrainingSamples, stream: BatchStream, clips: list[Clip], data: Data, context: PipelineContext
 ) -> Iterator[Batch]:
     """An endless iterator of batches; worker processes decode ahead, the VAE stays in memory.
 
     Raises:
         UserError: a clip cannot be decoded.
     """
-    vae, device = load_vae(encoder.folder, encoder.compute, encoder.memory), encoder.compute.device
+    cached = context.task.cached.items()
+    vae, device = load_vae(context.folder, context.compute, context.memory), context.compute.device
     with DecodingPool(data.decode_workers, data.decode_timeout) as pool:
         tasks = (_task(draw, clips[draw.clip], samples, data) for draws in stream for draw in draws)
         decoded = pool.map(read_clip, tasks)
@@ -36,7 +37,7 @@ def online_batches(
             frames = [_frames(next(decoded), clips[draw.clip]) for draw in draws]
             moments = encode_videos(to_pixels(frames, device, data.pin_memory), vae).cpu()
             made = [
-                samples.sample(draw, of_clip, _first_frame(of_frames) if encoder.images else None)
+                samples.sample(draw, of_clip, {name: item.make(of_frames) for name, item in cached})
                 for draw, of_clip, of_frames in zip(draws, moments, frames, strict=True)
             ]
             batch = collate(made)
@@ -47,10 +48,6 @@ def _task(draw: SampleIndex, clip: Clip, samples: TrainingSamples, data: Data) -
     position = samples.crop_position(draw) if data.reshape == "random" else (0.5, 0.5)
     fit = ResizeSpec(data.reshape, position, samples.flipped(draw))
     return clip.row.path, choose_frames(data, clip.bucket.num_frames), clip.bucket, fit, clip.info
-
-
-def _first_frame(frames: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(frames[0].copy()).permute(2, 0, 1)
 
 
 def _frames(decoded: np.ndarray | ClipError, clip: Clip) -> np.ndarray:

@@ -15,9 +15,10 @@ from cogvx_exp.config.schema import Data
 from cogvx_exp.console.progress import console
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.shared_memory import has_room, no_room
+from cogvx_exp.diffusion.batch import Batch, collate
 from cogvx_exp.distributed.waiting import Teller
 from cogvx_exp.loading.sampler import BatchStream, SampleIndex
-from cogvx_exp.loading.samples import Batch, TrainingSamples, collate
+from cogvx_exp.loading.samples import TrainingSamples
 
 Wait = Callable[[], AbstractContextManager[None]]
 """Makes what is entered while a batch is waited for."""

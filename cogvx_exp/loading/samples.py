@@ -3,19 +3,18 @@
 Layout: B batch, F latent frames, C channels, H height and W width in latent pixels.
 """
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from cogvx_exp.config.schema import Data, Task
-from cogvx_exp.core.randomness import generator
+from cogvx_exp.config.schema import Data
+from cogvx_exp.core.randomness import SampleRandomness
+from cogvx_exp.diffusion.batch import Batch
+from cogvx_exp.diffusion.latents import sample_latents
 from cogvx_exp.latents.dataset import EncodedClips
 from cogvx_exp.loading.sampler import SampleIndex
+from cogvx_exp.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -28,77 +27,6 @@ class LatentSpace:
     """Latent frames of a patch: their number is padded to a multiple of it."""
     num_train_timesteps: int
     """Timesteps are drawn from 0 to this, exclusive."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Training samples of one bucket."""
-
-    latents: torch.Tensor
-    """Clean latents, scaled: float32, (B, F, C, H, W)."""
-    noise: torch.Tensor
-    """Standard normal, shaped like the latents."""
-    timesteps: torch.Tensor
-    """Integers, (B,)."""
-    prompt_embeds: torch.Tensor
-    """Text embeddings, (B, tokens, width)."""
-    samples: list[int]
-    """Numbers of the samples in the run."""
-    clips: list[str]
-    """Names of the clips, for messages."""
-    image: torch.Tensor | None = None
-    """i2v: noisy first frames, float32 in about [-1, 1], (B, 3, height, width) in pixels; or moments of
-    clips that were encoded elsewhere, (B, 2C, 1, H, W)."""
-    image_noise: torch.Tensor | None = None
-    """i2v: standard normal, with which the image's latent is drawn, (B, C, 1, H, W)."""
-    image_mask: torch.Tensor | None = None
-    """i2v: whether the sample keeps its image, (B,)."""
-    image_latents: torch.Tensor | None = None
-    """i2v: what goes into the model beside the noisy latents, shaped like them."""
-
-    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
-        """The batch with a function applied to all tensors."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        changes: dict[str, Any] = {name: function(x) for name, x in values.items() if isinstance(x, torch.Tensor)}
-        return replace(self, **changes)
-
-    def to(self, device: torch.device) -> "Batch":
-        """The batch on a device; from pinned memory the copy does not block."""
-        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> "Batch":
-        """Called by DataLoader."""
-        return self.map(lambda tensor: tensor.pin_memory())
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles the tensors' bytes, where torch would send a name in /dev/shm: in a container that is small."""
-        return _unpickled, tuple(_pickled(getattr(self, item.name)) for item in fields(self))
-
-
-@dataclass(frozen=True)
-class _Bytes:
-    """A tensor as it is pickled."""
-
-    data: np.ndarray
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-
-def _pickled(value: Any) -> Any:
-    if not isinstance(value, torch.Tensor):
-        return value
-    # numpy has no bfloat16, so it is given bytes
-    return _Bytes(value.contiguous().flatten().view(torch.uint8).numpy(), value.dtype, tuple(value.shape))
-
-
-def _unpickled(*values: Any) -> Batch:
-    return Batch(*map(_from_bytes, values))
-
-
-def _from_bytes(value: Any) -> Any:
-    if not isinstance(value, _Bytes):
-        return value
-    return torch.from_numpy(value.data).view(value.dtype).reshape(value.shape)
 
 
 class TrainingSamples(Dataset[Batch]):
@@ -116,93 +44,56 @@ class TrainingSamples(Dataset[Batch]):
         entries = self.clips.videos[draw.clip]
         entry = entries[self.flipped(draw) if len(entries) > 1 else 0]
         cache = self.clips.cache
-        return self.sample(draw, cache.load(entry.moments), cache.load(entry.image) if entry.image else None)
+        cached = {name: cache.load(key) for name, key in entry.extras}
+        return self.sample(draw, cache.load(entry.moments), cached)
 
     def flipped(self, draw: SampleIndex) -> bool:
         """Whether the clip of this draw is mirrored."""
-        return self.random_flip > 0 and self._uniform(draw, "flip") < self.random_flip
+        return self.random_flip > 0 and self._random(draw).uniform("flip") < self.random_flip
 
     def crop_position(self, draw: SampleIndex) -> tuple[float, float]:
         """Where a random crop of this draw lies, from 0 (top, left) to 1 (bottom, right)."""
-        return self._uniform(draw, "crop y"), self._uniform(draw, "crop x")
+        random = self._random(draw)
+        return random.uniform("crop y"), random.uniform("crop x")
 
-    def sample(self, draw: SampleIndex, moments: torch.Tensor, image: torch.Tensor | None) -> Batch:
+    def sample(self, draw: SampleIndex, moments: torch.Tensor, cached: dict[str, torch.Tensor]) -> Batch:
         """The sample of a draw.
 
         Args:
             draw: keys all randomness.
             moments: of the clip, (2C, F, H, W).
-            image: i2v: the first frame, as an `Entry` describes it.
+            cached: the clip's other tensors, as `Task.cached` describes them.
         """
-        latents = self._latents(draw, moments.float())
+        random = self._random(draw)
+        latents = self._latents(random, moments.float())
         timesteps = self.space.num_train_timesteps
-        batch = Batch(
+        extras = self.task.draw(cached, latents, random)
+        return Batch(
             latents=latents[None],
-            noise=torch.randn(latents.shape, generator=self._generator(draw, "noise"))[None],
-            timesteps=torch.randint(timesteps, (1,), generator=self._generator(draw, "timestep")),
-            prompt_embeds=self.clips.cache.load(self._caption(draw))[None],
+            noise=random.normal(latents.shape, "noise")[None],
+            timesteps=torch.randint(timesteps, (1,), generator=random.generator("timestep")),
+            prompt_embeds=self.clips.cache.load(self._caption(draw, random))[None],
             samples=[draw.sample],
             clips=[self.clips.names[draw.clip]],
-        )
-        return batch if image is None else self._with_image(draw, batch, image)
-
-    def _with_image(self, draw: SampleIndex, batch: Batch, image: torch.Tensor) -> Batch:
-        channels, height, width = batch.latents.shape[2:]
-        if image.dtype == torch.uint8:
-            image = self._add_image_noise(draw, image.float() / 127.5 - 1)
-        dropout = self.task.image_dropout or 0
-        return replace(
-            batch,
-            image=image.float()[None],
-            image_noise=torch.randn((1, channels, 1, height, width), generator=self._generator(draw, "image latent")),
-            image_mask=torch.tensor([self._uniform(draw, "image dropout") >= dropout]),
+            extras={name: value[None] for name, value in extras.items()},
         )
 
-    def _add_image_noise(self, draw: SampleIndex, pixels: torch.Tensor) -> torch.Tensor:
-        """Adds noise of a strength that is drawn anew for every sample: exp(N(mean, std))."""
-        assert self.task.image_noise_mean is not None
-        assert self.task.image_noise_std is not None
-        normal = torch.randn((), generator=self._generator(draw, "image noise strength")).item()
-        sigma = math.exp(self.task.image_noise_mean + self.task.image_noise_std * normal)
-        return pixels + sigma * torch.randn(pixels.shape, generator=self._generator(draw, "image noise"))
-
-    def _latents(self, draw: SampleIndex, moments: torch.Tensor) -> torch.Tensor:
+    def _latents(self, random: SampleRandomness, moments: torch.Tensor) -> torch.Tensor:
         """Scaled latents, (F, C, H, W), drawn from the VAE's moments.
 
         For CogVideoX 1.5 an odd number of frames is padded in front with copies of the first, as the
         checkpoints were trained.
         """
-        noise = torch.randn((moments.shape[0] // 2, *moments.shape[1:]), generator=self._generator(draw, "latents"))
-        latents_FCHW = draw_latents(moments, noise).transpose(0, 1) * self.space.scaling_factor
+        noise = random.normal((moments.shape[0] // 2, *moments.shape[1:]), "latents")
+        latents_FCHW = sample_latents(moments, noise).transpose(0, 1) * self.space.scaling_factor
         missing = -len(latents_FCHW) % (self.space.patch_size_t or 1)
         return torch.cat([latents_FCHW[:1]] * missing + [latents_FCHW]).contiguous()
 
-    def _caption(self, draw: SampleIndex) -> str:
-        if self._uniform(draw, "caption") < self.caption_dropout:
+    def _caption(self, draw: SampleIndex, random: SampleRandomness) -> str:
+        if random.uniform("caption") < self.caption_dropout:
             return self.clips.no_caption
         captions = self.clips.captions[draw.clip]
-        return captions[int(self._uniform(draw, "which caption") * len(captions))]
+        return captions[int(random.uniform("which caption") * len(captions))]
 
-    def _uniform(self, draw: SampleIndex, purpose: str) -> float:
-        return torch.rand((), generator=self._generator(draw, purpose)).item()
-
-    def _generator(self, draw: SampleIndex, purpose: str) -> torch.Generator:
-        return generator(self.seed, draw.sample, purpose)
-
-
-def draw_latents(moments: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """A sample of the VAE's distribution: moments are (..., 2C, F, H, W), noise (..., C, F, H, W)."""
-    mean, log_variance = moments.chunk(2, dim=-4)
-    return mean + (0.5 * log_variance.clamp(-30, 20)).exp() * noise  # the clamp of diffusers' distribution
-
-
-def collate(samples: list[Batch]) -> Batch:
-    """Joins samples of one bucket."""
-    joined: dict[str, Any] = {}
-    for item in fields(Batch):
-        values = [getattr(sample, item.name) for sample in samples]
-        if isinstance(values[0], torch.Tensor):
-            joined[item.name] = torch.cat(values)
-        elif isinstance(values[0], list):
-            joined[item.name] = [entry for value in values for entry in value]
-    return Batch(**joined)
+    def _random(self, draw: SampleIndex) -> SampleRandomness:
+        return SampleRandomness(self.seed, draw.sample)

@@ -13,7 +13,7 @@ from transformers import T5EncoderModel, T5Tokenizer
 from cogvx_exp.config.schema import Memory, Model
 from cogvx_exp.console.progress import console
 from cogvx_exp.core.errors import UserError
-from cogvx_exp.core.files import file_hash, fingerprint, read_json
+from cogvx_exp.core.files import file_hash, fingerprint
 from cogvx_exp.model.adapters.apply import Applied, apply_adapter, start_from
 from cogvx_exp.model.adapters.strength import file_metadata
 from cogvx_exp.model.build import SCHEDULERS, build_pipeline, built_folder
@@ -46,28 +46,20 @@ def pipeline_folder(model: Model, cache_dir: Path) -> Path:
 
 
 def load_transformer(
-    folder: Path, compute: Compute, task: str, *, quant: str = "none", blocks_on_host: bool = False
+    folder: Path, compute: Compute, *, quant: str = "none", blocks_on_host: bool = False
 ) -> CogVideoXTransformer3DModel:
     """Loads the denoiser with frozen weights.
 
     Args:
         folder: the pipeline.
         compute: device and type.
-        task: t2v or i2v.
         quant: storage of the blocks' linear layers (`quant=NAME`); never more than one block is on the device in
             its own type.
         blocks_on_host: leave the blocks in host memory (`memory.stream_blocks`).
 
     Raises:
-        UserError: its input channels do not fit the task.
+        UserError: the folder is not complete.
     """
-    channels = read_json(folder / "transformer" / "config.json")
-    needed = channels["out_channels"] * (2 if task == "i2v" else 1)
-    if channels["in_channels"] != needed:
-        raise UserError(
-            f"task={task} needs a transformer with {needed} input channels, but the one in {folder} has "
-            f"{channels['in_channels']}; choose a model for this task"
-        )
     transformer = _read_whole(CogVideoXTransformer3DModel, folder / "transformer", torch_dtype=compute.dtype)
     transformer.requires_grad_(False)
     for block in transformer.transformer_blocks if quant != "none" else []:

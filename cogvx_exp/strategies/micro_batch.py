@@ -5,8 +5,8 @@ from typing import Protocol
 
 import torch
 
+from cogvx_exp.diffusion.batch import Batch
 from cogvx_exp.diffusion.denoise import Loss
-from cogvx_exp.loading.samples import Batch
 
 
 class Passes(Protocol):

@@ -16,6 +16,7 @@ from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import read_json, write_json, write_text
 from cogvx_exp.runs.run_folder import PEFT_FILE, RunFolder
+from cogvx_exp.tasks.base import build_task
 from cogvx_exp.tracking.scrub import hub_name, scrubbed_config, without_paths
 
 MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|~$#!])")
@@ -91,12 +92,12 @@ def _card(
     """The model card. What users have written in it is text, whatever signs it has."""
     environment = Environment(loader=PackageLoader("cogvx_exp.tracking"))
     environment.filters |= {"cell": in_table, "code": _as_code}
-    base, repo = hub_name(job.model), job.hub.repo or UNNAMED
+    base, repo, task = hub_name(job.model), job.hub.repo or UNNAMED, build_task(job.task)
     named = base or (job.model.name if job.model.weights != "pretrained" else None)
     front_matter = {
         **({"base_model": named} if named else {}),
         "library_name": "peft" if peft else "diffusers",
-        "pipeline_tag": "image-to-video" if job.task.name == "i2v" else "text-to-video",
+        "pipeline_tag": task.label,
         "tags": ["cogvideox", job.method.name, job.task.name, "cogvx-exp"],
     }
     return environment.get_template("model_card.md.j2").render(
@@ -110,7 +111,7 @@ def _card(
         buckets=summary["clips"],
         peft=peft,
         positions_dropped=about.get("learned_positions") == "dropped",
-        pipeline="CogVideoXImageToVideoPipeline" if job.task.name == "i2v" else "CogVideoXPipeline",
+        pipeline=task.pipeline,
     )
 
 

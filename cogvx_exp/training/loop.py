@@ -11,9 +11,9 @@ import torch
 from cogvx_exp.console.progress import Bar
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.randomness import keyed_seed
+from cogvx_exp.diffusion.batch import Batch
 from cogvx_exp.diffusion.denoise import Loss
 from cogvx_exp.distributed.process_group import ProcessGroup
-from cogvx_exp.loading.samples import Batch
 from cogvx_exp.runs.run_folder import Metrics, NoMetrics
 from cogvx_exp.strategies.micro_batch import forward_backward
 from cogvx_exp.tracking.smoothing import smoother

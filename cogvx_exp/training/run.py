@@ -221,7 +221,7 @@ def _export(run: Context) -> Path:
     exported = run.processes.all_gather(exported)[0]
     if job.export.merge and run.processes.is_main_process:
         host = Compute(torch.device("cpu"), compute.dtype)
-        base = load_transformer(run.data.pipeline, host, job.task.name)
+        base = load_transformer(run.data.pipeline, host)
         with plain_disk_errors(run.folder.export):
             export_merged(load_trained(base, Path(exported), host), run.folder.export, compute.dtype)
     return Path(exported)

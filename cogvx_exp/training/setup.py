@@ -23,6 +23,7 @@ from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.dataset import Clip, Dataset
 from cogvx_exp.data.frames import choose_frames
 from cogvx_exp.data.start_image import frame_of, listed_images
+from cogvx_exp.diffusion.batch import Batch
 from cogvx_exp.diffusion.denoise import Loss, denoising_loss
 from cogvx_exp.distributed.process_group import ProcessGroup
 from cogvx_exp.evaluation.adapter import find_adapter
@@ -31,13 +32,13 @@ from cogvx_exp.evaluation.held_out import HeldOutLoss, fixed_timesteps
 from cogvx_exp.evaluation.sampling import video_requests
 from cogvx_exp.evaluation.validation import Validator
 from cogvx_exp.latents.captions import load_embeds
+from cogvx_exp.latents.context import PipelineContext
 from cogvx_exp.latents.dataset import EncodedDataset, encode_dataset
-from cogvx_exp.latents.prepare import Encoder
-from cogvx_exp.loading.images import with_images
+from cogvx_exp.loading.condition import conditioned
 from cogvx_exp.loading.online import online_batches
 from cogvx_exp.loading.readers import Wait, cached_batches
 from cogvx_exp.loading.sampler import BatchStream
-from cogvx_exp.loading.samples import Batch, LatentSpace, TrainingSamples
+from cogvx_exp.loading.samples import LatentSpace, TrainingSamples
 from cogvx_exp.loading.stream import batch_stream
 from cogvx_exp.model.adapt import make_trainable, trainable_parameters, trained_dtype
 from cogvx_exp.model.device import Compute
@@ -47,32 +48,33 @@ from cogvx_exp.model.positions import drop_learned_positions, fits_learned_posit
 from cogvx_exp.optim.build import build_lr_scheduler, build_optimizer
 from cogvx_exp.runs.checkpoint_folder import CheckpointFolder
 from cogvx_exp.strategies.single import build_strategy, splits_weights
+from cogvx_exp.tasks.base import build_task
 from cogvx_exp.training.checkpoint.state import TrainingState
 from cogvx_exp.training.resuming import batches_done, changes_around, run_steps, say_resumed
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """The dataset as the loop reads it; no encoder is in memory any more."""
+    """The dataset as the loop reads it; no context is in memory any more."""
 
-    encoder: Encoder
+    context: PipelineContext
     encoded: EncodedDataset
     validator: Validator | None
 
     @property
     def pipeline(self) -> Path:
         """Folder of the model's pipeline."""
-        return self.encoder.folder
+        return self.context.folder
 
     @property
     def compute(self) -> Compute:
         """Where and in which type the run computes."""
-        return self.encoder.compute
+        return self.context.compute
 
     @property
     def processes(self) -> ProcessGroup:
         """The processes that train together."""
-        return self.encoder.processes
+        return self.context.processes
 
     @property
     def clips(self) -> list[Clip]:
@@ -124,10 +126,10 @@ class Training:
     def batches(self, job: TrainJob, data: PreparedData, wait: Wait = nullcontext) -> Iterator[Batch]:
         """The batches from the current position on; `wait` is entered while one is waited for."""
         if job.data.encode == "online":
-            batches = online_batches(self.samples, self.stream, data.clips, job.data, data.encoder)
+            batches = online_batches(self.samples, self.stream, data.clips, job.data, data.context)
         else:
             batches = cached_batches(self.samples, self.stream, job.data, data.compute.device, wait)
-        return with_images(batches, data.encoder) if job.task.name == "i2v" else batches
+        return conditioned(batches, data.context)
 
 
 def prepare_data(
@@ -151,27 +153,26 @@ def prepare_data(
     pipeline = pipeline_folder(job.model, job.cache_dir)
     if processes.is_main_process:
         processes.barrier()
-    encoder = Encoder(
+    context = PipelineContext(
         pipeline,
         compute,
         job.memory,
         job.cache_dir,
-        images=job.task.name == "i2v",
-        image_scale=job.task.image_scale or "auto",
+        build_task(job.task),
         processes=processes,
     )
     validation = job.validation if isinstance(job.validation, Validation) else None
     shown = [*dataset.held_out, *dataset.clips]
     prompts = _prompts(validation, shown) if validation else []
     texts = [validation.negative_prompt, *prompts] if validation else []
-    images = _images(job, validation, shown, len(prompts)) if validation and encoder.images else None
-    encoded = encode_dataset(dataset, job.data, encoder, texts, faults)
+    images = _images(job, validation, shown, len(prompts)) if validation and context.task.encoded_frames else None
+    encoded = encode_dataset(dataset, job.data, context, texts, faults)
     validator = None
     if validation:
-        embeds = dict(zip(texts, load_embeds(texts, encoded.text_keys, encoder.cache), strict=True))
+        embeds = dict(zip(texts, load_embeds(texts, encoded.text_keys, context.cache), strict=True))
         requests = video_requests(validation, prompts, validation.num_videos, images, job.data.reshape)
-        validator = Validator(requests, embeds, job.model, encoder, validation.offload)
-    return PreparedData(encoder, encoded, validator)
+        validator = Validator(requests, embeds, job.model, context, validation.offload)
+    return PreparedData(context, encoded, validator)
 
 
 def build_training(
@@ -225,7 +226,7 @@ def build_training(
         transformer=transformer,
         state=state,
         loss=denoising_loss(noise_schedule.to(data.compute.device), config, data.compute.dtype),
-        samples=TrainingSamples(data.encoded.training, space, job.data, job.task, job.seed),
+        samples=TrainingSamples(data.encoded.training, space, job.data, data.context.task, job.seed),
         stream=stream,
         steps=steps,
         positions_dropped=positions_dropped,
@@ -244,7 +245,6 @@ def load_base(job: TrainJob, data: PreparedData, *, on_host: bool = False) -> Co
     return load_transformer(
         data.pipeline,
         Compute(torch.device("cpu"), data.compute.dtype) if on_host else data.compute,
-        job.task.name,
         quant=job.quant.name,
         blocks_on_host=job.memory.stream_blocks,
     )
@@ -263,10 +263,9 @@ def _held_out(job: TrainJob, data: PreparedData, space: LatentSpace) -> HeldOutL
     if not data.encoded.held_out.names:
         return None
     plain = job.data.model_copy(update={"caption_dropout": 0.0, "random_flip": 0.0})
-    task = job.task.model_copy(update={"image_dropout": 0.0})
-    samples = TrainingSamples(data.encoded.held_out, space, plain, task, HELD_OUT_SEED)
+    samples = TrainingSamples(data.encoded.held_out, space, plain, data.context.task.without_dropout(), HELD_OUT_SEED)
     timesteps = fixed_timesteps(job.validation.loss_timesteps, space.num_train_timesteps)
-    return HeldOutLoss(samples, data.encoded.held_out, data.encoder, timesteps)
+    return HeldOutLoss(samples, data.encoded.held_out, data.context, timesteps)
 
 
 def _shapes(job: TrainJob, clips: list[Clip]) -> set[Bucket]:

@@ -23,7 +23,7 @@ SHORT = ["steps=2", "lr_scheduler=constant", "validation=none", "data.workers=0"
 
 def output(job: TrainJob, *files: Path) -> torch.Tensor:
     compute = choose_compute("cpu", job.model)
-    model = load_transformer(pipeline_folder(job.model, job.cache_dir), compute, "t2v")
+    model = load_transformer(pipeline_folder(job.model, job.cache_dir), compute)
     for file in files:
         model = load_trained(model, file, compute)
     with torch.no_grad():

@@ -18,11 +18,10 @@ from safetensors.torch import load_file
 
 from cogvx_exp.distributed.process_group import ProcessGroup
 from cogvx_exp.evaluation.sampling import Sampler
-from cogvx_exp.loading.images import image_condition
-from cogvx_exp.loading.samples import Batch
 from cogvx_exp.model.device import choose_compute
 from cogvx_exp.model.load import load_trained, load_transformer, load_vae, pipeline_folder
 from cogvx_exp.runs.run_folder import LORA_FILE, PEFT_FILE, RunFolder, read_metrics
+from cogvx_exp.tasks.image_to_video import ImageToVideo
 from tests.entry import train as main
 from tests.integration.test_parity import SHAPES
 
@@ -121,7 +120,7 @@ def test_a_fresh_process_loads_what_was_trained(method: str, reloaded, make_job)
     torch.testing.assert_close(torch.load(run / "out.pt", weights_only=True), trained, rtol=1e-5, atol=1e-5)
 
     compute = choose_compute("cpu", make_job().model)
-    untouched = load_transformer(base, compute, "t2v")
+    untouched = load_transformer(base, compute)
     given = some_inputs(untouched.config)
     with torch.no_grad():
         before = untouched(**given, return_dict=False)[0]
@@ -134,7 +133,7 @@ def test_a_fresh_process_loads_what_was_trained(method: str, reloaded, make_job)
 def test_sft_trains_only_the_parameters_asked_for(make_job, train_in, tmp_path: Path) -> None:
     job = make_job("method=sft", "method.parameters=attn1", "steps=2", "lr_scheduler=constant", "validation=none")
     trained = dict(train_in(job, tmp_path / "run").transformer.named_parameters())
-    base = load_transformer(pipeline_folder(job.model, job.cache_dir), choose_compute("cpu", job.model), "t2v")
+    base = load_transformer(pipeline_folder(job.model, job.cache_dir), choose_compute("cpu", job.model))
     changed = {name for name, parameter in base.named_parameters() if not torch.equal(parameter, trained[name])}
     assert changed
     assert all("attn1" in name for name in changed)
@@ -145,9 +144,9 @@ def test_merging_equals_base_and_adapter(make_job, train_in, tmp_path: Path) -> 
     compute = choose_compute("cpu", job.model)
     train_in(job, tmp_path / "run")
     base = pipeline_folder(job.model, job.cache_dir)
-    merged = load_trained(load_transformer(base, compute, "t2v"), tmp_path / "run/export/transformer", compute)
+    merged = load_trained(load_transformer(base, compute), tmp_path / "run/export/transformer", compute)
     adapted = load_trained(
-        load_transformer(base, compute, "t2v"), tmp_path / "run/export/pytorch_lora_weights.safetensors", compute
+        load_transformer(base, compute), tmp_path / "run/export/pytorch_lora_weights.safetensors", compute
     )
     given = some_inputs(merged.config)
     with torch.no_grad():
@@ -190,11 +189,11 @@ def test_learned_positions_are_dropped_off_the_native_shape_and_remembered(
     assert "learned positions fit its native shape only" in capsys.readouterr().out
     job = make_job("model=tiny-5b-i2v", "task=i2v")
     compute = choose_compute("cpu", job.model)
-    transformer = load_transformer(pipeline_folder(job.model, job.cache_dir), compute, "i2v")
+    transformer = load_transformer(pipeline_folder(job.model, job.cache_dir), compute)
     load_trained(transformer, run.export / "pytorch_lora_weights.safetensors", compute)
     assert not transformer.config.use_learned_positional_embeddings
     native = train(tmp_path / "native", shared_cache, "tiny-5b-i2v")
-    transformer = load_transformer(pipeline_folder(job.model, job.cache_dir), compute, "i2v")
+    transformer = load_transformer(pipeline_folder(job.model, job.cache_dir), compute)
     load_trained(transformer, native.export / "pytorch_lora_weights.safetensors", compute)
     assert transformer.config.use_learned_positional_embeddings
 
@@ -276,9 +275,8 @@ def test_training_and_the_pipeline_scale_an_image_alike(how: str, scale: float, 
         image, 1, 4, 13, 32, 48, torch.float32, torch.device("cpu"), torch.Generator().manual_seed(0)
     )
     draw = torch.randn(moments.mean.shape, generator=torch.Generator().manual_seed(0))
-    nothing = torch.empty(0)
-    batch = Batch(latents, nothing, nothing, nothing, [], [], image, draw, torch.ones(1, dtype=torch.bool))
-    torch.testing.assert_close(image_condition(batch, vae), theirs)
+    extras = {"image": image, "image_noise": draw, "image_mask": torch.ones(1, dtype=torch.bool)}
+    torch.testing.assert_close(ImageToVideo(job.task).condition(extras, latents, vae), theirs)
     drawn = moments.mean + moments.std * draw
     torch.testing.assert_close(theirs[:, 0], drawn[:, :, 0] * scale)
 

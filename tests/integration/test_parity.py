@@ -12,12 +12,12 @@ import torch
 from diffusers import CogVideoXImageToVideoPipeline, CogVideoXPipeline
 
 from cogvx_exp.data.dataset import load_dataset
+from cogvx_exp.diffusion.batch import collate
 from cogvx_exp.diffusion.denoise import model_inputs
 from cogvx_exp.diffusion.objective import add_noise
 from cogvx_exp.distributed.process_group import ProcessGroup
-from cogvx_exp.loading.images import image_condition
+from cogvx_exp.loading.condition import with_condition
 from cogvx_exp.loading.sampler import SampleIndex
-from cogvx_exp.loading.samples import collate
 from cogvx_exp.model.device import choose_compute
 from cogvx_exp.model.load import load_scheduler, load_vae
 from cogvx_exp.training.run import accelerator_for
@@ -78,7 +78,7 @@ def pipeline_inputs(
     settings = {"prompt_embeds": batch.prompt_embeds, "guidance_scale": 1.0, "latents": noisy}
     if SHAPES[job.model.name] == "i2v":
         # The pipeline takes an image of [0, 1] and draws its latent: give it ours, and no spread.
-        settings["image"] = (batch.image + 1) / 2
+        settings["image"] = (batch.extras["image"] + 1) / 2
         monkeypatch.setattr(
             "diffusers.pipelines.cogvideo.pipeline_cogvideox_image2video.retrieve_latents",
             lambda output, generator: output.latent_dist.mean,
@@ -115,10 +115,11 @@ def test_training_feeds_the_model_what_the_pipeline_feeds_it(
     job, data, training = prepare(make_job, tmp_path, model, size)
     batch = replace(collate([training.samples[SampleIndex(7, 1)]]), timesteps=torch.tensor([417]))
     vae = load_vae(data.pipeline, data.compute, job.memory)
-    if batch.image is not None:
+    if batch.extras:
         # The pipeline rescales an image that leaves [0, 1]; noise may do that, so it is cut here.
-        batch = replace(batch, image=batch.image.clamp(-1, 1), image_noise=torch.zeros_like(batch.image_noise))
-        batch = replace(batch, image_latents=image_condition(batch, vae))
+        extras = batch.extras | {"image": batch.extras["image"].clamp(-1, 1)}
+        extras["image_noise"] = torch.zeros_like(extras["image_noise"])
+        batch = with_condition(replace(batch, extras=extras), data.context, vae)
     alphas = load_scheduler(data.pipeline, job.model.sampling.scheduler).alphas_cumprod
     noisy = add_noise(batch.latents, batch.noise, alphas[batch.timesteps])
 

@@ -19,10 +19,12 @@ from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.dataset import load_dataset, split_holdout
 from cogvx_exp.distributed.process_group import ProcessGroup
 from cogvx_exp.latents import captions, prepare
+from cogvx_exp.latents.context import PipelineContext
 from cogvx_exp.loading.sampler import SampleIndex
 from cogvx_exp.model.device import choose_compute
 from cogvx_exp.model.load import pipeline_folder
 from cogvx_exp.runs.run_folder import read_metrics
+from cogvx_exp.tasks.base import build_task
 from cogvx_exp.training.run import accelerator_for
 from cogvx_exp.training.setup import build_training, prepare_data
 from tests.entry import prepare as prepare_main
@@ -101,8 +103,9 @@ def test_what_shapes_an_entry_makes_another(root: Path, make_job, tmp_path: Path
     def key(*overrides: str, dtype: str = "auto") -> str:
         job = make_job("data=files", f"data.root={root}", f"model.dtype={dtype}", *overrides)
         clips = load_dataset(job.data, tmp_path).clips[:1]
-        encoder = prepare.Encoder(pipeline, choose_compute("cpu", job.model), job.memory, tmp_path)
-        return prepare._all_work(clips, job.data, encoder)[0].key
+        compute = choose_compute("cpu", job.model)
+        context = PipelineContext(pipeline, compute, job.memory, tmp_path, build_task(job.task))
+        return prepare._all_work(clips, job.data, context)[0].key
 
     before = key()
     assert key() == before

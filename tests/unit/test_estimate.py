@@ -7,12 +7,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.data.buckets import Bucket
+from cogvx_exp.diffusion.batch import Batch
 from cogvx_exp.diffusion.denoise import denoising_loss
 from cogvx_exp.estimate.advice import advise
 from cogvx_exp.estimate.prediction import Prediction, predict
 from cogvx_exp.estimate.splitting import split_over
 from cogvx_exp.estimate.trace.training_step import StepBytes, step_bytes, trace_steps
-from cogvx_exp.loading.samples import Batch
 from cogvx_exp.model.adapt import make_trainable, trainable_parameters
 from cogvx_exp.model.device import Compute, resolve_dtype
 from cogvx_exp.model.offload.blocks import apply_memory_options

@@ -13,8 +13,8 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from cogvx_exp.core.errors import UserError
+from cogvx_exp.diffusion.batch import Batch
 from cogvx_exp.diffusion.denoise import denoising_loss
-from cogvx_exp.loading.samples import Batch
 from cogvx_exp.model.adapt import make_trainable, trainable_parameters
 from cogvx_exp.model.device import Compute
 from cogvx_exp.optim.build import build_optimizer

@@ -168,7 +168,7 @@ def test_other_parts_must_suit_the_model(model, pipeline: Path, file: str, value
 @pytest.mark.parametrize("part", sorted(LARGE))
 def test_weights_that_lack_in_a_whole_file_are_not_left_random(make_job, pipeline: Path, part: str) -> None:
     load = {
-        "transformer": lambda: load_transformer(pipeline, HOST, "t2v"),
+        "transformer": lambda: load_transformer(pipeline, HOST),
         "vae": lambda: load_vae(pipeline, HOST, make_job().memory),
         "text_encoder": lambda: load_text_encoder(pipeline, HOST),
     }[part]

@@ -18,10 +18,10 @@ from cogvx_exp.core import shared_memory
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.data import decoding
 from cogvx_exp.data.decoding import DecodingPool
+from cogvx_exp.diffusion.batch import Batch
 from cogvx_exp.distributed import waiting
 from cogvx_exp.distributed.waiting import report_long_wait
 from cogvx_exp.loading import readers
-from cogvx_exp.loading.samples import Batch
 from cogvx_exp.training import stopping
 from cogvx_exp.training.stopping import Stopped, StopRequest
 
@@ -34,7 +34,7 @@ def test_a_batch_is_sent_without_shared_memory(monkeypatch: pytest.MonkeyPatch) 
         prompt_embeds=torch.randn(2, 7, 8).bfloat16(),
         samples=[3, 4],
         clips=["a", "b"],
-        image_mask=torch.tensor([True, False]),
+        extras={"image_mask": torch.tensor([True, False])},
     )
 
     def share(*about: object) -> None:
@@ -43,8 +43,9 @@ def test_a_batch_is_sent_without_shared_memory(monkeypatch: pytest.MonkeyPatch) 
     for name in ("_share_fd_cpu_", "_share_filename_cpu_"):
         monkeypatch.setattr(torch.UntypedStorage, name, share)
     received = pickle.loads(ForkingPickler.dumps(batch))
-    assert (received.samples, received.clips, received.image) == ([3, 4], ["a", "b"], None)
-    for name in ("latents", "noise", "timesteps", "prompt_embeds", "image_mask"):
+    assert (received.samples, received.clips, received.condition) == ([3, 4], ["a", "b"], None)
+    assert torch.equal(received.extras["image_mask"], batch.extras["image_mask"])
+    for name in ("latents", "noise", "timesteps", "prompt_embeds"):
         assert getattr(received, name).dtype == getattr(batch, name).dtype
         assert torch.equal(getattr(received, name), getattr(batch, name))
 

@@ -6,8 +6,8 @@ from diffusers import CogVideoXTransformer3DModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from cogvx_exp.diffusion.batch import Batch
 from cogvx_exp.diffusion.denoise import model_inputs
-from cogvx_exp.loading.samples import Batch
 from cogvx_exp.model.adapt import make_trainable, trainable_parameters
 from cogvx_exp.training.monitor.throughput import PEAK_TFLOPS, WorkMeter, _peak_of
 from tests.conftest import MakeJob

@@ -20,6 +20,8 @@ class Task(Section):
 
     name: Literal["t2v", "i2v"]
     """t2v: text. i2v: text and the clip's first frame. Default: t2v."""
+    target: FilledText | None = None
+    """Class of the task. Default: cogvx_exp.tasks.text_to_video.TextToVideo."""
     image_dropout: float | None = Field(default=None, ge=0, le=1)
     """i2v: share of the samples trained without the image."""
     image_noise_mean: float | None = None

@@ -11,6 +11,7 @@ from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.estimate.trace.fake_models import fake_tensors, fake_text_encoder, fake_vae, materialize
 from cogvx_exp.estimate.trace.memory_tracker import MemoryTracker
 from cogvx_exp.latents.encode import encode_videos
+from cogvx_exp.tasks.base import build_task
 
 
 def vae_weights(architecture: VaeArchitecture, dtype: torch.dtype) -> int:
@@ -40,24 +41,25 @@ def text_encoder_peak(architecture: TextEncoderArchitecture, dtype: torch.dtype,
 class EncodersInTheLoop:
     """The VAEs that encode while a run trains: clips (data.encode=online), and the images of image-to-video.
 
-    A run loads them with its first batch (`cogvx_exp.loading.online`, `cogvx_exp.loading.images`).
+    A run loads them with its first batch (`cogvx_exp.loading.online`, `cogvx_exp.loading.condition`).
     """
 
     def __init__(self, job: TrainJob, dtype: torch.dtype, tracker: MemoryTracker):
         load = partial(fake_vae, job.model.vae, dtype, slicing=job.memory.vae_slicing, tiling=job.memory.vae_tiling)
         self._clips = load() if job.data.encode == "online" else None
-        self._images = load() if job.task.name == "i2v" else None
-        if self._images:
-            self._images.decoder = None
+        self._frames = build_task(job.task).encoded_frames
+        self._condition = load() if self._frames else None
+        if self._condition:
+            self._condition.decoder = None
         self._tracker = tracker
         self._loaded = False
 
     def encode(self, shape: Bucket, batch_size: int) -> None:
         """Encodes a batch's clips and images."""
-        for vae in () if self._loaded else filter(None, (self._clips, self._images)):
+        for vae in () if self._loaded else filter(None, (self._clips, self._condition)):
             materialize(vae, self._tracker, "VAE")
         self._loaded = True
-        for vae, frames in ((self._clips, shape.num_frames), (self._images, 1)):
+        for vae, frames in ((self._clips, shape.num_frames), (self._condition, self._frames)):
             if vae:
                 encode_videos(torch.empty(batch_size, 3, frames, shape.height, shape.width), vae)
 

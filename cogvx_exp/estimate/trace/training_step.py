@@ -10,6 +10,7 @@ from diffusers import CogVideoXTransformer3DModel
 
 from cogvx_exp.config.schema import Optim, TrainJob, Validation
 from cogvx_exp.data.buckets import Bucket
+from cogvx_exp.diffusion.batch import Batch
 from cogvx_exp.diffusion.denoise import denoising_loss, model_inputs
 from cogvx_exp.estimate.trace.encoders import EncodersInTheLoop
 from cogvx_exp.estimate.trace.fake_models import (
@@ -20,13 +21,13 @@ from cogvx_exp.estimate.trace.fake_models import (
     norm_as_on_cuda,
 )
 from cogvx_exp.estimate.trace.memory_tracker import MemoryTracker
-from cogvx_exp.loading.samples import Batch
 from cogvx_exp.model.adapt import trainable_parameters
 from cogvx_exp.model.device import Compute, resolve_dtype
 from cogvx_exp.model.offload.blocks import apply_memory_options
 from cogvx_exp.model.offload.host_memory import pinned_size
 from cogvx_exp.optim.state import OFFLOADED_FROM
 from cogvx_exp.strategies.micro_batch import forward_backward
+from cogvx_exp.tasks.base import build_task
 
 DEPTHS = (5, 8)
 """Depths of model at which deep ones are gone through. Not less: where blocks are streamed, the peak of a shallower one
@@ -260,7 +261,7 @@ def _batch(job: TrainJob, shape: Bucket, batch_size: int) -> Batch:
         prompt_embeds=torch.empty(texts),
         samples=[],
         clips=[],
-        image_latents=torch.empty_like(latents) if job.task.name == "i2v" else None,
+        condition=torch.empty_like(latents) if build_task(job.task).condition_channels else None,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from cogvx_exp.loading.samples import Batch
+from cogvx_exp.diffusion.batch import Batch
 
 PEAK_TFLOPS = {
     "H200": 989,

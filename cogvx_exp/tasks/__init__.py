@@ -1,0 +1,1 @@
+"""What a model is conditioned on besides text: one file a task."""

@@ -1,0 +1,92 @@
+"""Image to video: the clip's first frame stands beside the noisy latents.
+
+Noise is added to the frame's pixels, before the VAE, so it is encoded in the loop: a cache of its latent would freeze
+one noise for ever. One frame costs little; the VAE's decoder is not kept.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from cogvx_exp.core.randomness import SampleRandomness
+from cogvx_exp.data.factory_latents import LatentFiles
+from cogvx_exp.diffusion.latents import sample_latents
+from cogvx_exp.tasks.base import Cached, Task, Tensors
+
+
+def first_frame(frames: np.ndarray) -> torch.Tensor:
+    """Pixels of the first frame, uint8, (3, height, width)."""
+    return torch.from_numpy(frames[0].copy()).permute(2, 0, 1)
+
+
+def image_scale(vae_config: Any) -> float:
+    """What an image's latent is multiplied by, in training as in sampling.
+
+    The diffusers pipeline divides by the scaling factor for CogVideoX 1.5 (invert_scale_latents), because the
+    checkpoints were trained so.
+    """
+    factor = float(vae_config["scaling_factor"])
+    return 1 / factor if vae_config["invert_scale_latents"] else factor
+
+
+FIRST_FRAME = Cached(
+    part="first frame",
+    make=first_frame,
+    shape=lambda bucket: (3, bucket.height, bucket.width),
+    imported=LatentFiles.required_image,  # moments of the frame, (2C, 1, H, W)
+)
+
+
+@dataclass(frozen=True)
+class ImageToVideo(Task):
+    """`task=i2v`."""
+
+    cached: ClassVar[Mapping[str, Cached]] = {"image": FIRST_FRAME}
+    condition_channels: ClassVar[int] = 1
+    encoded_frames: ClassVar[int] = 1
+    label: ClassVar[str] = "image-to-video"
+    pipeline: ClassVar[str] = "CogVideoXImageToVideoPipeline"
+
+    def draw(self, cached: Tensors, latents: torch.Tensor, random: SampleRandomness) -> dict[str, torch.Tensor]:
+        """The image with its noise (pixels, or moments if it was encoded elsewhere), the noise with which its latent
+        is drawn, (C, 1, H, W), and whether the sample keeps its image.
+        """
+        image = cached["image"]
+        if image.dtype == torch.uint8:
+            image = self._with_noise(image.float() / 127.5 - 1, random)
+        channels, height, width = latents.shape[1:]
+        return {
+            "image": image.float(),
+            "image_noise": random.normal((channels, 1, height, width), "image latent"),
+            "image_mask": torch.tensor(random.uniform("image dropout") >= (self.settings.image_dropout or 0)),
+        }
+
+    def _with_noise(self, pixels: torch.Tensor, random: SampleRandomness) -> torch.Tensor:
+        """Noise whose strength is drawn anew for every sample: exp(N(mean, std)), as CogVideoX-5B-I2V was trained."""
+        assert self.settings.image_noise_mean is not None
+        assert self.settings.image_noise_std is not None
+        strength = random.normal((), "image noise strength").item()
+        sigma = math.exp(self.settings.image_noise_mean + self.settings.image_noise_std * strength)
+        return pixels + sigma * random.normal(pixels.shape, "image noise")
+
+    @torch.no_grad()
+    def condition(self, extras: Tensors, latents: torch.Tensor, vae: Any) -> torch.Tensor:
+        """The image's latent in the first frame, zeros in the others; zeros only where the image was dropped.
+
+        CogVideoX 1.5's padding frame counts as the first, as in the diffusers pipeline.
+        """
+        moments = extras["image"]
+        if moments.ndim == 4:  # pixels
+            moments = vae.encode(moments[:, :, None].to(vae.dtype)).latent_dist.parameters
+        latents_BC1HW = sample_latents(moments.float(), extras["image_noise"]) * image_scale(vae.config)
+        condition = torch.zeros_like(latents)
+        condition[:, :1] = latents_BC1HW.transpose(1, 2) * extras["image_mask"].view(-1, 1, 1, 1, 1)
+        return condition
+
+    def without_dropout(self) -> Task:
+        """The task with every image kept."""
+        return replace(self, settings=self.settings.model_copy(update={"image_dropout": 0.0}))

@@ -1,0 +1,7 @@
+"""Text to video: nothing but the caption."""
+
+from cogvx_exp.tasks.base import Task
+
+
+class TextToVideo(Task):
+    """`task=t2v`."""
