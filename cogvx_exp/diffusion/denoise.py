@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from cogvx_exp.diffusion.batch import Batch
-from cogvx_exp.diffusion.objective import add_noise, velocity_loss
+from cogvx_exp.diffusion.objective import Objective, add_noise
 from cogvx_exp.model.positions import rotary_positions
 
 OFS = 2.0
@@ -15,20 +15,24 @@ OFS = 2.0
 Loss = Callable[[torch.nn.Module, Batch], torch.Tensor]
 
 
-def denoising_loss(alphas_cumprod: torch.Tensor, config: dict, dtype: torch.dtype) -> Loss:
+def denoising_loss(
+    alphas_cumprod: torch.Tensor, config: dict, dtype: torch.dtype, objective: Objective | None = None
+) -> Loss:
     """The function of (transformer, batch) that gives the loss of each sample, float32, (B,).
 
     Args:
         alphas_cumprod: the noise schedule the checkpoint was trained with, (timesteps,).
         config: the transformer's configuration.
         dtype: type of the transformer's input.
+        objective: by default, that of the CogVideoX authors.
     """
+    objective = objective or Objective()
 
     def loss(transformer: torch.nn.Module, batch: Batch) -> torch.Tensor:
         alphas = alphas_cumprod[batch.timesteps]
         noisy = add_noise(batch.latents, batch.noise, alphas)
         prediction = transformer(**model_inputs(noisy, batch, config, dtype), return_dict=False)[0]
-        return velocity_loss(prediction, batch.latents, batch.noise, alphas)
+        return objective.loss(prediction, batch.latents, batch.noise, alphas)
 
     return loss
 

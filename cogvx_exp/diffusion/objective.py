@@ -11,9 +11,21 @@ number, but near t = 0 it multiplies rounding errors by about a thousand; the ta
 it is float32: in bfloat16, a rounds to 1 for the first timesteps.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
+from hydra.errors import HydraException
+from hydra.utils import get_method
+
+from cogvx_exp.config.schema import Objective as Settings
+from cogvx_exp.core.errors import UserError
 
 Tensor = torch.Tensor
+
+
+TimestepSampler = Callable[[int, torch.Generator], Tensor]
+"""Draws the timestep of one sample, (1,), given the length of the noise schedule."""
 
 
 def add_noise(latents: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
@@ -28,10 +40,54 @@ def velocity(latents: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
     return alpha * noise.float() - sigma * latents.float()
 
 
-def velocity_loss(prediction: Tensor, latents: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
-    """The loss of each sample, float32, (B,)."""
-    error = prediction.float() - velocity(latents, noise, alphas_cumprod)
-    return error.square().flatten(1).mean(1)
+def uniform(num_train_timesteps: int, generator: torch.Generator) -> Tensor:
+    """A timestep of one sample, (1,): each of the schedule is equally likely."""
+    return torch.randint(num_train_timesteps, (1,), generator=generator)
+
+
+def unweighted(alphas_cumprod: Tensor) -> Tensor:
+    """The weight of each sample's error, (B,): all alike. `alphas_cumprod`: of each sample's timestep, (B,)."""
+    return torch.ones_like(alphas_cumprod, dtype=torch.float32)
+
+
+def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """The error of each sample, float32, (B,): the mean of the squares."""
+    return (prediction - target).square().flatten(1).mean(1)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a model is trained to do, in three parts that can be replaced (`objective=NAME`)."""
+
+    timesteps: TimestepSampler = uniform
+    """Draws the timestep of a sample."""
+    weighting: Callable[[Tensor], Tensor] = unweighted
+    """Weights the errors of samples."""
+    error: Callable[[Tensor, Tensor], Tensor] = squared_error
+    """Compares predictions with what they should be, both float32, (B, F, C, H, W)."""
+
+    def loss(self, prediction: Tensor, latents: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
+        """The loss of each sample, float32, (B,)."""
+        error = self.error(prediction.float(), velocity(latents, noise, alphas_cumprod))
+        return self.weighting(alphas_cumprod) * error
+
+
+def build_objective(settings: Settings) -> Objective:
+    """The objective of a configuration.
+
+    Raises:
+        UserError: one of its functions cannot be imported.
+    """
+
+    def function(setting: str) -> Callable:
+        path = getattr(settings, setting)
+        try:
+            return get_method(path)
+        except (HydraException, ImportError, ValueError, AttributeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"objective.{setting}={path} is no function that can be imported: {reason}") from None
+
+    return Objective(function("timesteps"), function("weighting"), function("error"))
 
 
 def _signal_and_noise(alphas_cumprod: Tensor, ndim: int) -> tuple[Tensor, Tensor]:

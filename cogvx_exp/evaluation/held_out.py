@@ -29,9 +29,10 @@ class HeldOutLoss:
     clips: EncodedClips
     context: PipelineContext
     timesteps: list[int]
+    loss: Loss
 
     @torch.no_grad()
-    def measure(self, transformer: torch.nn.Module, loss: Loss) -> dict[str, float]:
+    def measure(self, transformer: torch.nn.Module) -> dict[str, float]:
         """The mean loss, and the mean at each timestep as `loss_t0050`; the processes share the work."""
         was_training = transformer.training
         transformer.eval()
@@ -46,7 +47,7 @@ class HeldOutLoss:
             batch = replace(batch, timesteps=torch.full_like(batch.timesteps, timesteps[number]))
             batch = with_condition(batch, self.context, vae)
             with compute.autocast():
-                measured.append(loss(transformer, batch).item())
+                measured.append(self.loss(transformer, batch).item())
         told = processes.all_gather(measured)
         by_timestep: dict[int, list[float]] = {timestep: [] for timestep in timesteps}
         for index, (_, number) in enumerate(items):

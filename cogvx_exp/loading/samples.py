@@ -12,6 +12,7 @@ from cogvx_exp.config.schema import Data
 from cogvx_exp.core.randomness import SampleRandomness
 from cogvx_exp.diffusion.batch import Batch
 from cogvx_exp.diffusion.latents import sample_latents
+from cogvx_exp.diffusion.objective import TimestepSampler, uniform
 from cogvx_exp.latents.dataset import EncodedClips
 from cogvx_exp.loading.sampler import SampleIndex
 from cogvx_exp.tasks.base import Task
@@ -32,8 +33,17 @@ class LatentSpace:
 class TrainingSamples(Dataset[Batch]):
     """Maps a `SampleIndex` to a sample (a batch of one). Reads the cache; holds no tensors."""
 
-    def __init__(self, clips: EncodedClips, space: LatentSpace, data: Data, task: Task, seed: int):
+    def __init__(
+        self,
+        clips: EncodedClips,
+        space: LatentSpace,
+        data: Data,
+        task: Task,
+        seed: int,
+        timesteps: TimestepSampler = uniform,
+    ):
         self.clips = clips
+        self.timesteps = timesteps
         self.space = space
         self.caption_dropout = data.caption_dropout
         self.random_flip = data.random_flip
@@ -66,12 +76,11 @@ class TrainingSamples(Dataset[Batch]):
         """
         random = self._random(draw)
         latents = self._latents(random, moments.float())
-        timesteps = self.space.num_train_timesteps
         extras = self.task.draw(cached, latents, random)
         return Batch(
             latents=latents[None],
             noise=random.normal(latents.shape, "noise")[None],
-            timesteps=torch.randint(timesteps, (1,), generator=random.generator("timestep")),
+            timesteps=self.timesteps(self.space.num_train_timesteps, random.generator("timestep")),
             prompt_embeds=self.clips.cache.load(self._caption(draw, random))[None],
             samples=[draw.sample],
             clips=[self.clips.names[draw.clip]],

@@ -110,7 +110,7 @@ class Callbacks:
         training = self._run.training
         assert training.held_out
         with training.state.ema_weights():
-            losses = training.held_out.measure(training.transformer, training.loss)
+            losses = training.held_out.measure(training.transformer)
         self._held_out_losses[step] = losses["loss"]
         if self._run.processes.is_main_process:
             with Metrics(self._run.folder.held_out, step - 1) as held_out:

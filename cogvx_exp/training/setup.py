@@ -25,6 +25,7 @@ from cogvx_exp.data.frames import choose_frames
 from cogvx_exp.data.start_image import frame_of, listed_images
 from cogvx_exp.diffusion.batch import Batch
 from cogvx_exp.diffusion.denoise import Loss, denoising_loss
+from cogvx_exp.diffusion.objective import build_objective
 from cogvx_exp.distributed.process_group import ProcessGroup
 from cogvx_exp.evaluation.adapter import find_adapter
 from cogvx_exp.evaluation.held_out import SEED as HELD_OUT_SEED
@@ -147,6 +148,7 @@ def prepare_data(
     Raises:
         UserError: the data or the model cannot be used.
     """
+    build_objective(job.objective)  # a function that cannot be imported is reported before anything is encoded
     console.print(dataset.describe())
     if not processes.is_main_process:
         processes.barrier()  # the first one downloads or builds
@@ -216,7 +218,8 @@ def build_training(
     state = TrainingState(strategy, job.optim, schedule, ema)
 
     config = dict(transformer.config)
-    noise_schedule = load_scheduler(data.pipeline, job.model.sampling.scheduler).alphas_cumprod
+    scheduler = load_scheduler(data.pipeline, job.model.sampling.scheduler)
+    noise_schedule, objective = scheduler.alphas_cumprod.to(data.compute.device), build_objective(job.objective)
     space = LatentSpace(
         scaling_factor=read_json(data.pipeline / "vae" / "config.json")["scaling_factor"],
         patch_size_t=config["patch_size_t"],
@@ -225,12 +228,14 @@ def build_training(
     training = Training(
         transformer=transformer,
         state=state,
-        loss=denoising_loss(noise_schedule.to(data.compute.device), config, data.compute.dtype),
-        samples=TrainingSamples(data.encoded.training, space, job.data, data.context.task, job.seed),
+        loss=denoising_loss(noise_schedule, config, data.compute.dtype, objective),
+        samples=TrainingSamples(
+            data.encoded.training, space, job.data, data.context.task, job.seed, objective.timesteps
+        ),
         stream=stream,
         steps=steps,
         positions_dropped=positions_dropped,
-        held_out=_held_out(job, data, space),
+        held_out=_held_out(job, data, space, denoising_loss(noise_schedule, config, data.compute.dtype)),
     )
     if checkpoint:
         training.resume(checkpoint, data.encoded.dataset)
@@ -258,14 +263,14 @@ def _say_parameters(job: TrainJob, transformer: CogVideoXTransformer3DModel, ste
     console.print(f"Training {trained:,}{of} parameters of {job.model.name}{stored} for {steps} steps")
 
 
-def _held_out(job: TrainJob, data: PreparedData, space: LatentSpace) -> HeldOutLoss | None:
-    """The measure on held-out clips, if there are any."""
+def _held_out(job: TrainJob, data: PreparedData, space: LatentSpace, loss: Loss) -> HeldOutLoss | None:
+    """The measure on held-out clips, if there are any. Its loss is the same whatever the objective."""
     if not data.encoded.held_out.names:
         return None
     plain = job.data.model_copy(update={"caption_dropout": 0.0, "random_flip": 0.0})
     samples = TrainingSamples(data.encoded.held_out, space, plain, data.context.task.without_dropout(), HELD_OUT_SEED)
     timesteps = fixed_timesteps(job.validation.loss_timesteps, space.num_train_timesteps)
-    return HeldOutLoss(samples, data.encoded.held_out, data.context, timesteps)
+    return HeldOutLoss(samples, data.encoded.held_out, data.context, timesteps, loss)
 
 
 def _shapes(job: TrainJob, clips: list[Clip]) -> set[Bucket]:

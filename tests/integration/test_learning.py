@@ -116,7 +116,7 @@ def test_every_task_and_method_learns(make_job, tmp_path: Path, model: str, task
             task = job.task.model_copy(update={"image_dropout": 0.0})
             samples = TrainingSamples(data.encoded.training, training.samples.space, job.data, task, seed)
             held_out = HeldOutLoss(samples, data.encoded.training, data.encoder, [500, 800, 950])
-            return held_out.measure(training.transformer, training.loss)["loss"]
+            return held_out.measure(training.transformer)["loss"]
 
         before = measure(0)
         schedule = schedule_of(job, training)

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from cogvx_exp.distributed.process_group import ProcessGroup
 from cogvx_exp.evaluation.sampling import Sampler
 from cogvx_exp.model.device import choose_compute
-from cogvx_exp.model.load import load_trained, load_transformer, load_vae, pipeline_folder
-from cogvx_exp.runs.run_folder import LORA_FILE, PEFT_FILE, RunFolder, read_metrics
+from cogvx_exp.model.load import load_scheduler, load_trained, load_transformer, load_vae, pipeline_folder
+from cogvx_exp.runs.run_folder import LORA_FILE, PEFT_FILE, RunFolder, read_job, read_metrics
 from cogvx_exp.tasks.image_to_video import ImageToVideo
 from tests.entry import train as main
 from tests.integration.test_parity import SHAPES
@@ -279,6 +279,18 @@ def test_training_and_the_pipeline_scale_an_image_alike(how: str, scale: float, 
     torch.testing.assert_close(ImageToVideo(job.task).condition(extras, latents, vae), theirs)
     drawn = moments.mean + moments.std * draw
     torch.testing.assert_close(theirs[:, 0], drawn[:, :, 0] * scale)
+
+
+def test_training_follows_the_objective(tmp_path: Path, shared_cache: Path) -> None:
+    parts = ["timesteps=tests.objectives.always_seven", "error=tests.objectives.one_half"]
+    parts.append("weighting=tests.objectives.weight_by_signal")
+    run = train(
+        tmp_path / "run", shared_cache, "tiny-5b", "validation.every=null", *(f"objective.{part}" for part in parts)
+    )
+    job = read_job(run.path)
+    alphas = load_scheduler(pipeline_folder(job.model, job.cache_dir), job.model.sampling.scheduler).alphas_cumprod
+    for line in read_metrics(run.metrics):
+        assert [line["loss"], line["loss_t0_249"]] == pytest.approx([0.5 * float(alphas[7])] * 2)
 
 
 @pytest.mark.parametrize("method", ["lora", "sft"])

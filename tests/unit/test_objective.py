@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from cogvx_exp.diffusion.objective import add_noise, velocity_loss
+from cogvx_exp.config.schema import Objective as Settings
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.diffusion.objective import Objective, add_noise, build_objective
 from cogvx_exp.model.build import SCHEDULERS
 
 TIMESTEPS = [0, 1, 500, 999]
+PARTS = {"timesteps": "always_seven", "weighting": "weight_by_signal", "error": "one_half"}
 
 
 def alphas_cumprod_float64(snr_shift: float) -> np.ndarray:
@@ -39,7 +42,7 @@ def test_loss_equals_weighted_error_of_the_clean_latent(sampler: str, snr_shift:
     alphas = scheduler.alphas_cumprod[TIMESTEPS]
 
     noisy = add_noise(latents, noise, alphas)
-    loss = velocity_loss(prediction, latents, noise, alphas)
+    loss = Objective().loss(prediction, latents, noise, alphas)
 
     x, e, v = (tensor.double().numpy() for tensor in (latents, noise, prediction))
     for i, timestep in enumerate(TIMESTEPS):
@@ -49,3 +52,16 @@ def test_loss_equals_weighted_error_of_the_clean_latent(sampler: str, snr_shift:
         clean = np.sqrt(a) * expected_noisy - np.sqrt(1 - a) * v[i]
         expected_loss = np.mean((clean - x[i]) ** 2) / (1 - a)
         assert loss[i].item() == pytest.approx(expected_loss, rel=1e-5)
+
+
+def test_each_part_of_the_objective_can_be_replaced() -> None:
+    settings = Settings(**{part: f"tests.objectives.{name}" for part, name in PARTS.items()})
+    objective = build_objective(settings)
+    assert objective.timesteps(1000, torch.Generator()) == 7
+    zeros, alphas = torch.zeros(2, 1, 1, 1, 1), torch.tensor([0.25, 1.0])
+    torch.testing.assert_close(objective.loss(zeros, zeros, zeros, alphas), torch.tensor([0.125, 0.5]))
+
+
+def test_a_part_that_cannot_be_imported_is_named() -> None:
+    with pytest.raises(UserError, match=r"objective\.error=nowhere\.at_all is no function that can be imported"):
+        build_objective(Settings(error="nowhere.at_all"))

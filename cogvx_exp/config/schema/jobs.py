@@ -17,6 +17,7 @@ from cogvx_exp.config.schema.training import (
     Memory,
     Method,
     NoValidation,
+    Objective,
     Optim,
     Quant,
     SamplingSettings,
@@ -68,6 +69,8 @@ class TrainJob(Section):
     """The checkpoint."""
     task: Task
     """Text-to-video or image-to-video."""
+    objective: Objective = Objective()
+    """What the model is trained to do."""
     method: Method
     """Which weights are trained."""
     optim: Optim

@@ -33,6 +33,22 @@ class Task(Section):
     checkpoint's diffusers pipeline does (1.5 divides). Public trainers multiply for 1.5, too."""
 
 
+class Objective(Section):
+    """What the model is trained to do: three functions, by their import paths."""
+
+    name: str = "default"
+    """Name of the choice, as in `objective=NAME`. Default: default."""
+    timesteps: FilledText = "cogvx_exp.diffusion.objective.uniform"
+    """(timesteps of the noise schedule, torch.Generator) to the timestep of one sample.
+    Default: cogvx_exp.diffusion.objective.uniform."""
+    weighting: FilledText = "cogvx_exp.diffusion.objective.unweighted"
+    """alphas_cumprod of each sample's timestep, (B,), to the weight of its error, (B,).
+    Default: cogvx_exp.diffusion.objective.unweighted."""
+    error: FilledText = "cogvx_exp.diffusion.objective.squared_error"
+    """(prediction, target) to the error of each sample, (B,).
+    Default: cogvx_exp.diffusion.objective.squared_error."""
+
+
 class Method(Section):
     """Which weights are trained."""
 
