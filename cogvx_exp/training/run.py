@@ -4,10 +4,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -16,32 +14,24 @@ from diffusers import CogVideoXTransformer3DModel
 
 from cogvx_exp.config.schema import TrainJob, Validation
 from cogvx_exp.console.progress import console
-from cogvx_exp.core.disk import plain_disk_errors
 from cogvx_exp.core.errors import UserError
-from cogvx_exp.core.files import replacing_folder, write_json
+from cogvx_exp.core.files import write_json
 from cogvx_exp.data.dataset import Dataset
 from cogvx_exp.distributed.process_group import ProcessGroup, destroy_process_group, init_process_group, local_device
-from cogvx_exp.evaluation.generation import Recipe
 from cogvx_exp.model.device import Compute, check_devices, choose_compute
-from cogvx_exp.model.load import load_trained, load_transformer, load_whole
-from cogvx_exp.model.offload.blocks import apply_memory_options
-from cogvx_exp.model.offload.module import free_weights
 from cogvx_exp.runs.checkpoint_folder import CheckpointFolder
 from cogvx_exp.runs.environment import environment
 from cogvx_exp.runs.opening import Opening
-from cogvx_exp.runs.run_folder import Metrics, NoMetrics, RunFolder, read_metrics, write_status
-from cogvx_exp.tracking.plot import plot_loss
-from cogvx_exp.tracking.publish import publish
-from cogvx_exp.tracking.strip import draw_strip
+from cogvx_exp.runs.run_folder import Metrics, NoMetrics, RunFolder
 from cogvx_exp.tracking.trackers import Trackers
 from cogvx_exp.training.callbacks import Callbacks
 from cogvx_exp.training.checkpoint.saver import CheckpointSaver
 from cogvx_exp.training.context import Context
-from cogvx_exp.training.export import export, export_merged
+from cogvx_exp.training.finish import export_result, finish, sample_from_export
 from cogvx_exp.training.loop import LoopConfig, train_loop
 from cogvx_exp.training.monitor.memory import MemoryLog
 from cogvx_exp.training.monitor.out_of_memory import explained_out_of_memory
-from cogvx_exp.training.setup import Training, build_training, load_base, prepare_data
+from cogvx_exp.training.setup import Training, build_training, prepare_data
 from cogvx_exp.training.stopping import Stopped, StopRequest
 
 DEFAULT_TIMEOUT = 1800
@@ -107,15 +97,15 @@ def train(
             raise Stopped(
                 f"Stopped after step {last} of {training.steps}: {stop.reason}; resume=auto goes on from there"
             )
-        exported = _export(run)
+        exported = export_result(run)
         training.state.free()  # in a sweep, the next job needs the memory, too
         transformer = training.transformer
         if data.validator:
-            transformer = _sample_from_export(run, exported)
+            transformer = sample_from_export(run, exported)
             memory.record("after_testing")
         summary: dict[str, Any] = {}
         if processes.is_main_process:
-            summary = _finish(run, exported, time.monotonic() - started, unsaved)
+            summary = finish(run, exported, time.monotonic() - started, unsaved)
         return Result(transformer, processes.all_gather(summary)[0])
 
 
@@ -206,104 +196,3 @@ def accelerator_for(compute: Compute) -> Iterator[Accelerator]:
         )
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def _export(run: Context) -> Path:
-    """Writes the result as diffusers or peft load it."""
-    job, compute, training = run.job, run.data.compute, run.training
-    exported = ""
-    with training.state.ema_weights():
-        complete = training.state.strategy.full_model()
-        if run.processes.is_main_process:
-            with replacing_folder(run.folder.export) as beside, plain_disk_errors(run.folder.export):
-                written = export(complete, job.method, beside, compute.dtype, training.about)
-            exported = str(run.folder.export / written.relative_to(beside))
-    exported = run.processes.all_gather(exported)[0]
-    if job.export.merge and run.processes.is_main_process:
-        host = Compute(torch.device("cpu"), compute.dtype)
-        base = load_transformer(run.data.pipeline, host)
-        with plain_disk_errors(run.folder.export):
-            export_merged(load_trained(base, Path(exported), host), run.folder.export, compute.dtype)
-    return Path(exported)
-
-
-def _sample_from_export(run: Context, exported: Path) -> CogVideoXTransformer3DModel:
-    """The last videos come from what was written, which is returned, not from the model in memory, which is freed."""
-    job, training, compute = run.job, run.training, run.data.compute
-    free_weights(training.transformer, compute.device)
-    run.memory.record("export")  # what was there until now is no part of the next phase
-    # A whole transformer needs no base; two of them would not fit where one was trained.
-    transformer = (
-        load_whole(exported, compute)
-        if exported.is_dir()
-        else load_trained(load_base(job, run.data), exported, compute)
-    )
-    apply_memory_options(transformer, job.memory, compute.device)
-    recipe = Recipe(job.model, [exported], [1.0], [1.0])
-    run.sample(transformer, training.steps, **recipe.about())
-    return transformer
-
-
-def _finish(run: Context, exported: Path, seconds: float, unsaved: str) -> dict[str, Any]:
-    """Sums the run up.
-
-    Raises:
-        UserError: the last checkpoint could not be written, as `unsaved` says; all else is there.
-    """
-    job, folder, training = run.job, run.folder, run.training
-    lines = read_metrics(folder.metrics)
-    if lines:  # else the run has only exported a checkpoint
-        plot_loss(lines, folder.path / "loss.png", job.name)
-    summary = _summary(job, lines, run.memory, exported, seconds)
-    summary |= {"held_out": read_metrics(folder.held_out)[-1]} if training.held_out else {}
-    summary["processes"] = run.processes.world
-    summary["checkpoint_seconds"] = {name: round(value, 3) for name, value in training.seconds_for_checkpoints.items()}
-    summary["clips"] = run.data.encoded.dataset.describe()
-    write_json(folder.path / "summary.json", summary)
-    run.trackers.finish()
-    if unsaved:
-        raise UserError(f"{unsaved}. The run has finished, and its result is in {exported}")
-    write_status(folder, "finished", step=training.steps)
-    draw_strip(folder)
-    _say_result(folder, summary)
-    if job.hub.push or job.hub.dry_run:
-        gathered = publish(job, folder, training.about)
-        done = "Would be pushed" if job.hub.dry_run else f"Pushed to {job.hub.repo}"
-        console.print(f"{done}: {gathered}", soft_wrap=True)
-    return summary
-
-
-def _summary(
-    job: TrainJob, lines: list[dict[str, Any]], memory: MemoryLog, exported: Path, seconds: float
-) -> dict[str, Any]:
-    tail = lines[-max(len(lines) // 10, 1) :]
-    return {
-        "name": job.name,
-        "status": "finished",
-        "steps": lines[-1]["step"] if lines else 0,
-        "loss_last_tenth": sum(line["loss"] for line in tail) / len(tail) if tail else None,
-        "seconds": round(seconds, 1),
-        "seconds_per_step": round(float(np.median([line["step_seconds"] for line in lines])), 4) if lines else 0.0,
-        "memory": memory.phases,
-        "memory_figures": memory.figures(),
-        "export": str(exported),
-    }
-
-
-def _say_result(folder: RunFolder, summary: dict[str, Any]) -> None:
-    console.print(f"\nDone in {summary['seconds']:.0f} s, {summary['seconds_per_step']:.2f} s a step")
-    figures = "  ".join(f"{name.replace('_', ' ')} {size:.2f}" for name, size in summary["memory_figures"].items())
-    console.print(f"Memory, GiB at most:  {figures}", soft_wrap=True)
-    results = {
-        "page": folder.path / "report" / "index.html",
-        "loss": folder.path / "loss.png",
-        "before/after": folder.path / "videos.png",
-        "videos": folder.path / "validation",
-        "checkpoints": folder.checkpoints,
-        "export": Path(summary["export"]),
-        "summary": folder.path / "summary.json",
-    }
-    for label, path in results.items():
-        if path.exists():
-            console.print(f"  {label:<12} {path}", soft_wrap=True)
-    console.print(f"Sample from it:  python -m cogvx_exp.generate generate.adapter={folder.path}", soft_wrap=True)

@@ -7,22 +7,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers import CogVideoXTransformer3DModel
 from diffusers.training_utils import EMAModel
 
 from cogvx_exp.config.rules.notes import warmup_note
-from cogvx_exp.config.rules.prompts import read_prompts
 from cogvx_exp.config.schema import TrainJob, Validation
 from cogvx_exp.console.progress import console
-from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import read_json
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.dataset import Clip, Dataset
-from cogvx_exp.data.frames import choose_frames
-from cogvx_exp.data.start_image import frame_of, listed_images
 from cogvx_exp.diffusion.batch import Batch
 from cogvx_exp.diffusion.denoise import Loss, denoising_loss
 from cogvx_exp.diffusion.objective import build_objective
@@ -30,6 +25,7 @@ from cogvx_exp.distributed.process_group import ProcessGroup
 from cogvx_exp.evaluation.adapter import find_adapter
 from cogvx_exp.evaluation.held_out import SEED as HELD_OUT_SEED
 from cogvx_exp.evaluation.held_out import HeldOutLoss, fixed_timesteps
+from cogvx_exp.evaluation.requests import start_images, validation_prompts
 from cogvx_exp.evaluation.sampling import video_requests
 from cogvx_exp.evaluation.validation import Validator
 from cogvx_exp.latents.captions import load_embeds
@@ -165,9 +161,9 @@ def prepare_data(
     )
     validation = job.validation if isinstance(job.validation, Validation) else None
     shown = [*dataset.held_out, *dataset.clips]
-    prompts = _prompts(validation, shown) if validation else []
+    prompts = validation_prompts(validation, shown) if validation else []
     texts = [validation.negative_prompt, *prompts] if validation else []
-    images = _images(job, validation, shown, len(prompts)) if validation and context.task.encoded_frames else None
+    images = start_images(job, shown, len(prompts)) if validation and context.task.encoded_frames else None
     encoded = encode_dataset(dataset, job.data, context, texts, faults)
     validator = None
     if validation:
@@ -279,25 +275,3 @@ def _shapes(job: TrainJob, clips: list[Clip]) -> set[Bucket]:
     if isinstance(job.validation, Validation):
         shapes.add(Bucket(job.validation.num_frames, job.validation.height, job.validation.width))
     return shapes
-
-
-def _prompts(validation: Validation, clips: list[Clip]) -> list[str]:
-    if validation.prompts is None:
-        return [clip.row.captions[0] for clip in clips[: validation.num_prompts]]
-    return read_prompts(validation.prompts, validation.separator, "validation.prompts")
-
-
-def _images(job: TrainJob, validation: Validation, clips: list[Clip], count: int) -> list[str]:
-    """One image for each prompt: those that are given, or the frames with which clips begin in training."""
-    if validation.images is not None:
-        return listed_images(validation.images, validation.separator, "validation.images").one_for_each(count)
-    chosen = [clips[index % len(clips)] for index in range(count)]
-    if any(clip.latents for clip in chosen):
-        raise UserError("validation.images=null: data=latents has no frames to start from; name images, one a prompt")
-    return [frame_of(clip.row.path, _first_frame(job, clip)) for clip in chosen]
-
-
-def _first_frame(job: TrainJob, clip: Clip) -> int:
-    """Number of the video's frame with which the clip begins."""
-    starts = np.arange(clip.info.num_frames) / clip.info.fps
-    return choose_frames(job.data, clip.bucket.num_frames).indices(starts)[0]

@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from cogvx_exp.media.video import write_video
 from cogvx_exp.report import main as report
-from cogvx_exp.runs.run_folder import LORA_FILE, RunFolder, read_job
+from cogvx_exp.runs.run_folder import LORA_FILE, RunFolder, read_job, read_metrics
 from tests import entry
 from tests.doc_pages import ENTRY_POINTS, ROOT, Command, check_configuration, commands, write_shown_files
 
@@ -137,6 +137,15 @@ def _is_footage(run: Path) -> None:
     assert json.loads(settings.read_text())["prompt"].startswith("FOOTAGE a ")
 
 
+def _is_min_snr(run: Path) -> None:
+    assert read_job(run).objective.weighting == "my_objectives.min_snr"
+
+
+def _is_last_frame(run: Path) -> None:
+    assert read_job(run).task.target == "my_tasks.LastFrameToVideo"
+    assert all(line["loss"] > 0 for line in read_metrics(RunFolder(run).metrics))
+
+
 EXAMINED: dict[str, Callable[[Path], None]] = {
     "experiment=style_lora": _is_style,
     "optim=lion": _is_lion,
@@ -144,5 +153,7 @@ EXAMINED: dict[str, Callable[[Path], None]] = {
     "method=lora_values": _is_lora_values,
     "model=my-tiny": _has_three_blocks,
     "data=footage": _is_footage,
+    "objective=min_snr": _is_min_snr,
+    "task=last_frame": _is_last_frame,
 }
 """What a setting of the page must have done to the run, by the setting."""

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from hydra.core.hydra_config import HydraConfig
 
-import cogvx_exp.launch  # noqa: F401 (its module is patched)
+import cogvx_exp.launch.start as launch_start
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.core.files import new_folder, write_json
 from cogvx_exp.runs.run_folder import RunFolder, read_status, write_status
@@ -91,9 +91,8 @@ def test_runs_and_sweeps_of_one_second_have_folders_of_their_own(
 ) -> None:
     """Time stands still; the work itself does not matter here."""
     now = "2030-01-02_03-04-05"
-    module = sys.modules["cogvx_exp.launch.start"]
-    monkeypatch.setattr(module, "datetime", SimpleNamespace(now=lambda: datetime(2030, 1, 2, 3, 4, 5)))
-    monkeypatch.setattr(module, "_run_here", lambda *about: None)
+    monkeypatch.setattr(launch_start, "datetime", SimpleNamespace(now=lambda: datetime(2030, 1, 2, 3, 4, 5)))
+    monkeypatch.setattr(launch_start, "_run_here", lambda *about: None)
     for _ in range(2):
         assert train([*SHORT, f"cache_dir={shared_cache}", "name=a"]) == 0
     assert {path.name for path in Path("outputs").iterdir()} == {f"{now}_a", f"{now}_a_2"}
@@ -103,7 +102,7 @@ def test_runs_and_sweeps_of_one_second_have_folders_of_their_own(
         write_json(Path(HydraConfig.get().runtime.output_dir) / "summary.json", {"loss_last_tenth": 1, "seconds": 1})
         return 0.0
 
-    monkeypatch.setattr("cogvx_exp.launch.start", note_place)
+    monkeypatch.setattr("cogvx_exp.launch.start.launch", note_place)
     (Path("outputs/multirun") / "taken").mkdir(parents=True)
     monkeypatch.setattr("cogvx_exp.sweep.callback.new_folder", lambda folder: new_folder(folder.with_name("taken")))
     assert train(["-m", *SHORT, "seed=1,2"]) == 0

@@ -52,7 +52,7 @@ def test_example_runs_on_the_tiny_model(name: str, less: str, in_tmp: Path, shar
 def test_every_job_of_an_example_is_possible(name: str, in_tmp: Path, shared_cache: Path, monkeypatch) -> None:
     """Each job is composed and checked; what it would run on is not here, or is the same as above."""
     composed = []
-    monkeypatch.setattr("cogvx_exp.launch.start", lambda job, overrides: composed.append(job))
+    monkeypatch.setattr("cogvx_exp.launch.start.launch", lambda job, overrides: composed.append(job))
     example(name)
     assert len(composed) == jobs(name)
 
@@ -117,7 +117,7 @@ def test_the_same_command_again_runs_what_is_missing_or_failed(
     for path, exported in weights.items():
         again = load_file(path / "export" / LORA_FILE)
         assert all(torch.equal(again[name], exported[name]) for name in exported), path
-    monkeypatch.setattr("cogvx_exp.launch.start", lambda job, overrides: 0.0)
+    monkeypatch.setattr("cogvx_exp.launch.start.launch", lambda job, overrides: 0.0)
     assert main([*sweep, "seed=0", "sweep.resume=true"]) == 0, "another command is another sweep"
     assert len(list(Path("outputs/multirun").iterdir())) == 2
 

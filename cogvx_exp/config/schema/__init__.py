@@ -10,16 +10,15 @@ from cogvx_exp.config.schema.model import (
     VaeArchitecture,
 )
 from cogvx_exp.config.schema.section import Section
+from cogvx_exp.config.schema.task import Objective, Task
 from cogvx_exp.config.schema.training import (
     Checkpoint,
     Distributed,
     LrScheduler,
     Memory,
     Method,
-    Objective,
     Optim,
     Sweep,
-    Task,
     Validation,
 )
 

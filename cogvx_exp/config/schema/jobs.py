@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from cogvx_exp.config.schema.data import Data
 from cogvx_exp.config.schema.model import Model
 from cogvx_exp.config.schema.section import Device, FilledText, LocalPath, PathText, Section
+from cogvx_exp.config.schema.task import Objective, Task
 from cogvx_exp.config.schema.trackers import Tracker
 from cogvx_exp.config.schema.training import (
     Checkpoint,
@@ -17,12 +18,10 @@ from cogvx_exp.config.schema.training import (
     Memory,
     Method,
     NoValidation,
-    Objective,
     Optim,
     Quant,
     SamplingSettings,
     Sweep,
-    Task,
     Validation,
 )
 

@@ -1,0 +1,128 @@
+"""The end of a run: export, the last videos, the summary."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import CogVideoXTransformer3DModel
+
+from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.console.progress import console
+from cogvx_exp.core.disk import plain_disk_errors
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.core.files import replacing_folder, write_json
+from cogvx_exp.evaluation.generation import Recipe
+from cogvx_exp.model.device import Compute
+from cogvx_exp.model.load import load_trained, load_transformer, load_whole
+from cogvx_exp.model.offload.blocks import apply_memory_options
+from cogvx_exp.model.offload.module import free_weights
+from cogvx_exp.runs.run_folder import RunFolder, read_metrics, write_status
+from cogvx_exp.tracking.plot import plot_loss
+from cogvx_exp.tracking.publish import publish
+from cogvx_exp.tracking.strip import draw_strip
+from cogvx_exp.training.context import Context
+from cogvx_exp.training.export import export, export_merged
+from cogvx_exp.training.monitor.memory import MemoryLog
+from cogvx_exp.training.setup import load_base
+
+
+def export_result(run: Context) -> Path:
+    """Writes the result as diffusers or peft load it."""
+    job, compute, training = run.job, run.data.compute, run.training
+    exported = ""
+    with training.state.ema_weights():
+        complete = training.state.strategy.full_model()
+        if run.processes.is_main_process:
+            with replacing_folder(run.folder.export) as beside, plain_disk_errors(run.folder.export):
+                written = export(complete, job.method, beside, compute.dtype, training.about)
+            exported = str(run.folder.export / written.relative_to(beside))
+    exported = run.processes.all_gather(exported)[0]
+    if job.export.merge and run.processes.is_main_process:
+        host = Compute(torch.device("cpu"), compute.dtype)
+        base = load_transformer(run.data.pipeline, host)
+        with plain_disk_errors(run.folder.export):
+            export_merged(load_trained(base, Path(exported), host), run.folder.export, compute.dtype)
+    return Path(exported)
+
+
+def sample_from_export(run: Context, exported: Path) -> CogVideoXTransformer3DModel:
+    """The last videos come from what was written, which is returned, not from the model in memory, which is freed."""
+    job, training, compute = run.job, run.training, run.data.compute
+    free_weights(training.transformer, compute.device)
+    run.memory.record("export")  # what was there until now is no part of the next phase
+    # A whole transformer needs no base; two of them would not fit where one was trained.
+    transformer = (
+        load_whole(exported, compute)
+        if exported.is_dir()
+        else load_trained(load_base(job, run.data), exported, compute)
+    )
+    apply_memory_options(transformer, job.memory, compute.device)
+    recipe = Recipe(job.model, [exported], [1.0], [1.0])
+    run.sample(transformer, training.steps, **recipe.about())
+    return transformer
+
+
+def finish(run: Context, exported: Path, seconds: float, unsaved: str) -> dict[str, Any]:
+    """Sums the run up.
+
+    Raises:
+        UserError: the last checkpoint could not be written, as `unsaved` says; all else is there.
+    """
+    job, folder, training = run.job, run.folder, run.training
+    lines = read_metrics(folder.metrics)
+    if lines:  # else the run has only exported a checkpoint
+        plot_loss(lines, folder.path / "loss.png", job.name)
+    summary = _summary(job, lines, run.memory, exported, seconds)
+    summary |= {"held_out": read_metrics(folder.held_out)[-1]} if training.held_out else {}
+    summary["processes"] = run.processes.world
+    summary["checkpoint_seconds"] = {name: round(value, 3) for name, value in training.seconds_for_checkpoints.items()}
+    summary["clips"] = run.data.encoded.dataset.describe()
+    write_json(folder.path / "summary.json", summary)
+    run.trackers.finish()
+    if unsaved:
+        raise UserError(f"{unsaved}. The run has finished, and its result is in {exported}")
+    write_status(folder, "finished", step=training.steps)
+    draw_strip(folder)
+    _say_result(folder, summary)
+    if job.hub.push or job.hub.dry_run:
+        gathered = publish(job, folder, training.about)
+        done = "Would be pushed" if job.hub.dry_run else f"Pushed to {job.hub.repo}"
+        console.print(f"{done}: {gathered}", soft_wrap=True)
+    return summary
+
+
+def _summary(
+    job: TrainJob, lines: list[dict[str, Any]], memory: MemoryLog, exported: Path, seconds: float
+) -> dict[str, Any]:
+    tail = lines[-max(len(lines) // 10, 1) :]
+    return {
+        "name": job.name,
+        "status": "finished",
+        "steps": lines[-1]["step"] if lines else 0,
+        "loss_last_tenth": sum(line["loss"] for line in tail) / len(tail) if tail else None,
+        "seconds": round(seconds, 1),
+        "seconds_per_step": round(float(np.median([line["step_seconds"] for line in lines])), 4) if lines else 0.0,
+        "memory": memory.phases,
+        "memory_figures": memory.figures(),
+        "export": str(exported),
+    }
+
+
+def _say_result(folder: RunFolder, summary: dict[str, Any]) -> None:
+    console.print(f"\nDone in {summary['seconds']:.0f} s, {summary['seconds_per_step']:.2f} s a step")
+    figures = "  ".join(f"{name.replace('_', ' ')} {size:.2f}" for name, size in summary["memory_figures"].items())
+    console.print(f"Memory, GiB at most:  {figures}", soft_wrap=True)
+    results = {
+        "page": folder.path / "report" / "index.html",
+        "loss": folder.path / "loss.png",
+        "before/after": folder.path / "videos.png",
+        "videos": folder.path / "validation",
+        "checkpoints": folder.checkpoints,
+        "export": Path(summary["export"]),
+        "summary": folder.path / "summary.json",
+    }
+    for label, path in results.items():
+        if path.exists():
+            console.print(f"  {label:<12} {path}", soft_wrap=True)
+    console.print(f"Sample from it:  python -m cogvx_exp.generate generate.adapter={folder.path}", soft_wrap=True)
