@@ -42,9 +42,9 @@ class Kind:
 
     def words(self) -> str:
         """What is allowed: `a whole number above 0`."""
-        told = next((item.words for item in self.about if isinstance(item, Allowed)), None)
-        if told:
-            return told
+        words = next((item.words for item in self.about if isinstance(item, Allowed)), None)
+        if words:
+            return words
         members = list(self.members())
         if members == [self]:
             return self._words_of_one()

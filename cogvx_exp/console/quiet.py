@@ -41,7 +41,7 @@ def quiet_libraries(quant: str = "none") -> None:
         "ignore", message="Glyph .* missing from"
     )  # a box in a picture; the prompt is text elsewhere
     warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")  # nothing to page from
-    warnings.filterwarnings("ignore", message="This DataLoader will create")  # told in our own words
+    warnings.filterwarnings("ignore", message="This DataLoader will create")  # reported in our own words
 
     import_libraries(quant)
     import diffusers.utils.logging

@@ -1,4 +1,4 @@
-"""Downloads from the Hugging Face Hub. Does not need torch, so that a missing download is told at once."""
+"""Downloads from the Hugging Face Hub. Does not need torch, so that a missing download is reported at once."""
 
 from pathlib import Path
 

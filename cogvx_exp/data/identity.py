@@ -28,12 +28,12 @@ def dataset_changes(before: dict[str, Any] | None, now: dict[str, Any]) -> list[
     """What has changed between two identities; nothing if the first one is not known (an older checkpoint)."""
     if before is None or before == now:
         return []
-    told = [f"{before['clips']} clips, now {now['clips']}"] if before["clips"] != now["clips"] else []
+    differences = [f"{before['clips']} clips, now {now['clips']}"] if before["clips"] != now["clips"] else []
     if before["held_out"] != now["held_out"]:
-        told.append(f"{before['held_out']} held out, now {now['held_out']}")
-    if not told:
-        told = [f"{now['clips']} clips as before, but other files, captions or another order"]
-    return [f"the dataset: {'; '.join(told)}"]
+        differences.append(f"{before['held_out']} held out, now {now['held_out']}")
+    if not differences:
+        differences = [f"{now['clips']} clips as before, but other files, captions or another order"]
+    return [f"the dataset: {'; '.join(differences)}"]
 
 
 def _row(clip: Clip, common: str) -> list[Any]:

@@ -1,6 +1,6 @@
 """The image that an image-to-video starts from, read and brought to the video's size as training brings a first frame.
 
-Does not need torch, so that an image that cannot be used is told before anything long begins.
+Does not need torch, so that an image that cannot be used is reported before anything long begins.
 """
 
 import re

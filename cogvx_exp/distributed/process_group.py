@@ -58,12 +58,13 @@ class TorchProcessGroup(ProcessGroup):
         import torch
         from torch.distributed import all_gather
 
-        mine = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        # Not all_gather_object: it unpickles what another machine sends.
+        encoded = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
-        all_gather(sizes, torch.tensor([len(mine)]), group=group)
+        all_gather(sizes, torch.tensor([len(encoded)]), group=group)
         longest = int(max(sizes))
         padded = torch.zeros(longest, dtype=torch.uint8)
-        padded[: len(mine)] = mine
+        padded[: len(encoded)] = encoded
         received = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.world)]
         all_gather(received, padded, group=group)
         texts = [bytes(data[: int(size)].tolist()) for data, size in zip(received, sizes, strict=True)]

@@ -48,10 +48,10 @@ class HeldOutLoss:
             batch = with_condition(batch, self.context, vae)
             with compute.autocast():
                 measured.append(self.loss(transformer, batch).item())
-        told = processes.all_gather(measured)
+        gathered = processes.all_gather(measured)
         by_timestep: dict[int, list[float]] = {timestep: [] for timestep in timesteps}
         for index, (_, number) in enumerate(items):
-            by_timestep[timesteps[number]].append(told[index % processes.world][index // processes.world])
+            by_timestep[timesteps[number]].append(gathered[index % processes.world][index // processes.world])
         del vae
         release(compute.device)
         transformer.train(was_training)

@@ -59,8 +59,8 @@ def encode_dataset(
     to_cache = everything if data.encode == "cache" else dataset.held_out
     if to_cache:
         found, faults = prepare_videos(to_cache, data, context)
-        told = context.processes.all_gather([astuple(fault) for fault in faults])
-        faults = [DataFault(*fault) for of_one in told for fault in of_one]
+        gathered = context.processes.all_gather([astuple(fault) for fault in faults])
+        faults = [DataFault(*fault) for of_process in gathered for fault in of_process]
         entries = {clip.name: entry for clip, entry in zip(to_cache, found, strict=True)}
         dataset = _without(dataset, {(fault.row, fault.file) for fault in faults})
         accept(replace(dataset, faults=short_paths(faults, data)), data, console, report)

@@ -91,8 +91,8 @@ def launch(job: TrainJob, overrides: list[str]) -> float | None:
 def _begin(job: TrainJob, overrides: list[str]) -> Start:
     """Finds the checkpoint, checks the data and the memory, and starts the run's folder if it is a new one."""
     checkpoint = find_checkpoint(job, OUTPUTS) if job.resume else None
-    told = changes(job, checkpoint) if checkpoint else []
-    for change in told:
+    changed_settings = changes(job, checkpoint) if checkpoint else []
+    for change in changed_settings:
         console.print(f"Changed since the checkpoint: {change}", soft_wrap=True, markup=False)
     folder = RunFolder(_run_dir(job, checkpoint))
     writes = job.distributed.node_rank == 0  # other machines may find what the first one has just written
@@ -101,7 +101,7 @@ def _begin(job: TrainJob, overrides: list[str]) -> Start:
         _refuse_another_run(job, folder, checkpoint)
     opening = None
     if writes and not new and folder.config.exists():
-        changed = bool(told) if checkpoint else has_changed(job, folder.path)
+        changed = bool(changed_settings) if checkpoint else has_changed(job, folder.path)
         opening = Opening(_arguments(overrides), changed)
     # What fails most often comes before the run's folder, and before torch is imported.
     with cache_trouble(job.cache_dir):
@@ -161,19 +161,19 @@ def _run_as_started(job: TrainJob, overrides: list[str], place: tuple[int, int])
     quiet_libraries(job.quant.name)
     from cogvx_exp.training.run import joined
 
-    # The first process finds the run's folder and checkpoint; the others are told.
+    # The first process finds the run's folder and checkpoint; the others get them by all_gather.
     with joined(job) as processes:
-        told: list[str | None] = [None, None]
+        paths: list[str | None] = [None, None]
         failure = ""
         opening = None
         if processes.is_main_process:
             try:
                 begun = _begin(job, overrides)
                 opening = begun.opening
-                told = [str(begun.folder.path), str(begun.checkpoint.path) if begun.checkpoint else None]
+                paths = [str(begun.folder.path), str(begun.checkpoint.path) if begun.checkpoint else None]
             except UserError as error:
                 failure = str(error)
-        failure, (run_dir, path) = processes.all_gather([failure, told])[0]
+        failure, (run_dir, path) = processes.all_gather([failure, paths])[0]
         if failure:
             raise UserError(failure)
         folder = RunFolder(Path(run_dir))

@@ -102,7 +102,7 @@ def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
     beside = path.with_name(f".{path.name}")  # keeps the ending, which tells ffmpeg the container
     try:
         _write_frames(beside, frames, fps)
-        if b"moov" not in beside.read_bytes():  # the index, which comes last; ffmpeg's exit code is not told
+        if b"moov" not in beside.read_bytes():  # the index, which comes last; ffmpeg's exit code is not returned
             raise OSError(f"ffmpeg could not write {path}")
     except OSError:
         beside.unlink(missing_ok=True)

@@ -96,14 +96,15 @@ def check_devices(processes: ProcessGroup, device: torch.device) -> None:
     if processes.world == 1 or device.type != "cuda":
         return
     gpu = f"{platform.node()} {torch.cuda.get_device_properties(device).uuid}"
-    told = processes.all_gather(gpu)
-    for rank, other in enumerate(told):
-        first = told.index(other)
+    gathered = processes.all_gather(gpu)
+    for rank, other in enumerate(gathered):
+        first = gathered.index(other)
         if first != rank:
+            host = other.partition(" ")[0]
+            gpus = {name for name in gathered if name.partition(" ")[0] == host}
             raise UserError(
-                f"processes {first} and {rank} would share one GPU: {told.count(other)} processes on "
-                f"{other.partition(' ')[0]} found {len({one for one in told if one.split()[0] == other.split()[0]})} "
-                "GPU(s); set distributed.processes to the number of GPUs"
+                f"processes {first} and {rank} would share one GPU: {gathered.count(other)} processes on {host} found "
+                f"{len(gpus)} GPU(s); set distributed.processes to the number of GPUs"
             )
 
 

@@ -10,7 +10,7 @@ class OptimizerInBackward(torch.optim.Optimizer):
     """One optimizer for each parameter, stepped from a hook in the backward pass.
 
     Never more than a few gradients are in memory. That is why the global norm is known only after all
-    weights have moved: it can be told, but not clipped by.
+    weights have moved: it can be reported, but not clipped by.
 
     Args:
         groups: parameter groups.

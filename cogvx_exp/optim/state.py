@@ -1,4 +1,4 @@
-"""What an optimizer has learned, told apart from its settings.
+"""What an optimizer has learned, apart from its settings.
 
 State is what a run has learned: moments, step counts, Prodigy's estimate. Settings are what the user says now. A
 checkpoint has both in the form of the optimizer's class: one state for all parameters, or one for each (released or

@@ -1,4 +1,4 @@
-"""What DeepSpeed needs told: the sizes of its buffers, and how an optimizer counts its steps."""
+"""DeepSpeed's configuration: the sizes of its buffers, and how an optimizer counts its steps."""
 
 import torch
 from diffusers import CogVideoXTransformer3DModel

@@ -70,7 +70,7 @@ def _planned(config: DictConfig, overrides: list[str]) -> list[list[str]]:
 
 
 def sweep_overrides(overrides: list[str]) -> list[str]:
-    """What Hydra is told besides the command line: the callback, and the folder of a sweep that is taken up again.
+    """Overrides of Hydra that are added: the callback, and the folder of a sweep that is resumed.
 
     Raises:
         UserError: a folder was named that has a sweep already.

@@ -1,6 +1,6 @@
 """Trackers beside the run's own files. None of them can fail a run or make it wait.
 
-What is told goes into a queue that a thread empties. If a tracker fails or does not answer, the run goes on without it.
+Values go into a queue that a thread empties. If a tracker fails or does not answer, the run goes on without it.
 """
 
 import json

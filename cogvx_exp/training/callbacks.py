@@ -96,10 +96,10 @@ class Callbacks:
         processes, strategy = self._run.processes, self._run.training.state.strategy
         if processes.world == 1:
             return
-        told = processes.all_gather([device_name(self._run.data.compute.device), strategy.fingerprint()])
-        for rank, (name, weights) in enumerate(told):
-            same = next(other for other, (its_name, _) in enumerate(told) if its_name == name)
-            if weights != told[same][1]:
+        gathered = processes.all_gather([device_name(self._run.data.compute.device), strategy.fingerprint()])
+        for rank, (name, weights) in enumerate(gathered):
+            same = next(other for other, (its_name, _) in enumerate(gathered) if its_name == name)
+            if weights != gathered[same][1]:
                 raise RuntimeError(
                     f"the weights of processes {same} and {rank} differ after step {step}: their gradients were not "
                     "averaged. This is a fault of the program; no checkpoint was written"

@@ -22,7 +22,7 @@ from cogvx_exp.training.monitor.memory import memory_in_use
 from cogvx_exp.training.monitor.throughput import Work, WorkMeter, peak_flops
 
 QUARTER = 250
-"""Timesteps of the parts in which the loss is told."""
+"""Timesteps of the parts in which the loss is reported."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _optimizer_step(
 ) -> StepResult:
     """Accumulates gradients over the step's batches, then moves the weights."""
     strategy, device = state.strategy, state.transformer.device
-    total, waited, clips, work, each = torch.zeros((), device=device), 0.0, [], Work(), []
+    total, waited, clips, work, by_sample = torch.zeros((), device=device), 0.0, [], Work(), []
     for number in range(1, schedule.accumulation + 1):
         waiting_since = time.perf_counter()
         batch = next(batches)
@@ -146,14 +146,14 @@ def _optimizer_step(
         with strategy.accumulating(last=number == schedule.accumulation):
             losses = forward_backward(strategy, loss, batch, schedule.accumulation)
         total += losses.mean() / schedule.accumulation
-        each.append(torch.stack([batch.timesteps.float(), losses]))
+        by_sample.append(torch.stack([batch.timesteps.float(), losses]))
     norm = strategy.clip(schedule.max_grad_norm)
-    mine, grad_norm = _on_host(total, torch.cat(each, dim=1), norm)
-    mine |= {"work": astuple(work), "clips": sorted(set(clips)), "stop": schedule.wants_stop()}
-    told = schedule.processes.all_gather_in_step(mine)
-    value = sum(one["loss"] for one in told) / len(told)
+    local, grad_norm = _on_host(total, torch.cat(by_sample, dim=1), norm)
+    local |= {"work": astuple(work), "clips": sorted(set(clips)), "stop": schedule.wants_stop()}
+    gathered = schedule.processes.all_gather_in_step(local)
+    value = sum(process["loss"] for process in gathered) / len(gathered)
     if not math.isfinite(value):
-        bad = sorted({clip for one in told if not math.isfinite(one["loss"]) for clip in one["clips"]})
+        bad = sorted({clip for process in gathered if not math.isfinite(process["loss"]) for clip in process["clips"]})
         raise UserError(
             f"the loss is {value} at step {step} (clips: {', '.join(bad)}); the last checkpoint is kept. "
             "Lower optim.lr, check these clips, or use model.dtype=float32"
@@ -167,9 +167,9 @@ def _optimizer_step(
         value,
         grad_norm if norm_of_step is None else norm_of_step,
         waited,
-        stop=any(one["stop"] for one in told),
-        work=sum((Work(*one["work"]) for one in told), Work()),
-        by_timestep=_by_timestep([pair for one in told for pair in one["each"]]),
+        stop=any(process["stop"] for process in gathered),
+        work=sum((Work(*process["work"]) for process in gathered), Work()),
+        by_timestep=_by_timestep([pair for process in gathered for pair in process["each"]]),
     )
 
 

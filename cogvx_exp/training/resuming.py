@@ -52,8 +52,8 @@ def refuse_fewer_steps(steps: int, checkpoint: CheckpointFolder, given: str) -> 
 def changes_around(checkpoint: CheckpointFolder, processes: int, dataset: Dataset) -> list[str]:
     """What has changed besides the settings: processes and data."""
     before = checkpoint.manifest.get("processes", 1)
-    told = [f"processes were {before}, are {processes}"] if before != processes else []
-    return told + dataset_changes(checkpoint.manifest.get("dataset"), identity_of(dataset))
+    notes = [f"processes were {before}, are {processes}"] if before != processes else []
+    return notes + dataset_changes(checkpoint.manifest.get("dataset"), identity_of(dataset))
 
 
 def say_resumed(checkpoint: CheckpointFolder, changes: list[str], steps: int) -> None:

@@ -115,10 +115,10 @@ class Training:
         Raises:
             UserError: the checkpoint has other weights than the model.
         """
-        told = self.state.load(checkpoint)
+        notes = self.state.load(checkpoint)
         self.first_batch = self.stream.start = batches_done(checkpoint, self.stream.batch_size)
         self.first_step = checkpoint.step
-        say_resumed(checkpoint, told + changes_around(checkpoint, self.stream.world, dataset), self.steps)
+        say_resumed(checkpoint, notes + changes_around(checkpoint, self.stream.world, dataset), self.steps)
 
     def batches(self, job: TrainJob, data: PreparedData, wait: Wait = nullcontext) -> Iterator[Batch]:
         """The batches from the current position on; `wait` is entered while one is waited for."""

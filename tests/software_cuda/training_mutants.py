@@ -19,16 +19,16 @@ FAULTS = {
         # tensors on the host
         ("training/loop.py", "torch.zeros((), device=device), 0.0", "torch.zeros(()), 0.0"),
         ("loading/readers.py", "yield batch.to(device)", "yield batch"),
-        ("training/setup.py", "noise_schedule.to(data.compute.device)", "noise_schedule"),
+        ("training/setup.py", "scheduler.alphas_cumprod.to(data.compute.device)", "scheduler.alphas_cumprod"),
         ("diffusion/denoise.py", "width), noisy.device)", 'width), torch.device("cpu"))'),
         # a generator of the wrong device
-        ("randomness.py", "return torch.Generator()", 'return torch.Generator("cuda")'),
+        ("core/randomness.py", "return torch.Generator()", 'return torch.Generator("cuda")'),
         # waits
-        ("training/loop.py", "total += batch_loss.detach()", "total += batch_loss.item()"),
+        ("training/loop.py", "total += losses.mean()", "total += losses.mean().item()"),
         ("training/loop.py", "else norm.to(total)", "else torch.full_like(total, float(norm))"),
         ("strategies/single.py", FREED, f"{FREED}\n        torch.cuda.synchronize()"),
         ("loading/readers.py", 'data.pin_memory and device.type == "cuda"', "False"),
-        ("loading/samples.py", "device, non_blocking=True", "device"),
+        ("diffusion/batch.py", "device, non_blocking=True", "device"),
     ],
     f"{RUN}[validation]": [("evaluation/held_out.py", ".to(compute.device)", "")],
     f"{RUN}[online]": [

@@ -64,7 +64,7 @@ class EntryPoint(Generic[Job]):
     extra: Callable[[list[str]], list[str]] = lambda overrides: []
     """Overrides of Hydra's own settings, given those of the command line."""
     failed: Callable[[list[str], UserError | CrashError], None] = _print_failure
-    """Is told of each job of a sweep that failed."""
+    """Is called for each job of a sweep that failed."""
 
     def __call__(self, argv: Sequence[str] | None = None) -> int:
         """Runs the command and returns its exit code: 0, 1 for a crash, 2 for a user's error, 130 for Ctrl-C.

@@ -1,7 +1,7 @@
 """Checks the names on a command line before anything is composed from them.
 
 Hydra reports the first unknown name it meets and accepts any name behind a `+`. Here every name is
-held against the groups and settings of `conf/`, so that all typing errors are told at once.
+held against the groups and settings of `conf/`, so that all typing errors are reported at once.
 """
 
 from collections.abc import Iterator

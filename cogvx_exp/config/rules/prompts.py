@@ -1,4 +1,4 @@
-"""Reads prompts as a setting gives them. Needs no torch, so that a missing file is told before anything starts."""
+"""Reads prompts as a setting gives them. Needs no torch, so that a missing file is reported before anything starts."""
 
 import os
 import re

@@ -15,7 +15,7 @@ from cogvx_exp.runs.checkpoint_folder import prune_checkpoints, write_checkpoint
 class CheckpointSaver:
     """Writes one checkpoint at a time, in a thread; the training waits only if the one before is not done.
 
-    A checkpoint that cannot be written (a full disk) is told and leaves those before it alone.
+    A checkpoint that cannot be written (a full disk) is reported and leaves those before it alone.
 
     Args:
         folder: where the checkpoints of the run are.

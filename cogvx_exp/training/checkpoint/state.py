@@ -116,7 +116,7 @@ class TrainingState:
         """Reads what was learned from a checkpoint; the settings stay those that this state was built with.
 
         Returns:
-            What could not be carried over, to be told.
+            What could not be carried over, to be reported.
 
         Raises:
             UserError: the checkpoint has other weights than the model.
@@ -129,12 +129,12 @@ class TrainingState:
         self.strategy.load_weights(weights)
         tensors = load_file(folder / OPTIMIZER)
         state = read_json(folder / STATE)
-        learned, told = self._carried_over(unflatten_state(state["optimizer"], tensors), checkpoint)
+        learned, notes = self._carried_over(unflatten_state(state["optimizer"], tensors), checkpoint)
         self.strategy.load_optimizer_state(learned)
         self.lr_scheduler = self.schedule(checkpoint.step)
         if self.scaler and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
-        return told + self._load_average(unflatten_state(state["ema"], tensors) if state["ema"] else None)
+        return notes + self._load_average(unflatten_state(state["ema"], tensors) if state["ema"] else None)
 
     def _carried_over(self, state: dict[str, Any], checkpoint: CheckpointFolder) -> tuple[OptimizerStates, list[str]]:
         """What this optimizer can take over of the state of the one in the checkpoint."""

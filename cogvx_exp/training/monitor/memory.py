@@ -30,8 +30,8 @@ class MemoryLog:
             figures["reserved_gib"] = torch.cuda.memory_reserved(self.device) / GIB
             figures["peak_gib"] = torch.cuda.max_memory_allocated(self.device) / GIB
             torch.cuda.reset_peak_memory_stats(self.device)
-        told = self.processes.all_gather(figures)
-        figures = {name: max(one[name] for one in told) for name in figures}
+        gathered = self.processes.all_gather(figures)
+        figures = {name: max(process[name] for process in gathered) for name in figures}
         before = self.phases.get(phase, {})
         self.phases[phase] = {name: round(max(value, before.get(name, 0.0)), 6) for name, value in figures.items()}
 

@@ -29,10 +29,10 @@ def explained_out_of_memory(job: TrainJob) -> Iterator[None]:
 
 
 def _predicted(job: TrainJob) -> str:
-    """What the run was to take, if that can be told."""
+    """What the run was predicted to take, if that is known."""
     from cogvx_exp.estimate.prediction import predict
 
-    with suppress(Exception):  # the error that is being told matters more
+    with suppress(Exception):  # the error that is being reported matters more
         return f"Predicted were {predict(job).peak:.1f} GiB at most. "
     return ""
 
