@@ -10,7 +10,7 @@ class UserError(ValueError):
 
 
 class CrashError(Exception):
-    """Another process of ours failed with an error that is no user's: the text is its traceback.
+    """Another process of ours failed with an internal error: the text is its traceback.
 
     The entry points print it and exit with code 1.
     """

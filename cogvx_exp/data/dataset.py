@@ -242,7 +242,7 @@ def _stamp(path: str) -> Stamp:
     Raises:
         ClipError: it is none.
     """
-    take_out = "fix the path or take the row out"
+    take_out = "fix the path or remove the row"
     try:
         if os.path.isdir(path):
             raise ClipError("is a folder, not a file", take_out)
@@ -252,7 +252,7 @@ def _stamp(path: str) -> Stamp:
     except OSError as error:
         raise ClipError(f"cannot be looked at ({error.strerror})", take_out) from None
     if stamp[1] == 0:
-        raise ClipError("is empty (0 bytes)", "copy it again or take the row out")
+        raise ClipError("is empty (0 bytes)", "copy it again or remove the row")
     if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
         raise ClipError("may not be read", "change its permissions (chmod +r)")
     return stamp

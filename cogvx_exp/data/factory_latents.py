@@ -20,7 +20,7 @@ PROMPT_FOLDERS = ("prompt_embeds", "embeddings")
 SPATIAL, TEMPORAL = 8, 4
 """Pixels and frames of a latent, in the checkpoints that the Factory encodes for."""
 
-PREPARE_AGAIN = "run prepare_dataset.py again, or take the row out"
+PREPARE_AGAIN = "run prepare_dataset.py again, or remove the row"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Shows a dataset before a minute is spent on it: a table on the terminal and a page with a contact sheet."""
+"""Shows a dataset before training: a table on the terminal and a page with a contact sheet."""
 
 import base64
 import io

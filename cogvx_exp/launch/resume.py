@@ -92,7 +92,7 @@ def _verified(run: Path) -> CheckpointFolder | None:
     """The newest checkpoint that is whole; says which ones are not."""
     checkpoint, passed_over = newest_checkpoint(run)
     for reason in passed_over:
-        print(f"Passed over: {reason}")
+        print(f"Skipped: {reason}")
     return checkpoint
 
 

@@ -55,7 +55,7 @@ def launch(job: TrainJob, overrides: list[str]) -> float | None:
 
     Raises:
         UserError: anything only the user can fix.
-        CrashError: a process that was started failed by an error that is no user's.
+        CrashError: a process that was started failed by an internal error.
         Stopped: the run was asked to stop and has saved its state.
     """
     place = rank_and_world_size()

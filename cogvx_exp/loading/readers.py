@@ -53,8 +53,8 @@ def cached_batches(
         persistent_workers=workers > 0,
     )
     loaded = iter(loader)
-    # torch would tell of a reader's death by an exception wherever the main thread is, in the midst of a checkpoint
-    # too. Without its handler it tells whoever asks for the next batch.
+    # PyTorch's SIGCHLD handler raises in the main thread, wherever that is, even in the middle of a checkpoint.
+    # Without it, the next call for a batch raises.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     teller = Teller("the next batch; the storage of cache_dir is slow or gone")

@@ -1,4 +1,4 @@
-"""Moves each weight as soon as its gradient is there, and frees the gradient."""
+"""Steps each parameter as soon as its gradient has accumulated, and frees the gradient."""
 
 from collections.abc import Callable
 from typing import Any

@@ -28,7 +28,7 @@ class SweepJob:
     seconds: float | None = None
     message: str = ""
     crashed: bool = False
-    """Whether it failed by an error that is no user's."""
+    """Whether it failed by an internal error."""
 
 
 def note_sweep(folder: Path, overrides: Sequence[str]) -> None:

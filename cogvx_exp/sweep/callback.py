@@ -105,7 +105,7 @@ def check_sweep(results: list[Any]) -> None:
 
     Raises:
         UserError: jobs of it have failed.
-        CrashError: the same, and one of them by an error that is no user's.
+        CrashError: the same, and one of them by an internal error.
     """
     jobs, SweepCallback.ended = SweepCallback.ended, []
     failed = [job for job in jobs if job.status not in ("finished", "waiting")]

@@ -46,7 +46,7 @@ class Tracker(Protocol):
 
 
 class WandbTracker:
-    """Weights & Biases. A run that goes on later goes on there, too: its id stands in the run's folder."""
+    """Weights & Biases. A resumed run continues there: its id is kept in the run's folder."""
 
     def __init__(self, job: TrainJob, settings: Wandb, folder: RunFolder):
         import wandb

@@ -67,7 +67,7 @@ class StepResult:
     loss: float
     """Mean over the step's samples."""
     grad_norm: float
-    """Global norm before it was cut."""
+    """Global norm before clipping."""
     data_seconds: float
     """Time spent waiting for batches."""
     stop: bool

@@ -78,7 +78,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     capsys.readouterr()
     assert train([*settings, "resume=latest", "checkpoint.keep=7"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"Passed over: checkpoint \S+/step-000012: trainable.safetensors is damaged", out)
+    assert re.search(r"Skipped: checkpoint \S+/step-000012: trainable.safetensors is damaged", out)
     assert re.findall("Changed since the checkpoint: (.*)", out) == ["checkpoint.keep: 3 -> 7, from step 7"]
     assert "Going on from step 6" in out
     resumed, whole = (load_file(folder.checkpoint(12) / "trainable.safetensors") for folder in (copy, run))

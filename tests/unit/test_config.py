@@ -68,7 +68,7 @@ def refused(capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
         ("optim=ao_adamw optim.stochastic_rounding=true", "computes in float32; add model.dtype=bfloat16"),
         ("optim.stochastic_rounding=true", "only for optim=ao_adamw or"),
         ("method=sft memory=12gb", "trains the blocks themselves"),
-        ("memory=12gb quant=nf4", "use one of both"),
+        ("memory=12gb quant=nf4", "choose one"),
         ("memory.stream_blocks=true", "memory.activations=keep  blocks that are streamed must be computed again"),
         ("quant=int8 method=sft", "only for method=lora or lora_ff, not sft"),
         ("quant=nf4 method.init=pissa", "use default"),

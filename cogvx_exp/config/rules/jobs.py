@@ -114,7 +114,7 @@ def _memory_settings_fit(job: TrainJob) -> Faults:
             problem = f"method={method.name} trains the blocks themselves; use optim=cpu_offload_bf16 to save memory"
             yield Fault("memory.stream_blocks=true", problem)
         if quant != "none":
-            yield Fault("memory.stream_blocks=true", f"quant={quant} keeps the blocks on the device; use one of both")
+            yield Fault("memory.stream_blocks=true", f"quant={quant} keeps the blocks on the device; choose one")
         if memory.activations in ("keep", "selective"):
             problem = "blocks that are streamed must be computed again; use checkpoint or offload"
             yield Fault(f"memory.activations={memory.activations}", problem)

@@ -67,6 +67,6 @@ def _splitting_is_possible(job: TrainJob, together: str) -> Faults:
         problem = f"{together} keeps the float32 weights in buffers of its own; use distributed=fsdp or ddp"
         yield Fault(f"ema_decay={job.ema_decay}", problem)
     if gpu_dtype(job.model) == "float16" and job.device != "cpu":
-        yield Fault(together, "float16 needs a gradient scaler, which it has not; add model.dtype=bfloat16")
+        yield Fault(together, "float16 needs a GradScaler, which is not supported here; add model.dtype=bfloat16")
     if not job.optim.decay_norms_and_biases and zero:
         yield Fault("optim.decay_norms_and_biases=false", f"{together} has one parameter group; set it to true")

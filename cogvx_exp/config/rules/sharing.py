@@ -35,5 +35,5 @@ def hub_is_named(job: TrainJob) -> Iterator[Fault]:
     if required and not re.fullmatch(r"[\w.-]+/[\w.-]+", job.hub.repo or ""):
         yield Fault(f"hub.repo={job.hub.repo or 'null'}", "hub.push=true needs a repository, as owner/name")
     if job.hub.push and job.model.weights != "pretrained" and not job.hub.dry_run:
-        problem = f"what was trained on {job.model.weights} weights is of no use to others; use hub.dry_run=true"
+        problem = f"what was trained on {job.model.weights} weights is not publishable; use hub.dry_run=true"
         yield Fault("hub.push=true", problem)

@@ -64,7 +64,7 @@ def is_junk(name: str) -> bool:
 def make_row(root: Path, number: int, video: Any, captions: Any) -> Found:
     """The row for what a manifest has as video and caption (or captions)."""
     if not isinstance(video, str) or not video.strip():
-        return DataFault(number, "", "has no video", "add its path or take the row out")
+        return DataFault(number, "", "has no video", "add its path or remove the row")
     path = find_file(root, video)
     if any(is_junk(part) for part in video.strip().split("/")):
         return LeftOut(path)
@@ -80,7 +80,7 @@ def row_of(number: int, path: str, captions: Any) -> Row | DataFault:
         return DataFault(number, path, "its caption is no text", "write a text or a list of texts")
     texts = tuple(caption.strip() for caption in listed if caption.strip())
     if not texts:
-        return DataFault(number, path, "has an empty caption", "write one, or take the row out")
+        return DataFault(number, path, "has an empty caption", "write one, or remove the row")
     if not all(map(is_text, texts)):
         return DataFault(number, path, "its caption has half of a character (a lone surrogate)", "write it again")
     return Row(number, path, texts)

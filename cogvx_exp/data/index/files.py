@@ -17,7 +17,7 @@ VERSION = 2
 Stamp = tuple[str, int, int, int]
 """A file at a moment: path, size in bytes, and in nanoseconds the times of change of its content and of its inode.
 
-The second cannot be set: it tells of a file that was overwritten with its time of change kept (cp -p, touch -r)."""
+The second cannot be set by a program: it reveals a file that was overwritten with its time of change kept (cp -p)."""
 
 _STAMP = "path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, ctime INTEGER"
 FILES, HASHES = f"files_v{VERSION}", f"hashes_v{VERSION}"

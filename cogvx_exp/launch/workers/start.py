@@ -1,7 +1,7 @@
 """Runs a training job in processes of its own: several through torchrun, or one, as each job of a sweep has it.
 
 The processes know nothing of Hydra: their job is a JSON file in the run's folder. Whatever ends this process ends them:
-torchrun is told by the kernel when its parent dies, and each of them when torchrun dies.
+the kernel signals torchrun when its parent dies, and the workers when torchrun dies.
 """
 
 import os
@@ -115,7 +115,7 @@ def _raise_failure(logs: Path, code: int) -> None:
         raise CrashError(f"process {failure['rank']} failed:\n{failure['traceback']}")
     if code:
         tail = "\n".join((logs / ERRORS).read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
-        raise CrashError(f"a process ended without a word (exit code {code}); {logs} has its logs:\n{tail}")
+        raise CrashError(f"a process exited without an error message (exit code {code}); {logs} has its logs:\n{tail}")
 
 
 def _remove_stale_locks() -> None:
