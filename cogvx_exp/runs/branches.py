@@ -19,7 +19,7 @@ COPIED = ("config.yaml", "command.txt", "status.json", "environment.json", "faul
 """What both have; of the metrics, the run itself keeps the lines of its own steps."""
 ALSO_COPIED = ("held_out.jsonl",)
 MOVED = ("export", "summary.json", "loss.png", "videos.png", "hub", "wandb_id.txt")
-"""Files that say how a run ended, or where it is tracked: a tracker takes no step twice, so a branch is a new run there."""
+"""Files that say how a run ended, or where it is tracked: trackers take no step twice, so a branch is a new run."""
 BY_STEP = ("checkpoints", "validation")
 
 

@@ -87,7 +87,7 @@ def test_every_damage_of_a_checkpoint_is_found(
             assert len(passed_over) == 1
     assert main([*SETTINGS, "steps=4", f"run_dir={run}", f"cache_dir={shared_cache}", "resume=auto"]) == 0
     out = capsys.readouterr().out
-    assert "Passed over" in out
+    assert "Skipped" in out
     assert "Going on from step 2" in out
     assert open_checkpoint(RunFolder(run).checkpoint(4)).manifest["files"] == open_checkpoint(newest).manifest["files"]
 
