@@ -1,7 +1,9 @@
 """The page that compares runs, in a real browser, and its figures elsewhere."""
 
 import csv
+import importlib
 import platform
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,3 +120,10 @@ def test_videos_out_of_view_are_not_loaded(tmp_path: Path, make_job) -> None:
         assert 0 < sum(loaded) < 20
         wide = page.evaluate("document.documentElement.scrollWidth")
         assert wide <= 390, "nothing is wider than a phone"
+
+
+def test_the_old_name_of_the_reports_still_works() -> None:
+    sys.modules.pop("cogvx_exp.comparison", None)
+    with pytest.warns(DeprecationWarning, match="now cogvx_exp.reporting"):
+        old = importlib.import_module("cogvx_exp.comparison")
+    assert (old.runs_frame, old.metrics_frame) == (runs_frame, metrics_frame)
