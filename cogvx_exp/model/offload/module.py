@@ -97,8 +97,10 @@ def _storages(module: nn.Module, device: torch.device) -> dict[int, tuple[torch.
 def _plain_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     """What a tensor consists of: DTensor and torchao's packed types of other tensors, Params4bit has scales besides."""
     if hasattr(tensor, "__tensor_flatten__"):
-        for name in tensor.__tensor_flatten__()[0]:
-            yield from _plain_tensors(getattr(tensor, name))
+        parts = (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])
+        for part in parts:
+            if isinstance(part, torch.Tensor):  # a DTensor also has its mesh
+                yield from _plain_tensors(part)
         return
     yield tensor
     state = getattr(tensor, "quant_state", None)  # of bitsandbytes, whose scales may have scales
