@@ -31,7 +31,7 @@ from cogvx_exp.distributed.process_group import ProcessGroup
 from cogvx_exp.evaluation.validation import Validator
 from cogvx_exp.model.device import choose_compute
 from cogvx_exp.runs.run_folder import Metrics, read_metrics
-from cogvx_exp.training.loop import Schedule, train_loop
+from cogvx_exp.training.loop import LoopConfig, train_loop
 from cogvx_exp.training.run import accelerator_for, set_tf32
 from cogvx_exp.training.setup import PreparedData, Training, build_training, prepare_data
 
@@ -101,7 +101,7 @@ def _take_steps(job: TrainJob, data: PreparedData, training: Training, file: Pat
         done = len(read_metrics(file)) + 1  # the line of this step comes after the question
         return done >= WARM_UP + LEAST_TIMED and time.monotonic() > until
 
-    schedule = Schedule(
+    schedule = LoopConfig(
         0, training.steps, job.gradient_accumulation, job.max_grad_norm, job.seed, ProcessGroup(), enough, []
     )
     with Metrics(file, 0) as metrics:

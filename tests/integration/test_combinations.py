@@ -68,7 +68,7 @@ def _hydra():
 
 
 def test_no_group_is_forgotten() -> None:
-    known = {"model", "task", "method", "optim", "distributed", "data", "lr_scheduler", "validation"}
+    known = {"model", "task", "objective", "method", "optim", "distributed", "data", "lr_scheduler", "validation"}
     assert {path.name for path in conf_dir().iterdir() if path.is_dir()} == known | {
         "memory",
         "quant",

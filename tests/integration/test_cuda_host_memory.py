@@ -6,7 +6,7 @@ import pytest
 
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.estimate.trace.training_step import step_bytes
-from cogvx_exp.model.offload.module import blocks
+from cogvx_exp.model.offload import blocks
 from tests.conftest import MakeJob
 from tests.software_cuda.runs import Case, run_all
 

@@ -14,7 +14,7 @@ import pytest
 from cogvx_exp.estimate import prediction
 from cogvx_exp.estimate.prediction import predict
 from cogvx_exp.latents.captions import CAPTIONS_AT_ONCE
-from cogvx_exp.model.offload.module import blocks
+from cogvx_exp.model.offload import blocks
 from tests.conftest import MakeJob
 from tests.software_cuda.runs import Case, Outcome, run_selected
 

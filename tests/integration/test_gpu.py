@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cogvx_exp.model.offload.module import blocks
+from cogvx_exp.model.offload import blocks
 from cogvx_exp.runs.run_folder import RunFolder, read_metrics
 from tests.conftest import needs_compiler
 from tests.entry import generate, prepare, train

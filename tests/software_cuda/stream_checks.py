@@ -13,9 +13,10 @@ from torch import nn
 
 from cogvx_exp.config.schema import Memory
 from cogvx_exp.model.adapt import trainable_parameters
+from cogvx_exp.model.offload import blocks
 from cogvx_exp.model.offload.blocks import apply_memory_options
 from cogvx_exp.model.offload.host_memory import HostMemory
-from cogvx_exp.model.offload.module import blocks, free_weights, on_host
+from cogvx_exp.model.offload.module import free_weights, on_host
 from cogvx_exp.model.offload.streamed_blocks import ALIGNMENT, DEVICE_BUFFERS
 from cogvx_exp.optim.offloaded import OffloadedOptimizer
 

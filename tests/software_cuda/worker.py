@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from cogvx_exp.model.offload.module import blocks
+from cogvx_exp.model.offload import blocks
 from cogvx_exp.runs.run_folder import Metrics
 from tests import entry
 

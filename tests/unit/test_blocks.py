@@ -7,9 +7,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cogvx_exp.config.schema import Memory
 from cogvx_exp.model.adapt import make_trainable, trainable_parameters
+from cogvx_exp.model.offload import blocks
 from cogvx_exp.model.offload.blocks import apply_memory_options
 from cogvx_exp.model.offload.host_memory import HostMemory, OffloadedTensor
-from cogvx_exp.model.offload.module import blocks
 from tests.conftest import MakeJob
 
 PLAIN = {

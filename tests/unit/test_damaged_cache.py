@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from cogvx_exp.core.disk import disk_fault
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import make_folder
+from cogvx_exp.data.index import database as rebuildable
 from cogvx_exp.data.index.files import FILES, FileIndex
-from cogvx_exp.data.index.files import database as rebuildable
 from cogvx_exp.latents.cache import TensorCache
 from cogvx_exp.media.video import VideoInfo
 

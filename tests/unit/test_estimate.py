@@ -15,8 +15,8 @@ from cogvx_exp.estimate.splitting import split_over
 from cogvx_exp.estimate.trace.training_step import StepBytes, step_bytes, trace_steps
 from cogvx_exp.model.adapt import make_trainable, trainable_parameters
 from cogvx_exp.model.device import Compute, resolve_dtype
+from cogvx_exp.model.offload import blocks
 from cogvx_exp.model.offload.blocks import apply_memory_options
-from cogvx_exp.model.offload.module import blocks
 from cogvx_exp.model.positions import rotary_positions
 from cogvx_exp.optim.build import build_optimizer
 from tests.conftest import MakeJob

@@ -19,12 +19,12 @@ from cogvx_exp.data.frames import choose_frames
 from cogvx_exp.data.resize import ResizeSpec
 from cogvx_exp.data.start_image import listed_images, open_image, start_image
 from cogvx_exp.evaluation.adapter import Adapter, with_base_model
+from cogvx_exp.evaluation.requests import start_images
 from cogvx_exp.evaluation.sampling import Sampler, VideoRequest, video_requests
 from cogvx_exp.evaluation.validation import Validator
 from cogvx_exp.latents.encode import to_pixels
 from cogvx_exp.launch.named_files import check_named_files
 from cogvx_exp.media.video import open_video
-from cogvx_exp.training.setup import _images
 from tests.conftest import MakeJob
 from tests.entry import generate, train
 from tests.zoo import draw_frames, ffmpeg
@@ -89,7 +89,7 @@ def test_training_validation_and_generate_see_the_same_pixels(
     trained = to_pixels([frames], torch.device("cpu"))[0, :, 0]
 
     assert isinstance(job.validation, Validation)
-    images = _images(job, job.validation, [clip], 1)
+    images = start_images(job, [clip], 1)
     (request,) = video_requests(job.validation, [""], 1, images, job.data.reshape)
     torch.testing.assert_close(pixels_of(request)[0], trained, rtol=0, atol=1e-6)
 

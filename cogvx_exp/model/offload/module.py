@@ -70,6 +70,8 @@ def free_weights(module: nn.Module, device: torch.device) -> None:
     for storage, _ in _storages(module, device).values():
         storage.resize_(0)
     release(device)
+    if device.type != "cuda":
+        return
     # torch keeps freed pinned memory for the next tensor of that size. What is loaded next is pageable at first.
     if empty_host_cache := getattr(torch.accelerator, "empty_host_cache", None):  # torch 2.13
         empty_host_cache()
