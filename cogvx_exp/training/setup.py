@@ -139,7 +139,7 @@ def prepare_data(
         dataset: the clips.
         compute: where and in which type the run computes.
         faults: file for the faults that encoding finds.
-        team: the processes that share the work.
+        processes: the processes that share the work.
 
     Raises:
         UserError: the data or the model cannot be used.
@@ -196,7 +196,7 @@ def build_training(
         drop_learned_positions(transformer)
         console.print(f"{job.model.name}'s learned positions fit its native shape only: dropped for this run")
     dtype = trained_dtype(job.optim)
-    # Where states are split, the stepper sets the types: float32 copies of all weights might not fit before.
+    # Where states are split, the strategy sets the types: float32 copies of all weights might not fit before.
     make_trainable(transformer, job.method, job.seed, dtype if how in ("single", "ddp") else None, data.compute.device)
     if job.method.init_from:
         load_adapter_weights(transformer, find_adapter(job.method.init_from, "method.init_from").file)

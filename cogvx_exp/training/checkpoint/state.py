@@ -85,7 +85,7 @@ class TrainingState:
         """Copies the state to the host, and returns what writes the copy into an existing folder.
 
         Args:
-            team: the processes that call it: all if the strategy gathers. What the first one returns is complete.
+            processes: the processes that call it: all if the strategy gathers; the main process gets all.
 
         Raises:
             UserError: a weight is not finite.
