@@ -71,7 +71,7 @@ def train_and_measure(job: TrainJob, folder: Path, shuffle_captions: bool = Fals
 def shuffled(data: PreparedData):
     """Gives every clip the caption of a clip drawn at random."""
     generator = torch.Generator().manual_seed(0)
-    embeds = torch.stack([data.encoder.cache.load(keys[0]) for keys in data.encoded.training.captions])
+    embeds = torch.stack([data.context.cache.load(keys[0]) for keys in data.encoded.training.captions])
 
     def shuffle(batch):
         others = torch.randint(CLIPS, (len(batch.samples),), generator=generator)
@@ -113,9 +113,9 @@ def test_every_task_and_method_learns(make_job, tmp_path: Path, model: str, task
         training = build_training(job, data, accelerator)
 
         def measure(seed: int) -> float:
-            task = job.task.model_copy(update={"image_dropout": 0.0})
+            task = data.context.task.without_dropout()
             samples = TrainingSamples(data.encoded.training, training.samples.space, job.data, task, seed)
-            held_out = HeldOutLoss(samples, data.encoded.training, data.encoder, [500, 800, 950])
+            held_out = HeldOutLoss(samples, data.encoded.training, data.context, [500, 800, 950], training.loss)
             return held_out.measure(training.transformer)["loss"]
 
         before = measure(0)
