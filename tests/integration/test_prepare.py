@@ -204,7 +204,7 @@ def test_several_captions_dropout_and_flips_are_drawn_as_often_as_asked(root: Pa
     with accelerator_for(compute) as accelerator:
         samples = build_training(job, data, accelerator).samples
     draws = [SampleIndex(number, number % 2) for number in range(2000)]
-    drawn = [samples._caption(draw) for draw in draws]
+    drawn = [samples._caption(draw, samples._random(draw)) for draw in draws]
     keys = data.encoded.training.captions[0]
     shares = [drawn.count(key) / len(drawn) for key in (*keys, data.encoded.training.no_caption)]
     assert shares == pytest.approx([0.4, 0.4, 0.2], abs=0.04)
