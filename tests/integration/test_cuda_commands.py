@@ -21,7 +21,7 @@ GENERATED = {
     "generate from DoRA": ("method=dora", "memory=16gb"),
     "generate from images": ("model=tiny-1.5-i2v task=i2v", "generate.images=[{image}]"),
 }
-CORE = {"prepare clips", "generate from a LoRA, streamed"}
+CORE = {"generate from a LoRA, streamed"}
 """In `make test`; the others are in `make test-cuda`."""
 
 

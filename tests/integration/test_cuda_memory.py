@@ -31,7 +31,6 @@ BASE += ["checkpoint.background=false"]
 VIDEOS = "validation.every=1 validation.num_inference_steps=1 validation.height=96 validation.width=128"
 KEEP, CHECKPOINT = "memory.activations=keep", "memory.activations=checkpoint"
 CORE = {
-    "keep": f"{KEEP} {VIDEOS}",
     "bfloat16, full": f"model.dtype=bfloat16 method=sft {CHECKPOINT} {VIDEOS} validation.offload=false",
 }
 """In `make test`."""
@@ -40,7 +39,8 @@ DEEP = "model.transformer.num_layers=6"
 NF4 = "quant nf4"
 I2V = "model=tiny-5b-i2v task=i2v"
 WHOLE = (
-    {name: f"memory.activations={name} validation=none" for name in ("checkpoint", "selective", "offload")}
+    {"keep": f"{KEEP} {VIDEOS}"}
+    | {name: f"memory.activations={name} validation=none" for name in ("checkpoint", "selective", "offload")}
     | {f"quant {name} keep": f"quant={name} {KEEP} {VIDEOS}" for name in ("int8", "fp8")}
     | {f"quant {name} checkpoint": f"quant={name} {CHECKPOINT} validation=none" for name in ("int8", "fp8")}
     | {f"quant {name} bfloat16": f"quant={name} {KEEP} model.dtype=bfloat16 {VIDEOS}" for name in ("int8", "fp8")}

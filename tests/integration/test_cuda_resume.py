@@ -13,7 +13,6 @@ BASE += ["data.decode_workers=1"]
 CORE = {
     "float16, average, 8 bit": "model=tiny-2b model.dtype=float16 ema_decay=0.9 optim=adamw8bit method=sft "
     "gradient_accumulation=2 validation=none",
-    "streamed, online": "memory=12gb data.encode=online data.random_flip=0.5 validation=none",
 }
 """In `make test`."""
 OPTIMIZERS = "adam adafactor adamw8bit ao_adamw ao_adamw4bit ao_adamw8bit ao_adamw_fp8 came cpu_offload cpu_offload8bit"
@@ -24,6 +23,7 @@ WHOLE = (
     | {f"method {name}": f"method={name} validation=none" for name in ("lora", "dora", "loha", "lokr")}
     | {f"memory {name}": f"memory={name} validation=none" for name in ("24gb", "16gb", "12gb")}
     | {
+        "streamed, online": "memory=12gb data.encode=online data.random_flip=0.5 validation=none",
         "bfloat16": "model.dtype=bfloat16 method=sft ema_decay=0.9 gradient_accumulation=2 validation=none",
         "float16 muon": "model.dtype=float16 optim=muon ema_decay=0.9 validation=none",
         "float16, quantized": "model.dtype=float16 quant=nf4 memory=24gb validation=none",
