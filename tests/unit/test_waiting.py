@@ -8,15 +8,15 @@ import sys
 SCRIPT = """
 import time, os
 from cogvx_exp.distributed.process_group import init_process_group
-team = init_process_group(False, 8)
-team.all_gather_in_step(team.rank)
-if team.rank == 1:
+processes = init_process_group(False, 8)
+processes.all_gather_in_step(processes.rank)
+if processes.rank == 1:
     time.sleep(12)  # encodes, or writes
-team.wait()
-if team.rank == 1:
+processes.barrier()
+if processes.rank == 1:
     time.sleep(600)  # hangs
 try:
-    team.all_gather_in_step(team.rank)
+    processes.all_gather_in_step(processes.rank)
 except RuntimeError as error:
     print("gave up", error)
 os._exit(0)
