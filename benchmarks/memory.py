@@ -51,7 +51,7 @@ machine or its cgroup has is refused before it starts.
 **How good it is.** Tests compare the peak of each phase with the bytes that a software CUDA device counts in runs of small models
 (`tests/integration/test_cuda_memory.py`; for several processes `test_cuda_split_memory.py`; [docs/gpu.md](gpu.md)), and a step's
 peak with what torch's CPU allocator hands out (`tests/unit/test_estimate.py`): within 10 %. Most peaks differ by less than 1 %; those
-of loading by up to 8 % (fp8: temporary copies; streamed blocks: 0.2 of 2.5 MiB), encoding by 3 %, the last videos with streamed blocks by
+of loading by up to 8 % (fp8: temporary copies; streamed blocks: 0.2 of 2.5 MiB), encoding by 5 %, the last videos with streamed blocks by
 2 %.
 The last part of this page compares predictions with the reference's tables. Fragmentation of the allocator, workspaces of cuDNN, and
 temporary copies in the step of prodigy, came, schedule_free and muon are not predicted.
