@@ -18,6 +18,11 @@ def architectures() -> dict[str, dict[str, Any]]:
     return {name: _composed(name)["transformer"] for name in _files("model")}
 
 
+def attention_choices() -> list[dict[str, Any]]:
+    """The values of each attention kernel."""
+    return list(_files("attention").values())
+
+
 def choices_with(setting: str) -> list[str]:
     """Choices whose own file has `setting` (such as data.dataset_file), as `group=choice`."""
     group, _, name = setting.partition(".")
