@@ -20,7 +20,9 @@ def architectures() -> dict[str, dict[str, Any]]:
 
 def attention_choices() -> list[dict[str, Any]]:
     """The values of each attention kernel."""
-    return list(_files("attention").values())
+    base = _read("attention", "_base")
+    chosen = ({**base, **values} for values in _files("attention").values())
+    return [{key: value for key, value in values.items() if key != "defaults"} for values in chosen]
 
 
 def choices_with(setting: str) -> list[str]:
