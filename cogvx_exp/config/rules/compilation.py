@@ -12,6 +12,9 @@ def compilation_is_possible(job: TrainJob) -> Iterator[Fault]:
         if job.compile_dynamic is not None:
             yield Fault(f"compile_dynamic={str(job.compile_dynamic).lower()}", "is read with compile=blocks only")
         return
+    if job.method.adapter not in (None, "lora"):
+        problem = f"only for method=lora, lora_ff and sft: peft's code of {job.method.name} breaks the graph of a block"
+        yield Fault(f"compile={str(job.compile).lower()}", problem)
     if job.distributed.name == "zero3":
         problem = "gathers weights by hooks inside of the blocks, which breaks their graph; use fsdp, or compile=false"
         yield Fault("distributed=zero3", problem)
