@@ -17,16 +17,10 @@ from tests.entry import generate
 from tests.entry import train as main
 
 
-@pytest.mark.parametrize(
-    "optim",
-    [
-        "adamw",
-        "adamw8bit",
-        "cpu_offload",
-        "schedule_free",
-        *map(extended, ["adam8bit", "ao_adamw8bit", "prodigy", "muon"]),
-    ],
-)
+MORE = map(extended, ["adam8bit", "ao_adamw8bit", "prodigy", "muon"])
+
+
+@pytest.mark.parametrize("optim", ["adamw", "adamw8bit", "cpu_offload", "schedule_free", *MORE])
 def test_resume_equals_an_uninterrupted_run(optim: str, tmp_path: Path, shared_cache: Path) -> None:
     needs_compiler(optim)
     run = RunFolder(tmp_path / "run")

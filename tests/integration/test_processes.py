@@ -137,7 +137,7 @@ LONG = ["steps=2000", "validation=none", "data.workers=0", "checkpoint.every=100
 
 @pytest.mark.parametrize(
     ("how", "number"),
-    [extended("", signal.SIGTERM), ("", signal.SIGUSR1), ("ddp", signal.SIGTERM), ("-m", signal.SIGUSR2)],
+    [("", signal.SIGUSR1), ("ddp", signal.SIGTERM), ("-m", signal.SIGUSR2), extended("", signal.SIGTERM)],
 )
 def test_a_warned_run_saves_and_goes_on_later(
     how: str, number: signal.Signals, in_tmp: Path, shared_cache: Path
