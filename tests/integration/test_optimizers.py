@@ -16,7 +16,6 @@ from tests.conftest import extended, needs_compiler
 from tests.entry import generate
 from tests.entry import train as main
 
-
 MORE = map(extended, ["adam8bit", "ao_adamw8bit", "prodigy", "muon"])
 
 

@@ -21,7 +21,7 @@ from cogvx_exp.model.compilation import compile_blocks
 from cogvx_exp.model.device import Compute
 from cogvx_exp.model.offload.blocks import apply_memory_options
 from cogvx_exp.model.positions import rotary_positions
-from cogvx_exp.model.quantize import quantize_block
+from cogvx_exp.model.quantization.quantize import quantize_block
 from tests.conftest import MakeJob
 
 CPU = Compute(torch.device("cpu"), torch.float32)

@@ -1,9 +1,23 @@
-"""Rules about compilation."""
+"""Rules about compilation and products in 8 bits."""
 
 from collections.abc import Iterator
 
 from cogvx_exp.config.faults import Fault
+from cogvx_exp.config.rules.processes import gpu_dtype
 from cogvx_exp.config.schema import TrainJob
+
+
+def products_are_possible(job: TrainJob) -> Iterator[Fault]:
+    """What can be computed in 8 bits."""
+    if job.quant.compute != "8bit":
+        return
+    if job.quant.name not in ("int8", "fp8"):
+        yield Fault(
+            "quant.compute=8bit", f"quant={job.quant.name} has no weights of 8 bits; use quant=fp8 or quant=int8"
+        )
+    if job.quant.name == "fp8" and job.device.startswith("cuda") and gpu_dtype(job.model) == "float16":
+        problem = "products of float8 give no float16; add model.dtype=bfloat16, or use quant=int8"
+        yield Fault("quant.compute=8bit", problem)
 
 
 def compilation_is_possible(job: TrainJob) -> Iterator[Fault]:

@@ -151,6 +151,10 @@ class Quant(Section):
 
     name: Literal["none", "nf4", "int8", "fp8"]
     """none: the model's own type. Default: none."""
+    compute: Literal["model", "8bit"] = "model"
+    """int8, fp8: what the products of the attention and feed-forward layers are computed in. model: in the model's
+    type, from unpacked weights. 8bit: in 8 bits, with the tokens quantized on the fly, forward and for the gradient of
+    the input; with compile=blocks, else that costs more than it gains. Default: model."""
     bytes_per_weight: PositiveFloat | None = None
     """Bytes of a weight, scales included (for the prediction of memory only)."""
 
