@@ -38,6 +38,7 @@ WHOLE = (
     | {f"memory {name} float16": f"memory={name} model.dtype=float16 {VALIDATION}" for name in ("fast", "24gb", "12gb")}
     | {f"{name}": f"memory.activations={name}" for name in ("keep", "checkpoint", "selective", "offload")}
     | {f"{name} float16": f"quant={name} model.dtype=float16 {VALIDATION}" for name in ("nf4", "int8", "fp8")}
+    | {f"{name} in 8 bits": f"quant={name} quant.compute=8bit model.dtype=bfloat16" for name in ("int8", "fp8")}
     | {f"{name} keep": f"quant={name} memory.activations=keep validation=none" for name in ("nf4", "int8", "fp8")}
     | {
         "i2v": "model=tiny-1.5-i2v task=i2v validation=none data.encode=online",
