@@ -1,6 +1,7 @@
 """The type, the meaning and the unit of every setting. The values live in `conf/`."""
 
 from cogvx_exp.config.schema.data import Data
+from cogvx_exp.config.schema.hardware import Hardware
 from cogvx_exp.config.schema.jobs import Generate, GenerateJob, PrepareJob, TrainJob
 from cogvx_exp.config.schema.model import (
     Model,
@@ -28,6 +29,7 @@ __all__ = [
     "Distributed",
     "Generate",
     "GenerateJob",
+    "Hardware",
     "LrScheduler",
     "Memory",
     "Method",

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from cogvx_exp.config.schema.data import Data
+from cogvx_exp.config.schema.hardware import Hardware
 from cogvx_exp.config.schema.model import Model
 from cogvx_exp.config.schema.section import Device, FilledText, LocalPath, PathText, Section
 from cogvx_exp.config.schema.task import Objective, Task
@@ -86,6 +87,8 @@ class TrainJob(Section):
     """What stays in device memory."""
     quant: Quant
     """Storage of the frozen base."""
+    hardware: Hardware = Hardware()
+    """What the prediction of time assumes."""
     tracker: Tracker
     """Where metrics go besides the run folder."""
     checkpoint: Checkpoint
