@@ -5,6 +5,7 @@ from importlib.util import find_spec
 
 from cogvx_exp.config.choices import choices_with, models_for
 from cogvx_exp.config.faults import Fault
+from cogvx_exp.config.rules.hardware import card_is_known
 from cogvx_exp.config.rules.notes import warmup_note
 from cogvx_exp.config.rules.processes import gpu_dtype, processes_fit
 from cogvx_exp.config.rules.prompts import prompt_faults
@@ -37,6 +38,7 @@ def check_train(job: TrainJob) -> list[Fault]:
         _resume_has_a_folder,
         _trackers_are_installed,
         _sweep_has_gpus,
+        card_is_known,
     )
     return [fault for rule in rules for fault in rule(job)]
 

@@ -8,7 +8,7 @@ Share = Field(default=None, gt=0, le=1)
 
 
 class Hardware(Section):
-    """A card, for the prediction of time only: nothing here changes a run. With `auto`, null is the card's own value."""
+    """What the prediction of time assumes of a card; nothing here changes a run. auto: null is the card's own value."""
 
     name: str = "auto"
     """Name of the choice, as in `hardware=NAME`. Default: auto."""

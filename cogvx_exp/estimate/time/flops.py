@@ -9,10 +9,10 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
 
+from cogvx_exp.estimate.time.layers import ATTENTION, Group, Linear, Trained
+
 RECOMPUTED = ("checkpoint", "selective", "offload")
 """Values of memory.activations with which blocks are computed again in the backward pass."""
-ADAPTERS = (".lora_", ".hada_", ".lokr_")
-"""How the names of an adapter's weights go on after that of their layer."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,10 @@ class Flops:
 
     def __add__(self, other: "Flops") -> "Flops":
         return Flops(**{item.name: getattr(self, item.name) + getattr(other, item.name) for item in fields(self)})
+
+    def times(self, count: float) -> "Flops":
+        """Of `count` such passes."""
+        return Flops(**{item.name: count * getattr(self, item.name) for item in fields(self)})
 
     @property
     def total(self) -> float:
@@ -75,26 +79,6 @@ class Shape:
     """Tokens of a caption."""
 
 
-@dataclass(frozen=True)
-class _Linear:
-    """A linear layer and how many vectors it sees."""
-
-    name: str
-    inputs: int
-    outputs: int
-    rows: int
-
-    @property
-    def product(self) -> float:
-        return 2.0 * self.rows * self.inputs * self.outputs
-
-
-_Group = tuple[_Linear, ...]
-"""Layers that see the same input."""
-ATTENTION: _Group = ()
-"""Stands among the groups of a block where attention is."""
-
-
 class FlopCount:
     """Counts passes of one model.
 
@@ -112,7 +96,7 @@ class FlopCount:
         activations: str = "keep",
         ff_chunks: int = 1,
     ):
-        self._config, self._trained = config, _Trained(trained)
+        self._config, self._trained = config, Trained(trained)
         self._again, self._keeps_attention = activations in RECOMPUTED, activations == "selective"
         self._chunked = ff_chunks > 1
         self._width = config["num_attention_heads"] * config["attention_head_dim"]
@@ -165,7 +149,7 @@ class FlopCount:
             done += Flops(linear_again=forward.linear + forward.adapter, attention_again=attention)
         return done
 
-    def _chunk_again(self, layer: _Linear) -> Flops:
+    def _chunk_again(self, layer: Linear) -> Flops:
         """What a part of the feed-forward layers computes again, all parts together.
 
         A checkpoint stops when all that was saved is there again, which is before the part's last product.
@@ -173,35 +157,37 @@ class FlopCount:
         products = [layer.product, *self._trained.adapter(layer).products]
         return Flops(linear_again=sum(products[:-1] if layer.name.endswith("net.2") else products))
 
-    def _entry(self, shape: Shape) -> Iterator[_Group]:
+    def _entry(self, shape: Shape) -> Iterator[Group]:
         config, width = self._config, self._width
         time, ofs = config["time_embed_dim"], config["ofs_embed_dim"]
-        yield (_Linear("time_embedding.linear_1", width, time, shape.clips),)
-        yield (_Linear("time_embedding.linear_2", time, time, shape.clips),)
+        yield (Linear("time_embedding.linear_1", width, time, shape.clips),)
+        yield (Linear("time_embedding.linear_2", time, time, shape.clips),)
         if ofs:
-            yield (_Linear("ofs_embedding.linear_1", ofs, ofs, 1),)
-            yield (_Linear("ofs_embedding.linear_2", ofs, ofs, 1),)
+            yield (Linear("ofs_embedding.linear_1", ofs, ofs, 1),)
+            yield (Linear("ofs_embedding.linear_2", ofs, ofs, 1),)
         values = config["in_channels"] * self._patch
         yield (
-            _Linear("patch_embed.proj", values, width, shape.clips * self._video_tokens(shape)),
-            _Linear("patch_embed.text_proj", config["text_embed_dim"], width, shape.clips * shape.text),
+            Linear("patch_embed.proj", values, width, shape.clips * self._video_tokens(shape)),
+            Linear("patch_embed.text_proj", config["text_embed_dim"], width, shape.clips * shape.text),
         )
 
-    def _block(self, number: int, shape: Shape) -> Iterator[_Group]:
+    def _block(self, number: int, shape: Shape) -> Iterator[Group]:
         width, time, prefix = self._width, self._config["time_embed_dim"], f"transformer_blocks.{number}"
         tokens = shape.clips * self.tokens(shape)
-        yield (_Linear(f"{prefix}.norm1.linear", time, 6 * width, shape.clips),)
-        yield tuple(_Linear(f"{prefix}.attn1.{name}", width, width, tokens) for name in ("to_q", "to_k", "to_v"))
+        yield (Linear(f"{prefix}.norm1.linear", time, 6 * width, shape.clips),)
+        yield tuple(Linear(f"{prefix}.attn1.{name}", width, width, tokens) for name in ("to_q", "to_k", "to_v"))
         yield ATTENTION
-        yield (_Linear(f"{prefix}.attn1.to_out.0", width, width, tokens),)
-        yield (_Linear(f"{prefix}.norm2.linear", time, 6 * width, shape.clips),)
-        yield (_Linear(f"{prefix}.ff.net.0.proj", width, 4 * width, tokens),)
-        yield (_Linear(f"{prefix}.ff.net.2", 4 * width, width, tokens),)
+        yield (Linear(f"{prefix}.attn1.to_out.0", width, width, tokens),)
+        yield (Linear(f"{prefix}.norm2.linear", time, 6 * width, shape.clips),)
+        yield (Linear(f"{prefix}.ff.net.0.proj", width, 4 * width, tokens),)
+        yield (Linear(f"{prefix}.ff.net.2", 4 * width, width, tokens),)
 
-    def _exit(self, shape: Shape) -> Iterator[_Group]:
+    def _exit(self, shape: Shape) -> Iterator[Group]:
         config, width = self._config, self._width
-        yield (_Linear("norm_out.linear", config["time_embed_dim"], 2 * width, shape.clips),)
-        yield (_Linear("proj_out", width, config["out_channels"] * self._patch, shape.clips * self._video_tokens(shape)),)
+        yield (Linear("norm_out.linear", config["time_embed_dim"], 2 * width, shape.clips),)
+        yield (
+            Linear("proj_out", width, config["out_channels"] * self._patch, shape.clips * self._video_tokens(shape)),
+        )
 
     @property
     def _patch(self) -> int:
@@ -220,13 +206,13 @@ class FlopCount:
 class _Gradients:
     """Follows which activations have a gradient, in the order of the forward pass."""
 
-    trained: "_Trained"
+    trained: Trained
     hidden: bool = False
     """Those of the video and the caption."""
     vector: bool = False
     """The embedding of the timestep and of ofs."""
 
-    def through(self, group: _Group) -> Flops:
+    def through(self, group: Group) -> Flops:
         """Operations of layers with one input, forward and backward."""
         name = group[0].name
         embeds = name.startswith(("time_embedding", "ofs_embedding"))
@@ -235,7 +221,9 @@ class _Gradients:
         if name.startswith("patch_embed") or name.endswith("linear_1"):
             has_gradient = False
         # A norm's own weight or the learned positions may be trained, too.
-        modules = [name.rpartition(".")[0]] if modulates or name.startswith("patch_embed") else [one.name for one in group]
+        modules = (
+            [name.rpartition(".")[0]] if modulates or name.startswith("patch_embed") else [one.name for one in group]
+        )
         changes = has_gradient or any(map(self.trained.has, modules))
         if embeds:
             self.vector |= changes
@@ -243,7 +231,7 @@ class _Gradients:
             self.hidden |= changes
         return sum((self._operations(layer, has_gradient) for layer in group), Flops())
 
-    def _operations(self, layer: _Linear, has_gradient: bool) -> Flops:
+    def _operations(self, layer: Linear, has_gradient: bool) -> Flops:
         adapter = self.trained.adapter(layer)
         inputs = adapter.products if has_gradient else adapter.products[1:]
         return Flops(
@@ -252,46 +240,3 @@ class _Gradients:
             weight_gradients=layer.product * self.trained.has(f"{layer.name}.weight"),
             adapter=adapter.forward + sum(inputs) + sum(adapter.products),
         )
-
-
-@dataclass(frozen=True)
-class _Adapter:
-    """The products of a layer's adapter."""
-
-    products: tuple[float, ...] = ()
-    """One after the other."""
-    norms: float = 0.0
-    """DoRA: what gives the norm of the adapted weight; without a gradient."""
-
-    @property
-    def forward(self) -> float:
-        return sum(self.products) + self.norms
-
-
-class _Trained:
-    """What is trained, by module."""
-
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]]):
-        self._shapes = shapes
-        parts = [name.split(".") for name in shapes]
-        self._prefixes = {".".join(some[:end]) for some in parts for end in range(1, len(some) + 1)}
-        self._adapter_of = {name: name.partition(kind)[0] for name in shapes for kind in ADAPTERS if kind in name}
-        self._by_layer: dict[str, list[str]] = {}
-        for name, layer in self._adapter_of.items():
-            self._by_layer.setdefault(layer, []).append(name)
-
-    def has(self, prefix: str) -> bool:
-        """Whether a weight of this name, or of a module of this name, is trained."""
-        return prefix in self._prefixes
-
-    def adapter(self, layer: _Linear) -> _Adapter:
-        """The adapter of a layer."""
-        names = self._by_layer.get(layer.name)
-        if names is None:
-            return _Adapter()
-        rank = next((self._shapes[name][0] for name in names if ".lora_A." in name), None)
-        if rank is None:  # LoHa, LoKr: a product with the whole update
-            return _Adapter((layer.product,))
-        products = tuple(2.0 * layer.rows * rank * side for side in (layer.inputs, layer.outputs))
-        whole = 2.0 * layer.inputs * rank * (layer.inputs + layer.outputs)
-        return _Adapter(products, whole * any(".lora_magnitude_vector." in name for name in names))
