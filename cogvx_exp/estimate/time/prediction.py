@@ -69,8 +69,9 @@ def predict_times(job: TrainJob, bucket: Bucket, cards: Iterable[Hardware]) -> l
         bucket: shape of the clips.
         cards: with all values.
     """
-    work = job_work(job, bucket)
-    times = [_on_card(job, work, card) for card in cards]
+    cards = list(cards)
+    work = job_work(job, bucket) if cards else None
+    times = [_on_card(job, work, card) for card in cards if work]
     on_cpu = None if gpu_name(job.device) else _on_cpu(job, bucket, device_label(torch.device("cpu")))
     return [*times, on_cpu] if on_cpu else times
 
