@@ -5,7 +5,7 @@ import torch
 
 from cogvx_exp.config.schema import Hardware
 from cogvx_exp.diffusion.batch import Batch
-from cogvx_exp.estimate.time.cards import card_of, cards_for
+from cogvx_exp.estimate.time.cards import card_of, cards_for, is_card
 from cogvx_exp.estimate.time.flops import FlopCount, Shape
 from cogvx_exp.training.monitor.throughput import WorkMeter
 from tests.conftest import MakeJob
@@ -30,6 +30,7 @@ def test_recomputation_is_no_work(make_job: MakeJob) -> None:
     [
         ("NVIDIA H100 80GB HBM3", "h100"),
         ("NVIDIA H100 PCIe", "h100_pcie"),
+        ("NVIDIA H100 NVL", "h100_nvl"),
         ("NVIDIA A100-SXM4-80GB", "a100"),
         ("NVIDIA GeForce RTX 4090", "rtx4090"),
         ("NVIDIA L4", "l4"),
@@ -55,5 +56,8 @@ def test_settings_replace_the_cards_own() -> None:
     assert {card.matmul_efficiency for card in given} == {0.11}
     assert {card.price_per_hour for card in given} == {3.0}
     assert [card.peak_tflops for card in given] == [card.peak_tflops for card in plain]
-    own = Hardware(name="mine", device="X1", peak_tflops=10)
+    own = Hardware(name="mine", device="H100 Mine", peak_tflops=10)
     assert cards_for(own, "NVIDIA H100") == [own]
+    assert is_card(own, "NVIDIA H100 Mine 2")
+    assert not is_card(own, "NVIDIA H100 80GB HBM3")
+    assert not is_card(Hardware(name="h100", device="H100"), "NVIDIA H100 PCIe")

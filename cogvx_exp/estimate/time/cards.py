@@ -1,7 +1,7 @@
 """Which cards a time is predicted for."""
 
 import re
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 
@@ -17,12 +17,22 @@ def card_of(device_name: str) -> Hardware | None:
 
     A laptop's or a cut-down variant of a card is another card.
     """
-    fitting = [
-        card
-        for card in _cards().values()
-        if re.search(rf"\b{re.escape(str(card.device))}\b(?! (Ti|D|Laptop))", device_name)
-    ]
-    return max(fitting, key=lambda card: len(str(card.device)), default=None)
+    return max(filter(partial(_fits, device_name), _cards().values()), key=_length, default=None)
+
+
+def is_card(card: Hardware, device_name: str) -> bool:
+    """Whether a device is such a card, which may be the user's own: no other text is longer in the name."""
+    known = card_of(device_name)
+    return _fits(device_name, card) and (known is None or _length(known) <= _length(card))
+
+
+def _fits(device_name: str, card: Hardware) -> bool:
+    pattern = rf"\b{re.escape(card.device or '')}\b(?! (Ti|D|Laptop|SUPER))"
+    return card.device is not None and re.search(pattern, device_name) is not None
+
+
+def _length(card: Hardware) -> int:
+    return len(card.device or "")
 
 
 def cards_for(hardware: Hardware, device_name: str | None) -> list[Hardware]:

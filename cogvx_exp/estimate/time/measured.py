@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,7 +14,7 @@ from cogvx_exp.config.schema import Hardware, TrainJob
 from cogvx_exp.core.files import read_json
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.estimate.prediction import configured_buckets
-from cogvx_exp.estimate.time.cards import card_of
+from cogvx_exp.estimate.time.cards import is_card
 from cogvx_exp.estimate.time.flops import FlopCount
 from cogvx_exp.estimate.time.seconds import rates, seconds
 from cogvx_exp.estimate.time.work import flop_count, shape_of, step_work
@@ -57,14 +58,12 @@ def factor_of(measured: list[Measured]) -> float:
 def measured_on(card: Hardware, job: TrainJob, folders: Iterable[Path]) -> list[Measured]:
     """The newest runs on a card with a model as large as the job's."""
 
-    def is_it(device: str) -> bool:
-        known = card_of(device)
-        return known.name == card.name if known else bool(card.device) and str(card.device) in device
-
     def predicted(run: _Run) -> float:
         return sum(seconds(step_work(run.job, run.bucket), rates(card, run.job)).values())
 
-    return [Measured(str(run.path), run.seconds, predicted(run)) for run in _newest(is_it, job, folders)]
+    return [
+        Measured(str(run.path), run.seconds, predicted(run)) for run in _newest(partial(is_card, card), job, folders)
+    ]
 
 
 def measured_on_cpu(device: str, job: TrainJob, folders: Iterable[Path]) -> list[Measured]:

@@ -34,7 +34,7 @@ class Work:
     exchanged: float = 0.0
     """Bytes copied between host and device that nothing hides: gradients and weights of an offloaded optimizer."""
     copied: float = 0.0
-    """Bytes copied beside the computation: streamed weights, offloaded activations."""
+    """Bytes copied beside the computation: streamed weights, offloaded activations, gradients as they come."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,9 @@ def _step(
     passes, shape = job.gradient_accumulation, shape_of(job, bucket, job.batch_size)
     flops = count.training(shape)
     trained = sum(weight.numel() for weight in parameters.values() if weight.requires_grad)
-    optimizer, offload = _optimizer_bytes(job, trained), job.optim.offload
-    size = trained_dtype(job.optim).itemsize
+    optimizer, offload = _optimizer_bytes(job, trained), job.optim.offload or job.distributed.name == "zero2_offload"
+    copies = trained * trained_dtype(job.optim).itemsize if offload else 0
+    early = copies * (job.optim.offload_gradients or not job.optim.offload)
     return Work(
         flops=flops.times(passes),
         convolutions=passes * job.batch_size * _encoded_in_a_step(job, bucket),
@@ -106,8 +107,8 @@ def _step(
         operators=passes * moved.operators.total(),
         optimizer=0.0 if offload else optimizer,
         on_host=optimizer if offload else 0.0,
-        exchanged=2.0 * trained * size if offload else 0.0,
-        copied=passes * _copied(job, shape, parameters, count),
+        exchanged=2.0 * copies - early,
+        copied=early + passes * _copied(job, shape, parameters, count),
     )
 
 
