@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from diffusers import CogVideoXTransformer3DModel
 
 from cogvx_exp.config.schema import Hardware, TrainJob
 from cogvx_exp.core.files import write_json
@@ -63,7 +64,7 @@ def test_settings_move_the_time(make_job: MakeJob, plain: float, settings: str, 
 
 def test_each_part_has_its_rate(make_job: MakeJob) -> None:
     job = make_job(*FIVE_B)
-    giga, card = 1e9, H100.model_copy(update={"operator_microseconds": 10, "link": 50, "host_bandwidth": 50})
+    giga, card = 1e9, H100.model_copy(update={"operator_microseconds": 10, "link": 40, "host_bandwidth": 20})
     products = Flops(linear=1e15, linear_backward=1e15, weight_gradients=1e15, adapter=1e15, linear_again=1e15)
     work = Work(products + Flops(attention=1e15, attention_again=1e15, attention_backward=2e15, scores_again=1e15))
     parts = seconds(work, rates(card, job))
@@ -74,9 +75,37 @@ def test_each_part_has_its_rate(make_job: MakeJob) -> None:
     parts = seconds(rest, rates(card, job))
     computing = 1e15 / peak / 0.3 + 100 / 3350 / 0.8
     assert parts["VAE"] + parts["elementwise"] == pytest.approx(computing)
-    assert parts["optimizer"] == pytest.approx(200 / 3350 / 0.8 + 300 / 50)
-    assert parts["copies"] == pytest.approx(400 / 50 + 500 / 50 - computing), "copies beside computing are hidden"
+    assert parts["optimizer"] == pytest.approx(200 / 3350 / 0.8 + 300 / 20)
+    assert parts["copies"] == pytest.approx(400 / 40 + 500 / 40 - computing), "copies beside computing are hidden"
     assert parts["host"] == pytest.approx(100 - computing)
+
+
+def test_what_the_optimizer_and_copies_move(make_job: MakeJob) -> None:
+    def of(*settings: str) -> Work:
+        return step_work(make_job("validation=none", *settings), TINY_SHAPE)
+
+    plain = of("method=sft", "max_grad_norm=null")
+    values = plain.optimizer / 28
+    assert values == sum(
+        weight.numel() for weight in CogVideoXTransformer3DModel(**architecture(make_job)).parameters()
+    )
+    split = of("method=sft", "distributed=zero2", "distributed.processes=4")
+    assert split.optimizer == 40 * values / 4, "clipping reads the gradients, and scales them"
+    assert of("method=sft", "ema_decay=0.9", "gradient_accumulation=3").optimizer == 52 * values
+    host = of("method=sft", "optim=cpu_offload")
+    assert (host.optimizer, host.on_host) == (0, 40 * values)
+    assert (host.exchanged, host.copied) == (4 * values, 4 * values), "gradients leave during the backward pass"
+    streamed = of("memory.activations=offload", "memory.stream_blocks=true", "gradient_accumulation=2")
+    inputs = 2 * (3 * 2 * 3 + make_job().model.transformer.max_text_seq_length) * 64 * 4
+    blocks = sum(
+        weight.nbytes
+        for weight in CogVideoXTransformer3DModel(**architecture(make_job)).transformer_blocks.parameters()
+    )
+    assert streamed.copied == 2 * (2 * blocks + 2 * inputs), "out and in again, in each pass"
+
+
+def architecture(make_job: MakeJob) -> dict:
+    return make_job().model.transformer.model_dump()
 
 
 def test_an_h100_takes_about_as_long_as_is_reported(make_job: MakeJob) -> None:

@@ -54,7 +54,7 @@ def elementwise(moved: PassTraffic) -> int:
     return moved.forward.bytes["elementwise"] + moved.backward.bytes["elementwise"]
 
 
-def test_settings_change_what_a_pass_moves(make_job: MakeJob) -> None:
+def test_what_is_computed_again_moves_again(make_job: MakeJob) -> None:
     def of(*settings: str) -> PassTraffic:
         return block_traffic(make_job(*WIDE, *settings), SHAPE)
 
@@ -62,13 +62,8 @@ def test_settings_change_what_a_pass_moves(make_job: MakeJob) -> None:
     assert keep.forward.bytes == again.forward.bytes
     # What is computed again stops after the last tensor that is needed.
     assert elementwise(again) - elementwise(keep) == pytest.approx(keep.forward.bytes["elementwise"], rel=0.1)
-    selective, chunked = of("memory.activations=selective"), of("memory.ff_chunks=2")
+    selective = of("memory.activations=selective")
     assert selective.backward.operators["attention"] == 1 < again.backward.operators["attention"] == 2
-    assert elementwise(chunked) > elementwise(keep)
-    assert elementwise(of("memory.norms=float32")) > elementwise(keep)
-    assert elementwise(of("method=lora_ff")) > elementwise(keep)
-    twice = of("memory.activations=keep", "batch_size=2")
-    assert elementwise(twice) == pytest.approx(2 * elementwise(keep), rel=0.15), "but for the weights"
 
 
 def test_two_depths_tell_the_whole(make_job: MakeJob) -> None:
