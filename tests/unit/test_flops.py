@@ -14,6 +14,7 @@ from cogvx_exp.estimate.time.flops import FlopCount, Flops, Shape
 from cogvx_exp.model.adapt import make_trainable, trainable_parameters
 from cogvx_exp.model.offload.blocks import apply_memory_options
 from tests.conftest import MakeJob
+from tests.doc_pages import ROOT
 
 # torch has no formula for the CPU's kernels, which make the same products as those of a GPU.
 KERNELS: dict[Any, Any] = {
@@ -121,6 +122,7 @@ def test_parts_of_a_5b(make_job: MakeJob) -> None:
     assert (flops.attention, flops.attention_backward) == (2 * scores, 4 * scores)
     assert (flops.attention_again, flops.scores_again) == (2 * scores, scores)
     assert flops.model == flops.total - flops.again
+    assert f"**{flops.total / 1e15:.3f}**" in (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
 
 
 def test_parts_add_up() -> None:

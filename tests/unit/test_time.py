@@ -12,9 +12,10 @@ from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.estimate.time import prediction as module
 from cogvx_exp.estimate.time.cards import cards_for
 from cogvx_exp.estimate.time.flops import Flops
+from cogvx_exp.estimate.time.measured import Measured
 from cogvx_exp.estimate.time.prediction import TimePrediction, predict_times
 from cogvx_exp.estimate.time.seconds import rates, seconds
-from cogvx_exp.estimate.time.table import in_words
+from cogvx_exp.estimate.time.table import in_words, show_times
 from cogvx_exp.estimate.time.work import JobWork, Work, job_work, step_work
 from cogvx_exp.runs.run_folder import RunFolder
 from tests.conftest import MakeJob
@@ -197,3 +198,19 @@ def test_a_card_that_is_not_there_is_refused_with_those_that_are(capsys: pytest.
         assert name in message
     assert memory(["hardware=h100", "hardware.bandwidth=null"]) == 2
     assert "hardware.bandwidth=null  is needed with hardware=h100" in capsys.readouterr().err
+
+
+def test_what_was_measured_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    parts = {"linear layers": 1.0, "attention": 2.0, "host": 0.0}
+    runs = [Measured("outputs/one", 6.0, 3.0), Measured("outputs/two", 3.0, 3.0)]
+    show_times([TimePrediction("h100", parts, 0.5, steps=1200, price_per_hour=2.0, measured=runs)], [H100])
+    out = capsys.readouterr().out
+    assert "h100 1.50 3.00 0.75 4.50 1.5 3.00" in " ".join(out.split()), (
+        "corrected: parts, recomputed, step, hours, cost"
+    )
+    assert "h100: products reach 65%, attention 42% forward and 44% backward, of 989 TFLOP/s" in out
+    assert "Measured here: 6.00 s a step in outputs/one, predicted 3.00\n" in out
+    assert "corrected by a factor of 1.50" in out
+    assert "host" not in out
+    show_times([], [])
+    assert "this GPU is not in conf/hardware; hardware=NAME predicts" in " ".join(capsys.readouterr().out.split())

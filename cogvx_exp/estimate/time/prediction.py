@@ -16,6 +16,8 @@ from cogvx_exp.runs.environment import device_label
 
 OUTPUTS = Path("outputs")
 HOUR = 3600
+WHOLE = "whole step"
+"""The only part where parts are not told apart: on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class TimePrediction:
 
 
 def predict_times(job: TrainJob, bucket: Bucket, cards: Iterable[Hardware]) -> list[TimePrediction]:
-    """Predicts a run on cards; where it may run on a CPU, on this one, too, if runs have measured it.
+    """Predicts a run on cards; with hardware=auto and no GPU also on this CPU, if runs have measured it.
 
     Args:
         job: a checked job.
@@ -72,7 +74,9 @@ def predict_times(job: TrainJob, bucket: Bucket, cards: Iterable[Hardware]) -> l
     cards = list(cards)
     work = job_work(job, bucket) if cards else None
     times = [_on_card(job, work, card) for card in cards if work]
-    on_cpu = None if gpu_name(job.device) else _on_cpu(job, bucket, device_label(torch.device("cpu")))
+    if job.hardware.name != "auto" or gpu_name(job.device):
+        return times
+    on_cpu = _on_cpu(job, bucket, device_label(torch.device("cpu")))
     return [*times, on_cpu] if on_cpu else times
 
 
@@ -94,7 +98,7 @@ def _on_card(job: TrainJob, work: JobWork, card: Hardware) -> TimePrediction:
 def _on_cpu(job: TrainJob, bucket: Bucket, cpu: str) -> TimePrediction | None:
     """The run's steps on this CPU, from runs on it; None if there are none with a model as large."""
     measured = measured_on_cpu(cpu, job, _folders(job))
-    parts = {"step": seconds_on_cpu(job, bucket)} if measured else {}
+    parts = {WHOLE: seconds_on_cpu(job, bucket)} if measured else {}
     return TimePrediction(cpu, parts, steps=_steps(job), measured=measured) if measured else None
 
 

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from cogvx_exp.config.schema import Hardware
 from cogvx_exp.console.progress import console
-from cogvx_exp.estimate.time.prediction import TimePrediction
+from cogvx_exp.estimate.time.prediction import WHOLE, TimePrediction
 
 SHOWN_FROM = 0.0005
 """Seconds of a part that is worth a column."""
@@ -16,6 +16,9 @@ SHOWN_FROM = 0.0005
 
 def show_times(times: Sequence[TimePrediction], cards: Sequence[Hardware]) -> None:
     """Prints one run's time on each card, what is assumed of the cards, and what was measured."""
+    if not times:
+        console.print("No time is predicted: this GPU is not in conf/hardware; hardware=NAME predicts for another card")
+        return
     console.print("Predicted time, seconds of a training step", style="bold")
     console.print(_parts_table(times))
     for card in cards:
@@ -68,7 +71,7 @@ def in_words(prediction: TimePrediction) -> str:
 def _parts_table(times: Sequence[TimePrediction]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("card")
-    names = dict.fromkeys(name for prediction in times for name in prediction.parts)
+    names = dict.fromkeys(name for prediction in times for name in prediction.parts if name != WHOLE)
     parts = [name for name in names if any(one.parts.get(name, 0.0) >= SHOWN_FROM for one in times)]
     priced = any(prediction.cost is not None for prediction in times)
     for name in (*parts, "of it\nrecomputed", "step", "run,\nhours", *(["cost"] if priced else [])):
@@ -97,10 +100,12 @@ def _assumed(card: Hardware) -> str:
 
 
 def _measured(prediction: TimePrediction) -> Iterator[str]:
+    on_cpu = WHOLE in prediction.parts
     for run in prediction.measured:
-        yield f"Measured here: {_seconds(run.seconds)} s a step in {run.run}"
-    if prediction.measured:
-        yield f"The times for {prediction.card} are corrected by {prediction.factor:.2f}"
+        predicted = "" if on_cpu else f", predicted {_seconds(run.predicted)}"
+        yield f"Measured here: {_seconds(run.seconds)} s a step in {run.run}{predicted}"
+    if prediction.measured and not on_cpu:
+        yield f"The times for {prediction.card} are corrected by a factor of {prediction.factor:.2f}"
 
 
 def _seconds(value: float) -> str:
