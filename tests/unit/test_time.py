@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from diffusers import CogVideoXTransformer3DModel
 
 from cogvx_exp.config.schema import Hardware, TrainJob
@@ -17,6 +18,7 @@ from cogvx_exp.estimate.time.prediction import TimePrediction, predict_times
 from cogvx_exp.estimate.time.seconds import rates, seconds
 from cogvx_exp.estimate.time.table import in_words, show_times
 from cogvx_exp.estimate.time.work import JobWork, Work, job_work, step_work
+from cogvx_exp.launch.resume import has_changed
 from cogvx_exp.runs.run_folder import RunFolder
 from tests.conftest import MakeJob
 from tests.entry import memory
@@ -214,3 +216,15 @@ def test_what_was_measured_is_printed(capsys: pytest.CaptureFixture[str]) -> Non
     assert "host" not in out
     show_times([], [])
     assert "this GPU is not in conf/hardware; hardware=NAME predicts" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_card_changes_no_run(make_job: MakeJob, tmp_path: Path) -> None:
+    """A run goes on whatever card its time was predicted for; runs of before had no such setting."""
+    run = RunFolder(tmp_path)
+    run.start(make_job(), [])
+    assert not has_changed(make_job("hardware=h100", "hardware.price_per_hour=2"), tmp_path)
+    assert has_changed(make_job("batch_size=7"), tmp_path)
+    config = yaml.safe_load(run.config.read_text())
+    del config["hardware"]
+    run.config.write_text(yaml.safe_dump(config))
+    assert not has_changed(make_job("hardware=h100"), tmp_path)
