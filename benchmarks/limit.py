@@ -9,21 +9,12 @@ from cogvx_exp.console.quiet import quiet_libraries
 
 quiet_libraries()
 
-from benchmarks.traffic import CHECKPOINTED, job_of, native
+from benchmarks.traffic import CHECKPOINTED, ROWS, job_of, native
 from cogvx_exp.config.schema import Hardware, TrainJob
 from cogvx_exp.estimate.time.cards import cards_for
 from cogvx_exp.estimate.time.seconds import rates, seconds
 from cogvx_exp.estimate.time.work import Work, step_work
 
-ROWS = (
-    "model=2b",
-    "model=2b method=sft",
-    "model=5b",
-    "model=5b method=sft",
-    "model=5b-i2v task=i2v",
-    "model=1.5-5b",
-    "model=1.5-5b method=sft",
-)
 PARTS = {
     "linear": "linear, forward",
     "linear_backward": "their inputs' gradients",
