@@ -15,7 +15,12 @@ def models_for(task: str) -> list[str]:
 
 def architectures() -> dict[str, dict[str, Any]]:
     """Arguments of each model's transformer, by the model's name."""
-    return {name: _composed(name)["transformer"] for name in _files("model")}
+    return {name: _composed("model", name)["transformer"] for name in _files("model")}
+
+
+def cards() -> dict[str, dict[str, Any]]:
+    """What is known about each card of `hardware=`, by its name."""
+    return {name: _composed("hardware", name) for name in _files("hardware") if name != "auto"}
 
 
 def attention_choices() -> list[dict[str, Any]]:
@@ -36,12 +41,12 @@ def _files(group: str) -> dict[str, dict[str, Any]]:
     return {file.stem: _read(group, file.stem) for file in files}
 
 
-def _composed(model: str) -> dict[str, Any]:
-    """A model's values with those it inherits (the `defaults` of its file), without Hydra."""
-    own = _read("model", model)
+def _composed(group: str, choice: str) -> dict[str, Any]:
+    """A choice's values with those it inherits (the `defaults` of its file), without Hydra."""
+    own = _read(group, choice)
     values: dict[str, Any] = {}
     for parent in own.pop("defaults", ["_self_"]):
-        values = _merged(values, own if parent == "_self_" else _composed(parent))
+        values = _merged(values, own if parent == "_self_" else _composed(group, parent))
     return values
 
 

@@ -54,10 +54,11 @@ def preflight(job: TrainJob, overrides: list[str], shapes: set[Bucket]) -> None:
         if budget < total - OTHERS_GIB:
             limit = f"the {budget:.1f} GiB that are free of the {total:.1f} of this {name} (nvidia-smi shows by whom)"
     quiet_libraries(job.quant.name)
-    from cogvx_exp.estimate.command import refuse_if_too_large
+    from cogvx_exp.estimate.command import refuse_if_too_large, time_in_words
 
     prediction = refuse_if_too_large(job, overrides, shapes, budget, limit)
-    console.print(f"Predicted memory: {prediction.peak:.1f} GiB at most, of {budget:.1f}")
+    time = time_in_words(job, shapes, gpu[2]) if gpu else ""
+    console.print(f"Predicted memory: {prediction.peak:.1f} GiB at most, of {budget:.1f}{time}")
     if gpu:
         check_host(prediction.host_kinds, job.distributed.processes)
 

@@ -28,7 +28,7 @@ TRANSFORMER_FOLDER = "transformer"
 """Name of an exported whole transformer, as in a pipeline's folder."""
 PROGRAM = ("python", "-m", "cogvx_exp.train")
 """What a run's command line begins with."""
-IGNORED_KEYS = ("run_dir", "cache_dir", "resume", "name", "hub", "model.usual", "sweep")
+IGNORED_KEYS = ("run_dir", "cache_dir", "resume", "name", "hub", "model.usual", "sweep", "hardware")
 """How settings begin that do not tell what a run does."""
 LONGEST_LINE = 1 << 14
 """Bytes of the end of a metrics file in which its last line is looked for."""

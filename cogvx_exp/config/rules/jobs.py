@@ -7,6 +7,7 @@ from cogvx_exp.config.choices import choices_with, models_for
 from cogvx_exp.config.faults import Fault
 from cogvx_exp.config.rules.attention import attention_is_possible
 from cogvx_exp.config.rules.compilation import compilation_is_possible, products_are_possible
+from cogvx_exp.config.rules.hardware import card_is_known
 from cogvx_exp.config.rules.notes import warmup_note
 from cogvx_exp.config.rules.processes import gpu_dtype, processes_fit
 from cogvx_exp.config.rules.prompts import prompt_faults
@@ -40,6 +41,7 @@ def check_train(job: TrainJob) -> list[Fault]:
         _resume_has_a_folder,
         _trackers_are_installed,
         _sweep_has_gpus,
+        card_is_known,
     )
     return [fault for rule in rules for fault in rule(job)]
 

@@ -2,6 +2,7 @@
 
 from cogvx_exp.config.schema.attention import Attention
 from cogvx_exp.config.schema.data import Data
+from cogvx_exp.config.schema.hardware import Hardware
 from cogvx_exp.config.schema.jobs import Generate, GenerateJob, PrepareJob, TrainJob
 from cogvx_exp.config.schema.model import (
     Model,
@@ -31,6 +32,7 @@ __all__ = [
     "Distributed",
     "Generate",
     "GenerateJob",
+    "Hardware",
     "LrScheduler",
     "Memory",
     "Method",

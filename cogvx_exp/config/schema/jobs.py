@@ -6,6 +6,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from cogvx_exp.config.schema.attention import Attention
 from cogvx_exp.config.schema.data import Data
+from cogvx_exp.config.schema.hardware import Hardware
 from cogvx_exp.config.schema.model import Model
 from cogvx_exp.config.schema.section import Device, FilledText, LocalPath, PathText, Section
 from cogvx_exp.config.schema.task import Objective, Task
@@ -93,6 +94,8 @@ class TrainJob(Section):
     """The attention kernel."""
     quant: Quant
     """Storage of the frozen base."""
+    hardware: Hardware = Hardware()
+    """What the prediction of time assumes."""
     tracker: Tracker
     """Where metrics go besides the run folder."""
     checkpoint: Checkpoint
