@@ -13,6 +13,11 @@ def models_for(task: str) -> list[str]:
     return [name for name, values in _files("model").items() if task in values.get("tasks", default)]
 
 
+def models_with_weights(weights: str) -> list[str]:
+    """Names of the models whose `model.weights` is the given one."""
+    return [name for name in _files("model") if _composed(name)["weights"] == weights]
+
+
 def architectures() -> dict[str, dict[str, Any]]:
     """Arguments of each model's transformer, by the model's name."""
     return {name: _composed(name)["transformer"] for name in _files("model")}

@@ -95,27 +95,27 @@ def _kind(shape: tuple[int, ...], optim: Optim) -> tuple[bool, bool]:
 
 
 def _constructor(optim: Optim, device: torch.device) -> Callable[..., torch.optim.Optimizer]:
-    """The class with all settings but the parameters."""
+    """The class with all its arguments but the parameters."""
     optimizer_class = get_class(optim.target)
     known = inspect.signature(optimizer_class).parameters
-    unknown = [name for name in optim.settings if name not in known]
+    unknown = [name for name in optim.kwargs if name not in known]
     if unknown:
         raise TypeError(f"it has no argument {', '.join(unknown)}; it has {', '.join(known)}")
-    settings = dict(optim.settings)
+    kwargs = dict(optim.kwargs)
     if optim.betas is not None:
-        settings["betas"] = tuple(optim.betas)
+        kwargs["betas"] = tuple(optim.betas)
     if optim.eps is not None:
-        settings["eps"] = optim.eps
+        kwargs["eps"] = optim.eps
     if optim.stochastic_rounding:
         assert optim.rounding_argument
-        settings[optim.rounding_argument] = True
+        kwargs[optim.rounding_argument] = True
     # The fused kernel makes no temporary copies; torch's own classes have it, on a GPU and on a CPU.
     if "fused" in known and (device.type == "cuda" or optim.offload):
-        settings["fused"] = True
+        kwargs["fused"] = True
 
     def make(groups: Groups, **_: Any) -> torch.optim.Optimizer:
         # The groups themselves, no copies: what sets a learning rate in them later sets that of the optimizer.
-        optimizer: torch.optim.Optimizer = optimizer_class(groups, **settings)
+        optimizer: torch.optim.Optimizer = optimizer_class(groups, **kwargs)
         return optimizer
 
     return make

@@ -17,9 +17,7 @@ from typing import Any
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import file_hash, fingerprint, read_json, sync_folder, write_json
 from cogvx_exp.runs.branches import BRANCHES, left_branch
-from cogvx_exp.runs.run_folder import step_of
-
-MANIFEST = "manifest.json"
+from cogvx_exp.runs.run_folder import MANIFEST, step_of, with_new_names
 
 MANIFEST_HASH = "blake2_of_the_rest"
 """Key of the manifest's own hash in it."""
@@ -112,7 +110,7 @@ def open_checkpoint(path: Path) -> CheckpointFolder:
         if isinstance(error, UserError):
             raise
         raise UserError(f"checkpoint {path}: {MANIFEST} is damaged") from None
-    return CheckpointFolder(path, manifest)
+    return CheckpointFolder(path, with_new_names(manifest))
 
 
 def _seal(manifest: dict[str, Any]) -> str:
