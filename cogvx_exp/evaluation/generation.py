@@ -144,7 +144,7 @@ def _make(job: GenerateJob, recipe: Recipe, named: list[tuple[Path, VideoRequest
     for path, request in progress("Sampling", named):
         save_video(path, _sample(sampler, request, recipe), request, **recipe.about())
     for path, _ in named:
-        console.print(f"  {path}", soft_wrap=True)
+        console.result(f"  {path}")
     return [path for path, _ in named]
 
 

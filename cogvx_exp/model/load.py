@@ -40,7 +40,7 @@ def pipeline_folder(model: Model, cache_dir: Path) -> Path:
         return bundled_folder(model, cache_dir)
     folder = built_folder(model, cache_dir)
     if not folder.exists():
-        print(f"Building {model.name} with random weights in {folder}")
+        console.print(f"Building {model.name} with random weights in {folder}", soft_wrap=True)
         build_pipeline(model, folder)
     return folder
 

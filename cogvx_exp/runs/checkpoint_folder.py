@@ -8,6 +8,7 @@ checkpoints/step-000100/
 """
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import file_hash, fingerprint, read_json, sync_folder, write_json
 from cogvx_exp.runs.branches import BRANCHES, left_branch
 from cogvx_exp.runs.run_folder import MANIFEST, step_of, with_new_names
+
+logger = logging.getLogger(__name__)
 
 MANIFEST_HASH = "blake2_of_the_rest"
 """Key of the manifest's own hash in it."""
@@ -80,6 +83,7 @@ def prune_checkpoints(folder: Path, keep: int | None, *, keep_best: bool) -> Non
     for path in paths[keep:]:
         if path != best:
             shutil.rmtree(path)
+            logger.info("removed %s (checkpoint.keep=%d, best: %s)", path, keep, best and best.name)
 
 
 def _held_out_loss(path: Path) -> float | None:

@@ -251,7 +251,7 @@ class Metrics:
             if error.errno not in FULL:
                 raise
             if not self._told:
-                console.print(f"Note: {self._path}: {error.strerror}; its lines wait for room", soft_wrap=True)
+                console.warn(f"Note: {self._path}: {error.strerror}; its lines wait for room")
             self._told = True
 
 

@@ -29,8 +29,10 @@ def test_wandb_and_tensorboard_get_what_the_run_writes(tmp_path: Path, shared_ca
     run = RunFolder(tmp_path / "run")
     command = [sys.executable, "-m", "cogvx_exp.train", *with_twin(SHORT), "tracker=[wandb,tensorboard]"]
     command += ["tracker.wandb.mode=offline", f"run_dir={run.path}", f"cache_dir={shared_cache}"]
-    done = subprocess.run(command, env=os.environ | SECRETS, capture_output=True, text=True, check=False)
+    environment = os.environ | SECRETS | {"COGVX_LOG": "debug"}  # with the logs of all libraries
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert "INFO cogvx_exp.tracking.trackers: wandb is ready" in done.stderr
     assert "going on without" not in done.stdout
     (wandb,) = run.path.glob("wandb/offline-run-*/run-*.wandb")
     assert b"grad_norm" in wandb.read_bytes()

@@ -32,6 +32,8 @@ from cogvx_exp.config.faults import ConfigError, Fault
 from cogvx_exp.config.paths import conf_dir
 from cogvx_exp.config.renames import note_renames, noting_renames, renamed_override
 from cogvx_exp.config.typed import Job, typed
+from cogvx_exp.console.log import logging_as_asked
+from cogvx_exp.console.progress import console
 from cogvx_exp.console.terminal import never_fail_to_print, visible
 from cogvx_exp.core.disk import disk_fault
 from cogvx_exp.core.errors import CrashError, UserError
@@ -78,12 +80,13 @@ class EntryPoint(Generic[Job]):
         if argv is None:
             expect_one_command()
         argv = list(sys.argv[1:] if argv is None else argv)
+        quiet, argv = "--quiet" in argv, [word for word in argv if word != "--quiet"]
         never_fail_to_print()
         try:
             try:
                 _ignore_leftovers()
-                with noting_renames() if _is_first() else nullcontext():
-                    return self._main(argv)
+                with logging_as_asked(), noting_renames() if _is_first() else nullcontext():
+                    return self._main(argv, quiet=quiet)
             except HydraException as error:
                 raise UserError(_explained(error)) from error
             except yaml.YAMLError as error:
@@ -108,7 +111,7 @@ class EntryPoint(Generic[Job]):
     def _config(self) -> str:
         return self.config or self.name
 
-    def _main(self, argv: list[str]) -> int:
+    def _main(self, argv: list[str], *, quiet: bool) -> int:
         flags = get_args_parser().parse_intermixed_args(argv)
         met: set[str] = set()
         overrides = [readable(renamed_override(text, met), self.schema) for text in flags.overrides]
@@ -131,7 +134,8 @@ class EntryPoint(Generic[Job]):
                 assert job is not None
                 print_help(self.name, job)
                 return 0
-        self._hand_to_hydra([*argv, *self.extra(overrides)])
+        with console.showing_only_results(quiet):
+            self._hand_to_hydra([*argv, *self.extra(overrides)])
         return 0
 
     def _is_sweep(self, overrides: list[str], extra: list[str]) -> bool:
@@ -190,7 +194,8 @@ class EntryPoint(Generic[Job]):
             overrides = list(HydraConfig.get().overrides.task)
             in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
             try:
-                results.append(self.run(self.job(config), overrides))
+                with logging_as_asked():  # a launcher may have started this process
+                    results.append(self.run(self.job(config), overrides))
                 return results[-1] if isinstance(results[-1], float) else None
             except (UserError, CrashError) as error:
                 failed.append(error)
