@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cogvx_exp.config.command_line.config_files import ConfigFiles
+from cogvx_exp.config.command_line.config_files import FileConfigSource
 from cogvx_exp.config.command_line.entry_point import EntryPoint
 from cogvx_exp.config.renames import RENAMES, noting_renames, renamed_config, renamed_override
 from cogvx_exp.config.rules.jobs import check_train
@@ -95,7 +95,7 @@ def test_in_files(arguments: str, jobs: int, capsys: pytest.CaptureFixture[str],
     assert sorted(printed) == sorted(notes(KWARGS, WEIGHTS) if jobs > 1 else notes(*RENAMES))
     assert not nothing
     assert jobs > 1 or given[0].method.rank == 3
-    package = ConfigFiles("test", str(in_tmp / "old")).load_config("experiment/package")
+    package = FileConfigSource("test", str(in_tmp / "old")).load_config("experiment/package")
     assert package.header["package"] == "model.training_defaults"
 
 

@@ -1,6 +1,6 @@
 """How Hydra reads YAML files."""
 
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.core_plugins import file_config_source
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
@@ -9,10 +9,11 @@ from omegaconf import OmegaConf
 from cogvx_exp.config.renames import note_renames, renamed_config, renamed_override
 
 
-class ConfigFiles(FileConfigSource):
+class FileConfigSource(file_config_source.FileConfigSource):
     """The files of a folder. A user's own may have names of the last release.
 
     They are replaced here, and not in what was composed, so that a file or an override that comes later still wins.
+    It is named as Hydra's own class: a launcher's process registers that again, under the same name only.
     """
 
     def load_config(self, config_path: str) -> ConfigResult:
@@ -34,4 +35,4 @@ class ConfigFiles(FileConfigSource):
 def read_files_with_old_names() -> None:
     """Lets Hydra read all files in this way."""
     Plugins.instance()  # registers Hydra's own source, which would come later otherwise
-    SourcesRegistry.instance().types[ConfigFiles.scheme()] = ConfigFiles
+    SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource
