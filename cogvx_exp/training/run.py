@@ -92,7 +92,7 @@ def train(
                 memory.record("after_validation")
             last, unsaved = _train(run, stop)
             memory.record("before_validation")
-        logger.info("stopped or done after step %d of %d; reason: %s", last, training.steps, stop.reason)
+        logger.info("trained to step %d of %d; asked to stop: %s", last, training.steps, stop.reason or "no")
         if last < training.steps:
             run.trackers.finish()
             processes.barrier()  # the first one writes, and whatever starts the processes ends all when one has ended

@@ -36,11 +36,11 @@ def main() -> int:
         job, path = work.job, work.checkpoint
         assert job.run_dir
         quiet_libraries(job.quant.name)
-        logger.info("worker %d, process %d, of %s", rank, os.getpid(), job.run_dir)
         from cogvx_exp.training.run import train
 
         folder = RunFolder(job.run_dir)
         with logging_as_asked(), disk_trouble(folder):
+            logger.info("worker %d, process %d, of %s", rank, os.getpid(), folder.path)
             dataset = load_dataset(job.data, job.cache_dir)
             train(job, folder, dataset, open_checkpoint(path) if path else None, work.opening)
     except Stopped as stopped:
