@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cogvx_exp.console import quiet
 from cogvx_exp.runs.run_folder import RunFolder, read_metrics, read_status
 from tests.entry import train as main
 from tests.entry import with_twin
@@ -31,6 +32,8 @@ def test_wandb_and_tensorboard_get_what_the_run_writes(tmp_path: Path, shared_ca
     command = [sys.executable, "-m", "cogvx_exp.train", *with_twin(SHORT), "tracker=[wandb,tensorboard]"]
     command += ["tracker.wandb.mode=offline", f"run_dir={run.path}", f"cache_dir={shared_cache}"]
     environment = os.environ | SECRETS | {"COGVX_LOG": "debug"}  # with the logs of all libraries
+    for name in quiet.ENVIRONMENT:  # the tests have set it
+        environment.pop(name, None)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for logger in (
