@@ -1,5 +1,6 @@
 """Checks that processes on several machines can meet, before torch tries to for minutes. Does not need torch."""
 
+import logging
 import os
 import platform
 import socket
@@ -8,6 +9,8 @@ from contextlib import closing
 
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.distributed.waiting import report_long_wait
+
+logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_TRIES = 1.0
 TRY = 5.0
@@ -48,6 +51,7 @@ def check_first(host: str, port: int, setting: str) -> None:
             raise UserError(f"port {port} cannot be opened ({error.strerror}); set another one in {setting}") from None
         door.listen()
         why = _try(host, port)
+    logger.debug("%s:%d can be opened here and is reached: %s", host, port, not why)
     if why:
         raise UserError(
             f"{host}:{port} is to be this machine ({platform.node()}), which does not reach itself there ({why}); set "
@@ -68,6 +72,7 @@ def wait_for_first(host: str, port: int, setting: str, timeout: float) -> None:
         return
     with report_long_wait(f"the first machine at {host}:{port} ({why})"):
         while why := _try(host, port):
+            logger.debug("%s:%d: %s; trying again", host, port, why)
             if time.monotonic() > end:
                 raise UserError(
                     f"the first machine could not be reached at {host}:{port} in {timeout:g} s ({why}); check that it "

@@ -129,7 +129,7 @@ def show(estimates: list[Estimate]) -> None:
     name = estimates[0].prediction.name if len(estimates) == 1 else "grid"
     write_json(OUTPUT / f"{name}.json", [_as_figures(item) for item in estimates])
     draw([item.prediction for item in estimates], labels, estimates[0].budget, OUTPUT / f"{name}.png")
-    console.print(f"Picture: {OUTPUT / name}.png   figures: {OUTPUT / name}.json", soft_wrap=True)
+    console.result(f"Picture: {OUTPUT / name}.png   figures: {OUTPUT / name}.json")
 
 
 def _as_figures(item: Estimate) -> dict[str, Any]:
@@ -184,15 +184,17 @@ def _say_advice(item: Estimate) -> None:
     if advice is None:
         reserve = item.prediction.reserve
         spare = item.budget - item.prediction.peak - reserve
-        console.print(f"Fits {item.budget:g} GiB: {spare:.1f} GiB to spare, {reserve:.1f} GiB for CUDA itself left out")
+        console.result(
+            f"Fits {item.budget:g} GiB: {spare:.1f} GiB to spare, {reserve:.1f} GiB for CUDA itself left out"
+        )
         return
     if not advice.suggestions:
-        console.print("Nothing was found that takes less.")
+        console.result("Nothing was found that takes less.")
         return
     enough = "fits" if advice.fits else "is still too much, but the least that was found"
-    console.print(f"Does not fit. With these settings it takes {advice.prediction.peak:.2f} GiB, which {enough}:")
+    console.result(f"Does not fit. With these settings it takes {advice.prediction.peak:.2f} GiB, which {enough}:")
     table = Table(box=None, show_header=False, padding=(0, 2))
     for suggestion in advice.suggestions:
         kept = [text for text in suggestion.overrides if text in advice.overrides]
         table.add_row(" ".join(kept), Text(f"costs: {suggestion.cost}", style="dim"))
-    console.print(table)
+    console.result(table)

@@ -11,6 +11,7 @@ random read of one clip (0.5 MiB for 49x480x720 in bfloat16) costs one open eith
 """
 
 import json
+import logging
 import os
 import zlib
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ from cogvx_exp.core.disk import plain_disk_errors
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import atomic_write, fingerprint
 from cogvx_exp.data.faults import ClipError
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 2
 """Raise it when the content of an entry changes its meaning."""
@@ -65,7 +68,7 @@ class TensorCache:
             raise UserError(f"{path} may not be read; its owner can allow it: chmod -R g+rX {self.folder}") from None
         if damage and path not in _told:
             _told.add(path)
-            console.print(f"{path} {damage}: it is encoded again", soft_wrap=True)
+            console.warn(f"{path} {damage}: it is encoded again")
         return not damage
 
     def load(self, key: str) -> torch.Tensor:
@@ -98,6 +101,7 @@ class TensorCache:
         path = self._path(key)
         with plain_disk_errors(path), atomic_write(path) as beside:
             save_file({"tensor": tensor}, beside, metadata={CHECKSUM: _checksum(tensor)})
+        logger.debug("saved %s %s", path, list(tensor.shape))
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"

@@ -12,7 +12,7 @@ from cogvx_exp.model.pipeline_files import check_pipeline
 NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt"]
 
 
-def shipped_folder(model: Model, cache_dir: Path) -> Path:
+def bundled_folder(model: Model, cache_dir: Path) -> Path:
     """The pipeline of a model whose weights come with the package, put together in the cache.
 
     The parts that the two tiny models share are in the package once.

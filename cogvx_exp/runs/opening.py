@@ -41,7 +41,7 @@ class Opening:
         branch = set_aside(folder, step, changed=self.changed)
         if branch:
             text = f"Set aside what this run had after step {step}: {branch} (resume={branch} goes on with it)"
-            console.print(text, soft_wrap=True, markup=False)
+            console.warn(text)
         folder.start(job, self.arguments)
         folder.faults.unlink(missing_ok=True)
         faults = self.faults(folder, job)

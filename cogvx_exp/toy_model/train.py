@@ -78,8 +78,8 @@ def rebuild(folder: Path) -> None:
     _gather(folder, [second, image])
     measures = {"vae": read_json(folder / "vae" / "measures.json")}
     for part in (second, image):
-        shipped = put_together(folder / "weights", part.model, folder / "cache")
-        settings = [f"model={part.model}", "model.weights=pretrained", f"model.path={shipped}"]
+        bundled = put_together(folder / "weights", part.model, folder / "cache")
+        settings = [f"model={part.model}", "model.weights=pretrained", f"model.path={bundled}"]
         output = folder / "check" / part.model
         measures[part.model] = check(held_out_scenes(), settings, output, None, part.task == "i2v")["plain"]
     write_json(folder / "weights" / "measures.json", measures)
@@ -146,7 +146,7 @@ def _widened(trained: Path, model: Model) -> CogVideoXTransformer3DModel:
 
 
 def _gather(folder: Path, parts: list[Part]) -> None:
-    """Puts together what is shipped: half precision, what both models share once."""
+    """Puts together what is bundled: half precision, what both models share once."""
     there, start = folder / "weights", parts[0].start(folder)
     T5EncoderModel.from_pretrained(start / "text_encoder").half().save_pretrained(there / "shared" / "text_encoder")
     AutoencoderKLCogVideoX.from_pretrained(start / "vae").half().save_pretrained(there / "shared" / "vae")

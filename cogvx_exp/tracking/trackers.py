@@ -4,10 +4,10 @@ Values go into a queue that a thread empties. If a tracker fails or does not ans
 """
 
 import json
+import logging
 import queue
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
@@ -20,6 +20,8 @@ from cogvx_exp.core.files import write_text
 from cogvx_exp.media.video import spread_frames
 from cogvx_exp.runs.run_folder import RunFolder
 from cogvx_exp.runs.sweep_folder import ABOUT
+
+logger = logging.getLogger(__name__)
 
 SECONDS_AT_END = 20.0
 """How long a run waits at its end for what the trackers have not sent yet."""
@@ -171,21 +173,24 @@ class _TrackerThread:
 
     def tell(self, entry: Callable[[Tracker], None] | None) -> None:
         if self._thread.is_alive():
-            with suppress(queue.Full):
+            try:
                 self._queue.put_nowait(entry)
+            except queue.Full:
+                logger.debug("%s is behind; an entry is left out", self._name)
 
     def finish(self) -> None:
         self.tell(None)
         self._thread.join(SECONDS_AT_END)
         if self._thread.is_alive():
-            console.print(f"Note: {self._name} does not answer; what it has not taken is in the run's folder only")
+            console.warn(f"Note: {self._name} does not answer; what it has not taken is in the run's folder only")
 
     def _work(self) -> None:
         try:
             tracker = self._build()
+            logger.info("%s is ready", self._name)
             while (entry := self._queue.get()) is not None:
                 entry(tracker)
             tracker.finish()
         except Exception as error:  # whatever a tracker does, the run goes on
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            console.print(f"Note: going on without {self._name}: {reason}", soft_wrap=True)
+            console.warn(f"Note: going on without {self._name}: {reason}")

@@ -90,7 +90,7 @@ def finish(run: Context, exported: Path, seconds: float, unsaved: str) -> dict[s
     if job.hub.push or job.hub.dry_run:
         gathered = publish(job, folder, training.about)
         done = "Would be pushed" if job.hub.dry_run else f"Pushed to {job.hub.repo}"
-        console.print(f"{done}: {gathered}", soft_wrap=True)
+        console.result(f"{done}: {gathered}")
     return summary
 
 
@@ -112,6 +112,9 @@ def _summary(
 
 
 def _say_result(folder: RunFolder, summary: dict[str, Any]) -> None:
+    if console.only_results:
+        console.result(f"Done in {summary['seconds']:.0f} s: {folder.path}")
+        return
     console.print(f"\nDone in {summary['seconds']:.0f} s, {summary['seconds_per_step']:.2f} s a step")
     figures = "  ".join(f"{name.replace('_', ' ')} {size:.2f}" for name, size in summary["memory_figures"].items())
     console.print(f"Memory, GiB at most:  {figures}", soft_wrap=True)

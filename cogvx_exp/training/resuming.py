@@ -59,6 +59,6 @@ def changes_around(checkpoint: CheckpointFolder, processes: int, dataset: Datase
 def say_resumed(checkpoint: CheckpointFolder, changes: list[str], steps: int) -> None:
     """Prints what has changed, and where the run goes on."""
     for change in changes:
-        console.print(f"Changed since the checkpoint: {change}", soft_wrap=True, markup=False)
+        console.warn(f"Changed since the checkpoint: {change}")
     what = "Going on from" if checkpoint.step < steps else "Nothing is left to train; exporting"
     console.print(f"{what} step {checkpoint.step} ({checkpoint.path})", soft_wrap=True, markup=False)

@@ -1,5 +1,6 @@
 """One training run, from a checked job to a folder with its results."""
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ from cogvx_exp.training.monitor.memory import MemoryLog
 from cogvx_exp.training.monitor.out_of_memory import explained_out_of_memory
 from cogvx_exp.training.setup import Training, build_training, prepare_data
 from cogvx_exp.training.stopping import Stopped, StopRequest
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_TIMEOUT = 1800
 """Seconds that a process waits for the others in a step, as in the reference."""
@@ -93,6 +96,7 @@ def train(
                 memory.record("after_validation")
             last, unsaved = _train(run, stop)
             memory.record("before_validation")
+        logger.info("trained to step %d of %d; asked to stop: %s", last, training.steps, stop.reason or "no")
         if last < training.steps:
             run.trackers.finish()
             processes.barrier()  # the first one writes, and whatever starts the processes ends all when one has ended

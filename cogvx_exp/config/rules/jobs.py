@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from cogvx_exp.config.choices import choices_with, models_for
+from cogvx_exp.config.choices import choices_with, models_for, models_with_weights
 from cogvx_exp.config.faults import Fault
 from cogvx_exp.config.rules.attention import attention_is_possible
 from cogvx_exp.config.rules.compilation import compilation_is_possible, products_are_possible
@@ -15,8 +15,6 @@ from cogvx_exp.config.rules.sharing import adapter_settings_fit, hub_is_named, i
 from cogvx_exp.config.schema import GenerateJob, Model, PrepareJob, TrainJob, Validation
 
 Faults = Iterator[Fault]
-SHIPPED = ("tiny", "tiny-i2v")
-"""Models whose weights come with the package."""
 DataJob = TrainJob | PrepareJob
 
 
@@ -146,8 +144,8 @@ def _weights_can_be_found(job: DataJob) -> Faults:
 def _model_path_faults(model: Model) -> Faults:
     if model.weights == "pretrained" and not model.path:
         yield Fault("model.path=null", "with model.weights=pretrained, set model.path to a folder or a Hub name")
-    if model.weights == "shipped" and model.name not in SHIPPED:
-        yield Fault("model.weights=shipped", f"only model={' and model='.join(SHIPPED)} come with the package")
+    if model.weights == "bundled" and model.name not in (names := models_with_weights("bundled")):
+        yield Fault("model.weights=bundled", f"only model={' and model='.join(names)} come with the package")
 
 
 def _data_is_complete(job: DataJob) -> Faults:

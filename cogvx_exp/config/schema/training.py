@@ -62,7 +62,7 @@ class Optim(Section):
     """Weight decay. Default: 0.001."""
     decay_norms_and_biases: bool
     """Whether weight decay also applies to one-dimensional parameters (norms, biases). Default: true."""
-    settings: dict[str, Any]
+    kwargs: dict[str, Any]
     """Further arguments of the class. Default: {}."""
     matrix_flag: str | None = None
     """muon: key that tells the class which parameter groups are matrices."""

@@ -1,5 +1,6 @@
 """What a checkpoint holds: written to and read from tensors and JSON, never pickle."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ from cogvx_exp.optim.state import NOTHING, OptimizerStates, read_learned, states
 from cogvx_exp.runs.checkpoint_folder import CheckpointFolder
 from cogvx_exp.runs.run_folder import CHECKPOINT_FILE
 from cogvx_exp.strategies.single import Strategy
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS, OPTIMIZER, STATE = CHECKPOINT_FILE, "optimizer.safetensors", "state.json"
 
@@ -123,6 +126,7 @@ class TrainingState:
         """
         folder = checkpoint.path
         weights = load_file(folder / WEIGHTS)
+        logger.info("taking over %d weights and the optimizer's state from %s", len(weights), folder)
         shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
         if shapes != self.strategy.shapes():
             raise UserError(f"checkpoint {folder} was trained with another model or method; resume with its settings")
