@@ -18,6 +18,7 @@ from cogvx_exp.config.schema.training import (
     Memory,
     Method,
     Optim,
+    Profile,
     Sweep,
     Validation,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "Objective",
     "Optim",
     "PrepareJob",
+    "Profile",
     "SchedulerArchitecture",
     "Section",
     "Sweep",

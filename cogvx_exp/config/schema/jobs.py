@@ -19,6 +19,7 @@ from cogvx_exp.config.schema.training import (
     Method,
     NoValidation,
     Optim,
+    Profile,
     Quant,
     SamplingSettings,
     Sweep,
@@ -96,6 +97,8 @@ class TrainJob(Section):
     """Publishing the result."""
     sweep: Sweep
     """The jobs of a sweep (`-m`)."""
+    profile: Profile = Profile()
+    """Where the time of a step goes."""
 
 
 class Inspect(Section):
