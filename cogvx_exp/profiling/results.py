@@ -39,7 +39,7 @@ def write_results(found: Breakdown, folder: Path) -> None:
 
 def print_results(found: Breakdown, folder: Path) -> None:
     """Prints the table, and where the rest is."""
-    console.print(table(found), soft_wrap=True, markup=False, highlight=False)
+    console.print(table(found).rstrip(), soft_wrap=True, markup=False, highlight=False)
     console.print(f"Profile: {folder}", soft_wrap=True)
 
 

@@ -77,12 +77,10 @@ def _attribute_device(trace: Trace) -> None:
     """What the device and CUDA's runtime do belongs to the operator or range that has asked for it."""
     by_id = {event.about["External id"]: event for event in trace.host if "External id" in event.about}
     calls = {event.about.get("correlation"): event for event in trace.runtime}
-    for event in (*trace.runtime, *trace.device):
-        source = by_id.get(event.about.get("External id"))
-        call = calls.get(event.about.get("correlation"))
-        if source is None and call is not None:
-            source = by_id.get(call.about.get("External id"))
-        event.part, event.phase = (source.part, source.phase) if source else (OTHER, "")
+    for event in (*trace.runtime, *trace.device):  # a call before what it has started
+        if event.parent is None:
+            call = calls.get(event.about.get("correlation"))
+            event.parent = by_id.get(event.about.get("External id")) or (None if call is event else call)
+        event.part, event.phase = (event.parent.part, event.parent.phase) if event.parent else (OTHER, "")
         if is_collective(event):
             event.part = EXCHANGE
-        event.parent = source

@@ -62,7 +62,7 @@ def read_trace(path: Path, steps: int) -> Trace:
 
 def parse_trace(events: Iterable[dict[str, Any]], steps: int) -> Trace:
     """The first `steps` steps of a trace's events."""
-    found = sorted(map(_event, _timed(events)), key=lambda event: (event.start, -event.end))
+    found = sorted(map(_event, _timed(events)), key=_order)
     ranges = [event for event in found if event.category == "user_annotation" and event.name.startswith(STEP)][:steps]
     trace = Trace(ranges[0].start, ranges[-1].end, ranges[0].thread)
     for event in found:
@@ -70,7 +70,7 @@ def parse_trace(events: Iterable[dict[str, Any]], steps: int) -> Trace:
             continue
         kind = trace.host if event.category in ON_HOST else trace.device
         (trace.runtime if event.category in RUNTIME else kind).append(event)
-    _nest(trace.host)
+    _nest(sorted([*trace.host, *trace.runtime], key=_order))
     return trace
 
 
@@ -99,8 +99,13 @@ def _event(event: dict[str, Any]) -> Event:
     return Event(event["name"], event["cat"], start, start + float(event.get("dur", 0)), thread, about)
 
 
-def _nest(events: list[Event]) -> None:
-    """Finds what each event is in. `events`: of all threads, by their start, and the longer one first."""
+def _order(event: Event) -> tuple[float, float]:
+    """By the start, and what is around others before them."""
+    return event.start, -event.end
+
+
+def _nest(events: Iterable[Event]) -> None:
+    """Finds what each event is in. `events`: of all threads, in order."""
     open_ones: dict[Any, list[Event]] = {}
     for event in events:
         stack = open_ones.setdefault(event.thread, [])
