@@ -17,6 +17,7 @@ from cogvx_exp.profiling.analysis.breakdown import OWN_RANGE, break_down
 from cogvx_exp.profiling.analysis.flops import flops_of
 from cogvx_exp.profiling.analysis.trace import STEP, Trace, parse_trace, read_trace
 from cogvx_exp.profiling.parts import RANGES
+from cogvx_exp.profiling.recorder import _ModuleRanges
 
 PARTS = {**RANGES, "attn1": "attention", "ff": "feed-forward"}
 
@@ -40,8 +41,9 @@ class Net(nn.Module):
         with record_function("attn1"):
             heads = self.query(x).unflatten(2, (2, 4)).transpose(1, 2)
             x = x + nn.functional.scaled_dot_product_attention(heads, heads, heads).transpose(1, 2).flatten(2)
+            x.detach().sum()  # makes no node, and has the number of the next one
         with record_function("ff"):
-            return x + self.down(nn.functional.gelu(self.up(x)))
+            return x.relu() + self.down(nn.functional.gelu(self.up(x)))
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -62,7 +64,7 @@ def test_each_node_of_the_backward_pass_belongs_to_what_made_it(again: bool, tmp
         if event.name.startswith(NODE):
             nodes.setdefault(event.name.removeprefix(NODE), []).append(event.part)
     assert nodes.pop("ScaledDotProductFlashAttentionForCpuBackward0") == ["attention"]
-    assert nodes.pop("GeluBackward0") == ["feed-forward"]
+    assert nodes.pop("GeluBackward0") == nodes.pop("ReluBackward0") == ["feed-forward"]
     assert nodes.pop("PowBackward0") == nodes.pop("MeanBackward0") == ["inputs and loss"]
     assert nodes.pop("AddmmBackward0") == ["feed-forward", "feed-forward", "attention"]
     # Gradients of two biases and two weights are added up after the nodes that made them.
@@ -75,6 +77,21 @@ def test_each_node_of_the_backward_pass_belongs_to_what_made_it(again: bool, tmp
     assert products[3:5] == (recomputed if again else [])
     backward = [(event.part, event.phase) for event in trace.host if event.name == "aten::mm"]
     assert set(backward) == {("attention", "backward"), ("feed-forward", "backward")}
+
+
+def test_a_module_that_is_left_by_an_exception_closes_its_range(tmp_path: Path) -> None:
+    """Checkpointing raises one when it has computed a block again far enough."""
+    net, x = Net(), torch.randn(2, 5, 8)
+    ranges = _ModuleRanges({net: "transformer_blocks.0"})
+
+    def step() -> None:
+        ranges.install()
+        checkpoint(net, x, use_reentrant=False).sum().backward()
+        ranges.remove()
+        net(x)
+
+    around = [event.parent and event.parent.name for event in recorded(step, tmp_path).host if event.name == "attn1"]
+    assert around == ["transformer_blocks.0", "transformer_blocks.0", None]
 
 
 def test_operations_are_counted_as_torch_counts_them(tmp_path: Path) -> None:
@@ -115,7 +132,9 @@ GPU_TRACE = [
     traced("cuda_runtime", "cudaStreamSynchronize", 210, 580, correlation=51),
     traced("user_annotation", OWN_RANGE, 900, 90, id=6),
     traced("cuda_runtime", "cudaDeviceSynchronize", 910, 70, correlation=52),
-    # autograd's thread
+    # autograd's thread, which computes something again first, and counts for itself
+    traced("user_annotation", "ff", 180, 25, thread=2, id=8),
+    traced("cpu_op", "aten::mm", 185, 15, thread=2, id=9, sequence=7, made_in=0, shapes=PRODUCT),
     traced("cpu_op", f"{NODE}MmBackward0", 210, 60, id=10, sequence=7, made_in=1, thread=2),
     traced("cpu_op", "aten::mm", 220, 20, id=11, shapes=PRODUCT, thread=2),
     # the device

@@ -22,28 +22,7 @@ MADE_OF_OTHERS = "aten::_scaled_dot_product_attention_math"
 
 
 def flops_of(event: Event) -> float:
-    """Of an operator; 0 of one that is not counted, or that is a part of one that is."""
-    return 0.0 if _is_inside_a_counted_one(event) else _flops(event)
-
-
-def _is_inside_a_counted_one(event: Event) -> bool:
-    around = event.parent
-    while around is not None and around.is_operator:
-        if _is_counted(around.name):
-            return True
-        around = around.parent
-    return False
-
-
-def _is_counted(name: str) -> bool:
-    return name in PRODUCTS or name in ("aten::convolution", "aten::convolution_backward") or _is_attention(name)
-
-
-def _is_attention(name: str) -> bool:
-    return name.startswith(ATTENTION) and not name.startswith(MADE_OF_OTHERS)
-
-
-def _flops(event: Event) -> float:
+    """Of an operator; 0 of one that is not counted."""
     name, shapes = event.name, event.about.get("Input Dims", [])
     if name in PRODUCTS:
         count: Any = PRODUCTS[name]
@@ -53,9 +32,11 @@ def _flops(event: Event) -> float:
         return _convolution(shapes[0], shapes[1], event.about["Concrete Inputs"])
     if name == "aten::convolution_backward":
         return _convolution_backward(shapes, event.about["Concrete Inputs"])
-    if _is_attention(name) and "backward" in name:
+    if not name.startswith(ATTENTION) or name.startswith(MADE_OF_OTHERS):
+        return 0.0
+    if "backward" in name:
         return float(flop_counter.sdpa_backward_flop_count(*shapes[:4]))
-    return float(flop_counter.sdpa_flop_count(*shapes[:3])) if _is_attention(name) else 0.0
+    return float(flop_counter.sdpa_flop_count(*shapes[:3]))
 
 
 def _convolution(inputs: list[int], weight: list[int], values: list[str]) -> float:
