@@ -70,9 +70,9 @@ class StepRecorder:
         self._hooks.remove()
         if kind is not None:
             self._recorded = 0  # the steps of a run that fails are not whole
-        self._profile.stop()
-        if self._profile.current_action in RECORDING and not self._recorded:
+        elif not self._recorded:
             console.print("Note: the run ended before a step was profiled")
+        self._profile.stop()
 
     def range(self, name: str) -> AbstractContextManager[None]:
         """Around a named part of a step."""

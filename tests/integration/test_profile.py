@@ -118,13 +118,14 @@ def test_the_table_and_the_picture_are_on_the_page(profiled) -> None:
 
 
 def test_a_resumed_run_counts_from_its_checkpoint(tmp_path: Path, shared_cache: Path, capsys) -> None:
-    """Where too few steps are left, it goes on without a profile."""
+    """A run that is stopped too early says so. Where too few steps are left, it goes on without a profile."""
     place = [f"run_dir={tmp_path / 'run'}", f"cache_dir={shared_cache}", "device=cpu", "resume=auto"]
     settings = [*place, *SHORT, "profile=true", "profile.skip=0", "profile.record=1"]
-    assert train([*settings, "steps=3"]) == 0
-    assert "\nStep 2: " in capsys.readouterr().out
-    assert train([*settings, "steps=5"]) == 0
-    assert "\nStep 5: " in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        train([*settings, "checkpoint.max_minutes=0.00001"])
+    assert "the run ended before a step was profiled" in capsys.readouterr().out
+    assert train(settings) == 0
+    assert "\nStep 3: " in capsys.readouterr().out
     assert train([*settings, "steps=6"]) == 0
     assert "1 steps are left and profile=true needs 2: nothing is profiled" in capsys.readouterr().out
 
