@@ -106,6 +106,8 @@ class StepRecorder:
         except OSError as error:  # training is worth more than its profile
             console.print(f"Note: {self._folder}: {error.strerror}; there is no profile", soft_wrap=True)
             return
+        if self._device.type == "cuda" and not found.on_device:
+            console.print("Note: no kernels of the GPU were recorded; the profile is that of operators on the host")
         print_results(found, self._folder)
 
     def _break_down(self, path: Path) -> Breakdown:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from cogvx_exp.profiling.analysis.attribution import is_collective
+from cogvx_exp.profiling.analysis.attribution import NODE, is_collective
 from cogvx_exp.profiling.analysis.trace import Event, Trace, own_time
 from cogvx_exp.profiling.parts import EXCHANGE, HOST_PARTS, IDLE
 
@@ -53,8 +53,9 @@ def _of_device(trace: Trace) -> Iterator[Interval]:
 
 
 def _of_operators(trace: Trace) -> Iterator[Interval]:
-    """On a CPU: the operators of the thread that trains. Where only Python runs, between them, nothing does."""
-    for start, end, event in own_time(event for event in trace.host if event.thread == trace.thread):
+    """On a CPU: the operators of the threads that train. Where only Python runs, between them, nothing does."""
+    threads = {trace.thread, *(event.thread for event in trace.host if event.name.startswith(NODE))}
+    for start, end, event in own_time(event for event in trace.host if event.thread in threads):
         if event.is_operator:
             yield Interval(EXCHANGES if is_collective(event) else COMPUTES, start, end, event.part, event.phase)
 
