@@ -61,7 +61,8 @@ def test_the_parts_make_up_the_step_as_the_run_has_measured_it(profiled) -> None
     assert sum(row["ms"] for row in parts.values()) == pytest.approx(whole["ms"], rel=0.001)
     measured = [line["step_seconds"] for line in read_metrics(run.metrics) if line["step"] in STEPS]
     outside = parts["logging"]["ms"] + parts["between steps"]["ms"]
-    assert whole["ms"] - outside == pytest.approx(1e3 * sum(measured) / len(STEPS), rel=0.04)
+    # A busy machine may stop the process between the two clocks for some milliseconds.
+    assert whole["ms"] - outside == pytest.approx(1e3 * sum(measured) / len(STEPS), rel=0.04, abs=15)
     for name in ("attention", "feed-forward", "norms and modulation", "embeddings"):
         assert min(parts[name]["forward_ms"], parts[name]["backward_ms"]) > 0, name
         assert sum(parts[name][phase] for phase in TIMES) == pytest.approx(parts[name]["ms"], abs=0.01)
