@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 MUST_AGREE = ("model.name", "model.path", "model.weights", "model.transformer", "task", "method", "optim.target")
 """Settings that decide which tensors a checkpoint has and what they mean."""
 
-ADDED = ("task.target", "objective")
+ADDED = ("task.target", "objective", "profile")
 """Settings that checkpoints of earlier versions do not have; their values were those of the defaults."""
 
 PREDICTION = ("optim.state_values", "optim.state_bytes", "quant.bytes_per_weight")

@@ -64,6 +64,11 @@ class Run:
         return _json(self.folder.path / "summary.json")
 
     @cached_property
+    def profile(self) -> dict[str, Any]:
+        """What a step is made of; empty if the run was not profiled."""
+        return _json(self.folder.profile / "parts.json")
+
+    @cached_property
     def metrics(self) -> list[dict[str, Any]]:
         """A line for each step."""
         return read_metrics(self.folder.metrics)

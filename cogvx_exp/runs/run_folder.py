@@ -83,6 +83,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def profile(self) -> Path:
+        """What the recorded steps are made of, with profile=true."""
+        return self.path / "profile"
+
+    @property
     def export(self) -> Path:
         """The result, as diffusers loads it."""
         return self.path / "export"

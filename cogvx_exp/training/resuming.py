@@ -2,6 +2,7 @@
 
 import math
 
+from cogvx_exp.config.rules.notes import too_few_to_profile
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.console.progress import console
 from cogvx_exp.core.errors import UserError
@@ -47,6 +48,22 @@ def refuse_fewer_steps(steps: int, checkpoint: CheckpointFolder, given: str) -> 
             f"{given} ends before {checkpoint.path}, which has {checkpoint.step} steps; raise it to go on, set "
             f"steps={checkpoint.step} to export that checkpoint as it is, or name an older one with resume=PATH"
         )
+
+
+def refuse_too_few_to_profile(job: TrainJob, steps: int, checkpoint: CheckpointFolder | None) -> None:
+    """Stops a new run that is over before it is profiled. One that goes on from a checkpoint is not stopped.
+
+    Args:
+        job: the settings.
+        steps: of the whole run, which are only known with the data where `epochs` is set.
+        checkpoint: what it goes on from.
+
+    Raises:
+        UserError: it is.
+    """
+    problem = None if checkpoint else too_few_to_profile(job.profile, steps, f"epochs={job.epochs} are {steps}")
+    if problem:
+        raise UserError(f"profile.enabled=true {problem}")
 
 
 def changes_around(checkpoint: CheckpointFolder, processes: int, dataset: Dataset) -> list[str]:

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ from cogvx_exp.training.finish import export_result, finish, sample_from_export
 from cogvx_exp.training.loop import LoopConfig, train_loop
 from cogvx_exp.training.monitor.memory import MemoryLog
 from cogvx_exp.training.monitor.out_of_memory import explained_out_of_memory
+from cogvx_exp.training.monitor.profiled import profiled
 from cogvx_exp.training.setup import Training, build_training, prepare_data
 from cogvx_exp.training.stopping import Stopped, StopRequest
 
@@ -179,7 +180,8 @@ def _train(run: Context, stop: StopRequest) -> tuple[int, str]:
         smoothed_loss=writer.last.get("loss_smoothed"),
     )
     try:
-        with writer as metrics, stop.after_step():
+        with writer as metrics, stop.after_step(), profiled(run) as profiler:
+            schedule = replace(schedule, profiler=profiler)
             batches = training.batches(job, run.data, stop.waiting)
             last = train_loop(training.state, batches, training.loss, metrics, schedule)
             if last < training.steps:

@@ -50,7 +50,13 @@ from cogvx_exp.runs.checkpoint_folder import CheckpointFolder
 from cogvx_exp.strategies.single import build_strategy, splits_weights
 from cogvx_exp.tasks.base import build_task
 from cogvx_exp.training.checkpoint.state import TrainingState
-from cogvx_exp.training.resuming import batches_done, changes_around, run_steps, say_resumed
+from cogvx_exp.training.resuming import (
+    batches_done,
+    changes_around,
+    refuse_too_few_to_profile,
+    run_steps,
+    say_resumed,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -190,6 +196,7 @@ def build_training(
     stream = batch_stream(job, data.encoded.dataset, data.processes)
     batches_per_step = job.gradient_accumulation * data.processes.world
     steps = run_steps(job, stream.batches_per_epoch, batches_per_step, checkpoint)
+    refuse_too_few_to_profile(job, steps, checkpoint)
     note = warmup_note(job.lr_scheduler, steps) if job.epochs else None
     if note:
         console.warn(f"Note: {note}")

@@ -17,6 +17,7 @@ CORE = {
     "bfloat16": "model.dtype=bfloat16 method=sft ema_decay=0.9 gradient_accumulation=2 validation=none",
     "12gb": "memory=12gb model.dtype=bfloat16 gradient_accumulation=2 validation=none",
     "offloaded optimizer": "memory=24gb optim=cpu_offload method=sft validation=none",
+    "profiled": "profile=true profile.skip=0 profile.record=1 memory=24gb validation=none",
     "workers and pinned memory": "data.workers=2 data.pin_memory=true validation=none",
 }
 """In `make test`."""

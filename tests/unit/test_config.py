@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from cogvx_exp.config.command_line.flags import FLAGS
+from cogvx_exp.config.command_line.quoting import readable
 from cogvx_exp.config.paths import conf_dir
 from cogvx_exp.config.schema import GenerateJob, PrepareJob, TrainJob
 from cogvx_exp.config.schema.data import Source
@@ -83,6 +84,13 @@ def refused(capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
 def test_a_fault_says_what_to_change(capsys: pytest.CaptureFixture[str], override: str, message: str) -> None:
     multirun = ["-m"] if override == "optim=adamw,sgd" else []
     assert message in refused(capsys, *multirun, *shlex.split(override))
+
+
+def test_a_section_that_can_be_enabled_is_so_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["profile=true", "profile.record=5", "--cfg", "job", "--package", "profile"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == {"enabled": True, "skip": 3, "warmup": 1, "record": 5}
+    assert readable("profile=true,false", TrainJob) == "profile.enabled=true,false"
+    assert readable("compile=true", TrainJob) == "compile=true"
 
 
 def test_all_faults_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from cogvx_exp.config.faults import Fault
 from cogvx_exp.config.rules.attention import attention_is_possible
 from cogvx_exp.config.rules.compilation import compilation_is_possible, products_are_possible
 from cogvx_exp.config.rules.hardware import card_is_known
-from cogvx_exp.config.rules.notes import warmup_note
+from cogvx_exp.config.rules.notes import too_few_to_profile, warmup_note
 from cogvx_exp.config.rules.processes import gpu_dtype, processes_fit
 from cogvx_exp.config.rules.prompts import prompt_faults
 from cogvx_exp.config.rules.sharing import adapter_settings_fit, hub_is_named, images_suit_task
@@ -38,6 +38,7 @@ def check_train(job: TrainJob) -> list[Fault]:
         products_are_possible,
         _resume_has_a_folder,
         _trackers_are_installed,
+        _run_is_long_enough_to_profile,
         _sweep_has_gpus,
         card_is_known,
     )
@@ -208,6 +209,12 @@ def _resume_has_a_folder(job: TrainJob) -> Faults:
 def _trackers_are_installed(job: TrainJob) -> Faults:
     if job.tracker.tensorboard and find_spec("tensorboard") is None:
         yield Fault("tracker=tensorboard", "is not installed: pip install tensorboard")
+
+
+def _run_is_long_enough_to_profile(job: TrainJob) -> Faults:
+    problem = too_few_to_profile(job.profile, job.steps, f"steps={job.steps}") if job.epochs is None else None
+    if problem:
+        yield Fault("profile.enabled=true", problem)
 
 
 def _shape_faults(model: Model, section: str, num_frames: int, height: int, width: int) -> Faults:

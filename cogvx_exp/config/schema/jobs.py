@@ -21,6 +21,7 @@ from cogvx_exp.config.schema.training import (
     Method,
     NoValidation,
     Optim,
+    Profile,
     Quant,
     SamplingSettings,
     Sweep,
@@ -106,6 +107,8 @@ class TrainJob(Section):
     """Publishing the result."""
     sweep: Sweep
     """The jobs of a sweep (`-m`)."""
+    profile: Profile = Profile()
+    """Where the time of a step goes."""
 
 
 class Inspect(Section):

@@ -208,6 +208,21 @@ class Sweep(Section):
     """GPUs of `gpus` that each job gets exclusively. Default: 1."""
 
 
+class Profile(Section):
+    """Records some whole steps and shows what they are made of: `profile=true` is short for `profile.enabled=true`."""
+
+    enabled: bool = False
+    """Whether steps are recorded. The results are in RUN/profile and on the run's page. Of several processes, the first
+    one is recorded. Default: false."""
+    skip: NonNegativeInt = 3
+    """Steps that are not recorded, at the start of the run or after its checkpoint: they are slower than others.
+    Default: 3."""
+    warmup: PositiveInt = 1
+    """Steps after them in which the profiler is on and drops what it sees. Default: 1."""
+    record: PositiveInt = 3
+    """Steps after them that are recorded. Default: 3."""
+
+
 class HeldOutLoss(Section):
     """How the loss on held-out clips is measured; with validation=none, too."""
 
