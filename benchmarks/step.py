@@ -1,4 +1,7 @@
-"""Time of a training step for each way of running the blocks, as ratios: `python benchmarks/step.py`.
+"""Time of a training step for each way of running the blocks, as ratios.
+
+    python -m benchmarks.step               # the presets of memory, over memory.activations=keep
+    python -m benchmarks.step --compile     # compiled blocks and diffusers' attention processor, over neither
 
 A small CogVideoX (4 layers of 8 heads, 17 frames of 128x192, LoRA) takes steps in turn with each arrangement, so that a
 slower moment of the machine falls on all of them. Copies to the host cost nothing on a CPU: `offload` and
@@ -6,6 +9,7 @@ slower moment of the machine falls on all of them. Copies to the host cost nothi
 """
 
 import statistics
+import sys
 import time
 
 from cogvx_exp.console.quiet import quiet_libraries
@@ -22,6 +26,8 @@ from cogvx_exp.config.typed import typed
 from cogvx_exp.diffusion.batch import Batch
 from cogvx_exp.diffusion.denoise import denoising_loss
 from cogvx_exp.model.adapt import make_trainable
+from cogvx_exp.model.attention.backends import set_attention
+from cogvx_exp.model.compilation import compile_blocks
 from cogvx_exp.model.device import Compute
 from cogvx_exp.model.offload.blocks import apply_memory_options
 
@@ -34,13 +40,20 @@ ARRANGEMENTS = {
     "checkpoint, ff_chunks=4": ["memory.activations=checkpoint", "memory.ff_chunks=4"],
     "checkpoint, stream_blocks": ["memory.activations=checkpoint", "memory.stream_blocks=true"],
 }
+STOCK = "diffusers' attention processor"
+CHECKPOINT = "memory.activations=checkpoint"
+COMPILED = {
+    "lora": {"eager": [], STOCK: [], "compiled": ["compile=blocks"]},
+    "lora, checkpoint": {"eager": [CHECKPOINT], "compiled": [CHECKPOINT, "compile=blocks"]},
+    "sft": {"eager": ["method=sft"], STOCK: ["method=sft"], "compiled": ["method=sft", "compile=blocks"]},
+}
 ROUNDS = 7
 
 
-def seconds_a_step() -> dict[str, list[float]]:
+def seconds_a_step(arrangements: dict[str, list[str]]) -> dict[str, list[float]]:
     """Seconds of each round, by arrangement."""
     compute = Compute(torch.device("cpu"), torch.float32)
-    steps = {name: _step(settings, compute) for name, settings in ARRANGEMENTS.items()}
+    steps = {name: _step(settings, compute, stock=name == STOCK) for name, settings in arrangements.items()}
     for step in steps.values():
         step()
     times: dict[str, list[float]] = {name: [] for name in steps}
@@ -52,13 +65,17 @@ def seconds_a_step() -> dict[str, list[float]]:
     return times
 
 
-def _step(settings, compute):
+def _step(settings, compute, *, stock):
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         job = typed(compose("train", [*SMALL, "memory.activations=keep", *settings]), TrainJob)
     torch.manual_seed(0)
     transformer = CogVideoXTransformer3DModel(**job.model.transformer.model_dump()).requires_grad_(False)
     make_trainable(transformer, job.method, 0)
     apply_memory_options(transformer.train(), job.memory, compute.device)
+    if not stock:
+        set_attention(transformer, job.attention)
+    if job.compile:
+        compile_blocks(transformer, job.compile_dynamic, job.cache_dir)
     loss = denoising_loss(torch.linspace(0.999, 0, 1000), dict(transformer.config), compute.dtype)
     latents = torch.randn(1, 5, 16, 16, 24)
     batch = Batch(latents, torch.randn_like(latents), torch.tensor([500]), torch.randn(1, 226, 4096), [], [])
@@ -70,13 +87,16 @@ def _step(settings, compute):
     return step
 
 
-def ratios() -> dict[str, float]:
-    """Time of each arrangement over that of `keep`: the median of the rounds' ratios."""
-    times = seconds_a_step()
-    pairs = {name: [a / b for a, b in zip(values, times["keep"], strict=True)] for name, values in times.items()}
+def ratios(arrangements: dict[str, list[str]] = ARRANGEMENTS) -> dict[str, float]:
+    """Time of each arrangement over that of the first: the median of the rounds' ratios."""
+    times = seconds_a_step(arrangements)
+    first = next(iter(times.values()))
+    pairs = {name: [a / b for a, b in zip(values, first, strict=True)] for name, values in times.items()}
     return {name: statistics.median(values) for name, values in pairs.items()}
 
 
 if __name__ == "__main__":
-    for name, ratio in ratios().items():
-        print(f"{name:<28} {ratio:.2f}")
+    groups = COMPILED if "--compile" in sys.argv else {"": ARRANGEMENTS}
+    for group, arrangements in groups.items():
+        for name, ratio in ratios(arrangements).items():
+            print(f"{group:<18} {name:<34} {ratio:.2f}", flush=True)
