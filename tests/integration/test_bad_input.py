@@ -38,7 +38,7 @@ BAD = {
     "empty.mp4": "is empty (0 bytes)",
     "header-only.mp4": "frames",
     "text.mp4": "cannot be decoded (Invalid data found",
-    "audio-only.mp4": "has no video, only sound",
+    "audio-only.mp4": "has no video stream, only audio",
     "no-frames.mp4": "has no frames",
     "one-frame.mp4": "has 1 usable frames; the smallest of data.frame_buckets is 9",
     "short.mp4": "has 5 usable frames",

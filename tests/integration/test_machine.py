@@ -82,7 +82,7 @@ def test_a_cache_dir_that_is_a_file_is_named(command, in_tmp: Path, capsys: pyte
     (in_tmp / "file").write_text("")
     assert command(["cache_dir=file"]) == 2
     told = capsys.readouterr()
-    assert "cache_dir=file: this, or a folder above it, is a file" in told.err
+    assert "cache_dir=file: this path or one of its parents is a file" in told.err
     assert "Encoded" not in told.out
 
 

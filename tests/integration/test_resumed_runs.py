@@ -230,5 +230,5 @@ def test_a_cache_that_does_not_fit(
         assert prepare([f"cache_dir={tmp_path / 'cache'}"]) == 2
     error = capsys.readouterr().err
     assert f"cogvx_exp.prepare: {tmp_path / 'cache'}/" in error
-    assert ": No space left on device; make room there, or set cache_dir" in error
+    assert ": No space left on device; free some space, or set cache_dir" in error
     assert prepare([f"cache_dir={tmp_path / 'cache'}"]) == 0
