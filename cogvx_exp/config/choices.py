@@ -1,4 +1,4 @@
-"""What the files of a group say, read without composing them: for messages only."""
+"""Reads the files of a group without composing them, for messages only."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from cogvx_exp.config.paths import conf_dir
 
 
 def models_for(task: str) -> list[str]:
-    """Names of the models that can do `task`."""
+    """Names of the models that support `task`."""
     default = _read("model", "_base")["tasks"]
     return [name for name, values in _files("model").items() if task in values.get("tasks", default)]
 
@@ -19,7 +19,7 @@ def architectures() -> dict[str, dict[str, Any]]:
 
 
 def choices_with(setting: str) -> list[str]:
-    """Choices whose own file has `setting` (such as data.dataset_file), as `group=choice`."""
+    """Choices whose own file contains `setting` (e.g. data.dataset_file), as `group=choice`."""
     group, _, name = setting.partition(".")
     return [f"{group}={choice}" for choice, values in _files(group).items() if name and name in values]
 
@@ -30,7 +30,7 @@ def _files(group: str) -> dict[str, dict[str, Any]]:
 
 
 def _composed(model: str) -> dict[str, Any]:
-    """A model's values with those it inherits (the `defaults` of its file), without Hydra."""
+    """A model's values including those inherited through the `defaults` of its file, without Hydra."""
     own = _read("model", model)
     values: dict[str, Any] = {}
     for parent in own.pop("defaults", ["_self_"]):

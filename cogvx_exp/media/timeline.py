@@ -2,9 +2,9 @@
 
 The reference is a player: frame k is frame k of `ffmpeg -i FILE -fps_mode passthrough`. A file's packets differ from it
 in many ways: an edit list hides frames that must still be decoded (a cut by stream copy), frames before the first
-decodable one are dropped, a packet may hold half a frame or none. Packets are trusted only where each is known to be one
-frame: in mp4, mov, mkv and webm, with H.264, HEVC, VP9 and AV1, starting with an independent frame. All other files are
-decoded once to find their frames.
+decodable one are dropped, a packet may hold half a frame or none. Packets are trusted only where each is known to be
+one frame: in mp4, mov, mkv and webm, with H.264, HEVC, VP9 and AV1, starting with an independent frame. All other files
+are decoded once to find their frames.
 
 decord seeks to the keyframe before a frame and counts from there, which is correct if no frames are hidden and every
 keyframe is a clean start that no frame crosses (closed GOPs). PyAV reads from the beginning.

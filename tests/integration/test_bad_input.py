@@ -123,7 +123,7 @@ def test_jsonl_with_several_captions_and_a_broken_line(clips: Path, load) -> Non
     told = [(fault.row, fault.what) for fault in dataset.faults]
     assert [row for row, _ in told] == [2, 3, 4, 5]
     for (_, what), words in zip(
-        told, ("is not JSON", "caption and video", "caption and video", "no text"), strict=True
+        told, ("is not JSON", "caption and video", "caption and video", "not text"), strict=True
     ):
         assert words in what
 
@@ -186,7 +186,7 @@ def test_faults_stop_a_run_before_torch_or_are_skipped(
     assert not (run / "environment.json").exists()
     assert main([*settings, "data.on_error=skip", f"run_dir='{run}-2'"]) == 0
     out = capsys.readouterr().out
-    assert "Going on without 1 rows" in out
+    assert "Skipping 1 rows" in out
     assert "Caption cut from" in out
     assert "to 226 tokens" in out
 

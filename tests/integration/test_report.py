@@ -18,7 +18,7 @@ RATES = ("0.001", "0.01", "0.1")
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory, make_job) -> Path:
-    """Three finished runs, one that failed before it had a configuration, one whose process is gone."""
+    """Three finished runs, one that failed before it had a configuration, one whose process disappeared."""
     folder = tmp_path_factory.mktemp("sweep")
     video = write_clip(folder / "clip" / "clip.mp4")
     for number, rate in enumerate(RATES):
@@ -80,7 +80,7 @@ def test_the_page_in_a_browser(sweep: Path, tmp_path: Path) -> None:
         assert [name.strip() for name in falling[:3]] == [name.strip() for name in rising[:3]][::-1]
 
         assert "must</b> be greater" in page.locator("#failures").inner_text()
-        assert "process is gone" in page.locator("#failures").inner_text()
+        assert "process exited without an error message" in page.locator("#failures").inner_text()
 
         assert page.evaluate("plot.series.length - 1") == 3
         page.get_by_label("show 1", exact=True).click()

@@ -36,9 +36,9 @@ def test_a_caption_with_commas_is_not_cut(tmp_path: Path) -> None:
     assert captions == {"b1.mp4": "quoted, fine"}
     told = [(fault.row, fault.what) for fault in faults]
     assert told == [
-        (1, "line 2: has 3 fields, and the header has 2"),
-        (3, "line 4: has 3 fields, and the header has 2"),
-        (4, "line 5: has 1 fields, and the header has 2"),
+        (1, "line 2: has 3 fields, but the header has 2"),
+        (3, "line 4: has 3 fields, but the header has 2"),
+        (4, "line 5: has 1 fields, but the header has 2"),
     ]
     assert "put a caption with commas" in faults[0].fix
 
@@ -48,7 +48,7 @@ def test_an_open_quote_swallows_nothing_in_silence(tmp_path: Path) -> None:
     captions, faults = of_csv(tmp_path, head + 'b1.mp4,"an unclosed quote\nb2.mp4,third\nb3.mp4,fourth\n')
     assert captions == {}
     assert [fault.what for fault in faults] == [
-        "line 2: a quoted field goes on behind its closing quote",
+        "line 2: a quoted field continues after its closing quote",
         "lines 3 to 5: a quote is opened and never closed, so all that follows belongs to it",
     ]
     captions, faults = of_csv(tmp_path, 'video,caption\nb1.mp4,"open\nb2.mp4,"closed here, by chance"\nb3.mp4,c\n')
@@ -56,7 +56,7 @@ def test_an_open_quote_swallows_nothing_in_silence(tmp_path: Path) -> None:
     assert faults[0].what.startswith("lines 2 to 3:")
     captions, faults = of_csv(tmp_path, 'video,caption\nb1.mp4,"open\nb2.mp4,size 12"\nb3.mp4,c\n')
     assert captions == {"b3.mp4": "c"}, "a legal caption of two lines, but the second one is a row"
-    assert faults[0].what == "lines 2 to 3: a quote is open, and line 3 looks like a row of its own"
+    assert faults[0].what == "lines 2 to 3: a quote is still open, but line 3 looks like a separate row"
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -117,7 +117,7 @@ def test_json_lines_are_read_strictly(tmp_path: Path) -> None:
     (tmp_path / "dataset.jsonl").write_text("\n".join(lines))
     rows, faults, _ = read("jsonl", tmp_path)
     assert [row.captions for row in rows] == [("fine",)]
-    expected = ["has caption twice", "half of a character", "not UTF-8", "nested too deeply", "has no video"]
+    expected = ["has caption twice", "an incomplete character", "not UTF-8", "nested too deeply", "has no video"]
     assert [fault.row for fault in faults] == [1, 2, 3, 4, 6]
     assert all(words in fault.what for words, fault in zip(expected, faults, strict=True)), faults
     (tmp_path / "dataset.jsonl").write_text(json.dumps([{"video": "a.mp4", "caption": "x"}], indent=1))

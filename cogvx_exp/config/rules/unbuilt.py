@@ -1,6 +1,6 @@
-"""Settings that have a place in the configuration but are not built yet.
+"""Settings that exist in the configuration but are not implemented yet.
 
-They are refused by name, never ignored.
+They are rejected by name, never ignored.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ UNBUILT: dict[str, tuple[Any, ...]] = {
 
 
 def unbuilt(job: TrainJob) -> Iterator[Fault]:
-    """A fault for every setting of `job` that nothing implements yet."""
+    """A fault for every setting of `job` that is not implemented."""
     for setting, values in UNBUILT.items():
         value = _get(job, setting)
         if value in values:
@@ -25,7 +25,7 @@ def unbuilt(job: TrainJob) -> Iterator[Fault]:
 def _refusal(setting: str, value: Any) -> Fault:
     shown = setting.removesuffix(".name")
     text = str(value).lower() if isinstance(value, bool) else str(value)
-    return Fault(f"{shown}={text}", "is not built yet")
+    return Fault(f"{shown}={text}", "is not implemented yet")
 
 
 def _get(job: TrainJob, setting: str) -> Any:
