@@ -146,7 +146,7 @@ def test_captions_that_cannot_be_used(clips: Path, load) -> None:
 
 
 def test_manifests_that_cannot_be_read(clips: Path, load) -> None:
-    with pytest.raises(UserError, match=r"prompt\.txt does not exist; set data.root and data.caption_column"):
+    with pytest.raises(UserError, match=r"prompt\.txt does not exist; check data.root and data.caption_column"):
         load("files", clips)
     write_manifest(clips, *((name, "x") for name in NAMES))
     (clips / "prompt.txt").write_text("only one")

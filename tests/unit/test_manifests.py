@@ -49,7 +49,7 @@ def test_an_open_quote_swallows_nothing_in_silence(tmp_path: Path) -> None:
     assert captions == {}
     assert [fault.what for fault in faults] == [
         "line 2: a quoted field continues after its closing quote",
-        "lines 3 to 5: a quote is opened and never closed, so all that follows belongs to it",
+        "lines 3 to 5: a quote is opened and never closed, so everything after it belongs to the field",
     ]
     captions, faults = of_csv(tmp_path, 'video,caption\nb1.mp4,"open\nb2.mp4,"closed here, by chance"\nb3.mp4,c\n')
     assert captions == {"b3.mp4": "c"}
@@ -72,9 +72,9 @@ def test_what_is_legal_in_csv_is_read(tmp_path: Path, end: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("video;caption\nb.mp4;x", "has semicolons between its columns; save it with commas"),
-        ('"video";"caption"\n"b.mp4";"x"', "has semicolons between its columns"),
-        ("video\tcaption\nb.mp4\tx", "has tabs between its columns"),
+        ("video;caption\nb.mp4;x", "is separated by semicolons; save it with commas"),
+        ('"video";"caption"\n"b.mp4";"x"', "is separated by semicolons"),
+        ("video\tcaption\nb.mp4\tx", "is separated by tabs"),
         ("video,caption,caption\n", "has the column caption twice"),
         ("", "has no column caption and video; it has nothing"),
         ('video,"cap"tion\n', "the header in line 1 cannot be read"),
@@ -121,7 +121,7 @@ def test_json_lines_are_read_strictly(tmp_path: Path) -> None:
     assert [fault.row for fault in faults] == [1, 2, 3, 4, 6]
     assert all(words in fault.what for words, fault in zip(expected, faults, strict=True)), faults
     (tmp_path / "dataset.jsonl").write_text(json.dumps([{"video": "a.mp4", "caption": "x"}], indent=1))
-    with pytest.raises(UserError, match="is one JSON list, not a JSON object a line; convert it: jq"):
+    with pytest.raises(UserError, match="is one JSON list, not one JSON object per line; convert it: jq"):
         read("jsonl", tmp_path)
 
 
@@ -201,7 +201,7 @@ def test_a_folder_that_may_not_be_looked_into_is_told(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr("cogvx_exp.data.forms.folders.os.scandir", scandir)
     (fault,) = read("folder", tmp_path)[1]
-    assert (Path(fault.file).name, fault.what) == ("closed", "cannot be looked into (Permission denied)")
+    assert (Path(fault.file).name, fault.what) == ("closed", "cannot be read (Permission denied)")
 
 
 def test_the_hubs_cache_may_link_to_its_own_blobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
