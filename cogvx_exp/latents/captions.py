@@ -1,4 +1,4 @@
-"""Fills the cache with captions: each distinct one is encoded once."""
+"""Fills the cache with captions; each distinct one is encoded once."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,7 +21,7 @@ CAPTIONS_AT_ONCE = 16
 
 
 def prepare_captions(captions: Iterable[str], context: PipelineContext) -> dict[str, str]:
-    """Encodes the captions that are not in the cache; returns the key of each distinct caption."""
+    """Encodes captions that are not in the cache; returns the key of each distinct caption."""
     made_by = context.made_by("text_encoder") | {"tokenizer": identity(context.folder, "tokenizer")}
     made_by |= {"max_length": str(context.max_tokens)}
     width = read_json(context.folder / "text_encoder" / "config.json")["d_model"]
@@ -35,7 +35,7 @@ def prepare_captions(captions: Iterable[str], context: PipelineContext) -> dict[
         tokenizer, text_encoder = load_text_encoder(context.folder, context.compute)
         _say_cut([caption for group in missing for caption in group], tokenizer, context.max_tokens)
         for group in progress("Encoding captions", missing):
-            # Always a whole group: what is encoded beside a caption can change its last bits.
+            # Always the whole group: the other captions of a batch can change an embedding's last bits.
             embeds = encode_captions(group, tokenizer, text_encoder, context.max_tokens)
             for caption, embed in zip(group, embeds, strict=True):
                 if not cache.has(keys[caption], shape):
@@ -46,7 +46,7 @@ def prepare_captions(captions: Iterable[str], context: PipelineContext) -> dict[
 
 
 def import_embeds(clips: list[Clip], cache: TensorCache) -> list[str]:
-    """Takes over the embeddings of clips that are encoded already; returns their keys."""
+    """Copies the embeddings of already encoded clips into the cache; returns their keys."""
     keys = []
     for clip in clips:
         assert clip.latents
@@ -65,4 +65,4 @@ def _say_cut(captions: list[str], tokenizer: Any, max_tokens: int) -> None:
     counts = token_counts(captions, tokenizer)
     for caption, count in zip(captions, counts, strict=True):
         if count > max_tokens:
-            console.print(f'Caption cut from {count} to {max_tokens} tokens: "{one_line(caption)[:60]}..."')
+            console.print(f'Caption truncated from {count} to {max_tokens} tokens: "{one_line(caption)[:60]}..."')

@@ -70,7 +70,7 @@ def test_a_file_that_may_not_be_read(zoo: Path, load) -> None:
 
     os.seteuid(65534)
     try:
-        with pytest.raises(ClipError, match="may not be read"):
+        with pytest.raises(ClipError, match="is not readable"):
             _stamp(str(locked))
     finally:
         os.seteuid(0)
@@ -187,7 +187,7 @@ def test_faults_stop_a_run_before_torch_or_are_skipped(
     assert main([*settings, "data.on_error=skip", f"run_dir='{run}-2'"]) == 0
     out = capsys.readouterr().out
     assert "Skipping 1 rows" in out
-    assert "Caption cut from" in out
+    assert "Caption truncated from" in out
     assert "to 226 tokens" in out
 
 

@@ -41,7 +41,7 @@ def test_little_shared_memory_is_enough(in_tmp: Path, shared_cache: Path) -> Non
     done = in_namespace("mount -t tmpfs -o size=64k tmpfs /dev/shm", command, in_tmp)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert "going on with" not in done.stdout, "there is room for two"
+    assert "using data.workers=0" not in done.stdout, "there is room for two"
     assert read_status(in_tmp / "run")["status"] == "finished"
 
 
@@ -69,7 +69,7 @@ def test_a_shared_cache_that_was_damaged_is_mended(
     capsys.readouterr()
     assert train([*SHORT, "data.workers=0", f"cache_dir={cache}", f"run_dir={run}"]) == 0
     told = capsys.readouterr().out
-    assert told.count("it is encoded again") == 2
+    assert told.count("encoding it again") == 2
     assert told.count("Rebuilding") == 1
     assert {path: path.read_bytes() for path in entries} == entries
     for path in [*cache.rglob("*"), *run.rglob("*")]:

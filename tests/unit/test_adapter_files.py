@@ -190,7 +190,7 @@ REFUSED: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     ),
     "half of a layer": (lambda raw: without(raw, "to_q.lora_B"), "has only one of lora_A and lora_B"),
     "nothing": (lambda raw: {}, "has no LoRA keys"),
-    "nan": (lambda raw: {key: weight / 0 for key, weight in raw.items()}, "has values that are not finite"),
+    "nan": (lambda raw: {key: weight / 0 for key, weight in raw.items()}, "has non-finite values"),
     "zeros": (
         lambda raw: {key: weight * ("lora_A" in key) for key, weight in raw.items()},
         "changes none of its 8 layers",
