@@ -51,7 +51,7 @@ def test_the_same_figures_as_csv_and_as_a_frame(sweep: Path, tmp_path: Path, cap
 
 def test_folders_without_runs_are_named(tmp_path: Path, capsys) -> None:
     assert main([str(tmp_path)]) == 2
-    assert f"{tmp_path} has no run in it" in capsys.readouterr().err
+    assert f"{tmp_path} contains no run" in capsys.readouterr().err
     assert main([str(tmp_path / "no")]) == 2
     assert list(tmp_path.iterdir()) == []
 

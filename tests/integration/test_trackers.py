@@ -31,7 +31,7 @@ def test_wandb_and_tensorboard_get_what_the_run_writes(tmp_path: Path, shared_ca
     command += ["tracker.wandb.mode=offline", f"run_dir={run.path}", f"cache_dir={shared_cache}"]
     done = subprocess.run(command, env=os.environ | SECRETS, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "going on without" not in done.stdout
+    assert "continuing without" not in done.stdout
     (wandb,) = run.path.glob("wandb/offline-run-*/run-*.wandb")
     assert b"grad_norm" in wandb.read_bytes()
     assert len(list(run.path.glob("wandb/offline-run-*/files/media/videos/**/*.mp4"))) == 3
@@ -79,7 +79,7 @@ def test_a_tracker_that_fails_costs_a_note(
 
     monkeypatch.setattr(trackers.TensorBoardTracker, "metrics", fail)
     assert main([*SHORT, "tracker=tensorboard", f"run_dir={tmp_path / 'run'}", f"cache_dir={shared_cache}"]) == 0
-    assert "going on without tensorboard: no such thing" in capsys.readouterr().out
+    assert "continuing without tensorboard: no such thing" in capsys.readouterr().out
     assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 4
 
 

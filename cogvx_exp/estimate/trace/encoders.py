@@ -1,4 +1,4 @@
-"""Memory of the VAE and of the text encoder: each alone on the device, or the VAE in the training loop."""
+"""Memory of the VAE and the text encoder, alone on the device, or of the VAE in the training loop."""
 
 from functools import lru_cache, partial
 from typing import Literal
@@ -28,18 +28,18 @@ def vae_peak(
     batch_size: int,
     what: Literal["encode", "decode"],
 ) -> int:
-    """Most bytes while the autoencoder encodes or decodes clips, its weights included."""
+    """Peak bytes while the autoencoder encodes or decodes clips, including its weights."""
     tiles = (memory.vae_slicing, memory.vae_tiling)
     return _vae_peak(architecture.model_dump_json(), *tiles, dtype, shape, batch_size, what)
 
 
 def text_encoder_peak(architecture: TextEncoderArchitecture, dtype: torch.dtype, tokens: tuple[int, int]) -> int:
-    """Most bytes while (captions, length) tokens are encoded, the weights included."""
+    """Peak bytes while (captions, length) tokens are encoded, including the weights."""
     return _text_encoder_peak(architecture.model_dump_json(), dtype, tokens)
 
 
 class EncodersInTheLoop:
-    """The VAEs that encode while a run trains: clips (data.encode=online), and the images of image-to-video.
+    """The VAEs that encode during training: clips (data.encode=online), and images for image-to-video.
 
     A run loads them with its first batch (`cogvx_exp.loading.online`, `cogvx_exp.loading.condition`).
     """
