@@ -49,7 +49,7 @@ class Attempt:
         if any(self.folder.glob("run/checkpoints/.*.tmp")):
             return "saving"
         text = self.log.read_text()
-        last = max((text.rfind(word), word) for word in ("Encoding", "Reading", "Training ", "Sampling", "Going on"))
+        last = max((text.rfind(word), word) for word in ("Encoding", "Reading", "Training ", "Sampling", "Resuming"))
         if last[0] < 0:
             return "starting"
         names = {"Encoding": "preparing", "Reading": "preparing", "Sampling": "validating"}

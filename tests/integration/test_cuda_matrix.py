@@ -140,7 +140,13 @@ def test_a_gpu_that_is_too_small_is_told_before_and_in_a_run(tmp_path: Path) -> 
     assert "is more than the 0.3 GiB of this Software CUDA" in refused.text
     assert not (tmp_path / "a").exists()
     assert ended.code == 2, ended.text
-    for words in ("CUDA out of memory", "Predicted were", "The GPU has 0.3 GiB", "memory=24gb", "optim=adamw8bit"):
+    for words in (
+        "CUDA out of memory",
+        "The predicted peak was",
+        "The GPU has 0.3 GiB",
+        "memory=24gb",
+        "optim=adamw8bit",
+    ):
         assert words in ended.text
     assert "Traceback" not in ended.text
 

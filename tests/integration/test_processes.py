@@ -95,7 +95,7 @@ def test_two_processes_go_on_where_one_stopped(
         RunFolder(run).checkpoint(4) / "optimizer.safetensors",
         RunFolder(alone[method]).checkpoint(4) / "optimizer.safetensors",
     )
-    assert "processes were 1, are 2" in capfd.readouterr().out
+    assert "1 processes, now 2" in capfd.readouterr().out
 
 
 def start(*settings: str) -> subprocess.Popen:

@@ -238,7 +238,7 @@ def test_files_that_hold_no_adapter_are_refused_before_a_model_is_loaded(raw: Te
     assert "is a Git LFS pointer" in why("pointer.safetensors")
     torch.save(raw, tmp_path / "lora.pt")
     assert "is a pickle, which can run arbitrary code" in why("lora.pt")
-    assert "has 2 files; name one of them" in why("")
+    assert "has 2 files; choose one" in why("")
     (tmp_path / "one").mkdir()
     save_file(raw, tmp_path / "one/some.safetensors")
     assert find_adapter(tmp_path / "one").file == tmp_path / "one/some.safetensors"

@@ -1,4 +1,4 @@
-"""How much work a training step is, and what share of the device's peak it reaches."""
+"""The work of a training step, and the achieved fraction of the device's peak."""
 
 import math
 import re
@@ -26,16 +26,17 @@ PEAK_TFLOPS = {
     "RTX 4090": 165,
     "RTX 3090": 71,
 }
-"""16-bit matrix products with float32 sums, dense, in TFLOP/s (NVIDIA's data sheets). The first that fits counts."""
+"""Dense 16-bit matrix products with float32 accumulation, in TFLOP/s (NVIDIA's data sheets). The first match is
+used."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What was done in a forward and backward pass."""
+    """Work of a forward and backward pass."""
 
     clips: int = 0
     tokens: int = 0
-    """Of videos and captions."""
+    """Video and caption tokens."""
     flops: float = 0.0
 
     def __add__(self, other: "Work") -> "Work":
@@ -45,12 +46,12 @@ class Work:
 class WorkMeter:
     """Counts the work of batches.
 
-    The floating-point operations are those that the step needs, whatever is computed twice to save memory, as in the
-    "model FLOPs utilization" of PaLM (arXiv:2204.02311, appendix B): matrix products of the blocks and attention,
-    forward and backward, and the gradients of the trained weights.
+    FLOPs are those the step requires, without recomputation, as in the model FLOPs utilization of PaLM
+    (arXiv:2204.02311, appendix B): matrix products of the blocks and attention, forward and backward, and the gradients
+    of trained weights.
 
     Args:
-        config: the transformer's.
+        config: the transformer's configuration.
         trained: shapes of the trained weights by name.
     """
 
@@ -58,7 +59,7 @@ class WorkMeter:
         self._width = config["num_attention_heads"] * config["attention_head_dim"]
         self._layers = config["num_layers"]
         self._patch, self._patch_t = config["patch_size"], config["patch_size_t"] or 1
-        # The layer norms' projections see one vector a clip, not one a token.
+        # The projections of the layer norms process one vector per clip, not one per token.
         matrices = [shape for name, shape in trained.items() if len(shape) == 2 and ".norm" not in name]
         self._trained = sum(math.prod(shape) for shape in matrices)
 
@@ -69,18 +70,18 @@ class WorkMeter:
         tokens = video + batch.prompt_embeds.shape[1]
         linear = 2 * tokens * 12 * self._width**2  # query, key, value, output; feed-forward of four times the width
         attention = 4 * tokens**2 * self._width
-        # Backward: a linear layer's input, and both factors of attention's products.
+        # Backward pass: the gradient of a linear layer's input, and of both factors of attention's products.
         passes = self._layers * (2.0 * linear + 3.0 * attention)
         return Work(clips, clips * tokens, clips * (passes + 2.0 * tokens * self._trained))
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """The most that a device can do a second in a 16-bit type, if it is known."""
+    """A device's peak FLOP/s in a 16-bit dtype, if known."""
     return _peak_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 
 def _peak_of(name: str) -> float | None:
-    """The same by the name that CUDA gives to a device."""
+    """The peak by CUDA's device name."""
     known = (kind for kind in PEAK_TFLOPS if re.search(rf"\b{kind}\b(?! (Ti|D|Laptop))", name))
     kind = next(known, None)
     return PEAK_TFLOPS[kind] * 1e12 if kind else None
