@@ -1,4 +1,4 @@
-"""Shares the GPUs of a machine between the jobs that run at the same time."""
+"""Shares a machine's GPUs between concurrent jobs."""
 
 import fcntl
 import os
@@ -17,10 +17,10 @@ SECONDS_BETWEEN_TRIES = 1.0
 
 @contextmanager
 def gpus_of_its_own(sweep: Sweep) -> Iterator[dict[str, str]]:
-    """Waits for `sweep.gpus_per_job` GPUs of `sweep.gpus` that no other job has; yields the environment to run in.
+    """Waits for `sweep.gpus_per_job` free GPUs of `sweep.gpus`; yields the environment for the job.
 
-    A GPU is taken by a lock on a file, so one that a killed job had is free again. All sweeps of a user on the machine
-    share the files.
+    GPUs are reserved by file locks, which the kernel releases even if a job is killed. All sweeps of a user on a
+    machine share the files.
     """
     if not sweep.gpus:
         yield {}
@@ -35,7 +35,7 @@ def gpus_of_its_own(sweep: Sweep) -> Iterator[dict[str, str]]:
 
 
 def _take(folder: Path, sweep: Sweep, held: ExitStack) -> list[int]:
-    """All the GPUs that a job needs, or none."""
+    """Reserves all GPUs that a job needs, or none."""
     assert sweep.gpus
     taken: list[int] = []
     with ExitStack() as tried:

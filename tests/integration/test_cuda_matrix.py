@@ -137,7 +137,7 @@ def test_a_gpu_that_is_too_small_is_told_before_and_in_a_run(tmp_path: Path) -> 
         ]
     )
     assert refused.code == 2, refused.text
-    assert "is more than the 0.3 GiB of this Software CUDA" in refused.text
+    assert "exceeds the 0.3 GiB of this Software CUDA" in refused.text
     assert not (tmp_path / "a").exists()
     assert ended.code == 2, ended.text
     for words in (

@@ -199,7 +199,7 @@ def test_an_export_that_does_not_fit(
     told = capsys.readouterr()
     assert "Nothing left to train; exporting step 6" in told.out
     assert f"{run.export}: No space left on device" in told.err
-    assert f"resume=auto goes on from {run.checkpoint(6)}" in told.err
+    assert f"resume=auto continues from {run.checkpoint(6)}" in told.err
     assert read_status(run.path)["status"] == "failed"
     assert tree(run.export) == before, "the last valid one"
     assert {path.name for path in run.path.glob(".*")} == set()

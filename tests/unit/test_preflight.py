@@ -17,7 +17,7 @@ from cogvx_exp.launch import preflight as module
     [
         (23.0, 23.6, 23.4, "the 23.6 GiB of this Card"),
         (23.6, 23.6, 23.6, "the 23.6 GiB of this Card"),
-        (5.0, 23.6, 5.4, "the 5.4 GiB that are free of the 23.6 of this Card"),
+        (5.0, 23.6, 5.4, "the 5.4 GiB free of this Card's 23.6"),
     ],
 )
 def test_the_memory_that_is_free_counts(
@@ -42,7 +42,7 @@ def test_more_than_the_host_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     host.check_host(kinds, 1)
     with pytest.raises(UserError, match=r"2 processes, each 13\.6 GiB") as refused:
         host.check_host(kinds, 2)
-    assert "more than the 16.0 GiB of this machine" in str(refused.value)
+    assert "exceeds the 16.0 GiB of this machine" in str(refused.value)
     assert "memory.stream_blocks=false memory.activations=checkpoint validation.offload=false (" in str(refused.value)
 
 
