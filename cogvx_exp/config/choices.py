@@ -18,6 +18,13 @@ def architectures() -> dict[str, dict[str, Any]]:
     return {name: _composed(name)["transformer"] for name in _files("model")}
 
 
+def attention_choices() -> list[dict[str, Any]]:
+    """The values of each attention kernel."""
+    base = _read("attention", "_base")
+    chosen = ({**base, **values} for values in _files("attention").values())
+    return [{key: value for key, value in values.items() if key != "defaults"} for values in chosen]
+
+
 def choices_with(setting: str) -> list[str]:
     """Choices whose own file contains `setting` (e.g. data.dataset_file), as `group=choice`."""
     group, _, name = setting.partition(".")

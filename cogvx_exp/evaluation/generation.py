@@ -8,7 +8,7 @@ import numpy as np
 from diffusers import CogVideoXTransformer3DModel
 
 from cogvx_exp.config.rules.prompts import read_prompts
-from cogvx_exp.config.schema import GenerateJob, Memory, Model
+from cogvx_exp.config.schema import GenerateJob, Model
 from cogvx_exp.config.schema import Task as TaskSettings
 from cogvx_exp.console.progress import console, progress
 from cogvx_exp.core.errors import UserError
@@ -26,6 +26,7 @@ from cogvx_exp.evaluation.sampling import (
 )
 from cogvx_exp.latents.captions import load_embeds, prepare_captions
 from cogvx_exp.latents.context import PipelineContext
+from cogvx_exp.model.attention.backends import check_attention, set_attention
 from cogvx_exp.model.device import Compute, choose_compute
 from cogvx_exp.model.load import (
     load_scheduler,
@@ -129,6 +130,7 @@ def _make(job: GenerateJob, recipe: Recipe, named: list[tuple[Path, VideoRequest
     for image in {request.image: request for _, request in named if request.image}.values():
         image_of(image)  # reports unreadable images before anything is loaded
     compute = choose_compute(job.device, recipe.model)
+    check_attention(job.attention, compute)
     pipeline = pipeline_folder(recipe.model, job.cache_dir)
     task = task_of(recipe.model)
     task.check_model(pipeline)
@@ -136,7 +138,7 @@ def _make(job: GenerateJob, recipe: Recipe, named: list[tuple[Path, VideoRequest
     texts = sorted({text for _, request in named for text in (request.prompt, request.negative_prompt)})
     keys = prepare_captions(texts, context)
     embeds = dict(zip(texts, load_embeds(texts, keys, context.cache), strict=True))
-    transformer = _load(recipe, pipeline, compute, job.memory)
+    transformer = _load(recipe, pipeline, compute, job)
     vae = load_vae(pipeline, compute, job.memory)
     scheduler = load_scheduler(pipeline, recipe.model.sampling.scheduler)
     sampler = Sampler(transformer, vae, scheduler, embeds, compute)
@@ -154,18 +156,19 @@ def task_of(model: Model) -> Task:
     return TextToVideo(TaskSettings(name="t2v"))
 
 
-def _load(recipe: Recipe, pipeline: Path, compute: Compute, memory: Memory) -> CogVideoXTransformer3DModel:
+def _load(recipe: Recipe, pipeline: Path, compute: Compute, job: GenerateJob) -> CogVideoXTransformer3DModel:
     folder = next((file for file in recipe.adapters if file.is_dir()), None)
     if folder:  # a full transformer needs no base
         check_same_architecture(folder, read_json(pipeline / "transformer" / "config.json"))
         transformer = load_whole(folder, compute)
     else:
-        transformer = load_transformer(pipeline, compute, blocks_on_host=memory.stream_blocks)
+        transformer = load_transformer(pipeline, compute, blocks_on_host=job.memory.stream_blocks)
         for number, file in enumerate(recipe.adapters):
             transformer = load_trained(transformer, file, compute, _name(number), must_change=True)
     if any(is_whole(file) for file in recipe.adapters) and recipe.strengths != [1.0]:
         raise UserError("generate.strength and generate.compare need an adapter; this is a full transformer")
-    apply_memory_options(transformer, memory, compute.device)
+    apply_memory_options(transformer, job.memory, compute.device)
+    set_attention(transformer, job.attention)
     return transformer.eval()
 
 

@@ -76,6 +76,8 @@ def _add_adapter(transformer: CogVideoXTransformer3DModel, method: Method, seed:
             transformer.add_adapter(config)
         except ValueError as error:
             raise UserError(f"method.targets={method.targets}: {str(error).splitlines()[0]}") from None
+    if method.adapter == "lora" and not method.dropout:
+        _skip_input_casts(transformer)
     if method.init in MOVE_THE_BASE:
         _decompose(transformer, str(method.init), device)
         # The export needs it: a plain LoRA for the original base is the difference between the trained and this
@@ -84,6 +86,16 @@ def _add_adapter(transformer: CogVideoXTransformer3DModel, method: Method, seed:
             name: parameter.detach().to("cpu", torch.float32, copy=True)
             for name, parameter in trainable_parameters(transformer).items()
         }
+
+
+def _skip_input_casts(transformer: CogVideoXTransformer3DModel) -> None:
+    """Keeps peft from casting each LoRA's input to float32, which autocast casts back to the very same bits.
+
+    Not with dropout, whose random mask depends on the type, nor for DoRA, which computes norms in the input's type.
+    """
+    for layer in transformer.modules():
+        if isinstance(layer, LoraLayer):
+            layer.cast_input_dtype_enabled = False
 
 
 def _decompose(transformer: CogVideoXTransformer3DModel, init: str, device: torch.device) -> None:

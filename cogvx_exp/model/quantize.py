@@ -1,6 +1,5 @@
 """Stores the frozen base in 4 or 8 bits; it still computes in the model's own type."""
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -29,17 +28,20 @@ def quantize_block(block: nn.Module, name: str, compute: Compute) -> None:
     layers = quantized_layers(block, name)
     quantize_(block, {"int8": Int8WeightOnlyConfig, "fp8": Float8WeightOnlyConfig}[name]())
     for layer in layers:
-        layer.forward = partial(_packed_linear, layer)  # type: ignore[method-assign]
+        layer.__class__ = PackedLinear
 
 
-def _packed_linear(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
-    """What a layer with a packed weight computes."""
-    product: torch.Tensor = _PackedLinear.apply(x, layer)
-    return product
+class PackedLinear(nn.Linear):
+    """A linear layer with a packed weight of torchao."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The product with the unpacked weight."""
+        product: torch.Tensor = _PackedProduct.apply(x, self)
+        return product
 
 
-class _PackedLinear(torch.autograd.Function):
-    """A linear layer whose frozen weight is unpacked for the backward pass again.
+class _PackedProduct(torch.autograd.Function):
+    """A product with a frozen weight that is unpacked for the backward pass again.
 
     torchao leaves the backward pass to autograd, which keeps the weight as it was unpacked: in two bytes a value, until
     the backward pass of its layer, which without checkpointing is the whole base once more.

@@ -13,6 +13,7 @@ from cogvx_exp.core.disk import plain_disk_errors
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import replacing_folder, write_json
 from cogvx_exp.evaluation.generation import Recipe
+from cogvx_exp.model.attention.backends import set_attention
 from cogvx_exp.model.device import Compute
 from cogvx_exp.model.load import load_trained, load_transformer, load_whole
 from cogvx_exp.model.offload.blocks import apply_memory_options
@@ -58,6 +59,7 @@ def sample_from_export(run: Context, exported: Path) -> CogVideoXTransformer3DMo
         else load_trained(load_base(job, run.data), exported, compute)
     )
     apply_memory_options(transformer, job.memory, compute.device)
+    set_attention(transformer, job.attention)
     recipe = Recipe(job.model, [exported], [1.0], [1.0])
     run.sample(transformer, training.steps, **recipe.about())
     return transformer

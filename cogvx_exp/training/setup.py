@@ -38,6 +38,8 @@ from cogvx_exp.loading.sampler import BatchStream
 from cogvx_exp.loading.samples import LatentSpace, TrainingSamples
 from cogvx_exp.loading.stream import batch_stream
 from cogvx_exp.model.adapt import make_trainable, trainable_parameters, trained_dtype
+from cogvx_exp.model.attention.backends import set_attention
+from cogvx_exp.model.compilation import compile_blocks
 from cogvx_exp.model.device import Compute
 from cogvx_exp.model.load import load_adapter_weights, load_scheduler, load_transformer, pipeline_folder
 from cogvx_exp.model.offload.blocks import apply_memory_options
@@ -203,6 +205,9 @@ def build_training(
     transformer.train()
     _say_parameters(job, transformer, steps)
     apply_memory_options(transformer, job.memory, data.compute.device)
+    set_attention(transformer, job.attention)
+    if job.compile:
+        compile_blocks(transformer, job.compile_dynamic, job.cache_dir)
 
     def make_optimizer(parameters: dict[str, torch.nn.Parameter]) -> torch.optim.Optimizer:
         samples_per_step = job.batch_size * batches_per_step

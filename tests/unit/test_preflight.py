@@ -43,7 +43,9 @@ def test_more_than_the_host_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(UserError, match=r"2 processes, each 13\.6 GiB") as refused:
         host.check_host(kinds, 2)
     assert "exceeds the 16.0 GiB of this machine" in str(refused.value)
-    assert "memory.stream_blocks=false memory.activations=checkpoint validation.offload=false would" in str(refused.value)
+    assert "memory.stream_blocks=false memory.activations=checkpoint validation.offload=false would" in str(
+        refused.value
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,12 @@ from importlib.util import find_spec
 
 from cogvx_exp.config.choices import choices_with, models_for
 from cogvx_exp.config.faults import Fault
+from cogvx_exp.config.rules.attention import attention_is_possible
+from cogvx_exp.config.rules.compilation import compilation_is_possible
 from cogvx_exp.config.rules.notes import warmup_note
 from cogvx_exp.config.rules.processes import gpu_dtype, processes_fit
 from cogvx_exp.config.rules.prompts import prompt_faults
 from cogvx_exp.config.rules.sharing import adapter_settings_fit, hub_is_named, images_suit_task
-from cogvx_exp.config.rules.unbuilt import unbuilt
 from cogvx_exp.config.schema import GenerateJob, Model, PrepareJob, TrainJob, Validation
 
 Faults = Iterator[Fault]
@@ -21,7 +22,6 @@ DataJob = TrainJob | PrepareJob
 def check_train(job: TrainJob) -> list[Fault]:
     """All faults of a training job."""
     rules = (
-        unbuilt,
         _task_suits_model,
         _weights_can_be_found,
         _data_is_complete,
@@ -34,6 +34,8 @@ def check_train(job: TrainJob) -> list[Fault]:
         _optimizer_is_possible,
         _memory_settings_fit,
         processes_fit,
+        attention_is_possible,
+        compilation_is_possible,
         _resume_has_a_folder,
         _trackers_are_installed,
         _sweep_has_gpus,
@@ -62,7 +64,7 @@ def check_generate(job: GenerateJob) -> list[Fault]:
     """All faults of a generate job."""
     shape = _shape_faults(job.model, "generate", job.generate.num_frames, job.generate.height, job.generate.width)
     prompts = [] if job.generate.replay else prompt_faults("generate", job.generate, job.generate.prompts)
-    return [*shape, *prompts, *_model_path_faults(job.model)]
+    return [*shape, *prompts, *_model_path_faults(job.model), *attention_is_possible(job)]
 
 
 def train_notes(job: TrainJob) -> list[str]:

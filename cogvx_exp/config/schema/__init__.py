@@ -1,5 +1,6 @@
 """Types, meaning and units of all settings. Their values live in `conf/`."""
 
+from cogvx_exp.config.schema.attention import Attention
 from cogvx_exp.config.schema.data import Data
 from cogvx_exp.config.schema.jobs import Generate, GenerateJob, PrepareJob, TrainJob
 from cogvx_exp.config.schema.model import (
@@ -23,6 +24,7 @@ from cogvx_exp.config.schema.training import (
 )
 
 __all__ = [
+    "Attention",
     "Checkpoint",
     "Data",
     "Distributed",

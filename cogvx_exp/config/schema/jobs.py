@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+from cogvx_exp.config.schema.attention import Attention
 from cogvx_exp.config.schema.data import Data
 from cogvx_exp.config.schema.model import Model
 from cogvx_exp.config.schema.section import Device, FilledText, LocalPath, PathText, Section
@@ -49,8 +50,12 @@ class TrainJob(Section):
     """auto (a GPU if available), cpu, cuda or cuda:N. Default: auto."""
     allow_tf32: bool
     """Whether float32 matrix products on a GPU may use TensorFloat-32. Default: true."""
-    compile: bool
-    """Whether the transformer's blocks are compiled. Default: false."""
+    compile: bool | Literal["blocks"]
+    """blocks, or true: the transformer's blocks are compiled by torch.compile, which takes a minute or more before the
+    first step. Default: false."""
+    compile_dynamic: bool | None = None
+    """With compile: whether a compiled block takes clips of any shape. null: the first shape has code of its own, and
+    all others share one that takes any. false: each shape has its own. Default: null."""
     steps: PositiveInt
     """Optimizer steps. Default: 3000."""
     epochs: PositiveInt | None
@@ -84,6 +89,8 @@ class TrainJob(Section):
     """Videos sampled during training."""
     memory: Memory
     """What is kept in device memory."""
+    attention: Attention = Attention()
+    """The attention kernel."""
     quant: Quant
     """Quantization of the frozen base."""
     tracker: Tracker
@@ -168,5 +175,7 @@ class GenerateJob(Section):
     """The checkpoint."""
     memory: Memory
     """Slicing and tiling of the VAE, streaming of the blocks; the other settings only affect training."""
+    attention: Attention = Attention()
+    """The attention kernel."""
     generate: Generate
     """What is sampled, and how."""

@@ -104,15 +104,19 @@ def norm_as_on_cuda(module: nn.Module) -> None:
     """Computes layer norms in float32, as autocast does on CUDA (aten/src/ATen/autocast_mode.h) but not on the CPU."""
     for part in module.modules():
         if type(part) is nn.LayerNorm:
-            part.forward = partial(_cuda_layer_norm, part)  # type: ignore[method-assign]
+            part.__class__ = CudaLayerNorm
 
 
-def _cuda_layer_norm(norm: nn.LayerNorm, x: torch.Tensor) -> torch.Tensor:
-    tensors = [x, norm.weight, norm.bias]
-    if torch.is_autocast_enabled("cpu"):
-        tensors = [None if tensor is None else tensor.float() for tensor in tensors]
-    x, weight, bias = tensors
-    return nn.functional.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
+class CudaLayerNorm(nn.LayerNorm):
+    """See `norm_as_on_cuda`."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The norm of `x`."""
+        tensors = [x, self.weight, self.bias]
+        if torch.is_autocast_enabled("cpu"):
+            tensors = [None if tensor is None else tensor.float() for tensor in tensors]
+        x, weight, bias = tensors
+        return nn.functional.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
 
 
 def fake_vae(

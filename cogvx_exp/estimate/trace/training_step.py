@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers import CogVideoXTransformer3DModel
 
-from cogvx_exp.config.schema import Optim, TrainJob, Validation
+from cogvx_exp.config.schema import Attention, Optim, TrainJob, Validation
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.diffusion.batch import Batch
 from cogvx_exp.diffusion.denoise import denoising_loss, model_inputs
@@ -22,6 +22,7 @@ from cogvx_exp.estimate.trace.fake_models import (
 )
 from cogvx_exp.estimate.trace.memory_tracker import MemoryTracker
 from cogvx_exp.model.adapt import trainable_parameters
+from cogvx_exp.model.attention.backends import set_attention
 from cogvx_exp.model.device import Compute, resolve_dtype
 from cogvx_exp.model.offload.blocks import apply_memory_options
 from cogvx_exp.model.offload.host_memory import pinned_size
@@ -107,6 +108,7 @@ def trace_steps(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: st
         transformer.train()
         host = TrackedHostMemory(tracker)
         apply_memory_options(transformer, job.memory, compute.device, host)
+        set_attention(transformer, _traceable(job.attention))
         _label_checkpoints(transformer, tracker)
         gradients = _Gradients(parameters, job.optim, tracker)
         encoders = EncodersInTheLoop(job, compute.dtype, tracker)
@@ -133,6 +135,11 @@ def trace_steps(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: st
         return StepBytes(
             resident, passes.at_forward, passes.at_backward, between, Counter(tracker.at_peak), held, on_host
         )
+
+
+def _traceable(attention: Attention) -> Attention:
+    """A kernel that runs without a GPU and keeps what the given one keeps: query, key, value, output, log-sum-exp."""
+    return attention if attention.forward == "_native_math" else Attention()
 
 
 class _TrackedPasses:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from diffusers import CogVideoXTransformer3DModel
+from diffusers.models.attention import FeedForward
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
@@ -31,13 +32,14 @@ def apply_memory_options(
 ) -> None:
     """Applies the memory options to all blocks. `host`: target of offloading, by default the host of `device`."""
     host = host or HostMemory(device)
+    # Classes rather than functions on the instances, which torch.compile would compile for each block anew.
     if memory.norms == "model":
         for module in transformer.modules():
-            if type(module) is nn.LayerNorm:
-                module.forward = partial(_norm, module)  # type: ignore[method-assign]
+            if isinstance(module, nn.LayerNorm):
+                module.__class__ = ModelTypeNorm
     if memory.ff_chunks > 1:
         for block in transformer.transformer_blocks:
-            block.ff.forward = partial(_chunked, block.ff.forward, memory.ff_chunks)
+            block.ff.__class__, block.ff.chunks = ChunkedFeedForward, memory.ff_chunks
     if memory.stream_blocks:
         BlockStream(transformer, host)
     if memory.activations != "keep":
@@ -61,22 +63,30 @@ def _runner(activations: str, host: HostMemory) -> Callable[..., Any]:
     return run_offloaded
 
 
-def _norm(norm: nn.LayerNorm, x: torch.Tensor) -> torch.Tensor:
+class ModelTypeNorm(nn.LayerNorm):
     """A layer norm in the dtype of its input, as in the diffusers pipelines; autocast would return float32 on a GPU.
 
     The kernel computes mean and variance in float32 either way.
     """
-    weight, bias = (None if value is None else value.to(x.dtype) for value in (norm.weight, norm.bias))
-    with torch.autocast(x.device.type, enabled=False):
-        return nn.functional.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The norm of `x`."""
+        weight, bias = (None if value is None else value.to(x.dtype) for value in (self.weight, self.bias))
+        with torch.autocast(x.device.type, enabled=False):
+            return nn.functional.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
 
 
-def _chunked(forward: Callable[..., torch.Tensor], chunks: int, hidden_states: torch.Tensor) -> torch.Tensor:
-    """Runs a feed-forward layer on chunks of the tokens (dimension 1)."""
-    parts = hidden_states.chunk(chunks, dim=1)
-    if torch.is_grad_enabled():
-        return torch.cat([checkpoint(forward, part, use_reentrant=False) for part in parts], dim=1)
-    return torch.cat([forward(part) for part in parts], dim=1)
+class ChunkedFeedForward(FeedForward):
+    """A feed-forward layer that runs on chunks of the tokens (dimension 1)."""
+
+    chunks: int
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The result for (B, tokens, channels)."""
+        parts, whole = hidden_states.chunk(self.chunks, dim=1), super().forward
+        if torch.is_grad_enabled():
+            return torch.cat([checkpoint(whole, part, use_reentrant=False) for part in parts], dim=1)
+        return torch.cat([whole(part) for part in parts], dim=1)
 
 
 class OffloadedInputs(saved_tensors_hooks):

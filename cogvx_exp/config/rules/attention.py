@@ -1,0 +1,60 @@
+"""Rules about the attention kernel and compilation."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from cogvx_exp.config.choices import attention_choices
+from cogvx_exp.config.faults import Fault
+from cogvx_exp.config.rules.processes import gpu_dtype
+from cogvx_exp.config.schema import GenerateJob, TrainJob
+from cogvx_exp.config.schema.attention import Attention
+
+
+def attention_is_possible(job: TrainJob | GenerateJob) -> Iterator[Fault]:
+    """What is wrong with the attention kernel, as far as that can be said without a GPU."""
+    attention, setting = job.attention, f"attention={job.attention.name}"
+    device = job.device.partition(":")[0]
+    # With device=auto, the machine that trains decides: it may be another one.
+    dtype = gpu_dtype(job.model) if device != "cpu" else "float32"
+    if device != "auto" and (found := problem(attention, device, dtype)):
+        yield Fault(setting, found)
+    if not isinstance(job, TrainJob):
+        return
+    if attention.backward == "none":
+        yield Fault(setting, f"has no backward pass; for training use {_those_that_can(device, dtype)}")
+    if attention.needs_compile and not job.compile:
+        yield Fault(setting, "is only fast, and only fits, if it is compiled; add compile=blocks")
+
+
+def problem(attention: Attention, device: str, dtype: str, capability: tuple[int, int] | None = None) -> str | None:
+    """Why a kernel cannot be used, with those that can; None if it can.
+
+    Args:
+        attention: the setting.
+        device: cpu or cuda.
+        dtype: type of the computation.
+        capability: the GPU's compute capability; None: not known.
+    """
+    reason = _reason(attention, device, dtype, capability)
+    return f"{reason}; use {_those_that_can(device, dtype, capability)}" if reason else None
+
+
+def _reason(attention: Attention, device: str, dtype: str, capability: tuple[int, int] | None) -> str | None:
+    if attention.device == "cuda" and device == "cpu":
+        return "needs an NVIDIA GPU"
+    if device == "cuda" and dtype not in attention.cuda_dtypes:
+        return f"computes in {' and '.join(attention.cuda_dtypes)}, and the model in {dtype}"
+    needed = attention.min_compute_capability
+    if needed and capability and capability < divmod(round(needed * 10), 10):
+        return f"needs compute capability {needed:g}, and this GPU has {capability[0]}.{capability[1]}"
+    if attention.package and find_spec(attention.package) is None:
+        return f"needs the package {attention.package}, which is not installed"
+    return None
+
+
+def _those_that_can(device: str, dtype: str, capability: tuple[int, int] | None = None) -> str:
+    return ", ".join(
+        choice.name
+        for choice in map(Attention.model_validate, attention_choices())
+        if _reason(choice, device, dtype, capability) is None and choice.backward != "none"
+    )

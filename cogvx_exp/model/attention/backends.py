@@ -1,0 +1,86 @@
+"""The attention kernels that a setting can name: what they need, and how they are called."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers import CogVideoXTransformer3DModel
+from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend, dispatch_attention_fn
+from hydra.errors import HydraException
+from hydra.utils import get_method
+
+from cogvx_exp.config.rules.attention import problem
+from cogvx_exp.config.schema.attention import Attention
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.model.attention.exact_backward import attend_exactly_backward
+from cogvx_exp.model.attention.processor import AttentionFunction, VideoTextAttention
+from cogvx_exp.model.device import Compute
+
+
+def check_attention(settings: Attention, compute: Compute) -> None:
+    """Makes sure that this machine has what a kernel needs.
+
+    Raises:
+        UserError: it has not, or the kernel cannot be imported.
+    """
+    cuda = compute.device.type == "cuda"
+    capability = torch.cuda.get_device_capability(compute.device) if cuda else None
+    dtype = str(compute.dtype).removeprefix("torch.")
+    if found := problem(settings, compute.device.type, dtype, capability):
+        raise UserError(f"attention={settings.name}: {found}")
+    attention_function(settings)
+
+
+def set_attention(transformer: CogVideoXTransformer3DModel, settings: Attention) -> None:
+    """Lets all blocks attend with the kernel of a setting.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    transformer.set_attn_processor(VideoTextAttention(attention_function(settings)))
+
+
+def attention_function(settings: Attention) -> AttentionFunction:
+    """The function of query, key and value, all (B, tokens, heads, head_dim), that a setting names.
+
+    Raises:
+        UserError: it cannot be imported, or its kernel cannot be had.
+    """
+    kernel: Any = _imported(settings) if "." in settings.forward else _dispatched(settings)
+    if settings.backward == "exact":
+        return partial(attend_exactly_backward, kernel)
+    return kernel
+
+
+def _imported(settings: Attention) -> Callable[..., Any]:
+    try:
+        kernel = get_method(settings.forward)
+    except (HydraException, ImportError, ValueError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"attention.forward={settings.forward} is no function that can be imported: {reason}") from None
+    return kernel if settings.backward == "exact" else partial(_output_only, kernel)
+
+
+def _output_only(kernel: Callable[..., Any], *tensors: torch.Tensor) -> torch.Tensor:
+    """Some versions of flash attention 3 return the log-sum-exp besides."""
+    result = kernel(*tensors)
+    output: torch.Tensor = result[0] if isinstance(result, tuple) else result
+    return output
+
+
+def _dispatched(settings: Attention) -> AttentionFunction:
+    names = [name.value for name in AttentionBackendName]
+    if settings.forward not in names:
+        raise UserError(
+            f"attention.forward={settings.forward} is no backend of diffusers' dispatcher; allowed: "
+            f"{', '.join(names)}, or the import path of a function"
+        )
+    backend = AttentionBackendName(settings.forward)
+    try:
+        with attention_backend(backend):  # checks what it needs, and downloads kernels of the Hub
+            pass
+    except (RuntimeError, ValueError, OSError, ImportError) as error:
+        raise UserError(f"attention={settings.name}: {str(error).splitlines()[0]}") from None
+    extra = {"attention_kwargs": {"return_lse": True}} if settings.backward == "exact" else {}
+    return partial(dispatch_attention_fn, backend=backend, **extra)
