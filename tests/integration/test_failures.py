@@ -122,7 +122,7 @@ def test_the_best_checkpoint_stays(tmp_path: Path, shared_cache: Path) -> None:
     assert {path.name for path in run.checkpoints.glob("step-*")} == {f"step-{best:06d}", "step-000008"}
 
 
-def test_other_settings_are_refused_unless_told(
+def test_other_settings_are_refused_without_resume_changed(
     trained: Path, tmp_path: Path, shared_cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"

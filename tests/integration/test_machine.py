@@ -52,7 +52,7 @@ def group_umask() -> Iterator[None]:
     os.umask(before)
 
 
-def test_a_shared_cache_that_was_damaged_is_mended(
+def test_a_damaged_shared_cache_is_repaired(
     in_tmp: Path, group_umask: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Everything that is written has the mode of the umask and the group of its folder."""
@@ -110,7 +110,7 @@ def test_runs_and_sweeps_of_one_second_have_folders_of_their_own(
     assert not list(Path("outputs/multirun/taken").iterdir())
 
 
-def test_a_read_only_working_directory_is_told(in_tmp: Path, shared_cache: Path) -> None:
+def test_a_read_only_working_directory_is_reported(in_tmp: Path, shared_cache: Path) -> None:
     """Every command: one line, or plain work."""
     prepare = "mount --bind . . && mount -o remount,ro,bind . && cd /proc/self/cwd/."
     run = [sys.executable, "-m"]

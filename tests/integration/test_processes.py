@@ -138,9 +138,7 @@ LONG = ["steps=2000", "validation=none", "data.workers=0", "checkpoint.every=100
 @pytest.mark.parametrize(
     ("how", "number"), [("", signal.SIGTERM), ("", signal.SIGUSR1), ("ddp", signal.SIGTERM), ("-m", signal.SIGUSR2)]
 )
-def test_a_warned_run_saves_and_goes_on_later(
-    how: str, number: signal.Signals, in_tmp: Path, shared_cache: Path
-) -> None:
+def test_a_warned_run_saves_and_resumes(how: str, number: signal.Signals, in_tmp: Path, shared_cache: Path) -> None:
     """SIGUSR2 is submitit's, for a job of a sweep."""
     run = RunFolder(in_tmp / "run")
     settings = [*LONG, f"run_dir={run.path}", f"cache_dir={shared_cache}", "resume=auto"]

@@ -133,9 +133,7 @@ def test_an_older_checkpoint_begins_a_branch(
     assert len(rates(run)) == 6
 
 
-def test_another_optimizer_starts_afresh_and_says_so(
-    run: RunFolder, go: Go, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_optimizer_starts_with_a_new_state(run: RunFolder, go: Go, capsys: pytest.CaptureFixture[str]) -> None:
     change = ("resume=latest", "steps=7", "optim=prodigy")
     assert go(*change) == 2
     assert "optim.target was torch.optim.AdamW, is pytorch_optimizer.Prodigy" in capsys.readouterr().err
@@ -144,7 +142,9 @@ def test_another_optimizer_starts_afresh_and_says_so(
     assert rates(run)[6] == pytest.approx(cosine(7, 7, 0.001))
 
 
-def test_other_clips_are_told_and_epochs_count_on(run: RunFolder, go: Go, capsys: pytest.CaptureFixture[str]) -> None:
+def test_changed_clips_are_reported_and_epochs_continue(
+    run: RunFolder, go: Go, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert go("resume=latest", "epochs=1", "data.clips=10", "lr_scheduler.warmup_steps=50") == 0
     out = capsys.readouterr().out
     assert "the dataset: 8 clips, now 10" in out

@@ -83,7 +83,7 @@ def test_a_fault_says_what_to_change(capsys: pytest.CaptureFixture[str], overrid
     assert message in refused(capsys, *multirun, *shlex.split(override))
 
 
-def test_all_faults_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_errors_are_reported_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     settings = ["model=5c", "optim.lrr=1", "+foo=2", "steps=0", "optim.eps=x", "task=i2v", "validation.height=7"]
     first, *lines = refused(capsys, *settings).strip().splitlines()
     assert "7 settings" in first

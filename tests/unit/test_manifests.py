@@ -43,7 +43,7 @@ def test_a_caption_with_commas_is_not_cut(tmp_path: Path) -> None:
     assert "put a caption with commas" in faults[0].fix
 
 
-def test_an_open_quote_swallows_nothing_in_silence(tmp_path: Path) -> None:
+def test_an_open_quote_is_reported(tmp_path: Path) -> None:
     head = 'video,caption\nb0.mp4,"a 5 inch" doll\n'
     captions, faults = of_csv(tmp_path, head + 'b1.mp4,"an unclosed quote\nb2.mp4,third\nb3.mp4,fourth\n')
     assert captions == {}
@@ -94,7 +94,7 @@ def test_a_table_that_cannot_be_read_says_why(tmp_path: Path, text: str | bytes,
     assert "\n" not in str(told.value)
 
 
-def test_the_iconv_line_mends_the_file(tmp_path: Path) -> None:
+def test_the_suggested_iconv_command_works(tmp_path: Path) -> None:
     root = tmp_path / "it's a folder"
     root.mkdir()
     with pytest.raises(UserError) as told:
@@ -149,7 +149,7 @@ def test_names_are_found_as_they_are_written(tmp_path: Path, monkeypatch: pytest
     assert f"{root}/ a.mp4" in [row.path for row in rows]
 
 
-def test_what_systems_leave_is_left_out(tmp_path: Path) -> None:
+def test_system_files_are_skipped(tmp_path: Path) -> None:
     good = tmp_path / "sub" / "a.mp4"
     junk = ["._a.mp4", "__MACOSX/sub/a.mp4", "sub/.ipynb_checkpoints/a-checkpoint.mp4", "@eaDir/a.mp4"]
     for path in (good, *(tmp_path / name for name in junk), tmp_path / ".DS_Store", tmp_path / "Thumbs.db"):
@@ -163,7 +163,7 @@ def test_what_systems_leave_is_left_out(tmp_path: Path) -> None:
     assert ([row.path for row in rows], faults, len(left_out)) == ([str(good)], [], 4)
 
 
-def test_links_to_folders_are_followed_or_told(tmp_path: Path) -> None:
+def test_links_to_folders_are_followed_or_reported(tmp_path: Path) -> None:
     root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
     for path in (root / "own" / "a.mp4", elsewhere / "deep" / "b.mp4"):
         path.parent.mkdir(parents=True)
@@ -190,7 +190,7 @@ def test_links_to_folders_are_followed_or_told(tmp_path: Path) -> None:
     assert len(read("files", root, outside=True)[0]) == 1
 
 
-def test_a_folder_that_may_not_be_looked_into_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_folder_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "closed").mkdir()
     original = os.scandir
 
