@@ -130,6 +130,7 @@ def new_folder(folder: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     for number in count(1):
         made = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
+        # mkdir is atomic: of several processes, only one creates a name.
         with suppress(FileExistsError):
             made.mkdir()
             return made

@@ -61,6 +61,6 @@ def _no_garbage_collection() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.freeze()
+        gc.freeze()  # later collections skip the imported objects
         if enabled:
             gc.enable()

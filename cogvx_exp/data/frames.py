@@ -73,7 +73,7 @@ def usable_frames(info: VideoInfo, data: Data) -> int:
     if data.fps is not None and kept:
         last_start = info.duration * (kept - 1) / info.num_frames
         half_a_frame = 0.5 * info.duration / info.num_frames
-        kept = int((last_start + half_a_frame) * data.fps + 1e-6) + 1
+        kept = int((last_start + half_a_frame) * data.fps + 1e-6) + 1  # 1e-6: rounding must not lose a frame
     return min(kept, data.max_num_frames)
 
 

@@ -47,6 +47,7 @@ def model_inputs(noisy: torch.Tensor, batch: Batch, config: dict, dtype: torch.d
         dtype: dtype of the transformer's inputs.
     """
     frames, _, height, width = noisy.shape[1:]
+    # Noise is added in float32 (see `objective`); only the transformer's inputs have the model's dtype.
     hidden_states = noisy if batch.condition is None else torch.cat([noisy, batch.condition], dim=2)
     return {
         "hidden_states": hidden_states.to(dtype),

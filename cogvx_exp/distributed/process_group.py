@@ -138,6 +138,7 @@ def init_process_group(cuda: bool, timeout: int) -> ProcessGroup:
         try:
             with report_long_wait(f"the other processes ({world} in all) at {where}"):
                 dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+                # Timeouts belong to groups, so long waits outside of steps need a second one.
                 group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
         except (RuntimeError, TimeoutError) as error:  # torch's errors of stores, networks and gloo
             reason = str(error).partition("\n")[0][:200]

@@ -162,7 +162,7 @@ class Sampler:
                 num_inference_steps=request.num_inference_steps,
                 guidance_scale=request.guidance_scale,
                 use_dynamic_cfg=request.dynamic_cfg,
-                generator=torch.Generator().manual_seed(request.seed),
+                generator=torch.Generator().manual_seed(request.seed),  # on the CPU: the same noise on every device
                 max_sequence_length=embed[request.prompt].shape[1],
                 output_type="latent",
             ).frames

@@ -27,6 +27,7 @@ def prepare_captions(captions: Iterable[str], context: PipelineContext) -> dict[
     width = read_json(context.folder / "text_encoder" / "config.json")["d_model"]
     cache, shape = context.cache, (context.max_tokens, width)
     keys = {caption: cache.key({"caption": caption} | made_by) for caption in dict.fromkeys(captions)}
+    # Sorted, so that batches, and thus the last bits of embeddings, do not depend on the order of rows.
     ordered = sorted(keys)
     groups = [ordered[first : first + CAPTIONS_AT_ONCE] for first in range(0, len(ordered), CAPTIONS_AT_ONCE)]
     groups = groups[context.processes.rank :: context.processes.world]

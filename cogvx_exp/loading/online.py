@@ -31,6 +31,7 @@ def online_batches(
     cached = context.task.cached.items()
     vae, device = load_vae(context.folder, context.compute, context.memory), context.compute.device
     with DecodingPool(data.decode_workers, data.decode_timeout) as pool:
+        # The stream has no state, so it is iterated twice: ahead for decoding, and below for batches.
         tasks = (_task(draw, clips[draw.clip], samples, data) for draws in stream for draw in draws)
         decoded = pool.map(read_clip, tasks)
         for draws in stream:

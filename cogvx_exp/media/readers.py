@@ -46,7 +46,7 @@ class DecordReader:
 
         decord.logging.set_level(decord.logging.QUIET)
         self._path, self.size = path, size
-        self._reader = decord.VideoReader(path, num_threads=1)
+        self._reader = decord.VideoReader(path, num_threads=1)  # clips are decoded in parallel processes already
         times = np.asarray(self._reader.get_frame_timestamp(range(len(self._reader))))
         self.starts = times[:, 0] - times[0, 0]
         self.duration = float(times[-1, 1] - times[0, 0])

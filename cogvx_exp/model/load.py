@@ -158,6 +158,7 @@ def _read_whole(kind: Any, folder: Path, **settings: Any) -> Any:
         UserError: a weight is missing or has another shape.
     """
     try:
+        # use_safetensors, because loading a pickle can run arbitrary code.
         model, found = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **settings)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0].partition(". If you")[0]

@@ -27,6 +27,7 @@ class OptimizerInBackward(torch.optim.Optimizer):
     @torch.no_grad()
     def _move(self, parameter: torch.Tensor) -> None:
         assert parameter.grad is not None
+        # In float32: squares of 16-bit gradients can overflow or vanish.
         self._square_norms.append(parameter.grad.float().square().sum())
         self._optimizers[parameter].step()
         parameter.grad = None

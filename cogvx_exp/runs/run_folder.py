@@ -213,7 +213,7 @@ class Metrics:
         """The last line that was kept."""
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._path, self._waiting, self._told = path, b"", False
-        self._file = path.open("ab", buffering=0)
+        self._file = path.open("ab", buffering=0)  # unbuffered: lines survive a kill, and reports see them
 
     def __enter__(self) -> "Metrics":
         return self

@@ -60,7 +60,7 @@ class DeepSpeed(Strategy):
             "bf16": {"enabled": accelerator.mixed_precision == "bf16"},
             "gradient_clipping": 0.0,  # set in `step`
             "zero_allow_untested_optimizer": True,
-            "steps_per_print": 10**9,
+            "steps_per_print": 10**9,  # no log lines
         }
         if accelerator.device.type == "cuda":
             # DeepSpeed uses this number as the GPU's index, which may not exist: Slurm can show each task only its own

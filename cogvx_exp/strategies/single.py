@@ -152,6 +152,7 @@ class DataParallel(Strategy):
         super().__init__(transformer, make_optimizer, accelerator)
         devices = [accelerator.device] if accelerator.device.type == "cuda" else None
         # All processes have built the same model, so nothing needs to be broadcast, neither now nor before each pass.
+        # gradient_as_bucket_view saves a second copy of all gradients.
         self._parallel = DistributedDataParallel(
             transformer, device_ids=devices, broadcast_buffers=False, init_sync=False, gradient_as_bucket_view=True
         )

@@ -166,6 +166,7 @@ class _TrackerThread:
     def __init__(self, name: str, build: Callable[[], Tracker]):
         self._name, self._build = name, build
         self._queue: queue.Queue[Callable[[Tracker], None] | None] = queue.Queue(MOST_WAITING)
+        # A daemon thread: a hanging tracker must not keep the process alive.
         self._thread = threading.Thread(target=self._work, name=f"tracker {name}", daemon=True)
         self._thread.start()
 

@@ -92,6 +92,7 @@ def _export_lora(transformer: CogVideoXTransformer3DModel, folder: Path, about: 
     file = folder / LORA_FILE
     about = {**about, "trained_with": {"rank": config.r, "alpha": config.lora_alpha}}
     with_about = {**file_metadata(file), ABOUT: json.dumps(about)}
+    # save_lora_weights takes no further metadata, so the file is written again with it.
     save_file(load_file(file), file, metadata=with_about)
     return file
 

@@ -40,6 +40,7 @@ def export_result(run: Context) -> Path:
             exported = str(run.folder.export / written.relative_to(beside))
     exported = run.processes.all_gather(exported)[0]
     if job.export.merge and run.processes.is_main_process:
+        # Merged on the host, because the GPU still holds the trained model.
         host = Compute(torch.device("cpu"), compute.dtype)
         base = load_transformer(run.data.pipeline, host)
         with plain_disk_errors(run.folder.export):

@@ -154,6 +154,7 @@ def _optimizer_step(
     # One exchange per step: losses and stop flags together, so that all processes stop after the same step.
     gathered = schedule.processes.all_gather_in_step(local)
     value = sum(process["loss"] for process in gathered) / len(gathered)
+    # Checked before the step, so nothing non-finite enters the weights or the optimizer's moments.
     if not math.isfinite(value):
         bad = sorted({clip for process in gathered if not math.isfinite(process["loss"]) for clip in process["clips"]})
         raise UserError(
@@ -161,6 +162,7 @@ def _optimizer_step(
             "Lower optim.lr, check these clips, or use model.dtype=float32"
         )
     if schedule.processes.world > 1:
+        # Stochastic rounding draws from the global generator, whose state differs between processes by now.
         torch.manual_seed(strategy.rounding_seed(schedule.seed, step))
     norm_of_step = strategy.step()
     state.lr_scheduler.step()

@@ -116,7 +116,7 @@ class StopRequest:
         before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._end_step)
         self._listening = True
         hear, told = os.pipe()
-        os.set_blocking(told, False)
+        os.set_blocking(told, False)  # required by set_wakeup_fd
         wakeup = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(hear,), name="stopping", daemon=True).start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # delivers signals that arrived too early

@@ -44,7 +44,7 @@ class Rebuildable:
         rows = list(rows)
         if not rows:
             return
-        for _ in range(2):
+        for _ in range(2):  # the second attempt uses the database that replaces a damaged one
             try:
                 with report_long_wait(f"{self._path}, which another process holds"), self._opened() as database:
                     database.executemany(query, rows)

@@ -65,7 +65,7 @@ def run_workers(work: Work, folder: RunFolder, log: Path | None = None) -> None:
             stdout=files.enter_context(log.open("w", encoding="utf-8")) if log else None,
             stderr=files.enter_context((logs / ERRORS).open("w", encoding="utf-8")),
             env=_environment(job) | gpus,
-            start_new_session=True,
+            start_new_session=True,  # Ctrl-C only reaches this process, which then stops the workers
             preexec_fn=_before_start,
         )
         with _passing_signals_on(process, alone=job.distributed.name == "single"):

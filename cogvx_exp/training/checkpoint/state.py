@@ -109,6 +109,7 @@ class TrainingState:
 
         def write(folder: Path) -> None:
             with plain_disk_errors(folder):
+                # safetensors only stores contiguous tensors.
                 save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / WEIGHTS)
                 save_file(tensors, folder / OPTIMIZER)
             write_json(folder / STATE, state)
