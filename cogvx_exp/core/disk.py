@@ -41,7 +41,7 @@ def try_disk(folder: Path) -> None:
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(bytes(1 << 16))
         file.flush()
-        os.fsync(file.fileno())
+        os.fsync(file.fileno())  # some file systems only report a full disk here
 
 
 @contextmanager

@@ -41,6 +41,7 @@ def check_first(host: str, port: int, setting: str) -> None:
     """
     resolve(host, port, setting)
     with closing(socket.socket()) as door:
+        # Without SO_REUSEADDR, a port that an earlier run has just closed counts as taken.
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             door.bind(("", port))

@@ -31,6 +31,7 @@ def gpus_of_its_own(sweep: Sweep) -> Iterator[dict[str, str]]:
         while not (taken := _take(folder, sweep, held)):
             time.sleep(SECONDS_BETWEEN_TRIES)
         console.print(f"On GPU {','.join(map(str, taken))}")
+        # PCI_BUS_ID is the order of nvidia-smi; CUDA's default order is by speed.
         yield {"CUDA_VISIBLE_DEVICES": ",".join(map(str, taken)), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 

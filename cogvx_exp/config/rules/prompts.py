@@ -11,6 +11,7 @@ from cogvx_exp.core.text import NotUtf8, read_text
 
 TEXT_FILE = ".txt"
 FILE_ENDINGS = (TEXT_FILE, ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".md")
+# Not str.splitlines, which also splits at characters that prompts may contain, such as U+2028.
 LINE_END = re.compile(r"\r\n|\n|\r")
 
 

@@ -18,6 +18,7 @@ from cogvx_exp.core.text import NotUtf8, read_text
 from cogvx_exp.data.faults import DataFault
 from cogvx_exp.data.forms.rows import VIDEO_ENDINGS, Found, Place, make_row
 
+# Not str.splitlines, which also splits at characters that captions may contain, such as U+2028.
 LINE_END = re.compile(r"\r\n|\n|\r")
 OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 QUOTE = 'put a caption with commas, quotes or line breaks in quotes, and double the quotes in it: "a ""b"", c"'
@@ -29,6 +30,7 @@ def read_csv(place: Place, source: Source) -> Iterator[Found]:
     text = _read(path)
     lines = LINE_END.split(text) if '"' in text else []
     with _fields_of_any_size():
+        # Without `strict`, csv silently accepts broken quotes.
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         _refuse_other_delimiters(LINE_END.split(text, maxsplit=1)[0], path, source)
         header = _header(reader, path, source)

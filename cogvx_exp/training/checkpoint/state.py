@@ -170,7 +170,7 @@ class TrainingState:
         if saved:
             self.ema.load_state_dict(saved | {"shadow_params": None})
             self.ema.shadow_params = self.strategy.placed(saved["shadow_params"])
-            self.ema.decay = decay
+            self.ema.decay = decay  # the current setting, not the checkpoint's
             return []
         self.ema = EMAModel(trainable_parameters(self.transformer).values(), decay=decay)
         return [f"ema_decay={decay}: the EMA starts from the checkpoint's weights"]
