@@ -36,7 +36,7 @@ def expected(**chosen: str) -> list[tuple[str, str]]:
     faults: list[tuple[str, str]] = []
     model, task = chosen.get("model", "tiny"), chosen.get("task", "t2v")
     if DOES[model] != task:
-        faults.append((f"task={task}", f"model={model} does {DOES[model]} only"))
+        faults.append((f"task={task}", f"model={model} only supports {DOES[model]}"))
     optim = chosen.get("optim", "adamw")
     if optim.startswith("cpu_offload") and model == "2b":
         faults.append((f"optim={optim}", "add model.dtype=bfloat16"))
