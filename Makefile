@@ -1,5 +1,6 @@
 # make demo    install into .venv and fine-tune the tiny model on the demo clips
 # make test    install into .venv and run the tests
+# make test-all   every case of every test (an hour or more on 2 cores)
 # make test-cuda  the whole matrix of settings on the software CUDA device (needs g++, some minutes)
 # make gpu     test and measure on this machine's GPU, nine minutes a call (see python -m benchmarks.gpu --help)
 # make lint    ruff and mypy
@@ -10,7 +11,7 @@ BIN := .venv/bin
 PARALLEL := OMP_NUM_THREADS=1
 SPREAD := -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-cuda unit gpu lint docs clean
+.PHONY: demo test test-all test-cuda unit gpu lint docs clean
 
 demo: .venv/installed
 	$(BIN)/python -m cogvx_exp.train
@@ -18,8 +19,11 @@ demo: .venv/installed
 test: .venv/installed
 	$(PARALLEL) $(BIN)/python -m pytest $(SPREAD)
 
+test-all: .venv/installed
+	$(PARALLEL) $(BIN)/python -m pytest $(SPREAD) -m ""
+
 test-cuda: .venv/installed
-	$(PARALLEL) $(BIN)/python -m pytest $(SPREAD) -m "cuda_matrix or not cuda_matrix" tests/integration/test_software_cuda.py \
+	$(PARALLEL) $(BIN)/python -m pytest $(SPREAD) -m "" tests/integration/test_software_cuda.py \
 		$(wildcard tests/integration/test_cuda_*.py)
 
 unit: .venv/installed

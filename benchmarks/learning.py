@@ -1,6 +1,7 @@
 """Does a setting still learn? Teaches the tiny model the same concept with each, and looks at what it then draws.
 
     python benchmarks/learning.py            # writes docs/learning.md, about an hour on 2 cores
+    python benchmarks/learning.py --only attention=int8 i2v      # these rows of it
 
 Every row is a run of `python -m cogvx_exp.train` and then `python -m cogvx_exp.toy_model.check`.
 """
@@ -15,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "learning.md"
 ROWS = {
     "the quickstart": "",
     "the base model, not trained": None,
@@ -35,6 +36,8 @@ ROWS = {
     "quant=nf4": "quant=nf4",
     "quant=int8": "quant=int8",
     "quant=fp8": "quant=fp8",
+    "attention=int8": "attention=int8",
+    "compile=blocks": "compile=blocks",
     "model.dtype=bfloat16": "model.dtype=bfloat16",
     "memory.activations=checkpoint": "memory.activations=checkpoint",
     "distributed=ddp, 2 processes": "distributed=ddp distributed.processes=2 batch_size=4",
@@ -49,7 +52,7 @@ ROWS = {
 HEADER = """\
 # What a setting learns
 
-Written by `python benchmarks/learning.py`{only} on {cores} CPU cores. Each row teaches the tiny model a concept from 20 clips that
+Written by `python benchmarks/learning.py` on {cores} CPU cores. Each row teaches the tiny model a concept from 20 clips that
 show it and 20 ordinary ones ({steps} steps of 8 clips, otherwise default settings), then samples {prompts} prompts that neither the
 base model nor the run has seen, with and without the concept, and classifies the pixels of the videos
 (`cogvx_exp/toy/measure.py`). A setting that silently breaks learning shows up here. In the row `i2v` the start image already shows the style.
@@ -65,7 +68,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--only", nargs="*", help="names of rows")
     arguments = parser.parse_args()
-    lines, steps = [], 0
+    rows, steps = known_rows() if arguments.only else {}, 0
     for name, settings in ROWS.items():
         if arguments.only and name not in arguments.only:
             continue
@@ -88,11 +91,16 @@ def main() -> None:
         steps = summary.get("steps", steps)
         cells = [asked["concept"], plain["concept"], plain["colour"], plain["direction"], plain["background"]]
         seconds = f"{summary['seconds_per_step']:.2f}" if summary else ""
-        lines.append(f"| {name} | {' | '.join(f'{cell:.0%}' for cell in cells)} | {seconds} |")
-        only = " (some rows)" if arguments.only else ""
-        header = HEADER.format(only=only, cores=os.cpu_count(), steps=steps, prompts=arguments.prompts)
-        (DOCS / "learning.md").write_text(header + "\n".join(lines) + "\n")
-        print(lines[-1], flush=True)
+        rows[name] = f"| {name} | {' | '.join(f'{cell:.0%}' for cell in cells)} | {seconds} |"
+        header = HEADER.format(cores=os.cpu_count(), steps=steps, prompts=arguments.prompts)
+        PAGE.write_text(header + "".join(f"{rows[name]}\n" for name in ROWS if name in rows))
+        print(rows[name], flush=True)
+
+
+def known_rows() -> dict[str, str]:
+    """The rows that the page has, by name."""
+    lines = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")]
+    return {line.split(" | ")[0].removeprefix("| "): line for line in lines[1:]}
 
 
 def call(module: str, *arguments: str) -> None:

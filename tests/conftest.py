@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 from hydra import compose, initialize_config_dir
 
 from cogvx_exp.config.paths import conf_dir
@@ -17,6 +18,11 @@ from tests.entry import with_twin
 quiet_libraries()
 
 MakeJob = Callable[..., TrainJob]
+
+
+def extended(*values: object) -> ParameterSet:
+    """A case for `make test-all` only; `values` of the test's parameters."""
+    return pytest.param(*values, marks=pytest.mark.extended)
 
 
 def needs_compiler(what: str) -> None:

@@ -6,7 +6,7 @@ from diffusers import CogVideoXTransformer3DModel
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.estimate.trace.training_step import StepBytes
 from cogvx_exp.model.adapt import trained_dtype
-from cogvx_exp.model.quantize import quantized_layers
+from cogvx_exp.model.quantization.quantize import quantized_layers
 
 COPIES_TO_QUANTIZE = {"int8": 2, "fp8": 3}
 """Simultaneous copies of a weight in float32, scaled and clamped, in torchao (torchao/quantization/quant_primitives.py,
@@ -34,7 +34,7 @@ def loading_peak(job: TrainJob, step: StepBytes, dtype: torch.dtype) -> int:
 
 
 def _quantizing_peak(job: TrainJob, block: torch.nn.Module, dtype: torch.dtype) -> int:
-    """Peak bytes while the last block is quantized (`cogvx_exp.model.quantize.quantize_block`)."""
+    """Peak bytes while the last block is quantized (`cogvx_exp.model.quantization.quantize.quantize_block`)."""
     packed_bytes, layers = job.quant.bytes_per_weight, quantized_layers(block, job.quant.name)
     assert packed_bytes
     weights = [layer.weight.numel() for layer in layers]

@@ -20,7 +20,7 @@ from cogvx_exp.model.build import SCHEDULERS, build_pipeline, built_folder
 from cogvx_exp.model.device import Compute
 from cogvx_exp.model.pipeline_files import AGAIN, check_same_architecture
 from cogvx_exp.model.positions import drop_learned_positions
-from cogvx_exp.model.quantize import quantize_block
+from cogvx_exp.model.quantization.quantize import quantize_block
 from cogvx_exp.model.source import pretrained_folder, shipped_folder
 from cogvx_exp.runs.run_folder import ABOUT, checkpoint_of, is_whole
 
@@ -46,7 +46,7 @@ def pipeline_folder(model: Model, cache_dir: Path) -> Path:
 
 
 def load_transformer(
-    folder: Path, compute: Compute, *, quant: str = "none", blocks_on_host: bool = False
+    folder: Path, compute: Compute, *, quant: str = "none", in_8_bits: bool = False, blocks_on_host: bool = False
 ) -> CogVideoXTransformer3DModel:
     """Loads the transformer with frozen weights.
 
@@ -55,6 +55,7 @@ def load_transformer(
         compute: device and dtype.
         quant: quantization of the blocks' linear layers (`quant=NAME`), block by block, so that at most one unquantized
             block is on the device.
+        in_8_bits: whether they also compute in 8 bits (`quant.compute=8bit`).
         blocks_on_host: keep the blocks in host memory (`memory.stream_blocks`).
 
     Raises:
@@ -63,7 +64,7 @@ def load_transformer(
     transformer = _read_whole(CogVideoXTransformer3DModel, folder / "transformer", torch_dtype=compute.dtype)
     transformer.requires_grad_(False)
     for block in transformer.transformer_blocks if quant != "none" else []:
-        quantize_block(block, quant, compute)
+        quantize_block(block, quant, compute, in_8_bits=in_8_bits)
     if blocks_on_host:
         for name, part in transformer.named_children():
             if name != "transformer_blocks":

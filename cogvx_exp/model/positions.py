@@ -43,19 +43,22 @@ def _rotary(
     frames, grid = latent_shape[0], (latent_shape[1] // patch_size, latent_shape[2] // patch_size)
     if patch_size_t is None:
         crop = get_resize_crop_region_for_grid(grid, sample_width // patch_size, sample_height // patch_size)
-        return get_3d_rotary_pos_embed(
+        cos, sin = get_3d_rotary_pos_embed(
             embed_dim=head_dim, crops_coords=crop, grid_size=grid, temporal_size=frames, device=device
         )
-    # The grid is taken from the actual size, not cut from the native one: portrait would not fit in that.
-    return get_3d_rotary_pos_embed(
-        embed_dim=head_dim,
-        crops_coords=None,
-        grid_size=grid,
-        temporal_size=-(-frames // patch_size_t),
-        grid_type="slice",
-        max_size=grid,
-        device=device,
-    )
+    else:
+        # The grid is taken from the actual size, not cut from the native one: portrait would not fit in that.
+        cos, sin = get_3d_rotary_pos_embed(
+            embed_dim=head_dim,
+            crops_coords=None,
+            grid_size=grid,
+            temporal_size=-(-frames // patch_size_t),
+            grid_type="slice",
+            max_size=grid,
+            device=device,
+        )
+    # Not views: compiled code would depend on the shape of what they are views of.
+    return cos.clone(), sin.clone()
 
 
 def fits_learned_positions(config: dict, shapes: Iterable[Bucket], scale: int) -> bool:

@@ -20,6 +20,7 @@ from cogvx_exp.data.dataset import Dataset
 from cogvx_exp.distributed.process_group import ProcessGroup, destroy_process_group, init_process_group, local_device
 from cogvx_exp.model.attention.backends import check_attention
 from cogvx_exp.model.device import Compute, check_devices, choose_compute
+from cogvx_exp.model.quantization.quantize import check_products
 from cogvx_exp.runs.checkpoint_folder import CheckpointFolder
 from cogvx_exp.runs.environment import environment
 from cogvx_exp.runs.opening import Opening
@@ -76,6 +77,7 @@ def train(
         compute = choose_compute(local_device(job.device), job.model)
         check_devices(processes, compute.device)
         check_attention(job.attention, compute)
+        check_products(job.quant, compute)
         set_tf32(job.allow_tf32)
         memory = MemoryLog(compute.device, processes)
         data = prepare_data(job, dataset, compute, opening.faults(folder, job) if opening else folder.faults, processes)

@@ -252,6 +252,7 @@ def load_base(job: TrainJob, data: PreparedData, *, on_host: bool = False) -> Co
         data.pipeline,
         Compute(torch.device("cpu"), data.compute.dtype) if on_host else data.compute,
         quant=job.quant.name,
+        in_8_bits=job.quant.compute == "8bit",
         blocks_on_host=job.memory.stream_blocks,
     )
 

@@ -141,6 +141,10 @@ def _is_min_snr(run: Path) -> None:
     assert read_job(run).objective.weighting == "my_objectives.min_snr"
 
 
+def _is_float32(run: Path) -> None:
+    assert read_job(run).attention.forward == "my_attention.float32_attention"
+
+
 def _is_last_frame(run: Path) -> None:
     assert read_job(run).task.target == "my_tasks.LastFrameToVideo"
     assert all(line["loss"] > 0 for line in read_metrics(RunFolder(run).metrics))
@@ -155,5 +159,6 @@ EXAMINED: dict[str, Callable[[Path], None]] = {
     "data=footage": _is_footage,
     "objective=min_snr": _is_min_snr,
     "task=last_frame": _is_last_frame,
+    "attention=float32": _is_float32,
 }
 """What a setting of the page must have done to the run, by the setting."""

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from cogvx_exp.model.device import Compute
-from cogvx_exp.model.quantize import quantize_block
+from cogvx_exp.model.quantization.quantize import quantize_block
 from cogvx_exp.optim.build import build_optimizer
 from tests.conftest import MakeJob, needs_compiler
 

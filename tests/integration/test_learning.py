@@ -18,6 +18,7 @@ from cogvx_exp.runs.run_folder import Metrics, read_metrics
 from cogvx_exp.training.loop import LoopConfig, train_loop
 from cogvx_exp.training.run import accelerator_for
 from cogvx_exp.training.setup import PreparedData, Training, build_training, prepare_data
+from tests.conftest import extended
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tiny-t2v-lora.json"
 TIMESTEPS = (950, 975, 999)
@@ -99,8 +100,8 @@ def test_the_measure_would_notice_a_run_that_learns_nothing(make_job, tmp_path: 
     [
         ("tiny-5b", "t2v", "sft"),
         ("tiny-5b-i2v", "i2v", "lora"),
-        ("tiny-5b-i2v", "i2v", "sft"),
-        ("tiny-1.5", "t2v", "lora"),
+        extended("tiny-5b-i2v", "i2v", "sft"),
+        extended("tiny-1.5", "t2v", "lora"),
     ],
 )
 def test_every_task_and_method_learns(make_job, tmp_path: Path, model: str, task: str, method: str) -> None:

@@ -12,14 +12,14 @@ from safetensors.torch import load_file
 from cogvx_exp.config.schema import LrScheduler
 from cogvx_exp.optim.build import build_lr_scheduler
 from cogvx_exp.runs.run_folder import RunFolder, read_metrics
-from tests.conftest import needs_compiler
+from tests.conftest import extended, needs_compiler
 from tests.entry import generate
 from tests.entry import train as main
 
+MORE = map(extended, ["adam8bit", "ao_adamw8bit", "prodigy", "muon"])
 
-@pytest.mark.parametrize(
-    "optim", ["adamw", "adamw8bit", "adam8bit", "ao_adamw8bit", "cpu_offload", "schedule_free", "prodigy", "muon"]
-)
+
+@pytest.mark.parametrize("optim", ["adamw", "adamw8bit", "cpu_offload", "schedule_free", *MORE])
 def test_resume_equals_an_uninterrupted_run(optim: str, tmp_path: Path, shared_cache: Path) -> None:
     needs_compiler(optim)
     run = RunFolder(tmp_path / "run")
@@ -88,7 +88,7 @@ def test_the_way_blocks_are_run_does_not_change_the_run(
     assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "plain"), rel=1e-5)
 
 
-@pytest.mark.parametrize("quant", ["nf4", "int8", "fp8"])
+@pytest.mark.parametrize("quant", ["nf4", "int8", extended("fp8")])
 def test_lora_of_a_quantized_base_is_one_for_the_plain_base(quant: str, tmp_path: Path, shared_cache: Path) -> None:
     settings = ["model.dtype=bfloat16", "steps=6", "lr_scheduler=constant", f"cache_dir={shared_cache}"]
     small = ["validation.num_inference_steps=1", "batch_size=4"]

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from cogvx_exp.runs.checkpoint_folder import newest_checkpoint
 from cogvx_exp.runs.run_folder import RunFolder, read_metrics, read_status
 from cogvx_exp.runs.sweep_folder import job_folders, read_sweep_job
-from tests.conftest import needs_compiler
+from tests.conftest import extended, needs_compiler
 from tests.entry import train as main
 from tests.entry import with_twin
 
@@ -136,7 +136,8 @@ LONG = ["steps=2000", "validation=none", "data.workers=0", "checkpoint.every=100
 
 
 @pytest.mark.parametrize(
-    ("how", "number"), [("", signal.SIGTERM), ("", signal.SIGUSR1), ("ddp", signal.SIGTERM), ("-m", signal.SIGUSR2)]
+    ("how", "number"),
+    [("", signal.SIGUSR1), ("ddp", signal.SIGTERM), ("-m", signal.SIGUSR2), extended("", signal.SIGTERM)],
 )
 def test_a_warned_run_saves_and_resumes(how: str, number: signal.Signals, in_tmp: Path, shared_cache: Path) -> None:
     """SIGUSR2 is submitit's, for a job of a sweep."""

@@ -16,7 +16,7 @@ HOST, BLOCKS, STREAMED = "model/offload/host_memory.py", "model/offload/blocks.p
 ZERO, DEVICE, QUANT, OFF = (
     "strategies/deepspeed_config.py",
     "model/device.py",
-    "model/quantize.py",
+    "model/quantization/quantize.py",
     "model/offload/module.py",
 )
 OFFLOADED = "optim/offloaded.py"

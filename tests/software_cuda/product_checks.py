@@ -15,7 +15,7 @@ from cogvx_exp.distributed.process_group import ProcessGroup
 from cogvx_exp.latents.encode import to_pixels
 from cogvx_exp.model.device import Compute, check_devices, choose_compute
 from cogvx_exp.model.offload.module import on_host
-from cogvx_exp.model.quantize import quantize_block
+from cogvx_exp.model.quantization.quantize import quantize_block
 from cogvx_exp.strategies.deepspeed import DeepSpeed
 
 GPU = torch.device("cuda")

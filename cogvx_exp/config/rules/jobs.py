@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from cogvx_exp.config.choices import choices_with, models_for
 from cogvx_exp.config.faults import Fault
 from cogvx_exp.config.rules.attention import attention_is_possible
-from cogvx_exp.config.rules.compilation import compilation_is_possible
+from cogvx_exp.config.rules.compilation import compilation_is_possible, products_are_possible
 from cogvx_exp.config.rules.notes import warmup_note
 from cogvx_exp.config.rules.processes import gpu_dtype, processes_fit
 from cogvx_exp.config.rules.prompts import prompt_faults
@@ -36,6 +36,7 @@ def check_train(job: TrainJob) -> list[Fault]:
         processes_fit,
         attention_is_possible,
         compilation_is_possible,
+        products_are_possible,
         _resume_has_a_folder,
         _trackers_are_installed,
         _sweep_has_gpus,

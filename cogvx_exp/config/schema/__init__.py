@@ -19,6 +19,7 @@ from cogvx_exp.config.schema.training import (
     Memory,
     Method,
     Optim,
+    Quant,
     Sweep,
     Validation,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "Objective",
     "Optim",
     "PrepareJob",
+    "Quant",
     "SchedulerArchitecture",
     "Section",
     "Sweep",

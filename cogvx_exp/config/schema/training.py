@@ -150,6 +150,10 @@ class Quant(Section):
 
     name: Literal["none", "nf4", "int8", "fp8"]
     """none: the model's own dtype. Default: none."""
+    compute: Literal["model", "8bit"] = "model"
+    """int8, fp8: dtype of the matrix products of the attention and feed-forward layers. model: the model's dtype, with
+    unpacked weights. 8bit: 8 bits, with tokens quantized on the fly, in the forward pass and for the gradient of the
+    input; use with compile=blocks, otherwise it is slower. Default: model."""
     bytes_per_weight: PositiveFloat | None = None
     """Bytes per weight, including scales (only for the memory prediction)."""
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import T5Config, T5EncoderModel
 
-from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.config.schema import Quant, TrainJob
 from cogvx_exp.config.schema.model import TextEncoderArchitecture, VaeArchitecture
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.estimate.trace.memory_tracker import MemoryTracker
@@ -20,7 +20,8 @@ from cogvx_exp.model.adapt import make_trainable, trained_dtype
 from cogvx_exp.model.build import vae_arguments
 from cogvx_exp.model.offload.host_memory import HostMemory, pinned_size
 from cogvx_exp.model.positions import drop_learned_positions, fits_learned_positions, forget_rotary_positions
-from cogvx_exp.model.quantize import quantized_layers
+from cogvx_exp.model.quantization.products import linear_in_8_bits
+from cogvx_exp.model.quantization.quantize import layers_with_few_rows, quantized_layers
 
 
 @contextmanager
@@ -76,9 +77,9 @@ def fake_transformer(job: TrainJob, dtype: torch.dtype, shapes: set[Bucket]) -> 
     if not fits_learned_positions(transformer.config, shapes, job.model.vae.spatial_compression_ratio):
         drop_learned_positions(transformer)
     for block in transformer.transformer_blocks if job.quant.name != "none" else []:
-        assert job.quant.bytes_per_weight
+        few_rows = layers_with_few_rows(block)
         for layer in quantized_layers(block, job.quant.name):
-            _pack(layer, job.quant.name, job.quant.bytes_per_weight)
+            _pack(layer, job.quant, in_8_bits=job.quant.compute == "8bit" and layer not in few_rows)
     # The initialization of an adapter does not affect sizes, but may read weights.
     plain = {"init": "default"} if job.method.adapter == "lora" else {}
     with torch.device("meta"):
@@ -161,13 +162,20 @@ def _set_dtype(module: nn.Module, dtype: torch.dtype) -> None:
             tensor.data = tensor.data.to(dtype)
 
 
-def _pack(layer: nn.Linear, quant: str, bytes_per_weight: float) -> None:
+def _pack(layer: nn.Linear, quant: Quant, *, in_8_bits: bool) -> None:
     """Gives a layer its quantized size, and a forward and backward pass that unpack it."""
+    assert quant.bytes_per_weight
     layer.weight = nn.Parameter(
-        torch.empty(int(layer.weight.numel() * bytes_per_weight), dtype=torch.uint8, device="meta"),
+        torch.empty(int(layer.weight.numel() * quant.bytes_per_weight), dtype=torch.uint8, device="meta"),
         requires_grad=False,
     )
-    layer.forward = partial(_packed_linear, layer, quant)  # type: ignore[method-assign]
+    forward = partial(_linear_in_8_bits, layer) if in_8_bits else partial(_packed_linear, layer, quant.name)
+    layer.forward = forward  # type: ignore[method-assign]
+
+
+def _linear_in_8_bits(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    values = layer.weight.view(torch.int8).view(layer.out_features, layer.in_features)
+    return linear_in_8_bits(x, values, values.new_empty(layer.out_features, 1, dtype=torch.float32), layer.bias)
 
 
 def _packed_linear(layer: nn.Linear, quant: str, x: torch.Tensor) -> torch.Tensor:
@@ -176,7 +184,7 @@ def _packed_linear(layer: nn.Linear, quant: str, x: torch.Tensor) -> torch.Tenso
 
 
 class _PackedLinear(torch.autograd.Function):
-    """A linear layer whose weight is unpacked only while it is used, as in `cogvx_exp.model.quantize`."""
+    """A linear layer whose weight is unpacked only while it is used, as in `model.quantization.quantize`."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, bias: torch.Tensor, width: int, quant: str) -> torch.Tensor:

@@ -1,23 +1,30 @@
-"""Stores the frozen base in 4 or 8 bits; it still computes in the model's own type."""
+"""Stores the frozen base in 4 or 8 bits. It computes in the model's own type, or in 8 bits (`quant.compute`)."""
 
 from typing import Any
 
 import torch
 from torch import nn
 
+from cogvx_exp.config.schema import Quant
+from cogvx_exp.core.errors import UserError
 from cogvx_exp.model.device import Compute
+from cogvx_exp.model.quantization.products import EightBitLinear
+
+CAPABILITIES = {"fp8": (8, 9), "int8": (8, 0)}
+"""The oldest GPUs with products in 8 bits: Ada has those of float8, Ampere the fast ones of integers."""
 
 NF4_BLOCK = 64
 """Values that share a scale in nf4."""
 
 
-def quantize_block(block: nn.Module, name: str, compute: Compute) -> None:
+def quantize_block(block: nn.Module, name: str, compute: Compute, *, in_8_bits: bool = False) -> None:
     """Moves a block to the device and quantizes its linear layers, biases left out.
 
     Args:
         block: a transformer block with frozen weights.
         name: nf4, int8 or fp8 (`quant=NAME`).
         compute: device, and the type that the layers compute in.
+        in_8_bits: whether the products of attention and feed-forward layers are computed in 8 bits.
     """
     block.to(compute.device)
     if name == "nf4":
@@ -26,9 +33,32 @@ def quantize_block(block: nn.Module, name: str, compute: Compute) -> None:
     from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
 
     layers = quantized_layers(block, name)
+    few_rows = layers_with_few_rows(block)
     quantize_(block, {"int8": Int8WeightOnlyConfig, "fp8": Float8WeightOnlyConfig}[name]())
     for layer in layers:
-        layer.__class__ = PackedLinear
+        layer.__class__ = EightBitLinear if in_8_bits and layer not in few_rows else PackedLinear
+
+
+def layers_with_few_rows(block: nn.Module) -> set[nn.Module]:
+    """Those that read the timestep: a row for each sample, which costs little and is too few for kernels of 8 bits."""
+    return {layer for name, layer in block.named_modules() if name.startswith("norm")}
+
+
+def check_products(quant: Quant, compute: Compute) -> None:
+    """Makes sure that this machine can compute as `quant.compute` says.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if quant.compute != "8bit" or compute.device.type != "cuda":
+        return
+    capability, needed = torch.cuda.get_device_capability(compute.device), CAPABILITIES[quant.name]
+    if capability < needed:
+        instead = "quant=int8, or quant.compute=model" if quant.name == "fp8" else "quant.compute=model"
+        raise UserError(
+            f"quant.compute=8bit: quant={quant.name} needs compute capability {needed[0]}.{needed[1]}, "
+            f"and this GPU has {capability[0]}.{capability[1]}; use {instead}"
+        )
 
 
 class PackedLinear(nn.Linear):

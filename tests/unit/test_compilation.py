@@ -1,0 +1,122 @@
+"""Compiled blocks train what eager ones train, in whichever way the blocks are run."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import CogVideoXTransformer3DModel
+from hydra import compose, initialize_config_dir
+from torch._dynamo.utils import counters
+from torch.profiler import ProfilerActivity, profile
+
+from cogvx_exp.config.paths import conf_dir
+from cogvx_exp.config.rules.jobs import check_train
+from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.config.typed import typed
+from cogvx_exp.model import compilation
+from cogvx_exp.model.adapt import make_trainable, trainable_parameters
+from cogvx_exp.model.attention.backends import set_attention
+from cogvx_exp.model.compilation import compile_blocks
+from cogvx_exp.model.device import Compute
+from cogvx_exp.model.offload.blocks import apply_memory_options
+from cogvx_exp.model.positions import rotary_positions
+from cogvx_exp.model.quantization.quantize import quantize_block
+from tests.conftest import MakeJob
+
+CPU = Compute(torch.device("cpu"), torch.float32)
+ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"
+
+
+def train(
+    make_job: MakeJob,
+    settings: list[str],
+    dynamic: bool | None = None,
+    compile_to: Path | None = None,
+    shapes: tuple[int, ...] = (2, 3),
+) -> dict[str, Any]:
+    """Outputs and gradients of passes over clips of several shapes; compiled if there is a folder for that."""
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    counters.clear()
+    job = make_job("model=tiny-5b", *settings)
+    transformer = CogVideoXTransformer3DModel(**job.model.transformer.model_dump()).requires_grad_(False)
+    for block in transformer.transformer_blocks if job.quant.name != "none" else []:
+        quantize_block(block, job.quant.name, CPU)
+    make_trainable(transformer, job.method, 0)
+    with torch.no_grad():
+        for parameter in trainable_parameters(transformer).values():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    names = list(transformer.state_dict())
+    transformer.train()
+    apply_memory_options(transformer, job.memory, CPU.device)
+    set_attention(transformer, job.attention)
+    if compile_to:
+        compile_blocks(transformer, dynamic, compile_to)
+    assert list(transformer.state_dict()) == names
+    results = [_pass(transformer, frames) for frames in shapes]
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        _pass(transformer, shapes[0])
+    attended = sum(event.count for event in profiled.key_averages() if event.key == ATTENTION)
+    return {"results": results, "graphs": counters["stats"]["unique_graphs"], "attended": attended}
+
+
+def _pass(transformer: CogVideoXTransformer3DModel, frames: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(frames)
+    latents = torch.randn(1, frames, transformer.config.in_channels, 4, 6, generator=generator)
+    text = torch.randn(1, 226, transformer.config.text_embed_dim, generator=generator)
+    positions = rotary_positions(dict(transformer.config), (frames, 4, 6), latents.device)
+    transformer.zero_grad()
+    output = transformer(latents, text, torch.tensor([500]), image_rotary_emb=positions, return_dict=False)[0]
+    output.square().mean().backward()
+    return [output.detach(), *(parameter.grad for parameter in trainable_parameters(transformer).values())]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["method=lora", "memory.activations=selective"],
+        ["method=sft", "memory.activations=keep"],
+        ["method=lora_ff", "memory=12gb", "memory.ff_chunks=2", "attention=int8"],
+        ["method=lora", "memory.activations=checkpoint", "quant=nf4"],
+        ["method=lora", "memory.activations=keep", "quant=int8"],
+    ],
+    ids=" ".join,
+)
+def test_the_same_gradients_from_few_graphs(
+    make_job: MakeJob, settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compilation, "BACKEND", "aot_eager")  # traces and derives as inductor does, in seconds
+    eager, compiled = train(make_job, settings), train(make_job, settings, compile_to=tmp_path)
+    for expected, found in zip(eager["results"], compiled["results"], strict=True):
+        for a, b in zip(expected, found, strict=True):
+            torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-7)
+    assert compiled["attended"] == eager["attended"]  # selective checkpointing still keeps its output
+    # Two kinds of blocks (the first one's input needs no gradient), and each for its first and for any other shape.
+    assert 2 <= compiled["graphs"] <= 6
+
+
+def test_dynamic_shapes_are_a_choice(make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilation, "BACKEND", "eager")
+    settings = ["model.transformer.num_layers=1"]
+    graphs = {
+        dynamic: train(make_job, settings, dynamic, tmp_path, shapes=(3, 4, 5))["graphs"]
+        for dynamic in (True, None, False)
+    }
+    assert graphs == {True: 1, None: 2, False: 3}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["method=dora"], "only for"),
+        (["method=lokr"], "only for"),
+        (["distributed=zero3"], "use fsdp"),
+        (["compile=false", "compile_dynamic=true"], "compile=blocks"),
+    ],
+)
+def test_what_cannot_be_compiled_is_refused(settings: list[str], words: str) -> None:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        job = typed(compose("train", ["compile=true", *settings]), TrainJob)
+    (fault,) = check_train(job)
+    assert words in fault.problem
