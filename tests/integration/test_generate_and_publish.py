@@ -88,7 +88,7 @@ def test_a_replay_is_the_same_frame_for_frame(runs, sample, in_tmp: Path, shared
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["generate.images=a.png"], "does t2v: it needs no images"),
+        (["generate.images=a.png"], "is for t2v and needs no images"),
         (["model=tiny-5b-i2v"], "is for i2v and needs one image per prompt (1)"),
         (["model=tiny-5b-i2v", "generate.images=nowhere.png"], "the image nowhere.png cannot be opened"),
         (["generate.adapter=[{first},{image}]"], "trained on different models: tiny-5b, tiny-5b-i2v"),
