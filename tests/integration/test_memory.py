@@ -22,7 +22,7 @@ def test_a_run_that_will_not_fit_is_refused_before_anything_is_loaded(
     assert "Traceback" not in message
     assert not Path("run").exists()
     assert train([*settings, "memory.budget=4", "steps=1", "validation=none"]) == 0
-    assert "Predicted memory" in capsys.readouterr().out
+    assert "Predicted peak memory" in capsys.readouterr().out
     summary = json.loads(Path("run/summary.json").read_text())
     assert set(summary["memory_figures"]) == {"before_training", "before_validation"}
 
