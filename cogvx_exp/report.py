@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cogvx_exp.console.log import logging_as_asked
 from cogvx_exp.console.progress import console
 from cogvx_exp.console.terminal import never_fail_to_print, visible
 from cogvx_exp.core.disk import disk_fault
@@ -23,14 +24,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--output", type=Path, help="folder for the page; default: report/ in the given folder, or outputs/report"
     )
+    parser.add_argument("--quiet", action="store_true", help="print only the page's path, warnings and errors")
     never_fail_to_print()
     arguments = parser.parse_args(argv)
     arguments.folders = [folder.expanduser() for folder in arguments.folders]
     arguments.output = arguments.output and arguments.output.expanduser()
     one = arguments.folders[0] if len(arguments.folders) == 1 else Path("outputs")
     try:
-        runs = find_runs(arguments.folders)
-        page = write_report(runs, arguments.output or one / "report")
+        with logging_as_asked():
+            runs = find_runs(arguments.folders)
+            page = write_report(runs, arguments.output or one / "report")
     except UserError as error:
         print(visible(f"cogvx_exp.report: {error}"), file=sys.stderr)
         return 2
@@ -40,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cogvx_exp.report: {fault}; choose a folder for the page with --output", file=sys.stderr)
         return 2
     count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
-    console.print(f"{count}: open {page} in a browser", soft_wrap=True)
+    console.result(str(page) if arguments.quiet else f"{count}: open {page} in a browser")
     return 0
 
 

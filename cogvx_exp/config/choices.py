@@ -1,5 +1,6 @@
-"""Reads the files of a group without composing them, for messages only."""
+"""Reads the files of a group in conf/ without Hydra."""
 
+from functools import cache
 from typing import Any
 
 import yaml
@@ -9,40 +10,49 @@ from cogvx_exp.config.paths import conf_dir
 
 def models_for(task: str) -> list[str]:
     """Names of the models that support `task`."""
-    default = _read("model", "_base")["tasks"]
-    return [name for name, values in _files("model").items() if task in values.get("tasks", default)]
+    return [name for name in _names("model") if task in composed("model", name)["tasks"]]
+
+
+def models_with_weights(weights: str) -> list[str]:
+    """Names of the models whose `model.weights` is the given one."""
+    return [name for name in _names("model") if composed("model", name)["weights"] == weights]
 
 
 def architectures() -> dict[str, dict[str, Any]]:
     """Arguments of each model's transformer, by the model's name."""
-    return {name: _composed(name)["transformer"] for name in _files("model")}
+    return {name: composed("model", name)["transformer"] for name in _names("model")}
+
+
+def cards() -> dict[str, dict[str, Any]]:
+    """What is known about each card of `hardware=`, by its name."""
+    return {name: composed("hardware", name) for name in _names("hardware") if name != "auto"}
 
 
 def attention_choices() -> list[dict[str, Any]]:
     """The values of each attention kernel."""
-    base = _read("attention", "_base")
-    chosen = ({**base, **values} for values in _files("attention").values())
-    return [{key: value for key, value in values.items() if key != "defaults"} for values in chosen]
+    return [composed("attention", name) for name in _names("attention")]
 
 
 def choices_with(setting: str) -> list[str]:
-    """Choices whose own file contains `setting` (e.g. data.dataset_file), as `group=choice`."""
+    """Choices whose file, or one that it inherits, contains `setting` (e.g. data.dataset_file), as `group=choice`."""
     group, _, name = setting.partition(".")
-    return [f"{group}={choice}" for choice, values in _files(group).items() if name and name in values]
+    if not group or not name:
+        return []
+    return [f"{group}={choice}" for choice in _names(group) if name in composed(group, choice)]
 
 
-def _files(group: str) -> dict[str, dict[str, Any]]:
-    files = sorted((conf_dir() / group).glob("[!_]*.yaml"))
-    return {file.stem: _read(group, file.stem) for file in files}
-
-
-def _composed(model: str) -> dict[str, Any]:
-    """A model's values including those inherited through the `defaults` of its file, without Hydra."""
-    own = _read("model", model)
+@cache
+def composed(group: str, choice: str) -> dict[str, Any]:
+    """A choice's values including those inherited through the `defaults` of its file, without Hydra."""
+    own = _read(group, choice)
     values: dict[str, Any] = {}
     for parent in own.pop("defaults", ["_self_"]):
-        values = _merged(values, own if parent == "_self_" else _composed(parent))
+        values = _merged(values, own if parent == "_self_" else composed(group, parent))
     return values
+
+
+def _names(group: str) -> list[str]:
+    return sorted(file.stem for file in (conf_dir() / group).glob("[!_]*.yaml"))
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Bar:
 
     def __init__(self, label: str, total: int, done: int = 0):
         self.label, self.total, self.done = label, total, done
-        self._live = console.is_terminal
+        self._live = console.shows_bars
         self._last_line = 0.0
 
     def __enter__(self) -> "Bar":

@@ -1,9 +1,10 @@
-"""Silences libraries unless something is wrong."""
+"""Silences libraries unless something is wrong, or with COGVX_LOG=debug."""
 
 import logging
 import os
 import warnings
 
+from cogvx_exp.console.log import libraries_are_logged
 from cogvx_exp.core.imports import import_libraries
 
 SILENT_LOGGERS = ("torchao", "bitsandbytes", "torch.utils._pytree", "torch.distributed", "DeepSpeed", "httpx")
@@ -14,6 +15,8 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
+VERBOSE = {"DIFFUSERS_VERBOSITY": "info", "TRANSFORMERS_VERBOSITY": "info", "TORCH_CPP_LOG_LEVEL": "INFO"}
+"""With COGVX_LOG=debug."""
 
 
 def _is_critical(record: logging.LogRecord) -> bool:
@@ -26,9 +29,10 @@ def quiet_libraries(quant: str = "none") -> None:
     Call before anything else imports torch, diffusers or transformers: some log during import. Environment variables
     set by the user are kept. `quant` is passed to `import_libraries`.
     """
-    for name, value in ENVIRONMENT.items():
+    logged = libraries_are_logged()
+    for name, value in (ENVIRONMENT | (VERBOSE if logged else {})).items():
         os.environ.setdefault(name, value)
-    for name in SILENT_LOGGERS:
+    for name in () if logged else SILENT_LOGGERS:
         logger = logging.getLogger(name)
         logger.setLevel(logging.CRITICAL)
         logger.addFilter(_is_critical)  # the level alone is not enough: DeepSpeed resets it when imported
@@ -49,3 +53,7 @@ def quiet_libraries(quant: str = "none") -> None:
 
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
+    if logged:  # in the form of our own lines
+        for library in (diffusers.utils.logging, transformers.utils.logging):
+            library.disable_default_handler()
+            library.enable_propagation()

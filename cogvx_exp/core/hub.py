@@ -1,8 +1,11 @@
 """Downloads from the Hugging Face Hub. Does not need torch, so a failed download is reported immediately."""
 
+import logging
 from pathlib import Path
 
 from cogvx_exp.core.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def fetch(repo: str, revision: str | None, *, kind: str, setting: str, patterns: list[str] | None = None) -> Path:
@@ -22,7 +25,9 @@ def fetch(repo: str, revision: str | None, *, kind: str, setting: str, patterns:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repo, repo_type=kind, revision=revision, allow_patterns=patterns))
+        folder = snapshot_download(repo, repo_type=kind, revision=revision, allow_patterns=patterns)
+        logger.info("%s %s (%s) is in %s", kind, repo, revision or "main", folder)
+        return Path(folder)
     except Exception as error:  # the hub client raises errors of several libraries
         offline = isinstance(error, LocalEntryNotFoundError)
         reason = "the Hub cannot be reached" if offline else str(error).partition("\n")[0][:160] or type(error).__name__

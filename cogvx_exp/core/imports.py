@@ -1,6 +1,7 @@
 """A faster start: libraries import only what a command uses, not everything that is installed."""
 
 import gc
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,8 @@ from contextlib import contextmanager
 OPTIONAL = ("bitsandbytes", "torchao", "scipy")
 """peft, diffusers and transformers import these where they are installed. Only a quantized base needs that; optimizers
 import theirs when they are built."""
+
+logger = logging.getLogger(__name__)
 
 _one_command = False
 
@@ -27,6 +30,7 @@ def import_libraries(quant: str = "none") -> None:
     if "diffusers" in sys.modules:
         return
     unused = OPTIONAL if _one_command and quant == "none" else ()
+    logger.debug("hidden from the libraries: %s", ", ".join(unused) or "nothing")
     with _no_garbage_collection(), _hidden(unused):
         import diffusers
         import peft

@@ -1,15 +1,14 @@
 """From sources to clips: each row is probed and gets a bucket, or is a fault. No video is fully decoded."""
 
+import logging
 import os
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rich.console import Console
-
 from cogvx_exp.config.schema import Data
 from cogvx_exp.console.progress import progress
-from cogvx_exp.console.terminal import visible
+from cogvx_exp.console.terminal import PlainConsole, visible
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import fingerprint, make_folder
 from cogvx_exp.data.buckets import Bucket, choose_bucket
@@ -20,6 +19,8 @@ from cogvx_exp.data.forms.rows import Place, Row, find_file
 from cogvx_exp.data.forms.sources import read_source
 from cogvx_exp.data.index.files import FileIndex, Stamp, stamp_of
 from cogvx_exp.media.video import VideoInfo, probe_video
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def load_dataset(data: Data, cache_dir: Path) -> Dataset:
     return Dataset(training, held_out, rates, short_paths(faults, data), left_out)
 
 
-def accept(dataset: Dataset, data: Data, console: Console, report: Path | None) -> None:
+def accept(dataset: Dataset, data: Data, console: PlainConsole, report: Path | None) -> None:
     """Reports the faults; stops if there are any and data.on_error=raise, or if no clip is left.
 
     Raises:
@@ -116,7 +117,7 @@ def accept(dataset: Dataset, data: Data, console: Console, report: Path | None) 
                 f"{len(faults)} of {len(faults) + good} rows cannot be used{where}; fix them, or skip them with "
                 "data.on_error=skip"
             )
-        console.print(f"Skipping {len(faults)} rows that cannot be used{where}", soft_wrap=True)
+        console.warn(f"Skipping {len(faults)} rows that cannot be used{where}")
     if not dataset.clips:
         raise UserError(f"data.root={data.root} has no clips to train on")
 
@@ -194,6 +195,7 @@ def _examine_videos(rows: list[Row], data: Data, cache_dir: Path) -> tuple[dict[
         infos = index.infos(list(stamps.values()))
         unknown = [path for path in stamps if path not in infos]
         failed: dict[str, ClipError] = {}
+        logger.info("videos: %d known in the index, %d to examine", len(infos), len(unknown))
         if unknown:
             workers = min(data.decode_workers, len(unknown))
             with DecodingPool(workers, data.decode_timeout) as pool:
@@ -203,6 +205,7 @@ def _examine_videos(rows: list[Row], data: Data, cache_dir: Path) -> tuple[dict[
                         failed[path] = result
                     else:
                         infos[path] = result
+                        logger.debug("%s: %s", path, result)
             index.add_infos((stamps[path], infos[path]) for path in unknown if path in infos)
     faults += [fault_of(row.number, row.path, failed[row.path]) for row in rows if row.path in failed]
     return infos, faults

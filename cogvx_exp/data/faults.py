@@ -4,9 +4,9 @@ import csv
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from cogvx_exp.console.terminal import PlainConsole
 from cogvx_exp.core.files import atomic_write
 from cogvx_exp.media.errors import ClipError as ClipError
 
@@ -30,7 +30,7 @@ def fault_of(row: int | None, file: str, error: ClipError) -> DataFault:
     return DataFault(row, file, error.what, error.fix)
 
 
-def print_faults(faults: list[DataFault], console: Console) -> None:
+def print_faults(faults: list[DataFault], console: PlainConsole) -> None:
     """Prints the faults as a table."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("row", justify="right")
@@ -38,9 +38,9 @@ def print_faults(faults: list[DataFault], console: Console) -> None:
         table.add_column(column, overflow="fold")
     for fault in faults[:SHOWN]:
         table.add_row("" if fault.row is None else str(fault.row), fault.file, fault.what, fault.fix)
-    console.print(table)
+    console.warn(table)
     if len(faults) > SHOWN:
-        console.print(f"... and {len(faults) - SHOWN} more")
+        console.warn(f"... and {len(faults) - SHOWN} more")
 
 
 def write_faults(faults: list[DataFault], path: Path) -> None:

@@ -1,7 +1,9 @@
 """The process group of a job and its collectives. Importing this module does not import torch."""
 
 import json
+import logging
 import os
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -9,6 +11,8 @@ from typing import Any
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.distributed.rendezvous import check_first, wait_for_first
 from cogvx_exp.distributed.waiting import report_long_wait
+
+logger = logging.getLogger(__name__)
 
 LONGEST_WAIT = timedelta(days=2)
 """Timeout outside of training steps, when other processes may be encoding for hours."""
@@ -135,6 +139,8 @@ def init_process_group(cuda: bool, timeout: int) -> ProcessGroup:
         _meet(rank, world, timeout)
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        logger.info("joining %d processes at %s (%s), timeout of a step %d s", world, where, backend, timeout)
+        started = time.monotonic()
         try:
             with report_long_wait(f"the other processes ({world} in all) at {where}"):
                 dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
@@ -147,6 +153,7 @@ def init_process_group(cuda: bool, timeout: int) -> ProcessGroup:
                 "machines reach each other (GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name the network interface)"
             ) from error
         assert dist.get_world_size() == world
+        logger.info("joined after %.1f s", time.monotonic() - started)
         return TorchProcessGroup(rank, world, group)
     return TorchProcessGroup(rank, world, dist.new_group(backend="gloo", timeout=LONGEST_WAIT))
 

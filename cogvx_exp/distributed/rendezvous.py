@@ -1,5 +1,6 @@
 """Checks that processes on several machines can connect, before torch retries for minutes. Does not need torch."""
 
+import logging
 import os
 import platform
 import socket
@@ -8,6 +9,8 @@ from contextlib import closing
 
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.distributed.waiting import report_long_wait
+
+logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_TRIES = 1.0
 TRY = 5.0
@@ -49,6 +52,7 @@ def check_first(host: str, port: int, setting: str) -> None:
             raise UserError(f"port {port} cannot be opened ({error.strerror}); choose another in {setting}") from None
         door.listen()
         why = _try(host, port)
+    logger.debug("%s:%d can be opened here and is reached: %s", host, port, not why)
     if why:
         raise UserError(
             f"{host}:{port} should be this machine ({platform.node()}), but it cannot connect to itself there ({why}); "
@@ -69,6 +73,7 @@ def wait_for_first(host: str, port: int, setting: str, timeout: float) -> None:
         return
     with report_long_wait(f"the first machine at {host}:{port} ({why})"):
         while why := _try(host, port):
+            logger.debug("%s:%d: %s; trying again", host, port, why)
             if time.monotonic() > end:
                 raise UserError(
                     f"the first machine could not be reached at {host}:{port} in {timeout:g} s ({why}); check that it "

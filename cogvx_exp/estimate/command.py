@@ -1,9 +1,10 @@
 """The command `python -m cogvx_exp.memory` and its output."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from hydra import compose
 from rich import box
@@ -12,14 +13,17 @@ from rich.text import Text
 
 from cogvx_exp.config.faults import ConfigError
 from cogvx_exp.config.rules.jobs import check_memory
-from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.config.schema import Hardware, TrainJob
 from cogvx_exp.config.typed import typed
 from cogvx_exp.console.progress import console
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import write_json
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.estimate.advice import Advice, advise
-from cogvx_exp.estimate.prediction import PHASES, Prediction, predict
+from cogvx_exp.estimate.prediction import PHASES, Prediction, configured_buckets, largest_of, predict
+from cogvx_exp.estimate.time.cards import cards_for, gpu_name
+from cogvx_exp.estimate.time.prediction import TimePrediction, predict_times
+from cogvx_exp.estimate.time.table import as_figures, grid_table, in_words, show_times
 
 DEFAULT_BUDGET = 24.0
 """GiB, if no budget is set."""
@@ -36,12 +40,17 @@ class Estimate:
     """GiB."""
     prediction: Prediction
     advice: Advice | None = None
+    cards: list[Hardware] = field(default_factory=list)
+    times: list[TimePrediction] = field(default_factory=list)
+    """On each of the cards, and on this CPU if that was measured."""
 
 
 def estimate(job: TrainJob, overrides: list[str]) -> Estimate:
-    """Predicts one job of the command."""
+    """Predicts one job of the command: its memory and its time."""
     console.print(f"Tracing a training step of {job.name} ...", style="dim")
-    return predict_and_advise(job, overrides, job.memory.budget or DEFAULT_BUDGET)
+    found = predict_and_advise(job, overrides, job.memory.budget or DEFAULT_BUDGET)
+    cards = cards_for(job.hardware, gpu_name(job.device))
+    return replace(found, cards=cards, times=predict_times(job, largest_of(configured_buckets(job)), cards))
 
 
 def predict_and_advise(
@@ -95,6 +104,13 @@ def refuse_if_too_large(
     raise UserError("\n".join(lines))
 
 
+def time_in_words(job: TrainJob, shapes: Iterable[Bucket], gpu: str) -> str:
+    """What to add to a line about a job on this machine's GPU; nothing if that is no known card."""
+    cards = cards_for(job.hardware, gpu)
+    times = predict_times(job, largest_of(shapes), cards[:1]) if cards else []
+    return f"; time: {in_words(times[0])}" if times else ""
+
+
 def show(estimates: list[Estimate]) -> None:
     """Prints tables, and writes a picture and the figures as JSON."""
     if not estimates:
@@ -106,11 +122,19 @@ def show(estimates: list[Estimate]) -> None:
     if len(estimates) == 1:
         console.print(_kinds_table(estimates[0].prediction))
         _say_advice(estimates[0])
+        show_times(estimates[0].times, estimates[0].cards)
+    else:
+        console.print("Predicted time", style="bold")
+        console.print(grid_table([item.times for item in estimates], labels))
     name = estimates[0].prediction.name if len(estimates) == 1 else "grid"
-    figures = [{"overrides": item.overrides, "budget": item.budget, **asdict(item.prediction)} for item in estimates]
-    write_json(OUTPUT / f"{name}.json", figures)
+    write_json(OUTPUT / f"{name}.json", [_as_figures(item) for item in estimates])
     draw([item.prediction for item in estimates], labels, estimates[0].budget, OUTPUT / f"{name}.png")
-    console.print(f"Picture: {OUTPUT / name}.png   figures: {OUTPUT / name}.json", soft_wrap=True)
+    console.result(f"Picture: {OUTPUT / name}.png   figures: {OUTPUT / name}.json")
+
+
+def _as_figures(item: Estimate) -> dict[str, Any]:
+    times = [as_figures(prediction) for prediction in item.times]
+    return {"overrides": item.overrides, "budget": item.budget, **asdict(item.prediction), "times": times}
 
 
 def _labels(estimates: list[Estimate]) -> list[str]:
@@ -160,15 +184,15 @@ def _say_advice(item: Estimate) -> None:
     if advice is None:
         reserve = item.prediction.reserve
         spare = item.budget - item.prediction.peak - reserve
-        console.print(f"Fits {item.budget:g} GiB: {spare:.1f} GiB to spare, after {reserve:.1f} GiB for CUDA itself")
+        console.result(f"Fits {item.budget:g} GiB: {spare:.1f} GiB to spare, after {reserve:.1f} GiB for CUDA itself")
         return
     if not advice.suggestions:
-        console.print("No settings that need less memory were found.")
+        console.result("No settings that need less memory were found.")
         return
     enough = "fits" if advice.fits else "is still too much, but the lowest found"
-    console.print(f"Does not fit. With these settings it takes {advice.prediction.peak:.2f} GiB, which {enough}:")
+    console.result(f"Does not fit. With these settings it takes {advice.prediction.peak:.2f} GiB, which {enough}:")
     table = Table(box=None, show_header=False, padding=(0, 2))
     for suggestion in advice.suggestions:
         kept = [text for text in suggestion.overrides if text in advice.overrides]
         table.add_row(" ".join(kept), Text(f"cost: {suggestion.cost}", style="dim"))
-    console.print(table)
+    console.result(table)

@@ -10,7 +10,7 @@ from cogvx_exp.core.units import GIB
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.estimate.loading import loading_peak
 from cogvx_exp.estimate.splitting import split_over
-from cogvx_exp.estimate.trace.encoders import text_encoder_peak, vae_peak, vae_weights
+from cogvx_exp.estimate.trace.encoders import text_encoder_peak, vae_pass, vae_weights
 from cogvx_exp.estimate.trace.training_step import StepBytes, step_bytes
 from cogvx_exp.latents.captions import CAPTIONS_AT_ONCE
 from cogvx_exp.model.adapt import trained_dtype
@@ -79,8 +79,8 @@ def predict(job: TrainJob, shapes: Iterable[Bucket] | None = None, device: str =
         shapes: the buckets of the dataset; by default all configured ones.
         device: cuda, or cpu, whose autocast keeps layer norms in 16 bits.
     """
-    buckets = set(shapes or _configured_buckets(job))
-    largest = max(buckets, key=lambda bucket: bucket.num_frames * bucket.height * bucket.width)
+    buckets = set(shapes or configured_buckets(job))
+    largest = largest_of(buckets)
     whole = step_bytes(job, largest, buckets, device)
     step = split_over(whole, job, device)
     phases = {
@@ -118,7 +118,7 @@ def _gib(size: int) -> float:
 def _encoding_peak(job: TrainJob, largest: Bucket, device: str) -> int:
     """Peak before training: encoding captions, then clips."""
     dtype = resolve_dtype(job.model, device)
-    clips = vae_peak(job.model.vae, job.memory, dtype, largest, job.data.encode_batch_size, "encode")
+    clips = vae_pass(job.model.vae, job.memory, dtype, largest, job.data.encode_batch_size, "encode").peak
     tokens = (CAPTIONS_AT_ONCE, job.model.transformer.max_text_seq_length)
     return max(clips, text_encoder_peak(job.model.text_encoder, dtype, tokens))
 
@@ -131,7 +131,7 @@ def _sampling_peaks(job: TrainJob, step: StepBytes, device: str) -> dict[str, in
     dtype = resolve_dtype(job.model, device)
     shape = Bucket(validation.num_frames, validation.height, validation.width)
     vae = vae_weights(job.model.vae, dtype)
-    decoding = vae_peak(job.model.vae, job.memory, dtype, shape, 1, "decode")
+    decoding = vae_pass(job.model.vae, job.memory, dtype, shape, 1, "decode").peak
     trained = step.between["trained weights"] // (2 if job.ema_decay else 1)  # without the EMA
     transformer = step.between["weights"] + trained
     without = transformer if validation.offload else 0
@@ -146,6 +146,12 @@ def _sampling_peaks(job: TrainJob, step: StepBytes, device: str) -> dict[str, in
     return {"after_validation": max(step.peak.total(), sampling), "after_testing": testing}
 
 
-def _configured_buckets(job: TrainJob) -> set[Bucket]:
+def largest_of(buckets: Iterable[Bucket]) -> Bucket:
+    """The shape with the most values."""
+    return max(buckets, key=lambda bucket: bucket.num_frames * bucket.height * bucket.width)
+
+
+def configured_buckets(job: TrainJob) -> set[Bucket]:
+    """All shapes that a job's clips may have."""
     data = job.data
     return {Bucket(*sizes) for sizes in product(data.frame_buckets, data.height_buckets, data.width_buckets)}

@@ -14,10 +14,12 @@ from cogvx_exp.runs.checkpoint_folder import open_checkpoint
 from cogvx_exp.runs.run_folder import (
     CHECKPOINT_FILE,
     LORA_FILE,
+    MANIFEST,
     PEFT_FILE,
     TRANSFORMER_FOLDER,
     RunFolder,
     is_whole,
+    read_config,
 )
 
 
@@ -58,7 +60,7 @@ def _locate(path: Path, setting: str) -> tuple[Path, dict[str, Any]]:
             if file.exists():
                 return file, _config(run)
     checkpoint = path.parent if path.name == CHECKPOINT_FILE else path
-    if (checkpoint / CHECKPOINT_FILE).is_file() and (checkpoint / "manifest.json").is_file():
+    if (checkpoint / CHECKPOINT_FILE).is_file() and (checkpoint / MANIFEST).is_file():
         return checkpoint / CHECKPOINT_FILE, open_checkpoint(checkpoint).manifest.get("config", {})
     if path.is_file() or (path / "config.json").is_file():
         return path, _config(path.parent.parent)
@@ -80,7 +82,7 @@ def _locate(path: Path, setting: str) -> tuple[Path, dict[str, Any]]:
 def _config(run: Path) -> dict[str, Any]:
     """A run's configuration; empty if the folder is not a run folder."""
     try:
-        config = yaml.safe_load(RunFolder(run).config.read_text(encoding="utf-8"))
+        config = read_config(run)
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return config if isinstance(config, dict) else {}

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from diffusers import CogVideoXTransformer3DModel
 
+from cogvx_exp.config.renames import renamed_config
 from cogvx_exp.config.rules.prompts import read_prompts
 from cogvx_exp.config.schema import GenerateJob, Model
 from cogvx_exp.config.schema import Task as TaskSettings
@@ -108,7 +109,7 @@ def replay(job: GenerateJob) -> list[Path]:
         kept = {"reshape": "resize", **read_json(file)}  # files of older versions have no `reshape`
         request = VideoRequest(**{item.name: kept[item.name] for item in fields(VideoRequest)})
         recipe = Recipe(
-            Model.model_validate(kept["model"]),
+            Model.model_validate(renamed_config(kept["model"], "model")),
             [Path(trained["file"]) for trained in kept["adapters"]],
             [trained["weight"] for trained in kept["adapters"]],
             kept["strengths"],
@@ -145,7 +146,7 @@ def _make(job: GenerateJob, recipe: Recipe, named: list[tuple[Path, VideoRequest
     for path, request in progress("Sampling", named):
         save_video(path, _sample(sampler, request, recipe), request, **recipe.about())
     for path, _ in named:
-        console.print(f"  {path}", soft_wrap=True)
+        console.result(f"  {path}")
     return [path for path, _ in named]
 
 

@@ -4,6 +4,7 @@ The training loss hardly shows whether a model learns, because it mostly depends
 is not random, so runs can be compared by it.
 """
 
+import logging
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,6 +16,8 @@ from cogvx_exp.loading.condition import load_condition_encoder, with_condition
 from cogvx_exp.loading.sampler import SampleIndex
 from cogvx_exp.loading.samples import TrainingSamples
 from cogvx_exp.model.device import release
+
+logger = logging.getLogger(__name__)
 
 SEED = 0
 """The same for all runs, whatever their seed, so that they are comparable."""
@@ -54,6 +57,7 @@ class HeldOutLoss:
         by_timestep: dict[int, list[float]] = {timestep: [] for timestep in timesteps}
         for index, (_, number) in enumerate(items):
             by_timestep[timesteps[number]].append(gathered[index % processes.world][index // processes.world])
+        logger.debug("held-out loss: %d clips x %d timesteps", len(self.clips.names), len(timesteps))
         del vae
         release(compute.device)
         transformer.train(was_training)

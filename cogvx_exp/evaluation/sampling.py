@@ -1,5 +1,6 @@
 """Samples videos with the diffusers pipelines, from cached prompt embeddings."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -25,6 +26,8 @@ from cogvx_exp.media.video import write_video
 from cogvx_exp.model.device import Compute
 from cogvx_exp.model.offload.module import on_host
 from cogvx_exp.model.positions import Rotary, rotary_positions
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,7 @@ class Sampler:
                 max_sequence_length=embed[request.prompt].shape[1],
                 output_type="latent",
             ).frames
+        logger.debug("sampled latents %s for %r", tuple(latents.shape), request.prompt)
         # With output_type="latent" the pipeline does not remove the frames that 1.5 is padded with.
         padding = latents.shape[1] - ((request.num_frames - 1) // self.pipeline.vae_scale_factor_temporal + 1)
         return latents[:, padding:]

@@ -10,6 +10,7 @@ lose several clips; processes would have to agree on who writes which shard; and
 """
 
 import json
+import logging
 import os
 import zlib
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ from cogvx_exp.core.disk import plain_disk_errors
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import atomic_write, fingerprint
 from cogvx_exp.data.faults import ClipError
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 2
 """Increase it when the meaning of an entry's content changes."""
@@ -65,7 +68,7 @@ class TensorCache:
             raise UserError(f"{path} is not readable; its owner can change that: chmod -R g+rX {self.folder}") from None
         if damage and path not in _told:
             _told.add(path)
-            console.print(f"{path} {damage}: encoding it again", soft_wrap=True)
+            console.warn(f"{path} {damage}: encoding it again")
         return not damage
 
     def load(self, key: str) -> torch.Tensor:
@@ -98,6 +101,7 @@ class TensorCache:
         path = self._path(key)
         with plain_disk_errors(path), atomic_write(path) as beside:
             save_file({"tensor": tensor}, beside, metadata={CHECKSUM: _checksum(tensor)})
+        logger.debug("saved %s %s", path, list(tensor.shape))
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"

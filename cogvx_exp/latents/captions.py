@@ -1,5 +1,6 @@
 """Fills the cache with captions; each distinct one is encoded once."""
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from cogvx_exp.latents.encode import encode_captions, token_counts
 from cogvx_exp.model.device import release
 from cogvx_exp.model.load import identity, load_text_encoder
 
+logger = logging.getLogger(__name__)
+
 CAPTIONS_AT_ONCE = 16
 
 
@@ -32,6 +35,7 @@ def prepare_captions(captions: Iterable[str], context: PipelineContext) -> dict[
     groups = [ordered[first : first + CAPTIONS_AT_ONCE] for first in range(0, len(ordered), CAPTIONS_AT_ONCE)]
     groups = groups[context.processes.rank :: context.processes.world]
     missing = [group for group in groups if not all(cache.has(keys[caption], shape) for caption in group)]
+    logger.info("captions: %d distinct, %d to encode here", len(keys), sum(map(len, missing)))
     if missing:
         tokenizer, text_encoder = load_text_encoder(context.folder, context.compute)
         _say_cut([caption for group in missing for caption in group], tokenizer, context.max_tokens)
@@ -66,4 +70,4 @@ def _say_cut(captions: list[str], tokenizer: Any, max_tokens: int) -> None:
     counts = token_counts(captions, tokenizer)
     for caption, count in zip(captions, counts, strict=True):
         if count > max_tokens:
-            console.print(f'Caption truncated from {count} to {max_tokens} tokens: "{one_line(caption)[:60]}..."')
+            console.warn(f'Caption truncated from {count} to {max_tokens} tokens: "{one_line(caption)[:60]}..."')

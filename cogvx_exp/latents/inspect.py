@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 
 from cogvx_exp.config.schema import PrepareJob
 from cogvx_exp.console.progress import progress
+from cogvx_exp.console.terminal import PlainConsole
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import write_text
 from cogvx_exp.data.buckets import Bucket
@@ -41,7 +41,7 @@ class Figure:
     largest: str
 
 
-def inspect_dataset(dataset: Dataset, job: PrepareJob, console: Console) -> Path:
+def inspect_dataset(dataset: Dataset, job: PrepareJob, console: PlainConsole) -> Path:
     """Prints the dataset's contents, writes the page and returns its path.
 
     Raises:
@@ -62,7 +62,7 @@ def inspect_dataset(dataset: Dataset, job: PrepareJob, console: Console) -> Path
     if why_no_tokens:
         console.print(f"\nCaption lengths are unknown: {why_no_tokens}", soft_wrap=True)
     if dataset.faults:
-        console.print(f"\n{len(dataset.faults)} rows cannot be used:")
+        console.warn(f"\n{len(dataset.faults)} rows cannot be used:")
         print_faults(dataset.faults, console)
     path = job.inspect.output_dir / "index.html"
     cards = _cards(clips[: job.inspect.clips], job, tokens)
@@ -70,7 +70,7 @@ def inspect_dataset(dataset: Dataset, job: PrepareJob, console: Console) -> Path
     tables = {"figures": figures, "buckets": buckets, "readers": readers}
     text = page.render(job=job, dataset=dataset, cards=cards, total=len(clips), **tables)
     write_text(path, text)
-    console.print(f"\nContact sheet: {path}", soft_wrap=True)
+    console.result(f"\nContact sheet: {path}")
     return path
 
 

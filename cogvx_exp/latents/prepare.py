@@ -6,6 +6,8 @@ restarted run writes the same bytes as an uninterrupted one. Processes split the
 communicate, because entries are written atomically.
 """
 
+import logging
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -34,6 +36,8 @@ from cogvx_exp.media.video import READER_VERSION
 from cogvx_exp.model.device import release
 from cogvx_exp.model.load import load_vae
 from cogvx_exp.tasks.base import Task
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,16 +94,20 @@ def prepare_videos(
     faults: dict[str, ClipError] = {}
     groups = _groups(works, data.encode_batch_size)[context.processes.rank :: context.processes.world]
     missing = [group for group in groups if not all(work.done(context.cache, context.task) for work in group)]
+    logger.info("clips: %d entries, %d to encode or import here", len(works), sum(map(len, missing)))
+    _log_missing(missing, context)
     for work in (work for group in missing for work in group if work.clip.latents):
         _import(work, context, faults)
     missing = [group for group in missing if not group[0].clip.latents]
     if missing:
+        started = time.perf_counter()
         vae = load_vae(context.folder, context.compute, context.memory)
         done = _encode_groups(missing, data, vae, context, faults)
         for _ in progress("Encoding clips", done, sum(map(len, missing))):
             pass
         del vae
         release(context.compute.device)
+        logger.info("clips encoded in %.1f s, loading included", time.perf_counter() - started)
     entries: dict[str, list[Entry]] = {}
     for work in works:
         entries.setdefault(_id(work.clip), []).append(work.entry)
@@ -107,6 +115,17 @@ def prepare_videos(
     return [tuple(dict.fromkeys(entries[_id(clip)])) for clip in clips], [
         fault_of(clip.row.number, clip.row.path, faults[_id(clip)]) for clip in bad
     ]
+
+
+def _log_missing(groups: list[list[_Work]], context: PipelineContext) -> None:
+    """Which entries are made, and why: all of a group, if one of it is missing."""
+    if not logger.isEnabledFor(logging.DEBUG):
+        return
+    for work in (work for group in groups for work in group):
+        lacks = [] if work.has_moments(context.cache) else ["moments"]
+        lacks += [name for name, _ in work.missing_extras(context.cache, context.task)]
+        why = f"{', '.join(lacks)} missing" if lacks else "there, but others of its batch are not"
+        logger.debug("%s %s, flip %s: entry %s: %s", work.clip.row.path, work.clip.bucket, work.flip, work.key, why)
 
 
 def _all_work(clips: list[Clip], data: Data, context: PipelineContext) -> list[_Work]:

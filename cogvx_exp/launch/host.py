@@ -1,11 +1,14 @@
 """Checks a run's host memory against that of the machine."""
 
+import logging
 from pathlib import Path
 
 import psutil
 
 from cogvx_exp.console.progress import console
 from cogvx_exp.core.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 GIB = 1 << 30
 
@@ -38,6 +41,7 @@ def check_host(kinds: dict[str, float], processes: int) -> None:
     each = f"{processes} processes, each " if processes > 1 else ""
     parts = ", ".join(f"{kind} {size:.1f}" for kind, size in kinds.items() if size >= 0.05)
     text = f"{each}{kept:.1f} GiB ({parts}) and {PROCESS_GIB:g} per process"
+    logger.info("host memory, GiB: needs %.1f, free %.1f, limit %.1f", needed, available, limit)
     if needed > limit:
         smaller = " ".join(dict.fromkeys(SMALLER[kind] for kind, size in kinds.items() if size >= 0.05))
         raise UserError(
@@ -46,7 +50,7 @@ def check_host(kinds: dict[str, float], processes: int) -> None:
         )
     if kept and needed > available:
         note = f"Note: this run needs host memory: {text}; {available:.1f} of {limit:.1f} GiB are currently free"
-        console.print(note, soft_wrap=True)
+        console.warn(note)
 
 
 def host_limit(files: Path = Path("/")) -> int:

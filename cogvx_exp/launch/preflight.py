@@ -1,8 +1,10 @@
 """Stops a run that does not fit before anything is loaded."""
 
 import json
+import logging
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from cogvx_exp.config.schema import TrainJob
@@ -10,6 +12,8 @@ from cogvx_exp.console.progress import console
 from cogvx_exp.console.quiet import quiet_libraries
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.launch.host import check_host
+
+logger = logging.getLogger(__name__)
 
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 """At least one exists on a machine with a GPU: NVIDIA's driver, WSL's, AMD's."""
@@ -42,6 +46,7 @@ def preflight(job: TrainJob, overrides: list[str], shapes: set[Bucket]) -> None:
     if not job.memory.preflight:
         return
     gpu = None if job.device == "cpu" else _gpu(job.device)
+    logger.info("GPU (free GiB, all, name): %s; memory.budget=%s", gpu, job.memory.budget)
     budget = job.memory.budget
     limit = f"memory.budget={budget}"
     if budget is None:
@@ -54,10 +59,13 @@ def preflight(job: TrainJob, overrides: list[str], shapes: set[Bucket]) -> None:
         if budget < total - OTHERS_GIB:
             limit = f"the {budget:.1f} GiB free of this {name}'s {total:.1f} (nvidia-smi shows other programs)"
     quiet_libraries(job.quant.name)
-    from cogvx_exp.estimate.command import refuse_if_too_large
+    from cogvx_exp.estimate.command import refuse_if_too_large, time_in_words
 
+    started = time.perf_counter()
     prediction = refuse_if_too_large(job, overrides, shapes, budget, limit)
-    console.print(f"Predicted peak memory: {prediction.peak:.1f} of {budget:.1f} GiB")
+    logger.info("predicted in %.1f s: %s", time.perf_counter() - started, prediction)
+    duration = time_in_words(job, shapes, gpu[2]) if gpu else ""
+    console.print(f"Predicted peak memory: {prediction.peak:.1f} of {budget:.1f} GiB{duration}")
     if gpu:
         check_host(prediction.host_kinds, job.distributed.processes)
 

@@ -56,7 +56,7 @@ def _encode_share(job: PrepareJob, dataset: Dataset) -> None:
     pipeline = pipeline_folder(job.model, job.cache_dir)
     context = PipelineContext(pipeline, compute, job.memory, job.cache_dir, build_task(job.task), processes)
     encode_dataset(dataset, job.data, context, [], _faults(job))
-    console.print(f"Encoded in {context.cache.folder}", soft_wrap=True)
+    console.result(f"Encoded in {context.cache.folder}")
 
 
 def inspect(job: PrepareJob) -> None:

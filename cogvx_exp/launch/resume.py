@@ -1,21 +1,25 @@
 """Finds the checkpoint for `resume`."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from yaml import YAMLError
 
 from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.console.progress import console
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import read_json
 from cogvx_exp.runs.checkpoint_folder import CheckpointFolder, newest_checkpoint, open_checkpoint, runs_newest_first
 from cogvx_exp.runs.run_folder import IGNORED_KEYS, read_job, read_status, settings_by_name
 from cogvx_exp.training.resuming import refuse_fewer_steps
 
+logger = logging.getLogger(__name__)
+
 MUST_AGREE = ("model.name", "model.path", "model.weights", "model.transformer", "task", "method", "optim.target")
 """Settings that determine a checkpoint's tensors and their meaning."""
 
-ADDED = ("task.target", "objective")
+ADDED = ("task.target", "objective", "profile")
 """Settings missing in checkpoints of earlier versions, which behaved like the defaults."""
 
 PREDICTION = ("optim.state_values", "optim.state_bytes", "quant.bytes_per_weight")
@@ -67,7 +71,10 @@ def resume_job(job: TrainJob, folder: Path) -> tuple[TrainJob, dict[str, Any] | 
 def _newest_if_any(job: TrainJob) -> CheckpointFolder | None:
     assert job.run_dir  # a rule
     checkpoint = _verified(job.run_dir)
-    return _agreeing(job, checkpoint) if checkpoint else None
+    if checkpoint is None:
+        logger.info("resume=auto: %s has no checkpoint yet", job.run_dir)
+        return None
+    return _agreeing(job, checkpoint)
 
 
 def _latest(job: TrainJob, outputs: Path) -> CheckpointFolder:
@@ -75,7 +82,9 @@ def _latest(job: TrainJob, outputs: Path) -> CheckpointFolder:
         return _agreeing(job, _newest_of(job.run_dir))
     for run in runs_newest_first(outputs):
         checkpoint, _ = newest_checkpoint(run)
-        if checkpoint and not _differences(job, checkpoint):
+        differences = _differences(job, checkpoint) if checkpoint else ["no usable checkpoint"]
+        logger.info("resume=latest: %s: %s", run, "; ".join(differences) or "taken")
+        if checkpoint and not differences:
             return checkpoint
     where = job.run_dir or outputs
     raise UserError(f"resume=latest: no checkpoint of a run like this one in {where}; omit resume to start a new run")
@@ -92,12 +101,13 @@ def _verified(run: Path) -> CheckpointFolder | None:
     """The newest valid checkpoint; prints which ones are skipped."""
     checkpoint, passed_over = newest_checkpoint(run)
     for reason in passed_over:
-        print(f"Skipped: {reason}")
+        console.warn(f"Skipped: {reason}")
     return checkpoint
 
 
 def _agreeing(job: TrainJob, checkpoint: CheckpointFolder) -> CheckpointFolder:
     differences = _differences(job, checkpoint)
+    logger.info("resume: %s, which differs in: %s", checkpoint.path, "; ".join(differences) or "nothing that matters")
     if differences and not job.resume_changed:
         raise UserError(
             f"resume: {checkpoint.path} was made with other settings: {'; '.join(differences)}; set them back, or add "

@@ -1,5 +1,6 @@
 """Chooses the run folder and starts the run."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -33,6 +34,8 @@ from cogvx_exp.runs.run_folder import RunFolder, write_status
 from cogvx_exp.runs.sweep_folder import link_job, objective
 from cogvx_exp.training.stopping import Stopped
 
+logger = logging.getLogger(__name__)
+
 OUTPUTS = Path("outputs")
 
 
@@ -61,14 +64,16 @@ def launch(job: TrainJob, overrides: list[str]) -> float | None:
     place = rank_and_world_size()
     console.quiet = place is not None and place[0] > 0
     for note in train_notes(job):
-        console.print(f"Note: {note}")
+        console.warn(f"Note: {note}")
     if place:
         return _run_as_started(job, overrides, place)
+    logger.info("settings: %s", " ".join(overrides))
     in_sweep, place_in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN, Path(HydraConfig.get().runtime.output_dir)
     if not in_sweep and (job.sweep.resume or job.sweep.gpus):
         raise UserError("sweep.resume and sweep.gpus are for sweeps (-m); for a single run, use resume=auto")
     if in_sweep and job.sweep.resume:
         job, done = resume_job(job, job.run_dir or place_in_sweep)
+        logger.info("sweep.resume: %s %s", job.run_dir, "is finished" if done else "goes on")
         if done:
             return objective(done)
     start = _begin(job, overrides)
@@ -93,10 +98,11 @@ def _begin(job: TrainJob, overrides: list[str]) -> Start:
     checkpoint = find_checkpoint(job, OUTPUTS) if job.resume else None
     changed_settings = changes(job, checkpoint) if checkpoint else []
     for change in changed_settings:
-        console.print(f"Changed since the checkpoint: {change}", soft_wrap=True, markup=False)
+        console.warn(f"Changed since the checkpoint: {change}")
     folder = RunFolder(_run_dir(job, checkpoint))
     writes = job.distributed.node_rank == 0  # other machines may see files the first one has just written
     new = folder.path.parent == OUTPUTS and not job.run_dir and not checkpoint  # the name can be changed
+    logger.info("run folder %s, new: %s; from checkpoint %s", folder.path, new, checkpoint and checkpoint.path)
     if writes and not new:
         _refuse_another_run(job, folder, checkpoint)
     opening = None
@@ -196,7 +202,7 @@ def _status(job: TrainJob, start: Start) -> Iterator[None]:
     except Stopped as stopped:
         if _stamp(folder) != before:
             write_status(folder, "stopped", message=stopped.message)
-        console.print(stopped.message, soft_wrap=True, markup=False)
+        console.warn(stopped.message)
         raise
     except BaseException as error:
         if _stamp(folder) != before:

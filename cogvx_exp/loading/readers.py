@@ -1,5 +1,6 @@
 """Worker processes that load batches from the cache ahead of training."""
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -19,6 +20,8 @@ from cogvx_exp.diffusion.batch import Batch, collate
 from cogvx_exp.distributed.waiting import Teller
 from cogvx_exp.loading.sampler import BatchStream, SampleIndex
 from cogvx_exp.loading.samples import TrainingSamples
+
+logger = logging.getLogger(__name__)
 
 Wait = Callable[[], AbstractContextManager[None]]
 """Returns a context manager for the time spent waiting for a batch."""
@@ -44,6 +47,7 @@ def cached_batches(
         UserError: a worker was killed, or a cache entry is damaged.
     """
     workers = _possible(data.workers)
+    logger.info("reading batches with %d workers, pin_memory=%s", workers, data.pin_memory and device.type == "cuda")
     loader = DataLoader(
         _OrError(samples),
         batch_sampler=stream,
@@ -107,8 +111,8 @@ def _possible(workers: int) -> int:
     """`data.workers`, or 0 if shared memory is too small; prints a note about unusual values."""
     cores = len(os.sched_getaffinity(0))
     if workers and not has_room(workers):
-        console.print(f"Note: data.workers={workers}, but {no_room()}; using data.workers=0", soft_wrap=True)
+        console.warn(f"Note: data.workers={workers}, but {no_room()}; using data.workers=0")
         return 0
     if workers > max(cores, 2):
-        console.print(f"Note: data.workers={workers} with {cores} cores: more workers than cores gain nothing")
+        console.warn(f"Note: data.workers={workers} with {cores} cores: more workers than cores gain nothing")
     return workers

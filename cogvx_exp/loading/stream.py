@@ -1,5 +1,7 @@
 """The batch order of a run."""
 
+import logging
+
 import numpy as np
 
 from cogvx_exp.config.schema import TrainJob
@@ -8,6 +10,8 @@ from cogvx_exp.core.errors import UserError
 from cogvx_exp.data.dataset import Dataset
 from cogvx_exp.distributed.process_group import ProcessGroup
 from cogvx_exp.loading.sampler import BatchStream
+
+logger = logging.getLogger(__name__)
 
 
 def batch_stream(job: TrainJob, dataset: Dataset, processes: ProcessGroup) -> BatchStream:
@@ -28,9 +32,11 @@ def batch_stream(job: TrainJob, dataset: Dataset, processes: ProcessGroup) -> Ba
         rank=processes.rank,
         world=processes.world,
     )
+    counts = dataset.bucket_counts()
+    logger.info("%d batches in an epoch; clips by bucket: %s", stream.batches_per_epoch, counts)
     if stream.batches_per_epoch == 0:
         raise UserError(f"no bucket has batch_size={job.batch_size} clips; use a smaller one or data.remainder=pad")
     if stream.repeated or stream.dropped:
         what = f"samples dropped: {stream.dropped}" if drop else f"samples added to fill batches: {stream.repeated}"
-        console.print(f"Per epoch, {what} (data.remainder={job.data.remainder})")
+        console.warn(f"Per epoch, {what} (data.remainder={job.data.remainder})")
     return stream

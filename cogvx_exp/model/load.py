@@ -21,7 +21,7 @@ from cogvx_exp.model.device import Compute
 from cogvx_exp.model.pipeline_files import AGAIN, check_same_architecture
 from cogvx_exp.model.positions import drop_learned_positions
 from cogvx_exp.model.quantization.quantize import quantize_block
-from cogvx_exp.model.source import pretrained_folder, shipped_folder
+from cogvx_exp.model.source import bundled_folder, pretrained_folder
 from cogvx_exp.runs.run_folder import ABOUT, checkpoint_of, is_whole
 
 HASHED_WHOLE = 64 << 20
@@ -36,11 +36,11 @@ def pipeline_folder(model: Model, cache_dir: Path) -> Path:
     """
     if model.weights == "pretrained":
         return pretrained_folder(model)
-    if model.weights == "shipped":
-        return shipped_folder(model, cache_dir)
+    if model.weights == "bundled":
+        return bundled_folder(model, cache_dir)
     folder = built_folder(model, cache_dir)
     if not folder.exists():
-        print(f"Building {model.name} with random weights in {folder}")
+        console.print(f"Building {model.name} with random weights in {folder}", soft_wrap=True)
         build_pipeline(model, folder)
     return folder
 

@@ -12,7 +12,7 @@ from cogvx_exp.model.pipeline_files import check_pipeline
 NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt"]
 
 
-def shipped_folder(model: Model, cache_dir: Path) -> Path:
+def bundled_folder(model: Model, cache_dir: Path) -> Path:
     """The pipeline of a model whose weights are part of the package, assembled in the cache.
 
     The package contains the parts shared by the two tiny models only once.

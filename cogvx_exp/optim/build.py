@@ -1,6 +1,7 @@
 """Builds optimizers and learning-rate schedules."""
 
 import inspect
+import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -15,6 +16,8 @@ from cogvx_exp.config.schema import LrScheduler, Optim
 from cogvx_exp.console.progress import console
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.optim.in_backward import OptimizerInBackward
+
+logger = logging.getLogger(__name__)
 
 PAGED_STATES = {"state1", "state2"}
 """State tensors that bitsandbytes' paged optimizers keep in paged memory."""
@@ -58,10 +61,11 @@ def build_optimizer(
             keywords = {"optimizer_class": make, "offload_gradients": optim.offload_gradients}
             return OffloadedOptimizer(groups, **keywords)
         if optim.offload:
-            console.print(f"optim={optim.name}: without a GPU, {optim.target} runs on the CPU unchanged")
+            console.warn(f"optim={optim.name}: without a GPU, {optim.target} runs on the CPU unchanged")
         optimizer = make(groups)
     except (ImportError, TypeError, ValueError) as error:
         raise UserError(f"optim={optim.name}: {optim.target} cannot be built: {error}") from None
+    logger.info("optimizer %s with %d groups, lr %g", type(optimizer).__name__, len(groups), groups[0]["lr"])
     if hasattr(optimizer, "train"):  # schedule-free optimizers keep different weights for training and evaluation
         optimizer.train()
     return optimizer
@@ -98,24 +102,26 @@ def _constructor(optim: Optim, device: torch.device) -> Callable[..., torch.opti
     """The class with all arguments except the parameters."""
     optimizer_class = get_class(optim.target)
     known = inspect.signature(optimizer_class).parameters
-    unknown = [name for name in optim.settings if name not in known]
+    unknown = [name for name in optim.kwargs if name not in known]
     if unknown:
         raise TypeError(f"it has no argument {', '.join(unknown)}; it accepts {', '.join(known)}")
-    settings = dict(optim.settings)
+    kwargs = dict(optim.kwargs)
     if optim.betas is not None:
-        settings["betas"] = tuple(optim.betas)
+        kwargs["betas"] = tuple(optim.betas)
     if optim.eps is not None:
-        settings["eps"] = optim.eps
+        kwargs["eps"] = optim.eps
     if optim.stochastic_rounding:
         assert optim.rounding_argument
-        settings[optim.rounding_argument] = True
+        kwargs[optim.rounding_argument] = True
     # Fused kernels make no temporary copies; torch's own classes have them, for GPUs and CPUs.
     if "fused" in known and (device.type == "cuda" or optim.offload):
-        settings["fused"] = True
+        kwargs["fused"] = True
+
+    logger.debug("%s, %s", optim.target, kwargs)
 
     def make(groups: Groups, **_: Any) -> torch.optim.Optimizer:
         # The groups themselves, not copies: learning rates set in them later must take effect in the optimizer.
-        optimizer: torch.optim.Optimizer = optimizer_class(groups, **settings)
+        optimizer: torch.optim.Optimizer = optimizer_class(groups, **kwargs)
         return optimizer
 
     return make

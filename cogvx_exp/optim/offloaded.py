@@ -1,5 +1,6 @@
 """torchao's CPUOffloadOptimizer with additions: clipping, accumulation, and weights that are set from outside."""
 
+import logging
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import torch
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torchao.optim import CPUOffloadOptimizer
+
+logger = logging.getLogger(__name__)
 
 
 class OffloadedOptimizer(CPUOffloadOptimizer):
@@ -18,6 +21,8 @@ class OffloadedOptimizer(CPUOffloadOptimizer):
 
     def __init__(self, *args: Any, **keywords: Any):
         super().__init__(*args, **keywords)
+        sizes = [copy.numel() * copy.element_size() for copy in self.param_d2h_map.values()]
+        logger.info("weights copied to pinned host memory: %d, %.2f GiB", len(sizes), sum(sizes) / 2**30)
         for parameter in self.param_d2h_map:
             parameter.register_hook(partial(self._wait_for_copy, parameter))
 

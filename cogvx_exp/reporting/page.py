@@ -101,6 +101,7 @@ def report_data(runs: Sequence[Run], settings: list[str], output: Path) -> dict[
                 else "",
                 "details": _details(run),
                 "curves": {name: _thin(run, name, points) for name in CURVES},
+                "profile": _profile(run, output),
                 "videos": [_video(run, video, output) for video in run.videos],
             }
             for run in runs
@@ -115,6 +116,14 @@ def _details(run: Run) -> dict[str, Any]:
     environment = run.folder.path / "environment.json"
     device = json.loads(environment.read_text(encoding="utf-8"))["device"] if environment.exists() else None
     return {**({"device": device} if device else {}), **{f"memory {name}": size for name, size in memory.items()}}
+
+
+def _profile(run: Run, output: Path) -> dict[str, Any] | None:
+    """Where the time of a step goes, if the run was profiled: the table, and the files around it."""
+    if not run.profile:
+        return None
+    names = {"picture": "parts.png", "text": "parts.txt", "trace": "trace.json.gz"}
+    return {**run.profile, **{name: _link(run.folder.profile / file, output) for name, file in names.items()}}
 
 
 def _thin(run: Run, name: str, points: int) -> list[list[float]]:

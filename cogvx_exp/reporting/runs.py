@@ -7,11 +7,10 @@ from os.path import commonpath
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from cogvx_exp.config.renames import renamed_override
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import read_json
-from cogvx_exp.runs.run_folder import RunFolder, read_metrics, read_status, settings_by_name
+from cogvx_exp.runs.run_folder import RunFolder, read_config, read_metrics, read_status, settings_by_name
 
 DEEPEST = 4
 """Maximum depth of the search for runs."""
@@ -55,14 +54,19 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """All settings by full name; empty if it failed before it had a configuration."""
         if not self.folder.config.exists():
-            return dict(text.lstrip("+").split("=", 1) for text in self.about.get("overrides", []))
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, if available
-        return settings_by_name(yaml.load(self.folder.config.read_text(encoding="utf-8"), loader))
+            overrides = map(renamed_override, self.about.get("overrides", []))
+            return dict(text.lstrip("+").split("=", 1) for text in overrides)
+        return settings_by_name(read_config(self.folder.path))
 
     @cached_property
     def summary(self) -> dict[str, Any]:
         """The content of summary.json; empty before the end."""
         return _json(self.folder.path / "summary.json")
+
+    @cached_property
+    def profile(self) -> dict[str, Any]:
+        """What a step is made of; empty if the run was not profiled."""
+        return _json(self.folder.profile / "parts.json")
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ checkpoints/step-000100/
 """
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,9 +18,9 @@ from typing import Any
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import file_hash, fingerprint, read_json, sync_folder, write_json
 from cogvx_exp.runs.branches import BRANCHES, left_branch
-from cogvx_exp.runs.run_folder import step_of
+from cogvx_exp.runs.run_folder import MANIFEST, step_of, with_new_names
 
-MANIFEST = "manifest.json"
+logger = logging.getLogger(__name__)
 
 MANIFEST_HASH = "blake2_of_the_rest"
 """Key of the manifest's own hash."""
@@ -83,6 +84,7 @@ def prune_checkpoints(folder: Path, keep: int | None, *, keep_best: bool) -> Non
     for path in paths[keep:]:
         if path != best:
             shutil.rmtree(path)
+            logger.info("removed %s (checkpoint.keep=%d, best: %s)", path, keep, best and best.name)
 
 
 def _held_out_loss(path: Path) -> float | None:
@@ -113,7 +115,7 @@ def open_checkpoint(path: Path) -> CheckpointFolder:
         if isinstance(error, UserError):
             raise
         raise UserError(f"checkpoint {path}: {MANIFEST} is damaged") from None
-    return CheckpointFolder(path, manifest)
+    return CheckpointFolder(path, with_new_names(manifest))
 
 
 def _seal(manifest: dict[str, Any]) -> str:

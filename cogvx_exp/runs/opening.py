@@ -41,7 +41,7 @@ class Opening:
         branch = set_aside(folder, step, changed=self.changed)
         if branch:
             text = f"Moved the results after step {step} to {branch} (resume={branch} continues from them)"
-            console.print(text, soft_wrap=True, markup=False)
+            console.warn(text)
         folder.start(job, self.arguments)
         folder.faults.unlink(missing_ok=True)
         faults = self.faults(folder, job)

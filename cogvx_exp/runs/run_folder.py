@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import psutil
 import yaml
 
+from cogvx_exp.config.renames import renamed_config, renamed_override
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.console.progress import console
 from cogvx_exp.core.disk import FULL
@@ -24,11 +25,13 @@ PEFT_FILE = "adapter_model.safetensors"
 """File name of other exported adapters, as peft expects it."""
 CHECKPOINT_FILE = "trainable.safetensors"
 """File name of the trained weights in a checkpoint."""
+MANIFEST = "manifest.json"
+"""Name of the file that describes a checkpoint."""
 TRANSFORMER_FOLDER = "transformer"
 """Folder name of an exported transformer, as in a pipeline folder."""
 PROGRAM = ("python", "-m", "cogvx_exp.train")
 """Start of a run's command line."""
-IGNORED_KEYS = ("run_dir", "cache_dir", "resume", "name", "hub", "model.usual", "sweep")
+IGNORED_KEYS = ("run_dir", "cache_dir", "resume", "name", "hub", "model.training_defaults", "sweep", "hardware")
 """Prefixes of settings that do not affect a run's results."""
 LONGEST_LINE = 1 << 14
 """Bytes at the end of a metrics file that are searched for its last line."""
@@ -80,6 +83,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def profile(self) -> Path:
+        """What the recorded steps are made of, with profile=true."""
+        return self.path / "profile"
+
+    @property
     def export(self) -> Path:
         """The export that diffusers loads."""
         return self.path / "export"
@@ -106,7 +114,8 @@ class RunFolder:
     def overrides(self) -> list[str]:
         """The settings on the run's command line; empty if the run has not started."""
         words = shlex.split(self.command.read_text(encoding="utf-8")) if self.command.exists() else []
-        return [word for word in words[len(PROGRAM) :] if "=" in word and not word.startswith(("-", "hydra."))]
+        settings = [word for word in words[len(PROGRAM) :] if "=" in word and not word.startswith(("-", "hydra."))]
+        return [renamed_override(text) for text in settings]
 
 
 def write_status(folder: RunFolder, status: str, **about: Any) -> None:
@@ -171,13 +180,24 @@ def _is_gone(status: dict[str, Any]) -> bool:
 
 def read_job(run_dir: Path) -> TrainJob:
     """The configuration a run was started with."""
-    return TrainJob.model_validate(yaml.safe_load(RunFolder(run_dir).config.read_text(encoding="utf-8")))
+    return TrainJob.model_validate(read_config(run_dir))
+
+
+def read_config(run_dir: Path) -> Any:
+    """The values of a run's configuration, whatever version of this project wrote them."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it is
+    return renamed_config(yaml.load(RunFolder(run_dir).config.read_text(encoding="utf-8"), loader))
+
+
+def with_new_names(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A manifest whose configuration may be of an earlier version."""
+    return {**manifest, "config": renamed_config(manifest["config"])} if "config" in manifest else manifest
 
 
 def checkpoint_of(file: Path) -> dict[str, Any]:
     """The manifest of the checkpoint that a weights file belongs to; empty if there is none."""
-    manifest = file.parent / "manifest.json"
-    return dict(read_json(manifest)) if file.name == CHECKPOINT_FILE and manifest.is_file() else {}
+    has_one = file.name == CHECKPOINT_FILE and (file.parent / MANIFEST).is_file()
+    return with_new_names(dict(read_json(file.parent / MANIFEST))) if has_one else {}
 
 
 def is_whole(file: Path) -> bool:
@@ -236,7 +256,7 @@ class Metrics:
             if error.errno not in FULL:
                 raise
             if not self._told:
-                console.print(f"Note: {self._path}: {error.strerror}; its lines are kept in memory", soft_wrap=True)
+                console.warn(f"Note: {self._path}: {error.strerror}; its lines are kept in memory")
             self._told = True
 
 

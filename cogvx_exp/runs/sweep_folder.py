@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cogvx_exp.config.renames import renamed_override
 from cogvx_exp.core.files import read_json, write_json
 from cogvx_exp.runs.run_folder import RunFolder, last_metrics, read_status, seconds_of
 
@@ -39,11 +40,12 @@ def note_sweep(folder: Path, overrides: Sequence[str]) -> None:
 def find_sweep(overrides: Sequence[str], sweeps: Path = SWEEPS) -> Path | None:
     """The newest sweep started with the same overrides, in any order."""
     abouts = sorted(sweeps.glob(f"*/{ABOUT}"), key=lambda path: path.stat().st_mtime, reverse=True)
-    return next((path.parent for path in abouts if read_json(path)["overrides"] == _identity(overrides)), None)
+    wanted = _identity(overrides)
+    return next((path.parent for path in abouts if _identity(read_json(path)["overrides"]) == wanted), None)
 
 
 def _identity(overrides: Sequence[str]) -> list[str]:
-    return sorted(text for text in overrides if not text.lstrip("+~").startswith(NOT_PART))
+    return sorted(renamed_override(text) for text in overrides if not text.lstrip("+~").startswith(NOT_PART))
 
 
 def link_job(place: Path, run_dir: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from cogvx_exp.diffusion.batch import Batch
 from cogvx_exp.diffusion.denoise import Loss
+from cogvx_exp.profiling.ranges import Range, no_range
 
 
 class Passes(Protocol):
@@ -21,13 +22,18 @@ class Passes(Protocol):
         """Accumulates the gradients of a loss."""
 
 
-def forward_backward(passes: Passes, loss: Loss, batch: Batch, accumulation: int) -> torch.Tensor:
-    """Accumulates the gradients of one of a step's `accumulation` micro-batches.
+def forward_backward(
+    passes: Passes, loss: Loss, batch: Batch, accumulation: int, around: Range = no_range
+) -> torch.Tensor:
+    """Accumulates the gradients of one of a step's `accumulation` micro-batches; `around` names both passes.
 
     Returns:
         The loss of each sample, float32, (B,).
     """
-    with passes.autocast():
-        losses = loss(passes.model, batch)
-    passes.backward(losses.mean() / accumulation)
+    with around("forward"):
+        with passes.autocast():
+            losses = loss(passes.model, batch)
+        mean = losses.mean() / accumulation
+    with around("backward"):
+        passes.backward(mean)
     return losses.detach()

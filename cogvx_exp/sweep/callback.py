@@ -39,7 +39,7 @@ class SweepCallback(Callback):
                 config.hydra.sweep.dir = str(folder)
                 config.hydra.overrides.hydra.append(f"hydra.sweep.dir={folder}")  # jobs are composed separately
         if config.sweep.resume and not job_folders(folder):
-            console.print("Note: sweep.resume=true: no sweep with this command exists; starting a new one")
+            console.warn("Note: sweep.resume=true: no sweep with this command exists; starting a new one")
         note_sweep(folder, overrides)
         unlink_what_is_gone(folder)
         planned = _planned(config, overrides)

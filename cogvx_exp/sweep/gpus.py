@@ -1,6 +1,7 @@
 """Shares a machine's GPUs between concurrent jobs."""
 
 import fcntl
+import logging
 import os
 import tempfile
 import time
@@ -11,6 +12,8 @@ from typing import IO
 
 from cogvx_exp.config.schema import Sweep
 from cogvx_exp.console.progress import console
+
+logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_TRIES = 1.0
 
@@ -28,6 +31,7 @@ def gpus_of_its_own(sweep: Sweep) -> Iterator[dict[str, str]]:
     folder = Path(tempfile.gettempdir()) / f"cogvx-exp-gpus-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     with ExitStack() as held:
+        logger.info("waiting for %d of GPUs %s (locks in %s)", sweep.gpus_per_job, sweep.gpus, folder)
         while not (taken := _take(folder, sweep, held)):
             time.sleep(SECONDS_BETWEEN_TRIES)
         console.print(f"On GPU {','.join(map(str, taken))}")

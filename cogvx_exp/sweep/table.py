@@ -28,7 +28,7 @@ class SweepTable:
         self._folder, self._planned = folder, planned
         self._said: dict[int, str] = {}
         self._end = threading.Event()
-        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._live = Live(console=console, auto_refresh=False) if console.shows_bars else None
         self._thread = threading.Thread(target=self._watch, name="sweep table", daemon=True)
 
     def start(self) -> None:
@@ -47,6 +47,9 @@ class SweepTable:
             self._live.stop()
         else:
             console.print(jobs_table(jobs))
+        if console.only_results:
+            finished = sum(job.status == "finished" for job in jobs)
+            console.result(f"{finished} of {len(jobs)} jobs have finished: {self._folder}")
         return jobs
 
     def _watch(self) -> None:
@@ -69,7 +72,8 @@ class SweepTable:
                 self._said[job.number] = job.status
                 loss = f", loss {job.loss:.4f}" if job.loss is not None and job.status == "finished" else ""
                 text = f"Job {job.number} {job.status}{loss}: {label}"
-                console.print(f"{text}; {job.message}" if job.message else text, soft_wrap=True)
+                say = console.print if job.status in ("running", "finished") else console.warn
+                say(f"{text}; {job.message}" if job.message else text, soft_wrap=True)
 
 
 def jobs_table(jobs: list[SweepJob]) -> Table:

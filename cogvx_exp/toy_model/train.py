@@ -78,8 +78,8 @@ def rebuild(folder: Path) -> None:
     _gather(folder, [second, image])
     measures = {"vae": read_json(folder / "vae" / "measures.json")}
     for part in (second, image):
-        shipped = put_together(folder / "weights", part.model, folder / "cache")
-        settings = [f"model={part.model}", "model.weights=pretrained", f"model.path={shipped}"]
+        bundled = put_together(folder / "weights", part.model, folder / "cache")
+        settings = [f"model={part.model}", "model.weights=pretrained", f"model.path={bundled}"]
         output = folder / "check" / part.model
         measures[part.model] = check(held_out_scenes(), settings, output, None, part.task == "i2v")["plain"]
     write_json(folder / "weights" / "measures.json", measures)

@@ -3,6 +3,7 @@
 huggingface_hub takes the token from the environment or the Hub's login; it is never read, written or printed here.
 """
 
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -14,9 +15,11 @@ from jinja2 import Environment, PackageLoader
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import read_json, write_json, write_text
-from cogvx_exp.runs.run_folder import PEFT_FILE, RunFolder
+from cogvx_exp.runs.run_folder import PEFT_FILE, RunFolder, read_config
 from cogvx_exp.tasks.base import build_task
 from cogvx_exp.tracking.scrub import hub_name, scrubbed_config, without_paths
+
+logger = logging.getLogger(__name__)
 
 MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|~$#!])")
 """Characters with a meaning in inline Markdown."""
@@ -55,6 +58,7 @@ def publish(job: TrainJob, folder: RunFolder, about: dict[str, Any], client: Cli
 
         client = HfApi()
     try:
+        logger.info("uploading %s to %s", gathered, job.hub.repo)
         client.create_repo(job.hub.repo, private=job.hub.private, exist_ok=True)
         client.upload_folder(repo_id=job.hub.repo, folder_path=gathered, commit_message=f"Upload {job.name}")
     except Exception as error:  # the hub client raises errors of several libraries
@@ -72,7 +76,7 @@ def _gather(job: TrainJob, folder: RunFolder, about: dict[str, Any]) -> Path:
     shutil.copytree(folder.export, gathered)
     for path in gathered.rglob("*.json"):
         write_json(path, without_paths(read_json(path)))
-    config = scrubbed_config(yaml.safe_load(folder.config.read_text(encoding="utf-8")), job.model)
+    config = scrubbed_config(read_config(folder.path), job.model)
     write_text(gathered / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     videos = []
     newest = sorted((folder.path / "validation").glob("step-*"))[-1:]

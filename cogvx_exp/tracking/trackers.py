@@ -4,10 +4,10 @@ Values go into a queue that a thread processes. If a tracker fails or hangs, the
 """
 
 import json
+import logging
 import queue
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
@@ -20,6 +20,8 @@ from cogvx_exp.core.files import write_text
 from cogvx_exp.media.video import spread_frames
 from cogvx_exp.runs.run_folder import RunFolder
 from cogvx_exp.runs.sweep_folder import ABOUT
+
+logger = logging.getLogger(__name__)
 
 SECONDS_AT_END = 20.0
 """Seconds a run waits at its end for the trackers' pending entries."""
@@ -172,21 +174,24 @@ class _TrackerThread:
 
     def tell(self, entry: Callable[[Tracker], None] | None) -> None:
         if self._thread.is_alive():
-            with suppress(queue.Full):
+            try:
                 self._queue.put_nowait(entry)
+            except queue.Full:
+                logger.debug("%s is behind; an entry is left out", self._name)
 
     def finish(self) -> None:
         self.tell(None)
         self._thread.join(SECONDS_AT_END)
         if self._thread.is_alive():
-            console.print(f"Note: {self._name} does not respond; pending data is only in the run folder")
+            console.warn(f"Note: {self._name} does not respond; pending data is only in the run folder")
 
     def _work(self) -> None:
         try:
             tracker = self._build()
+            logger.info("%s is ready", self._name)
             while (entry := self._queue.get()) is not None:
                 entry(tracker)
             tracker.finish()
         except Exception as error:  # a failing tracker must not affect the run
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            console.print(f"Note: continuing without {self._name}: {reason}", soft_wrap=True)
+            console.warn(f"Note: continuing without {self._name}: {reason}")

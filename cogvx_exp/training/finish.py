@@ -91,7 +91,7 @@ def finish(run: Context, exported: Path, seconds: float, unsaved: str) -> dict[s
     if job.hub.push or job.hub.dry_run:
         gathered = publish(job, folder, training.about)
         done = "Would be pushed" if job.hub.dry_run else f"Pushed to {job.hub.repo}"
-        console.print(f"{done}: {gathered}", soft_wrap=True)
+        console.result(f"{done}: {gathered}")
     return summary
 
 
@@ -113,6 +113,9 @@ def _summary(
 
 
 def _say_result(folder: RunFolder, summary: dict[str, Any]) -> None:
+    if console.only_results:
+        console.result(f"Done in {summary['seconds']:.0f} s: {folder.path}")
+        return
     console.print(f"\nDone in {summary['seconds']:.0f} s, {summary['seconds_per_step']:.2f} s per step")
     figures = "  ".join(f"{name.replace('_', ' ')} {size:.2f}" for name, size in summary["memory_figures"].items())
     console.print(f"Peak memory, GiB:  {figures}", soft_wrap=True)

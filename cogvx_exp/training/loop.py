@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from cogvx_exp.core.randomness import keyed_seed
 from cogvx_exp.diffusion.batch import Batch
 from cogvx_exp.diffusion.denoise import Loss
 from cogvx_exp.distributed.process_group import ProcessGroup
+from cogvx_exp.profiling.ranges import NoProfiler, Profiler
 from cogvx_exp.runs.run_folder import Metrics, NoMetrics
 from cogvx_exp.strategies.micro_batch import forward_backward
 from cogvx_exp.tracking.smoothing import smoother
@@ -58,6 +59,8 @@ class LoopConfig:
     """Called between steps, in this order."""
     smoothed_loss: float | None = None
     """Smoothed loss of the completed steps, if known."""
+    profiler: Profiler = field(default_factory=NoProfiler)
+    """Is told which part of a step begins and ends."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def train_loop(
     Raises:
         UserError: the loss is not finite; names the step's clips.
     """
-    step, smoothed = schedule.first_step, schedule.smoothed_loss
+    step, smoothed, profiler = schedule.first_step, schedule.smoothed_loss, schedule.profiler
     meter = WorkMeter(state.transformer.config, state.strategy.shapes())
     peak = peak_flops(state.transformer.device) if state.strategy.computes_in_16_bit else None
     with Bar("Training", schedule.steps, schedule.first_step) as bar:
@@ -102,24 +105,27 @@ def train_loop(
             memory = memory_in_use(state.transformer.device)
             smoothed = smoother(result.loss if smoothed is None else smoothed, result.loss, step)
             used = {"mfu": round(result.work.flops / seconds / (peak * schedule.processes.world), 4)} if peak else {}
-            metrics.write(
-                step=step,
-                loss=result.loss,
-                loss_smoothed=smoothed,
-                **result.by_timestep,
-                lr=lr,
-                grad_norm=result.grad_norm,
-                step_seconds=round(seconds, 4),
-                data_seconds=round(result.data_seconds, 4),
-                clips_per_second=round(result.work.clips / seconds, 3),
-                tokens_per_second=round(result.work.tokens / seconds, 1),
-                **used,
-                memory_gib=round(memory, 3),
-            )
-            bar.show(step, f"loss {smoothed:.4f}  lr {lr:.2e}  {seconds:.2f} s/step  {memory:.1f} GiB")
-            for action in schedule.callbacks:
-                if action.is_due(step, schedule.steps):
-                    action.run(step)
+            with profiler.range("logging"):
+                metrics.write(
+                    step=step,
+                    loss=result.loss,
+                    loss_smoothed=smoothed,
+                    **result.by_timestep,
+                    lr=lr,
+                    grad_norm=result.grad_norm,
+                    step_seconds=round(seconds, 4),
+                    data_seconds=round(result.data_seconds, 4),
+                    clips_per_second=round(result.work.clips / seconds, 3),
+                    tokens_per_second=round(result.work.tokens / seconds, 1),
+                    **used,
+                    memory_gib=round(memory, 3),
+                )
+                bar.show(step, f"loss {smoothed:.4f}  lr {lr:.2e}  {seconds:.2f} s/step  {memory:.1f} GiB")
+            with profiler.range("between steps"):
+                for action in schedule.callbacks:
+                    if action.is_due(step, schedule.steps):
+                        action.run(step)
+            profiler.end_step()
             if result.stop:
                 break
     return step
@@ -134,25 +140,29 @@ def _optimizer_step(
     meter: WorkMeter,
 ) -> StepResult:
     """Accumulates gradients over the step's batches, then steps the weights."""
-    strategy, device = state.strategy, state.transformer.device
+    strategy, device, around = state.strategy, state.transformer.device, schedule.profiler.range
     total, waited, clips, work, by_sample = torch.zeros((), device=device), 0.0, [], Work(), []
     for number in range(1, schedule.accumulation + 1):
         waiting_since = time.perf_counter()
-        batch = next(batches)
+        with around("data wait"):
+            batch = next(batches)
         waited += time.perf_counter() - waiting_since
         clips += batch.clips
         work += meter.of(batch)
         # Adapter dropout is keyed like all other randomness, so a resumed run draws the same masks.
         torch.manual_seed(keyed_seed(schedule.seed, batch.samples[0], "dropout"))
         with strategy.accumulating(last=number == schedule.accumulation):
-            losses = forward_backward(strategy, loss, batch, schedule.accumulation)
+            losses = forward_backward(strategy, loss, batch, schedule.accumulation, around)
         total += losses.mean() / schedule.accumulation
         by_sample.append(torch.stack([batch.timesteps.float(), losses]))
-    norm = strategy.clip(schedule.max_grad_norm)
-    local, grad_norm = _on_host(total, torch.cat(by_sample, dim=1), norm)
+    with around("clip"):
+        norm = strategy.clip(schedule.max_grad_norm)
+    with around("losses to the host"):
+        local, grad_norm = _on_host(total, torch.cat(by_sample, dim=1), norm)
     local |= {"work": astuple(work), "clips": sorted(set(clips)), "stop": schedule.wants_stop()}
     # One exchange per step: losses and stop flags together, so that all processes stop after the same step.
-    gathered = schedule.processes.all_gather_in_step(local)
+    with around("exchange"):
+        gathered = schedule.processes.all_gather_in_step(local)
     value = sum(process["loss"] for process in gathered) / len(gathered)
     # Checked before the step, so nothing non-finite enters the weights or the optimizer's moments.
     if not math.isfinite(value):
@@ -164,9 +174,10 @@ def _optimizer_step(
     if schedule.processes.world > 1:
         # Stochastic rounding draws from the global generator, whose state differs between processes by now.
         torch.manual_seed(strategy.rounding_seed(schedule.seed, step))
-    norm_of_step = strategy.step()
-    state.lr_scheduler.step()
-    state.update_ema()
+    with around("optimizer"):
+        norm_of_step = strategy.step()
+        state.lr_scheduler.step()
+        state.update_ema()
     return StepResult(
         value,
         grad_norm if norm_of_step is None else norm_of_step,

@@ -2,6 +2,7 @@
 
 import math
 
+from cogvx_exp.config.rules.notes import too_few_to_profile
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.console.progress import console
 from cogvx_exp.core.errors import UserError
@@ -49,6 +50,22 @@ def refuse_fewer_steps(steps: int, checkpoint: CheckpointFolder, given: str) -> 
         )
 
 
+def refuse_too_few_to_profile(job: TrainJob, steps: int, checkpoint: CheckpointFolder | None) -> None:
+    """Stops a new run that is over before it is profiled. One that goes on from a checkpoint is not stopped.
+
+    Args:
+        job: the settings.
+        steps: of the whole run, which are only known with the data where `epochs` is set.
+        checkpoint: what it goes on from.
+
+    Raises:
+        UserError: it is.
+    """
+    problem = None if checkpoint else too_few_to_profile(job.profile, steps, f"epochs={job.epochs} are {steps}")
+    if problem:
+        raise UserError(f"profile.enabled=true {problem}")
+
+
 def changes_around(checkpoint: CheckpointFolder, processes: int, dataset: Dataset) -> list[str]:
     """Changes apart from settings: processes and data."""
     before = checkpoint.manifest.get("processes", 1)
@@ -59,6 +76,6 @@ def changes_around(checkpoint: CheckpointFolder, processes: int, dataset: Datase
 def say_resumed(checkpoint: CheckpointFolder, changes: list[str], steps: int) -> None:
     """Prints changes, and where the run continues."""
     for change in changes:
-        console.print(f"Changed since the checkpoint: {change}", soft_wrap=True, markup=False)
+        console.warn(f"Changed since the checkpoint: {change}")
     what = "Resuming from" if checkpoint.step < steps else "Nothing left to train; exporting"
     console.print(f"{what} step {checkpoint.step} ({checkpoint.path})", soft_wrap=True, markup=False)

@@ -1,9 +1,10 @@
 """A training run, from a checked job to a folder with its results."""
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,8 +34,11 @@ from cogvx_exp.training.finish import export_result, finish, sample_from_export
 from cogvx_exp.training.loop import LoopConfig, train_loop
 from cogvx_exp.training.monitor.memory import MemoryLog
 from cogvx_exp.training.monitor.out_of_memory import explained_out_of_memory
+from cogvx_exp.training.monitor.profiled import profiled
 from cogvx_exp.training.setup import Training, build_training, prepare_data
 from cogvx_exp.training.stopping import Stopped, StopRequest
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_TIMEOUT = 1800
 """Default timeout of collectives in a step in seconds, as in CogVideoX Factory."""
@@ -93,6 +97,7 @@ def train(
                 memory.record("after_validation")
             last, unsaved = _train(run, stop)
             memory.record("before_validation")
+        logger.info("trained to step %d of %d; asked to stop: %s", last, training.steps, stop.reason or "no")
         if last < training.steps:
             run.trackers.finish()
             processes.barrier()  # the first one still writes, and the launcher stops all when one exits
@@ -175,7 +180,8 @@ def _train(run: Context, stop: StopRequest) -> tuple[int, str]:
         smoothed_loss=writer.last.get("loss_smoothed"),
     )
     try:
-        with writer as metrics, stop.after_step():
+        with writer as metrics, stop.after_step(), profiled(run) as profiler:
+            schedule = replace(schedule, profiler=profiler)
             batches = training.batches(job, run.data, stop.waiting)
             last = train_loop(training.state, batches, training.loss, metrics, schedule)
             if last < training.steps:

@@ -1,5 +1,6 @@
 """Builds the inputs of the loop: encoded data, trainable model, batch order."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -49,7 +50,15 @@ from cogvx_exp.runs.checkpoint_folder import CheckpointFolder
 from cogvx_exp.strategies.single import build_strategy, splits_weights
 from cogvx_exp.tasks.base import build_task
 from cogvx_exp.training.checkpoint.state import TrainingState
-from cogvx_exp.training.resuming import batches_done, changes_around, run_steps, say_resumed
+from cogvx_exp.training.resuming import (
+    batches_done,
+    changes_around,
+    refuse_too_few_to_profile,
+    run_steps,
+    say_resumed,
+)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -151,6 +160,7 @@ def prepare_data(
     if not processes.is_main_process:
         processes.barrier()  # wait while the first process downloads or builds the model
     pipeline = pipeline_folder(job.model, job.cache_dir)
+    logger.info("%s, computing in %s, pipeline %s", compute.device, compute.dtype, pipeline)
     if processes.is_main_process:
         processes.barrier()
     context = PipelineContext(
@@ -186,9 +196,10 @@ def build_training(
     stream = batch_stream(job, data.encoded.dataset, data.processes)
     batches_per_step = job.gradient_accumulation * data.processes.world
     steps = run_steps(job, stream.batches_per_epoch, batches_per_step, checkpoint)
+    refuse_too_few_to_profile(job, steps, checkpoint)
     note = warmup_note(job.lr_scheduler, steps) if job.epochs else None
     if note:
-        console.print(f"Note: {note}", soft_wrap=True)
+        console.warn(f"Note: {note}")
 
     how = job.distributed.name
     transformer = load_base(job, data, on_host=splits_weights(how))
@@ -196,7 +207,7 @@ def build_training(
     positions_dropped = not fits_learned_positions(transformer.config, _shapes(job, data.clips), scale)
     if positions_dropped:
         drop_learned_positions(transformer)
-        console.print(f"{job.model.name}'s learned positions only fit its native shape: they are dropped for this run")
+        console.warn(f"{job.model.name}'s learned positions only fit its native shape: they are dropped for this run")
     dtype = trained_dtype(job.optim)
     # For sharded states, the strategy casts: float32 copies of all weights might not fit on one device.
     make_trainable(transformer, job.method, job.seed, dtype if how in ("single", "ddp") else None, data.compute.device)
@@ -214,6 +225,8 @@ def build_training(
         return build_optimizer(parameters, job.optim, data.compute.device, samples_per_step)
 
     strategy = build_strategy(how, transformer, make_optimizer, accelerator, dtype)
+    logger.info("strategy %s, %s; trained in %s", how, type(strategy).__name__, dtype)
+    logger.info("memory options: %s", job.memory)
     schedule = partial(build_lr_scheduler, strategy.optimizer, job.lr_scheduler, steps)
     ema = EMAModel(trainable_parameters(transformer).values(), decay=job.ema_decay) if job.ema_decay else None
     state = TrainingState(strategy, job.optim, schedule, ema)

@@ -17,6 +17,7 @@ CORE = {
     "bfloat16": "model.dtype=bfloat16 method=sft ema_decay=0.9 gradient_accumulation=2 validation=none",
     "12gb": "memory=12gb model.dtype=bfloat16 gradient_accumulation=2 validation=none",
     "offloaded optimizer": "memory=24gb optim=cpu_offload method=sft validation=none",
+    "profiled": "profile=true profile.skip=0 profile.record=1 memory=24gb validation=none",
     "workers and pinned memory": "data.workers=2 data.pin_memory=true validation=none",
 }
 """In `make test`."""
@@ -38,6 +39,7 @@ WHOLE = (
     | {f"memory {name} float16": f"memory={name} model.dtype=float16 {VALIDATION}" for name in ("fast", "24gb", "12gb")}
     | {f"{name}": f"memory.activations={name}" for name in ("keep", "checkpoint", "selective", "offload")}
     | {f"{name} float16": f"quant={name} model.dtype=float16 {VALIDATION}" for name in ("nf4", "int8", "fp8")}
+    | {f"{name} in 8 bits": f"quant={name} quant.compute=8bit model.dtype=bfloat16" for name in ("int8", "fp8")}
     | {f"{name} keep": f"quant={name} memory.activations=keep validation=none" for name in ("nf4", "int8", "fp8")}
     | {
         "i2v": "model=tiny-1.5-i2v task=i2v validation=none data.encode=online",

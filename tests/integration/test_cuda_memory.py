@@ -43,6 +43,7 @@ WHOLE = (
     | {name: f"memory.activations={name} validation=none" for name in ("checkpoint", "selective", "offload")}
     | {f"quant {name} keep": f"quant={name} {KEEP} {VIDEOS}" for name in ("int8", "fp8")}
     | {f"quant {name} checkpoint": f"quant={name} {CHECKPOINT} validation=none" for name in ("int8", "fp8")}
+    | {f"quant {name} in 8 bits": f"quant={name} quant.compute=8bit {KEEP} validation=none" for name in ("int8", "fp8")}
     | {f"quant {name} bfloat16": f"quant={name} {KEEP} model.dtype=bfloat16 {VIDEOS}" for name in ("int8", "fp8")}
     | {f"full {name}": f"method=sft optim={name} {CHECKPOINT} {VIDEOS}" for name in ("adamw8bit", "cpu_offload")}
     | {

@@ -49,7 +49,7 @@ def is_for_the_tiny_model(command: Command, folder: Path) -> bool:
         return True
     if command.entry not in SMALLER or "-m" in command.arguments:
         return False
-    return check_configuration(command, folder).model.weights == "shipped"  # type: ignore[attr-defined]
+    return check_configuration(command, folder).model.weights == "bundled"  # type: ignore[attr-defined]
 
 
 def test_the_tour_of_the_tiny_model(in_tmp: Path, shared_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:

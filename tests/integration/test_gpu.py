@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cogvx_exp.core.files import read_json
 from cogvx_exp.model.offload import blocks
 from cogvx_exp.runs.run_folder import RunFolder, read_metrics
 from tests.conftest import needs_compiler
@@ -72,6 +73,20 @@ def test_clips_are_encoded_and_videos_generated(cache: Path, tmp_path: Path) -> 
         == 0
     )
     assert list((tmp_path / "videos").rglob("*.mp4"))
+
+
+def test_the_kernels_of_a_step_belong_to_its_parts(cache: Path, tmp_path: Path) -> None:
+    settings = [*BASE, f"cache_dir={cache}", "validation=none", "device=cuda", "memory.activations=checkpoint"]
+    profile = ["profile=true", "profile.skip=0", "profile.record=1"]
+    assert train([*settings, *profile, f"run_dir={tmp_path}/run"]) == 0
+    found = read_json(RunFolder(tmp_path / "run").profile / "parts.json")
+    parts = {row["part"]: row for row in found["rows"]}
+    assert found["title"].endswith("by what the GPU does")
+    for name in ("attention", "feed-forward", "norms and modulation", "adapter"):
+        assert min(parts[name][phase] for phase in ("kernels", "forward_ms", "backward_ms", "recomputed_ms")) > 0, name
+    assert parts["optimizer"]["kernels"] > 0
+    assert parts["logging"]["synchronisations"] == 1
+    assert parts["other"]["ms"] < 0.05 * parts["step"]["ms"]
 
 
 @pytest.mark.parametrize(("how", "more"), WAYS)

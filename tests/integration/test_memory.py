@@ -34,6 +34,8 @@ def test_grid_of_predictions(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -
         assert label in out
     figures = json.loads(Path("outputs/memory/grid.json").read_text())
     assert figures[0]["trained"] < figures[2]["trained"]
+    assert [time["card"] for time in figures[0]["times"]] == ["a100", "h100", "rtx4090"]
+    assert "s/step" in out
     assert Path("outputs/memory/grid.png").stat().st_size > 10_000
     assert [path.name for path in Path("outputs").iterdir()] == ["memory"]
 
@@ -47,3 +49,6 @@ def test_5b_is_predicted_with_little_memory_of_our_own(in_tmp: Path) -> None:
     (figures,) = json.loads(Path("outputs/memory/5b-t2v-lora.json").read_text())
     assert figures["weights"] == pytest.approx(5.571e9 * 2 / 2**30, rel=0.01), "5.57 billion bfloat16 weights"
     assert figures["phases"]["before_validation"] < 14.5
+    (hours,) = (time["hours"] for time in figures["times"] if time["card"] == "h100")
+    assert 2 < hours < 4, "3,000 steps"
+    assert "h100: products reach 65%" in done.stdout

@@ -13,6 +13,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
+from cogvx_exp.core.files import read_json
 from cogvx_exp.runs.checkpoint_folder import newest_checkpoint
 from cogvx_exp.runs.run_folder import RunFolder, read_metrics, read_status
 from cogvx_exp.runs.sweep_folder import job_folders, read_sweep_job
@@ -55,13 +56,20 @@ def alone(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> dict[
     [("ddp", "lora"), ("fsdp", "lora"), ("fsdp", "sft, averaged"), ("zero2", "sft"), ("zero3", "lora")],
 )
 def test_two_processes_give_the_numbers_of_one(
-    how: str, method: str, alone: dict[str, Path], tmp_path: Path, shared_cache: Path
+    how: str, method: str, alone: dict[str, Path], tmp_path: Path, shared_cache: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Also the checkpoint, with the running average if there is one, and the export, which then is the average."""
+    """Also the checkpoint, with the running average if there is one, and the export, which then is the average.
+
+    The first process is profiled meanwhile.
+    """
     needs_compiler(how)
     run = RunFolder(tmp_path / "run")
     settings = [*SETTINGS, *METHODS[method], f"cache_dir={shared_cache}", f"run_dir={run.path}"]
-    assert main([*settings, "gradient_accumulation=2", f"distributed={how}"]) == 0
+    profile = ["profile=true", "profile.skip=1", "profile.record=1"]
+    assert main([*settings, *profile, "gradient_accumulation=2", f"distributed={how}"]) == 0
+    assert "Process 0 of 2 is profiled" in capfd.readouterr().out
+    parts = {row["part"]: row for row in read_json(run.profile / "parts.json")["rows"]}
+    assert min(parts[name]["ms"] for name in ("exchange", "attention", "feed-forward", "optimizer")) > 0
     expected = RunFolder(alone[method])
     assert values(run.path) == pytest.approx(values(expected.path), rel=1e-5)
     assert values(run.path, "grad_norm") == pytest.approx(values(expected.path, "grad_norm"), rel=1e-4)

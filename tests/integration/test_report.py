@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cogvx_exp.core.files import write_json
 from cogvx_exp.report import main
 from cogvx_exp.reporting import metrics_frame, runs_frame
 from cogvx_exp.runs.run_folder import RunFolder, write_status
@@ -24,6 +25,9 @@ def sweep(tmp_path_factory: pytest.TempPathFactory, make_job) -> Path:
     for number, rate in enumerate(RATES):
         overrides = [f"optim.lr={rate}", "steps=300"]
         write_run(folder / str(number), make_job(*overrides), overrides, video)
+    rows = [{"part": "attention", "ms": 6.0}, {"part": "step", "ms": 9.25}]
+    about = {"title": "Step 5: 9.2 ms", "columns": {"part": "", "ms": "ms"}, "rows": rows}
+    write_json(RunFolder(folder / "0").profile / "parts.json", about)
     failed, lost = RunFolder(folder / "3"), RunFolder(folder / "4")
     failed.path.mkdir()
     write_status(failed, "failed", message="optim.lr=-1 </script><b>must</b> be greater", overrides=["optim.lr=-1"])
@@ -81,6 +85,9 @@ def test_the_page_in_a_browser(sweep: Path, tmp_path: Path) -> None:
 
         assert "must</b> be greater" in page.locator("#failures").inner_text()
         assert "process exited without an error message" in page.locator("#failures").inner_text()
+
+        assert page.locator("#profiles summary").all_inner_texts() == ["0: lr 0.001. Step 5: 9.2 ms"]
+        assert page.locator("#profiles td").all_text_contents() == ["attention", "6.0", "step", "9.3"]
 
         assert page.evaluate("plot.series.length - 1") == 3
         page.get_by_label("show 1", exact=True).click()

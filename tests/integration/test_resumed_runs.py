@@ -8,14 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from cogvx_exp.core.files import read_json
+from cogvx_exp.evaluation.adapter import find_adapter
 from cogvx_exp.latents import cache
-from cogvx_exp.runs.run_folder import RunFolder, read_metrics, read_status
+from cogvx_exp.runs.checkpoint_folder import MANIFEST_HASH, write_checkpoint
+from cogvx_exp.runs.run_folder import MANIFEST, RunFolder, read_metrics, read_status
 from cogvx_exp.training import export
 from tests.conftest import needs_compiler
 from tests.entry import prepare, train
+from tests.old_names import with_old_names
 
 Go = Callable[..., int]
 
@@ -87,6 +92,31 @@ def test_a_rate_of_zero_and_a_new_average(run: RunFolder, go: Go, capsys: pytest
     exported = load_file(run.export / "pytorch_lora_weights.safetensors")
     sums = [sum(float(tensor.abs().sum()) for tensor in found.values()) for found in (exported, weights(run, 6))]
     assert sums[0] == pytest.approx(sums[1], rel=1e-6)
+
+
+def test_a_run_with_old_names_goes_on(run: RunFolder, go: Go, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its checkpoint's configuration and its own are of the last release."""
+    run.config.write_text(yaml.safe_dump(with_old_names(yaml.safe_load(run.config.read_text()))))
+    manifest = read_json(run.checkpoint(6) / MANIFEST)
+    about = {key: manifest[key] for key in manifest if key not in (MANIFEST_HASH, "files")}
+    files = run.path / "files"
+    run.checkpoint(6).rename(files)
+    (files / MANIFEST).unlink()
+    about["config"] = with_old_names(about["config"])
+    write_checkpoint(
+        run.checkpoint(6), lambda folder: shutil.copytree(files, folder, dirs_exist_ok=True) and None, about
+    )
+    assert "settings" in read_json(run.checkpoint(6) / MANIFEST)["config"]["optim"]
+    for trained in (run.path, run.checkpoint(6)):
+        assert find_adapter(trained).base is not None
+    assert go("resume=latest", "steps=8") == 0
+    out, err = capsys.readouterr()
+    assert [line for line in out.splitlines() if line.startswith("Changed")] == [
+        "Changed since the checkpoint: steps: 6 -> 8, from step 7"
+    ]
+    assert "Note:" not in out + err
+    assert len(rates(run)) == 8
+    assert read_json(run.checkpoint(8) / MANIFEST)["config"]["optim"]["kwargs"] == {}
 
 
 @pytest.mark.parametrize("how", ["fsdp", "zero2"])

@@ -1,6 +1,7 @@
 """Trackers get the metrics; none of them can fail a run, make it wait, or write a secret."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cogvx_exp.console import quiet
 from cogvx_exp.runs.run_folder import RunFolder, read_metrics, read_status
 from tests.entry import train as main
 from tests.entry import with_twin
@@ -29,8 +31,20 @@ def test_wandb_and_tensorboard_get_what_the_run_writes(tmp_path: Path, shared_ca
     run = RunFolder(tmp_path / "run")
     command = [sys.executable, "-m", "cogvx_exp.train", *with_twin(SHORT), "tracker=[wandb,tensorboard]"]
     command += ["tracker.wandb.mode=offline", f"run_dir={run.path}", f"cache_dir={shared_cache}"]
-    done = subprocess.run(command, env=os.environ | SECRETS, capture_output=True, text=True, check=False)
+    environment = os.environ | SECRETS | {"COGVX_LOG": "debug"}  # with the logs of all libraries
+    for name in quiet.ENVIRONMENT:  # the tests have set it
+        environment.pop(name, None)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    for logger in (
+        "launch.start",
+        "launch.preflight",
+        "latents.prepare",
+        "training.checkpoint.saver",
+        "tracking.trackers",
+    ):
+        assert f" INFO cogvx_exp.{logger}: " in done.stderr
+    assert re.search(r"^\S+ INFO diffusers\.", done.stderr, re.MULTILINE)
     assert "continuing without" not in done.stdout
     (wandb,) = run.path.glob("wandb/offline-run-*/run-*.wandb")
     assert b"grad_norm" in wandb.read_bytes()

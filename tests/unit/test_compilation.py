@@ -42,7 +42,7 @@ def train(
     job = make_job("model=tiny-5b", *settings)
     transformer = CogVideoXTransformer3DModel(**job.model.transformer.model_dump()).requires_grad_(False)
     for block in transformer.transformer_blocks if job.quant.name != "none" else []:
-        quantize_block(block, job.quant.name, CPU)
+        quantize_block(block, job.quant.name, CPU, in_8_bits=job.quant.compute == "8bit")
     make_trainable(transformer, job.method, 0)
     with torch.no_grad():
         for parameter in trainable_parameters(transformer).values():
@@ -79,7 +79,7 @@ def _pass(transformer: CogVideoXTransformer3DModel, frames: int) -> list[torch.T
         ["method=sft", "memory.activations=keep"],
         ["method=lora_ff", "memory=12gb", "memory.ff_chunks=2", "attention=int8"],
         ["method=lora", "memory.activations=checkpoint", "quant=nf4"],
-        ["method=lora", "memory.activations=keep", "quant=int8"],
+        ["method=lora", "memory.activations=keep", "quant=int8", "quant.compute=8bit"],
     ],
     ids=" ".join,
 )

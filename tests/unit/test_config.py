@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -14,8 +15,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from cogvx_exp.config.command_line.flags import FLAGS
+from cogvx_exp.config.command_line.quoting import readable
 from cogvx_exp.config.paths import conf_dir
 from cogvx_exp.config.schema import GenerateJob, PrepareJob, TrainJob
+from cogvx_exp.config.schema.data import Source
 from cogvx_exp.config.typed import typed
 from cogvx_exp.train import main
 from tests.conftest import MakeJob
@@ -37,8 +40,8 @@ def refused(capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
         ("lr=1e-4", "did you mean optim.lr?"),
         ("+optim.lrr=1e-4", "did you mean optim.lr?"),
         ("+optimizer.lr=1e-4", "did you mean optim.lr?"),
-        ("optim.settings.amsgrad=true", "write +optim.settings.amsgrad=true"),
-        ("optim.settings={amsgrad:true}", "write +optim.settings={amsgrad:true}"),
+        ("optim.kwargs.amsgrad=true", "write +optim.kwargs.amsgrad=true"),
+        ("optim.kwargs={amsgrad:true}", "write +optim.kwargs={amsgrad:true}"),
         ("learning_rate=1e-4", "the flag --learning_rate is now optim.lr"),
         ("model=5bb", "did you mean 5b?"),
         ("optim=adamw,sgd", "optim can be adafactor, adam,"),
@@ -83,6 +86,13 @@ def test_a_fault_says_what_to_change(capsys: pytest.CaptureFixture[str], overrid
     assert message in refused(capsys, *multirun, *shlex.split(override))
 
 
+def test_a_section_that_can_be_enabled_is_so_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["profile=true", "profile.record=5", "--cfg", "job", "--package", "profile"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == {"enabled": True, "skip": 3, "warmup": 1, "record": 5}
+    assert readable("profile=true,false", TrainJob) == "profile.enabled=true,false"
+    assert readable("compile=true", TrainJob) == "compile=true"
+
+
 def test_all_errors_are_reported_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     settings = ["model=5c", "optim.lrr=1", "+foo=2", "steps=0", "optim.eps=x", "task=i2v", "validation.height=7"]
     first, *lines = refused(capsys, *settings).strip().splitlines()
@@ -99,6 +109,18 @@ def test_split_runs_refuse_what_cannot_be_split_only(capsys: pytest.CaptureFixtu
     assert "optim=ao_adamw" in message
     make_job("distributed=fsdp", "optim=adamw8bit")  # an adapter is not split
     make_job("distributed=fsdp", "method=sft", "optim=ao_adamw8bit", "ema_decay=0.9", "max_grad_norm=0.5")
+
+
+def test_a_source_of_a_mix_has_the_defaults_of_its_form(make_job: MakeJob) -> None:
+    forms = get_args(Source.model_fields["source"].annotation)
+    sources = ", ".join(f"{{source: {form}, root: x}}" for form in forms)
+    mixed = make_job("data=mix", f"data.sources=[{sources}]").data
+    for form, source in zip(forms, mixed.all_sources(), strict=True):
+        (alone,) = make_job(f"data={form}", "data.root=x").data.all_sources()
+        assert source == alone, form
+    assert mixed.all_sources()[0].drawn == (9, 96, 96)
+    (given,) = make_job("data=mix", "data.sources=[{source: csv, root: x, dataset_file: y}]").data.all_sources()
+    assert (given.dataset_file, given.caption_column) == ("y", "caption")
 
 
 def test_a_refused_run_leaves_nothing(capsys: pytest.CaptureFixture[str], in_tmp: Path) -> None:

@@ -15,6 +15,7 @@ FLOORS = [
     "config",
     "toy",
     "runs",
+    "profiling",
     "data",
     "model",
     "diffusion",

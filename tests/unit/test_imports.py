@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-UNUSED = "bitsandbytes torchao scipy matplotlib.pyplot"
+UNUSED = "bitsandbytes torchao scipy matplotlib.pyplot cogvx_exp.profiling.recorder"
 
 
 def run(code: str) -> None:
@@ -11,7 +11,7 @@ def run(code: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_plain_run_imports_neither_optional_packages_nor_matplotlib() -> None:
+def test_a_plain_run_imports_neither_optional_packages_nor_matplotlib_nor_a_profiler() -> None:
     """The optimizers of those packages can still be imported later."""
     run(
         "import sys\n"

@@ -8,8 +8,10 @@ import psutil
 import pytest
 
 from cogvx_exp.core.errors import UserError
+from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.launch import host
 from cogvx_exp.launch import preflight as module
+from tests.conftest import MakeJob
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,20 @@ def test_the_memory_that_is_free_counts(
     module.preflight(make_job("memory.preflight=true", "device=cuda"), [], set())
     assert found["budget"] == pytest.approx(budget)
     assert found["limit"].startswith(said)
+
+
+def test_a_known_card_is_told_the_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], make_job: MakeJob, in_tmp: Path
+) -> None:
+    found = SimpleNamespace(peak=1.0, host_kinds={"activations": 0.1})
+    monkeypatch.setattr("cogvx_exp.estimate.command.refuse_if_too_large", lambda *arguments: found)
+    job = make_job("memory.preflight=true", "device=cuda", "validation=none", "hardware.price_per_hour=36000")
+    for name, said in (("NVIDIA H100 80GB HBM3", "; time: about 0."), ("NVIDIA T4", "")):
+        monkeypatch.setattr(module, "_gpu", lambda device, name=name: (79.0, 80.0, name))
+        module.preflight(job, [], {Bucket(9, 32, 48)})
+        out = capsys.readouterr().out
+        assert f"Predicted peak memory: 1.0 of 79.4 GiB{said}" in out
+        assert ("cost " in out) == bool(said)
 
 
 def test_more_than_the_host_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

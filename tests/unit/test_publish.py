@@ -86,7 +86,7 @@ def test_no_local_path_is_published(make_job: MakeJob, tmp_path: Path, monkeypat
         *(f"method.init_from={secret}/lora", f"cache_dir={secret}/cache", f"run_dir={secret}/run"),
         *(f"validation.images=['{secret}/a.png','https://example.org/b.png']", f"resume={secret}/other"),
         *("validation.prompts=['/imagine a house','~ a dream','C: drive']", f"data.holdout=['{secret}/b.mp4']"),
-        *(f"+optim.settings.file='{secret}/x'",),
+        *(f"+optim.kwargs.file='{secret}/x'",),
     )
     hub = dry_run(job, secret / "run")
     published = [path for path in hub.rglob("*") if path.is_file()]

@@ -171,11 +171,11 @@ def test_states_of_another_form_do_not_fit(make_job: MakeJob) -> None:
         return states_fit(learned, shapes_of(weights), before, optim_of(make_job, name, *changed), weights["large"])
 
     assert fits("adamw", "optim.betas=[0.5,0.6]")
-    assert not fits("adamw", "+optim.settings.amsgrad=true")
-    assert not fits("adamw8bit", "+optim.settings.min_8bit_size=1000000")
-    assert not fits("ao_adamw8bit", "+optim.settings.block_size=8192")
-    assert not fits("came", "+optim.settings.ams_bound=true")
-    assert fits("prodigy", "optim.settings.d_coef=0.5")
+    assert not fits("adamw", "+optim.kwargs.amsgrad=true")
+    assert not fits("adamw8bit", "+optim.kwargs.min_8bit_size=1000000")
+    assert not fits("ao_adamw8bit", "+optim.kwargs.block_size=8192")
+    assert not fits("came", "+optim.kwargs.ams_bound=true")
+    assert fits("prodigy", "optim.kwargs.d_coef=0.5")
 
 
 def test_what_does_not_fit_starts_afresh(make_job: MakeJob) -> None:

@@ -9,6 +9,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic
@@ -23,12 +24,16 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from cogvx_exp.config.command_line.config_files import read_files_with_old_names
 from cogvx_exp.config.command_line.help import print_help
 from cogvx_exp.config.command_line.overrides import check_names
 from cogvx_exp.config.command_line.quoting import expanded, hint_for_several, quoted, readable
 from cogvx_exp.config.faults import ConfigError, Fault
 from cogvx_exp.config.paths import conf_dir
+from cogvx_exp.config.renames import note_renames, noting_renames, renamed_override
 from cogvx_exp.config.typed import Job, typed
+from cogvx_exp.console.log import logging_as_asked
+from cogvx_exp.console.progress import console
 from cogvx_exp.console.terminal import never_fail_to_print, visible
 from cogvx_exp.core.disk import disk_fault
 from cogvx_exp.core.errors import CrashError, UserError
@@ -75,11 +80,13 @@ class EntryPoint(Generic[Job]):
         if argv is None:
             expect_one_command()
         argv = list(sys.argv[1:] if argv is None else argv)
+        quiet, argv = "--quiet" in argv, [word for word in argv if word != "--quiet"]
         never_fail_to_print()
         try:
             try:
                 _ignore_leftovers()
-                return self._main(argv)
+                with logging_as_asked(), noting_renames() if _is_first() else nullcontext():
+                    return self._main(argv, quiet=quiet)
             except HydraException as error:
                 raise UserError(_explained(error)) from error
             except yaml.YAMLError as error:
@@ -104,15 +111,18 @@ class EntryPoint(Generic[Job]):
     def _config(self) -> str:
         return self.config or self.name
 
-    def _main(self, argv: list[str]) -> int:
+    def _main(self, argv: list[str], *, quiet: bool) -> int:
         flags = get_args_parser().parse_intermixed_args(argv)
-        overrides = [readable(text, self.schema) for text in flags.overrides]
+        met: set[str] = set()
+        overrides = [readable(renamed_override(text, met), self.schema) for text in flags.overrides]
+        note_renames(met)
         # Hydra's own parser wants all flags either before or after the overrides.
         argv = [*(word for word in argv if word not in flags.overrides), *overrides]
         # --cfg also checks the configuration, so it can be used to test one.
         runs_once = not (flags.multirun or flags.info or flags.shell_completion or flags.hydra_help)
         config_dir = expanded(Path(flags.config_dir)) if flags.config_dir else None
         extra = [f"hydra.searchpath=[{quoted(f'file://{config_dir.resolve()}')}]"] if config_dir else []
+        read_files_with_old_names()
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             good, faults = check_names(self._config, overrides, extra, config_dir, self.schema)
             if faults or (runs_once and not self._is_sweep(good, extra)):
@@ -124,7 +134,8 @@ class EntryPoint(Generic[Job]):
                 assert job is not None
                 print_help(self.name, job)
                 return 0
-        self._hand_to_hydra([*argv, *self.extra(overrides)])
+        with console.showing_only_results(quiet):
+            self._hand_to_hydra([*argv, *self.extra(overrides)])
         return 0
 
     def _is_sweep(self, overrides: list[str], extra: list[str]) -> bool:
@@ -183,7 +194,8 @@ class EntryPoint(Generic[Job]):
             overrides = list(HydraConfig.get().overrides.task)
             in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
             try:
-                results.append(self.run(self.job(config), overrides))
+                with logging_as_asked():  # a launcher may have started this process
+                    results.append(self.run(self.job(config), overrides))
                 return results[-1] if isinstance(results[-1], float) else None
             except (UserError, CrashError) as error:
                 failed.append(error)
@@ -206,6 +218,12 @@ class EntryPoint(Generic[Job]):
 def _setting(fault: Fault) -> str:
     """The name of the setting that a fault, possibly of a list item, belongs to."""
     return re.split(r"[=\[]", fault.setting, maxsplit=1)[0]
+
+
+def _is_first() -> bool:
+    """Whether this process was started alone, or is the first of several."""
+    place = rank_and_world_size()
+    return place is None or place[0] == 0
 
 
 def _ignore_leftovers() -> None:

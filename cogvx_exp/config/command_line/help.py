@@ -21,17 +21,19 @@ HEADER = """\
 python -m cogvx_exp.{entry} [GROUP=CHOICE ...] [SETTING=VALUE ...]
   -m, --multirun   run every combination of comma-separated values
   --cfg job        print the composed configuration and stop
+  --quiet          no progress: only the paths of results, warnings and errors
   --hydra-help     flags of Hydra itself
+COGVX_LOG=info (or debug) in the environment writes a log to standard error.
 """
 
 
 def print_help(entry: str, job: Section) -> None:
     """Prints the groups and all settings of a composed job with their values."""
-    console.print(HEADER.format(entry=entry))
-    console.print("Groups (GROUP=CHOICE):", style="bold")
-    console.print(_groups(type(job)))
-    console.print("Settings (SETTING=VALUE), with the values of this command line:", style="bold")
-    console.print(Group(*_settings(job)))
+    console.result(HEADER.format(entry=entry))
+    console.result("Groups (GROUP=CHOICE):", style="bold")
+    console.result(_groups(type(job)))
+    console.result("Settings (SETTING=VALUE), with the values of this command line:", style="bold")
+    console.result(Group(*_settings(job)))
 
 
 def _groups(schema: type[BaseModel]) -> Table:

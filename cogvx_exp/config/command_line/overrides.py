@@ -25,7 +25,7 @@ from cogvx_exp.config.command_line.quoting import cut_by_the_shell, hint
 from cogvx_exp.config.faults import ConfigError, Fault, did_you_mean
 from cogvx_exp.core.text import is_text
 
-OPEN = "optim.settings"
+OPEN = "optim.kwargs"
 """A `+` may add any name below it: arguments of the optimizer's class."""
 
 

@@ -16,6 +16,8 @@ from cogvx_exp.config.kinds import Kind, kind_of
 
 HOME = re.compile(r"(?<=[=,\[:])(\s*)(~[\w.-]*(?:/[^,\[\]{}'\"]*)?)(?=[,\]}]|$)")
 """A path that begins with `~`, as a value or an item of a list. Hydra does not accept an unquoted `~`."""
+SWITCH = re.compile(r"([\w.]+)=((?:true|false)(?:,(?:true|false))*)", re.IGNORECASE)
+"""A setting that is turned on, off, or both in a sweep."""
 INTERPOLATION = re.compile(r"(\\*)\$\{")
 
 
@@ -59,8 +61,11 @@ def readable(text: str, schema: type[BaseModel]) -> str:
     """The override, rewritten if needed so that Hydra reads the intended value.
 
     `~` is quoted and expanded later by the setting's type. A text or path that looks like a number stays a text:
-    `run_dir=2024_01` does not become 202401.
+    `run_dir=2024_01` does not become 202401. A section that can be enabled is so by its name: `profile=true`.
     """
+    switch = SWITCH.fullmatch(text)
+    if switch and kind_of(schema, f"{switch[1]}.enabled"):
+        return f"{switch[1]}.enabled={switch[2]}"
     override = _parsed(text)
     if override is None:
         written = HOME.sub(lambda match: match[1] + quoted(match[2]), text)

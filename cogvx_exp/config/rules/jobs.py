@@ -3,19 +3,18 @@
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from cogvx_exp.config.choices import choices_with, models_for
+from cogvx_exp.config.choices import choices_with, models_for, models_with_weights
 from cogvx_exp.config.faults import Fault
 from cogvx_exp.config.rules.attention import attention_is_possible
 from cogvx_exp.config.rules.compilation import compilation_is_possible, products_are_possible
-from cogvx_exp.config.rules.notes import warmup_note
+from cogvx_exp.config.rules.hardware import card_is_known
+from cogvx_exp.config.rules.notes import too_few_to_profile, warmup_note
 from cogvx_exp.config.rules.processes import gpu_dtype, processes_fit
 from cogvx_exp.config.rules.prompts import prompt_faults
 from cogvx_exp.config.rules.sharing import adapter_settings_fit, hub_is_named, images_suit_task
 from cogvx_exp.config.schema import GenerateJob, Model, PrepareJob, TrainJob, Validation
 
 Faults = Iterator[Fault]
-SHIPPED = ("tiny", "tiny-i2v")
-"""Models whose weights come with the package."""
 DataJob = TrainJob | PrepareJob
 
 
@@ -39,7 +38,9 @@ def check_train(job: TrainJob) -> list[Fault]:
         products_are_possible,
         _resume_has_a_folder,
         _trackers_are_installed,
+        _run_is_long_enough_to_profile,
         _sweep_has_gpus,
+        card_is_known,
     )
     return [fault for rule in rules for fault in rule(job)]
 
@@ -140,8 +141,8 @@ def _weights_can_be_found(job: DataJob) -> Faults:
 def _model_path_faults(model: Model) -> Faults:
     if model.weights == "pretrained" and not model.path:
         yield Fault("model.path=null", "with model.weights=pretrained, set model.path to a folder or a Hub repository")
-    if model.weights == "shipped" and model.name not in SHIPPED:
-        yield Fault("model.weights=shipped", f"only model={' and model='.join(SHIPPED)} come with the package")
+    if model.weights == "bundled" and model.name not in (names := models_with_weights("bundled")):
+        yield Fault("model.weights=bundled", f"only model={' and model='.join(names)} come with the package")
 
 
 def _data_is_complete(job: DataJob) -> Faults:
@@ -204,6 +205,12 @@ def _resume_has_a_folder(job: TrainJob) -> Faults:
 def _trackers_are_installed(job: TrainJob) -> Faults:
     if job.tracker.tensorboard and find_spec("tensorboard") is None:
         yield Fault("tracker=tensorboard", "is not installed: pip install tensorboard")
+
+
+def _run_is_long_enough_to_profile(job: TrainJob) -> Faults:
+    problem = too_few_to_profile(job.profile, job.steps, f"steps={job.steps}") if job.epochs is None else None
+    if problem:
+        yield Fault("profile.enabled=true", problem)
 
 
 def _shape_faults(model: Model, section: str, num_frames: int, height: int, width: int) -> Faults:

@@ -2,6 +2,7 @@
 
 from cogvx_exp.config.schema.attention import Attention
 from cogvx_exp.config.schema.data import Data
+from cogvx_exp.config.schema.hardware import Hardware
 from cogvx_exp.config.schema.jobs import Generate, GenerateJob, PrepareJob, TrainJob
 from cogvx_exp.config.schema.model import (
     Model,
@@ -19,6 +20,7 @@ from cogvx_exp.config.schema.training import (
     Memory,
     Method,
     Optim,
+    Profile,
     Quant,
     Sweep,
     Validation,
@@ -31,6 +33,7 @@ __all__ = [
     "Distributed",
     "Generate",
     "GenerateJob",
+    "Hardware",
     "LrScheduler",
     "Memory",
     "Method",
@@ -38,6 +41,7 @@ __all__ = [
     "Objective",
     "Optim",
     "PrepareJob",
+    "Profile",
     "Quant",
     "SchedulerArchitecture",
     "Section",

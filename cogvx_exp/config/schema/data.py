@@ -1,9 +1,11 @@
 """Group `data`: where the clips are and how they become training samples."""
 
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from cogvx_exp.config.choices import composed
 from cogvx_exp.config.schema.section import Allowed, FilledText, PathText, Section
 
 
@@ -39,18 +41,6 @@ class Source(Section):
 
 class MixedSource(Source):
     """One of several sources that are mixed."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _as_it_is_alone(cls, values: Any) -> Any:
-        """Gives a source in a mix the defaults that conf/data/csv.yaml, jsonl.yaml and demo.yaml give to a single
-        one."""
-        form = values.get("source") if isinstance(values, dict) else None
-        if form == "demo":
-            return {"clips": 22, "concept": "sketch", "drawn": [9, 96, 96]} | values
-        if form not in ("csv", "jsonl"):
-            return values
-        return {"caption_column": "caption", "video_column": "video", "dataset_file": f"dataset.{form}"} | values
 
     weight: NonNegativeFloat | None = None
     """Fraction of the samples from this source, relative to the other weights. An epoch still has as many samples as
@@ -113,9 +103,37 @@ class Data(Source):
     pin_memory: bool
     """Whether batches and decoded clips are copied to pinned memory, for faster copies to a GPU. Default: true."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_sources(cls, values: Any) -> Any:
+        """A source of a mix has what the file of its form in conf/data/ gives to one alone, but for the root."""
+        if not isinstance(values, dict) or not isinstance(values.get("sources"), list):
+            return values
+        return values | {"sources": [_completed(source, values) for source in values["sources"]]}
+
     def all_sources(self) -> list[MixedSource]:
         """The sources: all of a mix, or the single one described by the settings."""
         if self.sources is not None:
             return self.sources
         own = {name: getattr(self, name) for name in Source.model_fields}
         return [MixedSource.model_validate(own)]
+
+
+def _completed(source: Any, data: dict[str, Any]) -> Any:
+    """A source with the defaults of its form."""
+    form = source.get("source") if isinstance(source, dict) else None
+    if form not in get_args(Source.model_fields["source"].annotation):
+        return source
+    defaults = {name: value for name, value in composed("data", form).items() if name in Source.model_fields}
+    del defaults["root"]
+    return _resolved(defaults, data) | source
+
+
+def _resolved(value: Any, data: dict[str, Any]) -> Any:
+    """A value of a file, with the values that `${data.NAME}` stands for."""
+    if isinstance(value, dict):
+        return {name: _resolved(item, data) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_resolved(item, data) for item in value]
+    reference = re.fullmatch(r"\$\{data\.(\w+)\}", value) if isinstance(value, str) else None
+    return data.get(reference[1]) if reference else value

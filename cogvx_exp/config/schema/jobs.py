@@ -6,6 +6,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from cogvx_exp.config.schema.attention import Attention
 from cogvx_exp.config.schema.data import Data
+from cogvx_exp.config.schema.hardware import Hardware
 from cogvx_exp.config.schema.model import Model
 from cogvx_exp.config.schema.section import Device, FilledText, LocalPath, PathText, Section
 from cogvx_exp.config.schema.task import Objective, Task
@@ -20,6 +21,7 @@ from cogvx_exp.config.schema.training import (
     Method,
     NoValidation,
     Optim,
+    Profile,
     Quant,
     SamplingSettings,
     Sweep,
@@ -93,6 +95,8 @@ class TrainJob(Section):
     """The attention kernel."""
     quant: Quant
     """Quantization of the frozen base."""
+    hardware: Hardware = Hardware()
+    """What the prediction of time assumes."""
     tracker: Tracker
     """Where metrics go besides the run folder."""
     checkpoint: Checkpoint
@@ -103,6 +107,8 @@ class TrainJob(Section):
     """Publishing the result."""
     sweep: Sweep
     """Jobs of a sweep (`-m`)."""
+    profile: Profile = Profile()
+    """Where the time of a step goes."""
 
 
 class Inspect(Section):

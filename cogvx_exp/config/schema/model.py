@@ -35,8 +35,8 @@ class Sampling(Section):
     """Whether guidance increases along a cosine during sampling."""
 
 
-class UsualLr(Section):
-    """Learning rates a model is usually trained with."""
+class DefaultLr(Section):
+    """Default learning rates."""
 
     adapter: PositiveFloat
     """For LoRA and other adapters."""
@@ -44,10 +44,10 @@ class UsualLr(Section):
     """For full fine-tuning."""
 
 
-class Usual(Section):
+class TrainingDefaults(Section):
     """Settings that suit a model; other groups refer to them, so that a model brings its own defaults."""
 
-    lr: UsualLr
+    lr: DefaultLr
     """Learning rates, read by `optim.lr`."""
     rank: PositiveInt
     """Read by `method.rank`."""
@@ -187,9 +187,9 @@ class Model(Section):
     """Hub repository or local folder with the pretrained pipeline."""
     revision: FilledText | None
     """Branch, tag or commit of the Hub repository. Default: null."""
-    weights: Literal["pretrained", "random", "shipped"]
+    weights: Literal["pretrained", "random", "bundled"]
     """pretrained: load `path`. random: build the architecture below from a seed, with no download
-    (to try memory, speed and code). shipped: the tiny models' weights, which are part of the package.
+    (to try memory, speed and code). bundled: the tiny models' weights, which are part of the package.
     Default: pretrained."""
     random_seed: int = Field(ge=0)
     """Seed of random weights. Default: 0."""
@@ -212,7 +212,7 @@ class Model(Section):
     """Native shape of a video."""
     sampling: Sampling
     """The authors' sampling settings."""
-    usual: Usual
+    training_defaults: TrainingDefaults
     """Settings that suit this model."""
     transformer: TransformerArchitecture
     """The denoiser."""

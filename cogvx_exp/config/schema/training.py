@@ -62,7 +62,7 @@ class Optim(Section):
     """Weight decay. Default: 0.001."""
     decay_norms_and_biases: bool
     """Whether weight decay also applies to one-dimensional parameters (norms, biases). Default: true."""
-    settings: dict[str, Any]
+    kwargs: dict[str, Any]
     """Further arguments of the class. Default: {}."""
     matrix_flag: str | None = None
     """muon: parameter group key that marks matrices."""
@@ -205,6 +205,21 @@ class Sweep(Section):
     job sees all GPUs. Default: null."""
     gpus_per_job: PositiveInt
     """Exclusive GPUs per job, out of `gpus`. Default: 1."""
+
+
+class Profile(Section):
+    """Records some whole steps and shows what they are made of: `profile=true` is short for `profile.enabled=true`."""
+
+    enabled: bool = False
+    """Whether steps are recorded. The results are in RUN/profile and on the run's page. Of several processes, the first
+    one is recorded. Default: false."""
+    skip: NonNegativeInt = 3
+    """Steps that are not recorded, at the start of the run or after its checkpoint: they are slower than others.
+    Default: 3."""
+    warmup: PositiveInt = 1
+    """Steps after them in which the profiler is on and drops what it sees. Default: 1."""
+    record: PositiveInt = 3
+    """Steps after them that are recorded. Default: 3."""
 
 
 class HeldOutLoss(Section):

@@ -95,12 +95,12 @@ class Rebuildable:
                     file = self._path.with_name(self._path.name + ending)
                     with suppress(FileNotFoundError):
                         os.replace(file, self._path.with_name(f"{self._path.name}.damaged{ending}"))
-                console.print(f"Rebuilding {self._path}: {error}", soft_wrap=True)
+                console.warn(f"Rebuilding {self._path}: {error}")
             self._opened()
         except (OSError, sqlite3.Error):
             self._forget(f"is damaged and cannot be replaced ({error})")
 
     def _forget(self, why: str) -> None:
-        console.print(f"Note: {self._path} {why}; files are examined again in every run", soft_wrap=True)
+        console.warn(f"Note: {self._path} {why}; files are examined again in every run")
         self._connection = sqlite3.connect(":memory:")
         self._create()

@@ -1,5 +1,6 @@
 """Memory of the VAE and the text encoder, alone on the device, or of the VAE in the training loop."""
 
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Literal
 
@@ -20,17 +21,27 @@ def vae_weights(architecture: VaeArchitecture, dtype: torch.dtype) -> int:
     return sum(weight.numel() for weight in vae.parameters()) * dtype.itemsize
 
 
-def vae_peak(
+@dataclass(frozen=True)
+class VaePass:
+    """What the autoencoder takes to encode or decode clips."""
+
+    peak: int
+    """Most bytes, its weights included."""
+    flops: float
+    """Operations of its convolutions."""
+
+
+def vae_pass(
     architecture: VaeArchitecture,
     memory: Memory,
     dtype: torch.dtype,
     shape: Bucket,
     batch_size: int,
     what: Literal["encode", "decode"],
-) -> int:
-    """Peak bytes while the autoencoder encodes or decodes clips, including its weights."""
+) -> VaePass:
+    """Encodes or decodes clips with fake tensors."""
     tiles = (memory.vae_slicing, memory.vae_tiling)
-    return _vae_peak(architecture.model_dump_json(), *tiles, dtype, shape, batch_size, what)
+    return _vae_pass(architecture.model_dump_json(), *tiles, dtype, shape, batch_size, what)
 
 
 def text_encoder_peak(architecture: TextEncoderArchitecture, dtype: torch.dtype, tokens: tuple[int, int]) -> int:
@@ -65,9 +76,9 @@ class EncodersInTheLoop:
 
 
 @lru_cache(maxsize=64)
-def _vae_peak(
+def _vae_pass(
     architecture: str, slicing: bool, tiling: bool, dtype: torch.dtype, shape: Bucket, batch_size: int, what: str
-) -> int:
+) -> VaePass:
     parsed = VaeArchitecture.model_validate_json(architecture)
     vae = fake_vae(parsed, dtype, slicing=slicing, tiling=tiling)
     with fake_tensors() as tracker, torch.no_grad():
@@ -78,7 +89,7 @@ def _vae_peak(
             frames = (shape.num_frames - 1) // parsed.temporal_compression_ratio + 1
             height, width = (side // parsed.spatial_compression_ratio for side in (shape.height, shape.width))
             vae.decode(torch.empty(batch_size, parsed.latent_channels, frames, height, width, dtype=dtype))
-        return tracker.peak
+        return VaePass(tracker.peak, tracker.convolved)
 
 
 @lru_cache(maxsize=16)

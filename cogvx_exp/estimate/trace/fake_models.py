@@ -12,16 +12,19 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import T5Config, T5EncoderModel
 
-from cogvx_exp.config.schema import Quant, TrainJob
+from cogvx_exp.config.schema import Attention, Quant, TrainJob
 from cogvx_exp.config.schema.model import TextEncoderArchitecture, VaeArchitecture
 from cogvx_exp.data.buckets import Bucket
+from cogvx_exp.diffusion.batch import Batch
 from cogvx_exp.estimate.trace.memory_tracker import MemoryTracker
 from cogvx_exp.model.adapt import make_trainable, trained_dtype
+from cogvx_exp.model.attention.backends import set_attention
 from cogvx_exp.model.build import vae_arguments
 from cogvx_exp.model.offload.host_memory import HostMemory, pinned_size
 from cogvx_exp.model.positions import drop_learned_positions, fits_learned_positions, forget_rotary_positions
 from cogvx_exp.model.quantization.products import linear_in_8_bits
 from cogvx_exp.model.quantization.quantize import layers_with_few_rows, quantized_layers
+from cogvx_exp.tasks.base import build_task
 
 
 @contextmanager
@@ -68,6 +71,12 @@ class TrackedHostMemory(HostMemory):
         self.pinned += nbytes
 
 
+def with_depth(job: TrainJob, layers: int) -> TrainJob:
+    """The job with a model of so many blocks."""
+    transformer = job.model.transformer.model_copy(update={"num_layers": layers})
+    return job.model_copy(update={"model": job.model.model_copy(update={"transformer": transformer})})
+
+
 def fake_transformer(job: TrainJob, dtype: torch.dtype, shapes: set[Bucket]) -> CogVideoXTransformer3DModel:
     """The job's trainable transformer on the meta device."""
     with torch.device("meta"):
@@ -84,10 +93,35 @@ def fake_transformer(job: TrainJob, dtype: torch.dtype, shapes: set[Bucket]) -> 
     plain = {"init": "default"} if job.method.adapter == "lora" else {}
     with torch.device("meta"):
         make_trainable(transformer, job.method.model_copy(update=plain), job.seed, trained_dtype(job.optim))
+    set_attention(transformer, _traceable(job.attention))
     for module in transformer.modules():
         if dropout := getattr(module, "module_dropout", None):  # LoHa, LoKr
             module.module_dropout = dict.fromkeys(dropout, _Never())
     return transformer
+
+
+def fake_batch(job: TrainJob, shape: Bucket, batch_size: int) -> Batch:
+    """A batch without data of clips of one shape."""
+    architecture, vae = job.model.transformer, job.model.vae
+    frames = (shape.num_frames - 1) // vae.temporal_compression_ratio + 1
+    frames += -frames % (architecture.patch_size_t or 1)
+    height, width = (side // vae.spatial_compression_ratio for side in (shape.height, shape.width))
+    latents = torch.empty(batch_size, frames, vae.latent_channels, height, width)
+    texts = (batch_size, architecture.max_text_seq_length, architecture.text_embed_dim)
+    return Batch(
+        latents=latents,
+        noise=torch.empty_like(latents),
+        timesteps=torch.empty(batch_size, dtype=torch.long),
+        prompt_embeds=torch.empty(texts),
+        samples=[],
+        clips=[],
+        condition=torch.empty_like(latents) if build_task(job.task).condition_channels else None,
+    )
+
+
+def _traceable(attention: Attention) -> Attention:
+    """A kernel that runs without a GPU and keeps what the given one keeps: query, key, value, output, log-sum-exp."""
+    return attention if attention.forward == "_native_math" else Attention()
 
 
 class _Never:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import conv_flop_count
 
 BLOCK = 512
 """Rounding of torch's CUDA allocator, in bytes."""
@@ -24,7 +25,7 @@ KINDS = {
     "linear layers": (aten.addmm, aten.mm, aten.bmm),
     "norms": (aten.native_layer_norm, aten.native_layer_norm_backward, aten.native_group_norm),
     "gelu": (aten.gelu, aten.gelu_backward),
-    "convolutions": (aten.convolution, aten.convolution_backward),
+    "convolutions": (aten.convolution, aten.conv2d, aten.conv3d, aten.convolution_backward),
 }
 """Kind of a tensor, by the operation that created it; `other` by default."""
 
@@ -47,6 +48,8 @@ class MemoryTracker(TorchDispatchMode):
         """Current bytes, by kind."""
         self.at_peak: Counter[str] = Counter()
         """Bytes at the peak, by kind."""
+        self.convolved = 0.0
+        """Operations of convolutions, forward."""
         self._kind_of: dict[int, tuple[str, int]] = {}
         self._references: dict[int, weakref.ref] = {}
         self._excluded: set[int] = set()
@@ -59,6 +62,8 @@ class MemoryTracker(TorchDispatchMode):
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
                 self._count(tensor, kind)
+        if kind == "convolutions" and packet is not aten.convolution_backward:
+            self.convolved += conv_flop_count(args[0].shape, args[1].shape, result.shape)
         if packet is FLASH_BACKWARD:
             # On a GPU, FlashAttention-2 accumulates the queries' gradient in float32 in addition to the result.
             self._see_peak("attention", 4 * args[1].numel())

@@ -8,27 +8,26 @@ from typing import Any
 import torch
 from diffusers import CogVideoXTransformer3DModel
 
-from cogvx_exp.config.schema import Attention, Optim, TrainJob, Validation
+from cogvx_exp.config.schema import Optim, TrainJob, Validation
 from cogvx_exp.data.buckets import Bucket
-from cogvx_exp.diffusion.batch import Batch
 from cogvx_exp.diffusion.denoise import denoising_loss, model_inputs
 from cogvx_exp.estimate.trace.encoders import EncodersInTheLoop
 from cogvx_exp.estimate.trace.fake_models import (
     TrackedHostMemory,
+    fake_batch,
     fake_tensors,
     fake_transformer,
     materialize,
     norm_as_on_cuda,
+    with_depth,
 )
 from cogvx_exp.estimate.trace.memory_tracker import MemoryTracker
 from cogvx_exp.model.adapt import trainable_parameters
-from cogvx_exp.model.attention.backends import set_attention
 from cogvx_exp.model.device import Compute, resolve_dtype
 from cogvx_exp.model.offload.blocks import apply_memory_options
 from cogvx_exp.model.offload.host_memory import pinned_size
 from cogvx_exp.optim.state import OFFLOADED_FROM
 from cogvx_exp.strategies.micro_batch import forward_backward
-from cogvx_exp.tasks.base import build_task
 
 DEPTHS = (5, 8)
 """Depths at which deep models are traced. Smaller values would not do: with streamed blocks, shallower models have
@@ -75,16 +74,11 @@ def step_bytes(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: str
     depth = job.model.transformer.num_layers
     if depth <= max(DEPTHS):
         return trace_steps(job, largest, buckets, device)
-    low, high = (trace_steps(_with_depth(job, layers), largest, buckets, device) for layers in DEPTHS)
+    low, high = (trace_steps(with_depth(job, layers), largest, buckets, device) for layers in DEPTHS)
     times = (depth - DEPTHS[0]) / (DEPTHS[1] - DEPTHS[0])
     return StepBytes(
         **{item.name: _extend(getattr(low, item.name), getattr(high, item.name), times) for item in fields(low)}
     )
-
-
-def _with_depth(job: TrainJob, layers: int) -> TrainJob:
-    transformer = job.model.transformer.model_copy(update={"num_layers": layers})
-    return job.model_copy(update={"model": job.model.model_copy(update={"transformer": transformer})})
 
 
 def _extend(low: Counter[str], high: Counter[str], times: float) -> Counter[str]:
@@ -108,7 +102,6 @@ def trace_steps(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: st
         transformer.train()
         host = TrackedHostMemory(tracker)
         apply_memory_options(transformer, job.memory, compute.device, host)
-        set_attention(transformer, _traceable(job.attention))
         _label_checkpoints(transformer, tracker)
         gradients = _Gradients(parameters, job.optim, tracker)
         encoders = EncodersInTheLoop(job, compute.dtype, tracker)
@@ -121,7 +114,7 @@ def trace_steps(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: st
             for _ in range(min(job.gradient_accumulation, 2)):
                 tracker.reset_peak()
                 encoders.encode(largest, job.batch_size)
-                forward_backward(passes, loss, _batch(job, largest, job.batch_size), job.gradient_accumulation)
+                forward_backward(passes, loss, fake_batch(job, largest, job.batch_size), job.gradient_accumulation)
             states = states or _optimizer_states(parameters, job.optim, tracker)
             held = Counter(gradients=tracker.by_kind["gradients"])
             gradients.free()
@@ -135,11 +128,6 @@ def trace_steps(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: st
         return StepBytes(
             resident, passes.at_forward, passes.at_backward, between, Counter(tracker.at_peak), held, on_host
         )
-
-
-def _traceable(attention: Attention) -> Attention:
-    """A kernel that runs without a GPU and keeps what the given one keeps: query, key, value, output, log-sum-exp."""
-    return attention if attention.forward == "_native_math" else Attention()
 
 
 class _TrackedPasses:
@@ -253,32 +241,13 @@ def _label_checkpoints(transformer: CogVideoXTransformer3DModel, tracker: Memory
     transformer._gradient_checkpointing_func = labelled
 
 
-def _batch(job: TrainJob, shape: Bucket, batch_size: int) -> Batch:
-    """A batch of fake tensors for clips of one shape."""
-    architecture, vae = job.model.transformer, job.model.vae
-    frames = (shape.num_frames - 1) // vae.temporal_compression_ratio + 1
-    frames += -frames % (architecture.patch_size_t or 1)
-    height, width = (side // vae.spatial_compression_ratio for side in (shape.height, shape.width))
-    latents = torch.empty(batch_size, frames, vae.latent_channels, height, width)
-    texts = (batch_size, architecture.max_text_seq_length, architecture.text_embed_dim)
-    return Batch(
-        latents=latents,
-        noise=torch.empty_like(latents),
-        timesteps=torch.empty(batch_size, dtype=torch.long),
-        prompt_embeds=torch.empty(texts),
-        samples=[],
-        clips=[],
-        condition=torch.empty_like(latents) if build_task(job.task).condition_channels else None,
-    )
-
-
 @torch.no_grad()
 def _denoise(transformer: CogVideoXTransformer3DModel, config: dict, job: TrainJob, compute: Compute) -> None:
     """A denoising step of validation, with a batch of two for guidance."""
     validation = job.validation
     assert isinstance(validation, Validation)
     shape = Bucket(validation.num_frames, validation.height, validation.width)
-    batch = _batch(job, shape, 2 if validation.guidance_scale > 1 else 1)
+    batch = fake_batch(job, shape, 2 if validation.guidance_scale > 1 else 1)
     transformer.eval()
     with compute.autocast():
         transformer(**model_inputs(batch.latents, batch, config, compute.dtype), return_dict=False)

@@ -4,7 +4,9 @@ Workers are independent of Hydra: their job is a JSON file in the run folder. Th
 signals torchrun when its parent dies, and the workers when torchrun dies.
 """
 
+import logging
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -25,6 +27,8 @@ from cogvx_exp.launch.workers.processes import die_with_parent
 from cogvx_exp.runs.run_folder import RunFolder
 from cogvx_exp.sweep.gpus import gpus_of_its_own
 from cogvx_exp.training.stopping import Stopped
+
+logger = logging.getLogger(__name__)
 
 WORKER = "cogvx_exp.launch.workers.train"
 
@@ -59,9 +63,11 @@ def run_workers(work: Work, folder: RunFolder, log: Path | None = None) -> None:
     _meet(job.distributed)
     write_job(logs, work)
     _remove_stale_locks()
+    command, started = _command(job, logs), time.monotonic()
+    logger.info("starting %s", shlex.join(command))
     with gpus_of_its_own(job.sweep) as gpus, ExitStack() as files:
         process = subprocess.Popen(
-            _command(job, logs),
+            command,
             stdout=files.enter_context(log.open("w", encoding="utf-8")) if log else None,
             stderr=files.enter_context((logs / ERRORS).open("w", encoding="utf-8")),
             env=_environment(job) | gpus,
@@ -75,6 +81,7 @@ def run_workers(work: Work, folder: RunFolder, log: Path | None = None) -> None:
                 _kill(process)
                 process.wait()
                 raise
+    logger.info("exit code %d after %.1f s", code, time.monotonic() - started)
     _raise_failure(logs, code)
 
 
@@ -125,6 +132,7 @@ def _remove_stale_locks() -> None:
         with suppress(OSError):
             if time.time() - lock.stat().st_mtime > LONGEST_BUILD:
                 lock.unlink()
+                logger.info("removed %s, which was left over", lock)
 
 
 def _torchrun_flags(distributed: Distributed) -> list[str]:

@@ -1,10 +1,12 @@
 """A training worker. Independent of Hydra: its job is a file."""
 
+import logging
 import os
 import sys
 import traceback
 from pathlib import Path
 
+from cogvx_exp.console.log import logging_as_asked
 from cogvx_exp.console.progress import console
 from cogvx_exp.console.quiet import quiet_libraries
 from cogvx_exp.console.terminal import never_fail_to_print
@@ -17,6 +19,8 @@ from cogvx_exp.launch.workers.processes import die_with_parent
 from cogvx_exp.runs.checkpoint_folder import open_checkpoint
 from cogvx_exp.runs.run_folder import RunFolder
 from cogvx_exp.training.stopping import EXIT_CODE, Stopped, before_exit
+
+logger = logging.getLogger(__name__)
 
 
 def main() -> int:
@@ -35,7 +39,8 @@ def main() -> int:
         from cogvx_exp.training.run import train
 
         folder = RunFolder(job.run_dir)
-        with disk_trouble(folder):
+        with logging_as_asked(), disk_trouble(folder):
+            logger.info("worker %d, process %d, of %s", rank, os.getpid(), folder.path)
             dataset = load_dataset(job.data, job.cache_dir)
             train(job, folder, dataset, open_checkpoint(path) if path else None, work.opening)
     except Stopped as stopped:

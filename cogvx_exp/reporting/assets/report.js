@@ -250,6 +250,32 @@ if (prompts.length) {
   keepInStep();
 }
 
+/* Where the time of a step goes */
+
+function profileCell(name, value) {
+  if (name === "part") return value;
+  if (!value) return "";
+  if (name === "share" || name === "mfu") return `${(100 * value).toFixed(1)}%`;
+  if (name.endsWith("ms")) return value.toFixed(1);
+  return value >= 100 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(3)));
+}
+
+function profileTable({ columns, rows }) {
+  const cells = (tag, texts) => texts.map((textContent) => make(tag, { textContent }));
+  const head = make("tr", {}, ...cells("th", Object.values(columns)));
+  const body = rows.map((row) => make("tr", {}, ...cells("td", Object.keys(columns).map((name) => profileCell(name, row[name])))));
+  return make("div", { className: "wide" }, make("table", { className: "parts" }, head, ...body));
+}
+
+runs.filter((run) => run.profile).forEach((run) => {
+  const { title: heading, picture, text, trace } = run.profile;
+  const files = [[text, "table"], [trace, "trace, for ui.perfetto.dev"]].map(([href, textContent]) => make("a", { href, textContent }));
+  find("profiles").hidden = false;
+  find("profiles").append(make("details", { open: alone }, make("summary", { textContent: alone ? heading : `${title(run)}. ${heading}` }),
+    make("img", { src: picture, alt: heading, loading: "lazy" }), profileTable(run.profile),
+    make("p", { className: "hint" }, files[0], ", ", files[1])));
+});
+
 /* What failed, and how to run each again */
 
 const bad = runs.filter((run) => ["failed", "lost", "stopped"].includes(run.status));

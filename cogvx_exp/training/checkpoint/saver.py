@@ -1,5 +1,6 @@
 """Saves checkpoints in the background."""
 
+import logging
 import shutil
 import time
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from typing import Any
 from cogvx_exp.config.schema import Checkpoint
 from cogvx_exp.console.progress import console
 from cogvx_exp.runs.checkpoint_folder import prune_checkpoints, write_checkpoint
+
+logger = logging.getLogger(__name__)
 
 
 class CheckpointSaver:
@@ -71,6 +74,7 @@ class CheckpointSaver:
         started = time.perf_counter()
         try:
             write_checkpoint(path, write, about)
+            logger.info("%s written in %.2f s", path, time.perf_counter() - started)
             prune_checkpoints(self._folder, self._settings.keep, keep_best=self._settings.keep_best)
             self._failure = ""
             self.written += 1
@@ -80,7 +84,7 @@ class CheckpointSaver:
             self._failure = (
                 f"the checkpoint of step {about['step']} could not be written: {reason}; make room. {self._last()}"
             )
-            console.print(f"Note: {self._failure}", style="yellow", markup=False, soft_wrap=True)
+            console.warn(f"Note: {self._failure}", style="yellow")
         self.seconds_writing += time.perf_counter() - started
 
     def _last(self) -> str:

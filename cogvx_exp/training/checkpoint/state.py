@@ -1,5 +1,6 @@
 """The state in a checkpoint, stored as tensors and JSON, never as pickle."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ from cogvx_exp.optim.state import NOTHING, OptimizerStates, read_learned, states
 from cogvx_exp.runs.checkpoint_folder import CheckpointFolder
 from cogvx_exp.runs.run_folder import CHECKPOINT_FILE
 from cogvx_exp.strategies.single import Strategy
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS, OPTIMIZER, STATE = CHECKPOINT_FILE, "optimizer.safetensors", "state.json"
 
@@ -127,6 +130,7 @@ class TrainingState:
         """
         folder = checkpoint.path
         weights = load_file(folder / WEIGHTS)
+        logger.info("taking over %d weights and the optimizer's state from %s", len(weights), folder)
         shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
         if shapes != self.strategy.shapes():
             raise UserError(f"checkpoint {folder} was trained with another model or method; use its settings to resume")

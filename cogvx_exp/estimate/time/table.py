@@ -1,0 +1,116 @@
+"""Shows predicted times."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from cogvx_exp.config.schema import Hardware
+from cogvx_exp.console.progress import console
+from cogvx_exp.estimate.time.prediction import WHOLE, TimePrediction
+
+SHOWN_FROM = 0.0005
+"""Seconds of a part that is worth a column."""
+
+
+def show_times(times: Sequence[TimePrediction], cards: Sequence[Hardware]) -> None:
+    """Prints one run's time on each card, what is assumed of the cards, and what was measured."""
+    if not times:
+        console.print("No time is predicted: this GPU is not in conf/hardware; hardware=NAME predicts for another card")
+        return
+    console.print("Predicted time, seconds of a training step", style="bold")
+    console.print(_parts_table(times))
+    for card in cards:
+        console.print(_assumed(card), style="dim", soft_wrap=True)
+    console.print(
+        "Left out: encoding the data, the held-out loss, checkpoints, exchange between processes.", style="dim"
+    )
+    for prediction in times:
+        for line in _measured(prediction):
+            console.print(line, soft_wrap=True)
+
+
+def grid_table(times: Sequence[Sequence[TimePrediction]], labels: Sequence[str]) -> Table:
+    """One row a run, with seconds of a step and hours on each card."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("run", overflow="fold", min_width=16)
+    cards = list(dict.fromkeys(prediction.card for row in times for prediction in row))
+    priced = any(prediction.cost is not None for row in times for prediction in row)
+    for card in cards:
+        for name in ("s/step", "hours", *(["cost"] if priced else [])):
+            table.add_column(f"{card}\n{name}", justify="right", no_wrap=True)
+    for row, label in zip(times, labels, strict=True):
+        by_card = {prediction.card: prediction for prediction in row}
+        figures = [cell for card in cards for cell in _figures(by_card.get(card), priced)]
+        table.add_row(label, *figures)
+    return table
+
+
+def as_figures(prediction: TimePrediction) -> dict[str, Any]:
+    """For JSON."""
+    return {
+        "card": prediction.card,
+        "seconds_per_step": prediction.seconds_per_step,
+        "hours": prediction.hours,
+        "cost": prediction.cost,
+        "parts": prediction.parts,
+        "recomputed": prediction.recomputed,
+        "factor": prediction.factor,
+        "measured": [run.run for run in prediction.measured],
+    }
+
+
+def in_words(prediction: TimePrediction) -> str:
+    """`about 3.4 s a step, 2.8 hours`."""
+    hours = "" if prediction.hours is None else f", {_hours(prediction.hours)} hours"
+    cost = "" if prediction.cost is None else f", cost {prediction.cost:.2f}"
+    return f"about {_seconds(prediction.seconds_per_step)} s a step{hours}{cost}"
+
+
+def _parts_table(times: Sequence[TimePrediction]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("card")
+    names = dict.fromkeys(name for prediction in times for name in prediction.parts if name != WHOLE)
+    parts = [name for name in names if any(one.parts.get(name, 0.0) >= SHOWN_FROM for one in times)]
+    priced = any(prediction.cost is not None for prediction in times)
+    for name in (*parts, "of it\nrecomputed", "step", "run,\nhours", *(["cost"] if priced else [])):
+        table.add_column(name.replace(" ", "\n", 1) if name in parts else name, justify="right", no_wrap=True)
+    for one in times:
+        corrected = [one.factor * one.parts[name] if name in one.parts else None for name in parts]
+        cells = ["-" if value is None else _seconds(value) for value in corrected]
+        table.add_row(one.card, *cells, _seconds(one.factor * one.recomputed), *_figures(one, priced))
+    return table
+
+
+def _figures(prediction: TimePrediction | None, priced: bool) -> list[str]:
+    if prediction is None:
+        return ["-"] * (3 if priced else 2)
+    hours = "-" if prediction.hours is None else _hours(prediction.hours)
+    cost = "-" if prediction.cost is None else f"{prediction.cost:.2f}"
+    return [_seconds(prediction.seconds_per_step), hours, *([cost] if priced else [])]
+
+
+def _assumed(card: Hardware) -> str:
+    return (
+        f"{card.name}: products reach {card.matmul_efficiency:.0%}, attention {card.attention_efficiency:.0%} forward "
+        f"and {card.attention_backward_efficiency:.0%} backward, of {card.peak_tflops:g} TFLOP/s; other operations "
+        f"{card.bandwidth_efficiency:.0%} of {card.bandwidth:g} GB/s"
+    )
+
+
+def _measured(prediction: TimePrediction) -> Iterator[str]:
+    on_cpu = WHOLE in prediction.parts
+    for run in prediction.measured:
+        predicted = "" if on_cpu else f", predicted {_seconds(run.predicted)}"
+        yield f"Measured here: {_seconds(run.seconds)} s a step in {run.run}{predicted}"
+    if prediction.measured and not on_cpu:
+        yield f"The times for {prediction.card} are corrected by a factor of {prediction.factor:.2f}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
+
+
+def _hours(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"

@@ -1,0 +1,136 @@
+"""A step by part: time, kernels, synchronisations, floating-point operations."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cogvx_exp.profiling.analysis.attribution import attribute
+from cogvx_exp.profiling.analysis.flops import flops_of
+from cogvx_exp.profiling.analysis.timeline import pieces
+from cogvx_exp.profiling.analysis.trace import Event, Trace
+from cogvx_exp.profiling.parts import PARTS
+
+SYNCHRONISATIONS = (
+    "cudaStreamSynchronize",
+    "cudaDeviceSynchronize",
+    "cudaEventSynchronize",
+    "cudaMemcpy",
+    "cuCtxSynchronize",
+)
+"""Calls in which the host waits for the device."""
+READS = ("aten::_local_scalar_dense",)
+"""Operators that give the host a value: on a GPU it waits for it."""
+OWN_RANGE = "profiler"
+"""In this range the profiler itself waits for the device."""
+PHASES = ("forward", "backward", "recomputed")
+
+
+@dataclass
+class PartWork:
+    """What one part is of a step."""
+
+    seconds: float = 0.0
+    forward: float = 0.0
+    backward: float = 0.0
+    recomputed: float = 0.0
+    """Of these seconds, those of each phase."""
+    kernels: float = 0.0
+    """Kernels and copies; on a CPU, operators that are made of no others."""
+    synchronisations: float = 0.0
+    flops: float = 0.0
+    recomputed_flops: float = 0.0
+
+    def __add__(self, other: "PartWork") -> "PartWork":
+        theirs = asdict(other)
+        return PartWork(**{name: value + theirs[name] for name, value in asdict(self).items()})
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """Recorded steps; all figures are means for one."""
+
+    first_step: int
+    steps: int
+    parts: dict[str, PartWork]
+    """Those that have something, in the order of `PARTS`."""
+    on_device: bool
+    """Whether times and kernels are those of a GPU, not of operators on the host."""
+    peak_flops: float | None
+    """The most that the device can do a second, if that is known."""
+
+    @property
+    def whole(self) -> PartWork:
+        """The whole step."""
+        return sum(self.parts.values(), PartWork())
+
+    def mfu(self, work: PartWork) -> float | None:
+        """Share of the device's peak; what is computed again does not count."""
+        if not self.peak_flops or not work.seconds or not work.flops:
+            return None
+        return (work.flops - work.recomputed_flops) / work.seconds / self.peak_flops
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each part and one for the step. Times in milliseconds; None where there is nothing to tell."""
+        whole = self.whole
+        return [self._row(name, work, whole.seconds) for name, work in [*self.parts.items(), ("step", whole)]]
+
+    def _row(self, name: str, work: PartWork, seconds: float) -> dict[str, Any]:
+        mfu = self.mfu(work)
+        return {
+            "part": name,
+            "ms": round(work.seconds * 1e3, 3),
+            "share": round(work.seconds / seconds, 4),
+            **{f"{phase}_ms": round(getattr(work, phase) * 1e3, 3) for phase in PHASES},
+            "kernels": round(work.kernels, 1),
+            "synchronisations": round(work.synchronisations, 1),
+            "gflop": round(work.flops / 1e9, 6),
+            "gflop_recomputed": round(work.recomputed_flops / 1e9, 6),
+            "gflop_per_second": round(work.flops / work.seconds / 1e9, 2) if work.flops and work.seconds else None,
+            "mfu": None if mfu is None else round(mfu, 4),
+        }
+
+
+def break_down(
+    trace: Trace, parts: Mapping[str, str], *, first_step: int, steps: int, peak_flops: float | None
+) -> Breakdown:
+    """Sums a trace up.
+
+    Args:
+        trace: the recorded steps.
+        parts: the part of each range, by its name.
+        first_step: number of the first one.
+        steps: how many they are.
+        peak_flops: of the device, a second.
+    """
+    attribute(trace, parts)
+    found = {name: PartWork() for name in PARTS}
+    for piece in pieces(trace):
+        work, seconds = found[piece.part], (piece.end - piece.start) / 1e6
+        work.seconds += seconds
+        if piece.phase:
+            setattr(work, piece.phase, getattr(work, piece.phase) + seconds)
+    for event in trace.device or [event for event in trace.host if event.is_operator and event.is_leaf]:
+        found[event.part].kernels += 1
+    for event in _synchronisations(trace):
+        found[event.part].synchronisations += 1
+    for event in trace.host:
+        flops = flops_of(event) if event.is_operator else 0.0
+        found[event.part].flops += flops
+        found[event.part].recomputed_flops += flops if event.phase == "recomputed" else 0.0
+    mean = {
+        name: PartWork(**{key: value / steps for key, value in asdict(work).items()})
+        for name, work in found.items()
+        if any(asdict(work).values())
+    }
+    return Breakdown(first_step, steps, mean, bool(trace.device), peak_flops)
+
+
+def _synchronisations(trace: Trace) -> list[Event]:
+    """Of the device: calls that wait for it. Without one: reads of values, which would wait."""
+    if not trace.device:
+        return [event for event in trace.host if event.name in READS]
+    return [event for event in trace.runtime if event.name in SYNCHRONISATIONS and not _is_own(event)]
+
+
+def _is_own(event: Event) -> bool:
+    return event.parent is not None and event.parent.name == OWN_RANGE

@@ -1,0 +1,93 @@
+"""The parts of a step, and which modules and ranges belong to them."""
+
+from diffusers import CogVideoXTransformer3DModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+ATTENTION = "attention"
+FEED_FORWARD = "feed-forward"
+NORMS = "norms and modulation"
+ADAPTER = "adapter"
+EMBEDDINGS = "embeddings"
+LOSS = "inputs and loss"
+VAE_ENCODER = "VAE encoder"
+CLIP = "clip"
+OPTIMIZER = "optimizer"
+DATA_WAIT = "data wait"
+EXCHANGE = "exchange"
+LOGGING = "logging"
+BETWEEN_STEPS = "between steps"
+OTHER = "other"
+IDLE = "idle"
+
+PARTS = (
+    ATTENTION,
+    FEED_FORWARD,
+    NORMS,
+    ADAPTER,
+    EMBEDDINGS,
+    LOSS,
+    VAE_ENCODER,
+    CLIP,
+    OPTIMIZER,
+    DATA_WAIT,
+    EXCHANGE,
+    LOGGING,
+    BETWEEN_STEPS,
+    OTHER,
+    IDLE,
+)
+"""All parts, in the order of the table."""
+
+RANGES = {
+    "data wait": DATA_WAIT,
+    "forward": LOSS,
+    "backward": OTHER,
+    "clip": CLIP,
+    "losses to the host": LOGGING,
+    "exchange": EXCHANGE,
+    "optimizer": OPTIMIZER,
+    "logging": LOGGING,
+    "between steps": BETWEEN_STEPS,
+    "vae.encoder": VAE_ENCODER,
+}
+"""The part of each range of the training loop; of `forward` and `backward`, what no module of the model does."""
+
+HOST_PARTS = (DATA_WAIT, EXCHANGE, LOGGING, BETWEEN_STEPS)
+"""Parts in which the host keeps the device waiting: time in them in which nothing runs is theirs, and not idle."""
+
+OF_A_BLOCK = {"attn1": ATTENTION, "ff": FEED_FORWARD, "norm1": NORMS, "norm2": NORMS}
+"""By name in a transformer block, which itself gates and adds."""
+OF_THE_MODEL = {
+    "patch_embed": EMBEDDINGS,
+    "time_embedding": EMBEDDINGS,
+    "ofs_embedding": EMBEDDINGS,
+    "norm_final": NORMS,
+    "norm_out": NORMS,
+    "proj_out": EMBEDDINGS,
+}
+"""By name in the transformer, which itself patches and unpatches."""
+
+
+def module_parts(transformer: CogVideoXTransformer3DModel) -> dict[nn.Module, tuple[str, str]]:
+    """The name and the part of each module that has a range of its own; the others belong to what they are in."""
+    parts: dict[nn.Module, tuple[str, str]] = {transformer: ("transformer", EMBEDDINGS)}
+    modules = dict(transformer.named_modules())
+    for number, block in enumerate(transformer.transformer_blocks):
+        name = f"transformer_blocks.{number}"
+        parts[block] = (name, NORMS)
+        parts |= {getattr(block, child): (f"{name}.{child}", part) for child, part in OF_A_BLOCK.items()}
+    parts |= {modules[name]: (name, part) for name, part in OF_THE_MODEL.items() if name in modules}
+    for name, module in modules.items():
+        if isinstance(module, BaseTunerLayer):
+            base = module.get_base_layer()
+            parts[base] = (f"{name}.base_layer", _enclosing(name, modules, parts))
+            parts[module] = (name, ADAPTER)
+    return parts
+
+
+def _enclosing(name: str, modules: dict[str, nn.Module], parts: dict[nn.Module, tuple[str, str]]) -> str:
+    """The part that a module would have without its adapter: its own, or that of what it is in."""
+    while modules[name] not in parts and name:
+        name = name.rpartition(".")[0]
+    return parts[modules[name]][1]

@@ -1,0 +1,87 @@
+"""What a profile leaves in the run's folder, besides the trace: figures, a table and a picture."""
+
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cogvx_exp.console.progress import console
+from cogvx_exp.core.files import write_json, write_text
+from cogvx_exp.profiling.analysis.breakdown import Breakdown
+from cogvx_exp.profiling.picture import draw
+
+FIGURES, TABLE, PICTURE = "parts.json", "parts.txt", "parts.png"
+COLUMNS = {
+    "part": "",
+    "ms": "ms",
+    "share": "share",
+    "forward_ms": "forward",
+    "backward_ms": "backward",
+    "recomputed_ms": "recomputed",
+    "kernels": "kernels",
+    "synchronisations": "syncs",
+    "gflop": "GFLOP",
+    "gflop_per_second": "GFLOP/s",
+    "mfu": "MFU",
+}
+"""Headings of the table's columns, by the names of `Breakdown.rows`."""
+
+
+def write_results(found: Breakdown, folder: Path) -> None:
+    """Writes figures, table and picture."""
+    title = heading(found)
+    write_json(folder / FIGURES, {"title": title, "columns": columns_of(found), "rows": found.rows()})
+    draw(found, title, folder / PICTURE)
+    write_text(folder / TABLE, table(found))
+
+
+def print_results(found: Breakdown, folder: Path) -> None:
+    """Prints the table, and where the rest is."""
+    console.print(table(found).rstrip(), soft_wrap=True, markup=False, highlight=False)
+    console.print(f"Profile: {folder}", soft_wrap=True)
+
+
+def heading(found: Breakdown) -> str:
+    """Which steps these are."""
+    last = found.first_step + found.steps - 1
+    which = f"Step {last}" if found.steps == 1 else f"Mean of steps {found.first_step} to {last}"
+    return f"{which}: {found.whole.seconds * 1e3:,.1f} ms by what the {'GPU' if found.on_device else 'CPU'} does"
+
+
+def columns_of(found: Breakdown) -> dict[str, str]:
+    """The columns that have something to tell."""
+    columns = dict(COLUMNS)
+    if not found.on_device:
+        columns |= {"kernels": "operators", "synchronisations": "reads"}
+    if not found.whole.recomputed:
+        del columns["recomputed_ms"]
+    if not found.peak_flops:
+        del columns["mfu"]
+    return columns
+
+
+def table(found: Breakdown) -> str:
+    """The rows as text."""
+    columns = columns_of(found)
+    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for name, label in columns.items():
+        grid.add_column(label, justify="left" if name == "part" else "right", no_wrap=True)
+    for row in found.rows():
+        grid.add_row(*(_shown(name, row[name]) for name in columns))
+    text = StringIO()
+    Console(width=200, color_system=None, file=text).print(grid)
+    return "\n".join([heading(found), *(line.rstrip() for line in text.getvalue().splitlines())]) + "\n"
+
+
+def _shown(name: str, value: Any) -> str:
+    if name == "part":
+        return str(value)
+    if not value:
+        return ""
+    if name in ("share", "mfu"):
+        return f"{value:.1%}"
+    if name.endswith("ms"):
+        return f"{value:,.1f}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
