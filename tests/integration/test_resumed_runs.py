@@ -166,7 +166,7 @@ def test_an_older_checkpoint_begins_a_branch(
 def test_another_optimizer_starts_with_a_new_state(run: RunFolder, go: Go, capsys: pytest.CaptureFixture[str]) -> None:
     change = ("resume=latest", "steps=7", "optim=prodigy")
     assert go(*change) == 2
-    assert "optim.target was torch.optim.AdamW, is pytorch_optimizer.Prodigy" in capsys.readouterr().err
+    assert "optim.target was torch.optim.AdamW, now pytorch_optimizer.Prodigy" in capsys.readouterr().err
     assert go(*change, "resume_changed=true") == 0
     assert "the optimizer starts with a new state" in capsys.readouterr().out
     assert rates(run)[6] == pytest.approx(cosine(7, 7, 0.001))
