@@ -149,7 +149,7 @@ def test_an_older_checkpoint_begins_a_branch(
     assert go(older, "steps=5", "checkpoint.keep=1", "seed=7") == 0
     out = capsys.readouterr().out
     (branch,) = (run.path / "branches").iterdir()
-    assert f"Moved the results after step 2: {branch}" in out
+    assert f"Moved the results after step 2 to {branch}" in out
     assert [path.name for path in run.checkpoints.iterdir()] == ["step-000005"]
     assert sorted(path.name for path in (branch / "checkpoints").iterdir()) == ["step-000004", "step-000006"]
     assert len(rates(run)) == 5
