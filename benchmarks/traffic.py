@@ -1,9 +1,12 @@
-"""Bytes that one block reads and writes in a training step: `python -m benchmarks.traffic [SETTINGS] [--operators]`.
+"""Bytes that one block reads and writes in a training step.
+
+    python -m benchmarks.traffic [SETTINGS] [--operators] [--stock]
 
 The block of the real model is gone through without data, forward and backward, for the model's native clips; each
 operation's tensors count once as they go in and once as they come out. Nothing is loaded, and no GPU is needed: about
 ten seconds. SETTINGS are added to those of each row, as on the command line of train: to compare memory.norms=float32,
-for example. --operators lists the elementwise operations by what they move.
+for example. --operators lists the elementwise operations by what they move. --stock counts with the attention processor of
+diffusers and with peft's casts of the adapters' inputs, which this project leaves out.
 
 Elementwise operations are all but products and attention; their time on a GPU is that of their bytes.
 """
@@ -23,7 +26,9 @@ from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.config.typed import typed
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.estimate.time.work import flop_count, shape_of
+from cogvx_exp.estimate.trace import fake_models
 from cogvx_exp.estimate.trace.traffic import PassTraffic, Traffic, block_traffic
+from cogvx_exp.model import adapt
 
 ROWS = (
     "model=2b",
@@ -95,7 +100,9 @@ def operators(row: str, more: Sequence[str]) -> str:
 
 def main() -> None:
     """Prints the tables."""
-    more = [text for text in sys.argv[1:] if text != "--operators"]
+    more = [text for text in sys.argv[1:] if text not in ("--operators", "--stock")]
+    if "--stock" in sys.argv:
+        fake_models.set_attention = adapt._skip_input_casts = lambda *arguments: None
     print("GB that one block reads and writes, one native clip; backward: with the blocks computed again\n")
     print(table(ROWS, more))
     for row in ROWS if "--operators" in sys.argv else ():

@@ -14,6 +14,7 @@ from cogvx_exp.estimate.prediction import Prediction, predict
 from cogvx_exp.estimate.splitting import split_over
 from cogvx_exp.estimate.trace.training_step import StepBytes, step_bytes, trace_steps
 from cogvx_exp.model.adapt import make_trainable, trainable_parameters
+from cogvx_exp.model.attention.backends import set_attention
 from cogvx_exp.model.device import Compute, resolve_dtype
 from cogvx_exp.model.offload import blocks
 from cogvx_exp.model.offload.blocks import apply_memory_options
@@ -58,6 +59,7 @@ def allocated(job: TrainJob) -> int:
     transformer.requires_grad_(False)
     make_trainable(transformer, job.method, 0)
     apply_memory_options(transformer.train(), job.memory, compute.device)
+    set_attention(transformer, job.attention)
     parameters = trainable_parameters(transformer)
     average = [parameter.detach().clone() for parameter in parameters.values()] if job.ema_decay else []
     optimizer = build_optimizer(parameters, job.optim, compute.device)

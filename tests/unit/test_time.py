@@ -121,7 +121,7 @@ def test_a_5b_on_three_cards(make_job: MakeJob) -> None:
     assert h100.hours == pytest.approx(3000 * h100.seconds_per_step / 3600)
     assert h100.hours is not None
     assert h100.cost == pytest.approx(h100.hours * 2 * 4)
-    assert "cost 22." in in_words(h100)
+    assert "cost 19." in in_words(h100)
     (unknown,) = predict_times(make_job(*FIVE_B, "epochs=2", SHALLOW), SHAPE, [H100])
     assert unknown.hours is unknown.cost is None
 
