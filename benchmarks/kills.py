@@ -49,7 +49,7 @@ class Attempt:
         if any(self.folder.glob("run/checkpoints/.*.tmp")):
             return "saving"
         text = self.log.read_text()
-        last = max((text.rfind(word), word) for word in ("Encoding", "Reading", "Training ", "Sampling", "Going on"))
+        last = max((text.rfind(word), word) for word in ("Encoding", "Reading", "Training ", "Sampling", "Resuming"))
         if last[0] < 0:
             return "starting"
         names = {"Encoding": "preparing", "Reading": "preparing", "Sampling": "validating"}
@@ -132,11 +132,11 @@ def main() -> None:
                 runs += 1
                 print(f"{name}: {runs} runs, {killed.total()} kills {dict(killed)}", flush=True)
         rows.append([name, *(str(killed[phase]) for phase in PHASES), str(killed.total()), str(runs)])
-    header = ["", *PHASES, "kills", "runs that ended as the undisturbed one"]
+    header = ["", *PHASES, "kills", "runs equal to the uninterrupted one"]
     lines = [header, ["---"] * len(header), *rows]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     PAGE.write_text(
-        f"# Killed and resumed\n\nWritten by `python benchmarks/kills.py`, which says what is done.\n\n{text}\n"
+        f"# Killed and resumed\n\nWritten by `python benchmarks/kills.py`, whose docstring describes the method.\n\n{text}\n"
     )
     print(f"Wrote {PAGE}")
 

@@ -52,12 +52,12 @@ ROWS = {
 HEADER = """\
 # What a setting learns
 
-Written by `python benchmarks/learning.py` on {cores} CPU cores. Each row teaches the tiny model a concept from 20 clips of it and 20
-ordinary ones ({steps} steps of 8 clips, all other settings as they come), then samples {prompts} prompts that neither the
-base nor the run has seen, with the concept and without, and looks at the pixels of the videos (`cogvx_exp/toy/measure.py`).
-A setting that silently breaks learning shows here. In the row `i2v` the image that a video starts from shows the style already.
+Written by `python benchmarks/learning.py` on {cores} CPU cores. Each row teaches the tiny model a concept from 20 clips that
+show it and 20 ordinary ones ({steps} steps of 8 clips, otherwise default settings), then samples {prompts} prompts that neither the
+base model nor the run has seen, with and without the concept, and classifies the pixels of the videos
+(`cogvx_exp/toy/measure.py`). A setting that silently breaks learning shows up here. In the row `i2v` the start image already shows the style.
 
-| run | concept, asked for | not asked for | colour | motion | background | seconds a step |
+| run | concept requested | not requested | colour | motion | background | seconds per step |
 |---|---|---|---|---|---|---|
 """
 

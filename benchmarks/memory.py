@@ -1,7 +1,7 @@
 """Writes docs/memory.md: predicted memory of this project's settings and of the CogVideoX Factory's tables.
 
-`python -m benchmarks.memory` takes about ten minutes on 2 cores. The columns of what was measured are filled from the
-results of `python -m benchmarks.gpu`.
+`python -m benchmarks.memory` takes about ten minutes on 2 cores. The measured columns are filled from the results of
+`python -m benchmarks.gpu`.
 """
 
 from collections.abc import Iterator
@@ -32,29 +32,28 @@ INTRODUCTION = """\
 # Memory
 
 Written by `python -m benchmarks.memory`. All figures are GiB of the device's memory, predicted by `python -m cogvx_exp.memory`
-for clips of the model's native size: 49 frames of 480x720, for 1.5 81 frames of 768x1360. A card needs about {reserve} GiB
-more for CUDA itself, and with several processes 0.5 GiB for nccl. Measured cells are filled by
-`python -m benchmarks.gpu --docs`; an empty cell has not been measured.
+for clips of the model's native size: 49 frames of 480x720, or 81 frames of 768x1360 for 1.5. A card needs about {reserve} GiB
+more for CUDA itself, and with several processes 0.5 GiB for nccl. `python -m benchmarks.gpu --docs` fills in the measured
+cells; an empty cell has not been measured.
 
-**How it predicts.** The real model is built without data, the adapter is added, the blocks are arranged as for training, and
-two training steps and a denoising step are taken with tensors that have a shape and no content. Every storage is
-counted from its birth to its death in units of 512 bytes, as torch's CUDA allocator does. What CUDA does otherwise than a CPU
-is put in: autocast's float32 layer norms, the float32 sum in FlashAttention's backward pass. Optimizer states count as the
-bytes that each optimizer's file in `conf/optim` states, which a test holds against the real states.
+**Method.** The real model is built on the meta device, the adapter is added, the memory options are applied to the blocks,
+and two training steps and a denoising step are run with fake tensors. Every storage is counted for its lifetime, in units of
+512 bytes like torch's CUDA allocator. Differences between CUDA and the CPU are modelled: autocast's float32 layer norms, the
+float32 accumulator in FlashAttention's backward pass. The size of optimizer states comes from each optimizer's file in
+`conf/optim`; a test compares it with the real states.
 
-**Host memory.** The column *host* is what one process keeps there: streamed blocks, offloaded activations, an offloaded optimizer's
-states and its copies of weights and gradients, and, with `validation.offload`, copies of the weights, which are made when videos
-are decoded and stay. All but the states is pinned. From torch 2.13 on, a pinned tensor above 1 MiB takes what it needs; older
-versions round each up to a power of two, and the prediction does as the installed version. A run whose host memory exceeds what the
-machine or its cgroup has is refused before it starts.
+**Host memory.** The column *host* is the host memory of one process: streamed blocks, offloaded activations, an offloaded
+optimizer's states and its copies of weights and gradients, and, with `validation.offload`, copies of the weights, which are made
+when videos are first decoded and then kept. Everything but the states is pinned. Since torch 2.13, pinned tensors above 1 MiB are
+not rounded up; older versions round each to a power of two, and the prediction follows the installed version. A run that needs
+more host memory than the machine or its cgroup has is refused before it starts.
 
-**How good it is.** Tests compare the peak of each phase with the bytes that a software CUDA device counts in runs of small models
+**Accuracy.** Tests compare the peak of each phase with the bytes counted by a software CUDA device in runs of small models
 (`tests/integration/test_cuda_memory.py`; for several processes `test_cuda_split_memory.py`; [docs/gpu.md](gpu.md)), and a step's
-peak with what torch's CPU allocator hands out (`tests/unit/test_estimate.py`): within 10 %. Most peaks differ by less than 1 %; those
-of loading by up to 8 % (fp8: temporary copies; streamed blocks: 0.2 of 2.5 MiB), encoding by 5 %, the last videos with streamed blocks by
-2 %.
-The last part of this page compares predictions with the reference's tables. Fragmentation of the allocator, workspaces of cuDNN, and
-temporary copies in the step of prodigy, came, schedule_free and muon are not predicted.
+peak with torch's CPU allocator (`tests/unit/test_estimate.py`). They must agree within 10 %; most differ by less than 1 %, loading by
+up to 8 % (fp8: temporary copies; streamed blocks: 0.2 of 2.5 MiB), encoding by 5 %, the final videos with streamed blocks by 2 %.
+The last section compares predictions with the tables of the reference (CogVideoX Factory). Not predicted: allocator fragmentation,
+cuDNN workspaces, and temporary copies in the steps of prodigy, came, schedule_free and muon.
 """
 
 
@@ -74,7 +73,7 @@ def predicted(settings: str) -> Prediction:
 
 
 def training_peaks(prediction: Prediction) -> tuple[float, float]:
-    """Peak of training without and with validations, what is encoded before left out."""
+    """Peak of training without and with validation, not counting encoding."""
     return prediction.phases["before_validation"], prediction.phases["after_validation"]
 
 
@@ -108,7 +107,7 @@ def plain_rows(choices: list[str]) -> Iterator[list[str]]:
 
 
 def comparison(method: str, rows: dict, optim: str, batch_size: int) -> Iterator[list[str]]:
-    """Rows that put the reference's figures beside predictions for its settings and for ours."""
+    """Rows of the reference's figures and the predictions for its settings and for ours."""
     for key, reference in rows.items():
         model, rank, activations = (*key, "", "checkpoint")[:3] if len(key) == 1 else key
         same, shared = same_settings(method, optim, batch_size, key)
@@ -127,10 +126,10 @@ def write() -> None:
     phases = ["encoding", "before training", "before validation", "after validation", "after testing"]
     parts = [INTRODUCTION.format(reserve=f"{RESERVE_GIB:.1f}"), "## Targets\n"]
     parts.append(
-        "Peaks of training without and with validation: the reference's, what is wanted, predicted, measured.\n"
-        "Captions are encoded before (9.5 GiB with T5 in 16 bits), when nothing else is on the device.\n"
+        "Peaks of training without and with validation: the reference's, the target, predicted and measured.\n"
+        "Captions are encoded first (9.5 GiB with T5 in 16 bits), when nothing else is on the device.\n"
     )
-    both = ["reference", "wanted", "predicted", "measured"]
+    both = ["reference", "target", "predicted", "measured"]
     header = ["settings", *(f"{what}: {name}" for what in ("without", "with") for name in both)]
     parts.append(table(header, targets()))
     real = ["host", "measured without", "measured with"]
@@ -150,36 +149,36 @@ def write() -> None:
 
 
 PRESET_NOTES = """\
-| preset | sets | price against `default` |
+| preset | sets | cost relative to `default` |
 | --- | --- | --- |
-| `default` | each block's input is kept, the rest computed again | |
-| `fast` | attention's output is kept, too; the VAE does whole frames | faster: attention once a step less |
-| `24gb` | the inputs wait in pinned host memory | copies beside the computation |
-| `16gb` | and feed-forward layers in four parts | feed-forward layers computed once more |
-| `12gb` | and frozen weights stay on the host; two blocks are on the GPU | copies, hidden if a block computes for longer |
+| `default` | each block's input is kept, the rest is recomputed | |
+| `fast` | attention's output is kept as well; no VAE tiling | faster: attention is not recomputed |
+| `24gb` | block inputs are offloaded to pinned host memory | copies, overlapped with computation |
+| `16gb` | and feed-forward layers in four chunks | feed-forward layers are recomputed once more |
+| `12gb` | and frozen weights are streamed from the host, two blocks on the GPU at a time | copies, hidden if a block's computation takes longer |
 """
 
 TIME_NOTES = """\
-Time of a training step over that of `memory.activations=keep` (which the 5b would need {keep:.0f} GiB for), on 2 CPU cores with
-a small CogVideoX (`python benchmarks/step.py`). On a CPU attention is a small part of the step and copies to the host are
-no copies over a bus, so `selective`, `offload` and `stream_blocks` show their bookkeeping only.
+Time of a training step relative to `memory.activations=keep` (for which the 5b would need {keep:.0f} GiB), on 2 CPU cores with
+a small CogVideoX (`python benchmarks/step.py`). On a CPU, attention is a small part of the step and copies to the host do not
+cross a bus, so `selective`, `offload` and `stream_blocks` only show their overhead.
 """
 
 COMPARISON_NOTES = """\
-The reference's figures (an A100 with 80 GB) are the highest so far in a run. *Before training* theirs is T5, the VAE and
-the transformer at once; T5 leaves before the first step, so *before validation* is the higher of that and of the training
-step; *after validation* T5 is on the device again. The columns *same settings* compute the first two so: float32 layer norms,
-T5 (8.9 GiB) and the VAE beside. What remains between theirs and these:
+The reference's figures (an A100 with 80 GB) are running maxima. Its *before training* is T5, the VAE and the transformer
+together; T5 is released before the first step, so *before validation* is the maximum of that and of the training step; *after
+validation* T5 is on the device again. The columns *same settings* predict the first two under these conditions: float32 layer
+norms, with T5 (8.9 GiB) and the VAE loaded. The remaining differences:
 
-- LoRA, batch size 4, 5b: theirs is up to 18 % higher. The prediction is what tensors take, not what the allocator holds.
-- Full fine-tuning with AdamW: theirs is 6.3 GiB higher for 2b, as much as one more float32 copy of the weights. torch's
-  AdamW makes such temporary copies unless it is fused; here it is.
+- LoRA, batch size 4, 5b: theirs is up to 18 % higher. The prediction is allocated, not reserved memory.
+- Full fine-tuning with AdamW: theirs is 6.3 GiB higher for 2b, the size of one more float32 copy of the weights. torch's
+  AdamW makes such temporary copies unless it is fused, as it is here.
 - Full fine-tuning with CPU offload: theirs is 9 to 13 GiB higher for 5b. Autocast keeps 16-bit copies of all float32 weights
-  (10.4 GiB) until the end of a pass; here it does not.
-- 5b, 8-bit AdamW, batch size 4: their 16.396 before training is the 2b's figure.
+  (10.4 GiB) until the end of a pass; here its cache is off.
+- 5b, 8-bit AdamW, batch size 4: their 16.396 before training is the figure of the 2b.
 
-*Ours* is the same training with `memory=24gb`; T5 is never beside the transformer, since the embeddings are cached.
-DeepSpeed's rows are left out.
+*Ours* is the same training with `memory=24gb`; T5 and the transformer are never loaded together, since the embeddings are
+cached. DeepSpeed's rows are omitted.
 """
 
 if __name__ == "__main__":

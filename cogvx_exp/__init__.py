@@ -1,3 +1,3 @@
-"""cogvx-exp: fine-tuning experiments for the CogVideoX family, configured with Hydra."""
+"""cogvx-exp: fine-tuning of CogVideoX models, configured with Hydra."""
 
 __version__ = "0.1.0"

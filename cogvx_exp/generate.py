@@ -11,7 +11,7 @@ from cogvx_exp.evaluation.adapter import find_adapters, with_base_model
 
 
 def run(job: GenerateJob, overrides: list[str]) -> None:
-    """Samples every prompt and writes an mp4 with its settings beside it."""
+    """Samples every prompt and writes an mp4 with its settings next to it."""
     from cogvx_exp.console.quiet import quiet_libraries
 
     if job.generate.replay:
@@ -22,7 +22,7 @@ def run(job: GenerateJob, overrides: list[str]) -> None:
         return
     adapters = find_adapters(job.generate)
     job = with_base_model(job, adapters, overrides)
-    faults = check_generate(job)  # only now the model is known
+    faults = check_generate(job)  # the model is only known now
     if faults:
         raise ConfigError(faults)
     if job.generate.images and "i2v" in job.model.tasks:

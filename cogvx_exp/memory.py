@@ -1,6 +1,6 @@
-"""`python -m cogvx_exp.memory`: predict what a run will take, with no GPU, no data and no download.
+"""`python -m cogvx_exp.memory`: predict a run's memory without a GPU, data or download.
 
-It takes the command line of `train`.
+It takes the same settings as `train`.
 """
 
 import sys
@@ -21,14 +21,14 @@ def run(job: TrainJob, overrides: list[str]) -> Any:
 
 
 def show(estimates: list[Any]) -> None:
-    """Prints and draws what was predicted."""
+    """Prints and plots the predictions."""
     from cogvx_exp.estimate.command import show
 
     show(estimates)
 
 
 def no_folders(overrides: list[str]) -> list[str]:
-    """A sweep's jobs have no folders."""
+    """Hydra overrides that avoid creating folders for the jobs of a sweep."""
     return ["hydra.sweep.dir=outputs/memory", "hydra.sweep.subdir=."]
 
 

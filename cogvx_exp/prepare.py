@@ -1,4 +1,4 @@
-"""`python -m cogvx_exp.prepare`: encode a dataset before training, or look at it."""
+"""`python -m cogvx_exp.prepare`: encode a dataset before training, or inspect it."""
 
 import sys
 
@@ -8,7 +8,7 @@ from cogvx_exp.config.schema import PrepareJob
 
 
 def run(job: PrepareJob, overrides: list[str]) -> None:
-    """Fills the cache, or shows the dataset."""
+    """Fills the cache, or inspects the dataset."""
     from cogvx_exp.launch.preparation import encode, inspect
 
     (inspect if job.mode == "inspect" else encode)(job)

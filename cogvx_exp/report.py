@@ -1,4 +1,4 @@
-"""`python -m cogvx_exp.report FOLDER...`: a page that compares runs, and the same figures as CSV."""
+"""`python -m cogvx_exp.report FOLDER...`: a page that compares runs, and its tables as CSV."""
 
 import argparse
 import sys
@@ -15,14 +15,14 @@ from cogvx_exp.reporting.runs import find_runs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes the report and returns the exit code: 0, or 2 for a user's error."""
+    """Writes the report and returns the exit code: 0, or 2 for a user error."""
     parser = argparse.ArgumentParser(
         prog="python -m cogvx_exp.report",
-        description="Compares runs: settings that differ, losses, videos side by side. Works on running ones, too.",
+        description="Compares runs: settings that differ, losses, videos side by side. Runs may still be running.",
     )
-    parser.add_argument("folders", nargs="+", type=Path, help="folders of runs, of sweeps, or of many of them")
+    parser.add_argument("folders", nargs="+", type=Path, help="folders of runs or sweeps")
     parser.add_argument(
-        "--output", type=Path, help="folder for the page; default: report/ in the one given, or outputs/report"
+        "--output", type=Path, help="folder for the page; default: report/ in the given folder, or outputs/report"
     )
     parser.add_argument("--quiet", action="store_true", help="print only the page's path, warnings and errors")
     never_fail_to_print()
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if (fault := disk_fault(error)) is None:
             raise
-        print(f"cogvx_exp.report: {fault}; --output names a folder for the page", file=sys.stderr)
+        print(f"cogvx_exp.report: {fault}; choose a folder for the page with --output", file=sys.stderr)
         return 2
     count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
     console.result(str(page) if arguments.quiet else f"{count}: open {page} in a browser")

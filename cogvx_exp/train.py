@@ -9,7 +9,7 @@ from cogvx_exp.sweep.callback import check_sweep, note_failure, sweep_overrides
 
 
 def run(job: TrainJob, overrides: list[str]) -> float | None:
-    """Trains, and returns the objective that a sweep may search for."""
+    """Trains, and returns the objective of a sweep."""
     from cogvx_exp.launch.start import launch
 
     return launch(job, overrides)

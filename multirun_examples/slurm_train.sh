@@ -1,9 +1,9 @@
 #!/bin/bash
 # Fine-tune on two machines with four GPUs each:  sbatch multirun_examples/slurm_train.sh
 #
-# Ninety seconds before the time is up Slurm sends SIGUSR1 (by hand: scancel --signal=USR1 JOB). The run finishes its step,
-# saves its state and ends with code 75 on every machine, and the job is put into the queue again. resume=auto then goes
-# on where it stopped. A machine that fails ends the others, and the job with it.
+# Ninety seconds before the time limit Slurm sends SIGUSR1 (manually: scancel --signal=USR1 JOB). The run finishes its
+# step, saves its state and exits with code 75 on every machine, and the job is requeued. resume=auto then continues where
+# it stopped. If one machine fails, the others and the job are stopped.
 #SBATCH --job-name=cogvx
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -17,13 +17,14 @@
 
 RUN_DIR=outputs/slurm-$SLURM_JOB_ID
 HOST=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-PORT=$((20000 + SLURM_JOB_ID % 10000)) # each job its own
+PORT=$((20000 + SLURM_JOB_ID % 10000)) # unique per job
 export SAVED=outputs/slurm-$SLURM_JOB_ID.saved
 rm -f "$SAVED"
 
-# One task a machine; each starts the processes of its machine. SLURM_* say the rest, so they are taken out of the way.
-# The first task to end with an error makes srun end the others. To have saved is no error, so such a task ends with 0 and
-# leaves a file. The shell ignores the signal, which its Python takes (138: it came before Python could, nothing is lost).
+# One task per machine, which starts that machine's processes. SLURM_* are unset for them, or they would be taken for ranks.
+# The first task to exit with an error makes srun stop the others. Stopping after saving is not an error, so such a task
+# exits with 0 and leaves a file. The shell ignores the signal and Python handles it (138: it arrived before Python's
+# handler was installed, when there is nothing to lose).
 srun --kill-on-bad-exit=1 bash -c '
   RANK_OF_NODE=$SLURM_NODEID
   unset SLURM_PROCID SLURM_NTASKS

@@ -1,1 +1,1 @@
-"""Programs for working on the project itself; the package does not import them."""
+"""Development scripts; the package does not import them."""

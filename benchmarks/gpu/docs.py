@@ -15,12 +15,12 @@ INTRODUCTION = """\
 # Measured on a GPU
 
 Written by `python -m benchmarks.gpu --docs` from the results of `python -m benchmarks.gpu`; an empty cell has not been
-measured. Weights and clips are random and of the models' native size: 49 frames of 480x720, for 1.5 81 frames of
-768x1360; batch size 1 unless the settings say otherwise. `python -m benchmarks.gpu --list` says what is left to measure.
+measured. Weights and clips are random and of the models' native size: 49 frames of 480x720, 81 frames of
+768x1360 for 1.5; batch size 1 unless the settings say otherwise. `python -m benchmarks.gpu --list` lists what is left to measure.
 
-Time is the median of {timed} steps after {warm_up}. MFU counts what a step needs, not what is computed twice to save memory.
-Memory is the peak in GiB, of training and of one sampled video where it says "with": what torch's allocator gave out, what
-it held, and all that the process took, with CUDA's context. Pinned is host memory.
+Time is the median of {timed} steps after {warm_up}. MFU counts the FLOPs of a step without recomputation.
+Memory is the peak in GiB, including one sampled video in the columns "with": allocated and reserved by torch's allocator, and
+the process's total with CUDA's context. Pinned is host memory.
 """
 
 
@@ -81,7 +81,7 @@ def _page(results: Mapping[str, Result]) -> str:
     return "\n".join([*parts, *_tests(results.values())])
 
 
-HEADER = ["settings", "s a step", "MFU", "allocated", "allocated, with", "reserved", "process", "pinned", "note"]
+HEADER = ["settings", "s per step", "MFU", "allocated", "allocated, with", "reserved", "process", "pinned", "note"]
 
 
 def _row(measurement: Measurement, result: Result | None) -> list[str]:

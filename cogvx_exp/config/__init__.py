@@ -1,1 +1,1 @@
-"""From a command line to a checked, typed configuration. Nothing in this folder imports torch."""
+"""Turns a command line into a validated, typed configuration. Nothing in this folder imports torch."""

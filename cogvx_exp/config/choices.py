@@ -1,4 +1,4 @@
-"""What the files of a group in conf/ say, read without Hydra."""
+"""Reads the files of a group in conf/ without Hydra."""
 
 from functools import cache
 from typing import Any
@@ -9,7 +9,7 @@ from cogvx_exp.config.paths import conf_dir
 
 
 def models_for(task: str) -> list[str]:
-    """Names of the models that can do `task`."""
+    """Names of the models that support `task`."""
     return [name for name in _names("model") if task in composed("model", name)["tasks"]]
 
 
@@ -34,7 +34,7 @@ def attention_choices() -> list[dict[str, Any]]:
 
 
 def choices_with(setting: str) -> list[str]:
-    """Choices whose file, or one that it inherits, has `setting` (such as data.dataset_file), as `group=choice`."""
+    """Choices whose file, or one that it inherits, contains `setting` (e.g. data.dataset_file), as `group=choice`."""
     group, _, name = setting.partition(".")
     if not group or not name:
         return []
@@ -43,7 +43,7 @@ def choices_with(setting: str) -> list[str]:
 
 @cache
 def composed(group: str, choice: str) -> dict[str, Any]:
-    """A choice's values with those it inherits (the `defaults` of its file), without Hydra."""
+    """A choice's values including those inherited through the `defaults` of its file, without Hydra."""
     own = _read(group, choice)
     values: dict[str, Any] = {}
     for parent in own.pop("defaults", ["_self_"]):

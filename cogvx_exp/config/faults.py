@@ -1,4 +1,4 @@
-"""Faults of a configuration, collected so that the user sees all of them at once."""
+"""Errors in a configuration, collected so that users see all of them at once."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -9,16 +9,16 @@ from cogvx_exp.core.errors import UserError
 
 @dataclass(frozen=True)
 class Fault:
-    """One setting that has to change."""
+    """A setting that has to change."""
 
     setting: str
-    """What was given, as `key=value`."""
+    """The given setting, as `key=value`."""
     problem: str
     """What is allowed and what to change."""
 
 
 class ConfigError(UserError):
-    """A configuration that cannot run; its text has one line for every fault."""
+    """An invalid configuration; its message has one line per fault."""
 
     def __init__(self, faults: Sequence[Fault]):
         self.faults = list(faults)
@@ -29,9 +29,9 @@ class ConfigError(UserError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A question with the names that someone who typed `word` may have meant, or nothing.
+    """A suggestion of similar names, or an empty string.
 
-    A setting is found by its whole name and by its last part: `lr` finds `optim.lr`.
+    Settings are found by their full name and by its last part: `lr` finds `optim.lr`.
     """
     known = sorted(known)
     last = word.rsplit(".", 1)[-1]

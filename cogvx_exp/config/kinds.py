@@ -1,4 +1,4 @@
-"""What the schema says about a setting, in words."""
+"""Descriptions of settings' types, derived from the schema."""
 
 import types
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ class Kind:
     about: tuple[Any, ...] = ()
 
     def members(self) -> Iterator["Kind"]:
-        """The alternatives of a union (null left out), or the kind itself."""
+        """The alternatives of a union except null, or the kind itself."""
         origin, arguments = get_origin(self.annotation), get_args(self.annotation)
         if origin is Annotated:
             yield from Kind(arguments[0], (*arguments[1:], *self.about)).members()
@@ -41,7 +41,7 @@ class Kind:
         return Kind(arguments[0]) if get_origin(self.annotation) in (list, tuple) else None
 
     def words(self) -> str:
-        """What is allowed: `a whole number above 0`."""
+        """The allowed values: `a whole number above 0`."""
         words = next((item.words for item in self.about if isinstance(item, Allowed)), None)
         if words:
             return words
@@ -51,7 +51,7 @@ class Kind:
         return " or ".join(dict.fromkeys(member.words() for member in members))
 
     def takes(self, *kinds: type) -> bool:
-        """Whether one of the alternatives is of one of the given types."""
+        """Whether one of the alternatives is one of the given types."""
         return any(member.annotation in kinds for member in self.members())
 
     def _words_of_one(self) -> str:
@@ -88,9 +88,9 @@ def _bound(about: Any) -> str:
 
 
 def locate(schema: type[BaseModel], location: Sequence[str | int]) -> tuple[str, Kind | None]:
-    """The name and kind of the setting at a place in the values, as pydantic gives it.
+    """The name and kind of the setting at a location reported by pydantic.
 
-    Pydantic puts names of alternatives between those of fields, `validation.default.seed`; they are left out.
+    Pydantic inserts names of union alternatives between field names (`validation.default.seed`); they are skipped.
     """
     name, kind = "", Kind(schema)
     for part in location:
@@ -103,7 +103,7 @@ def locate(schema: type[BaseModel], location: Sequence[str | int]) -> tuple[str,
         elif any(member.takes(dict) or get_origin(member.annotation) is dict for member in kind.members()):
             name, kind = f"{name}.{part}", Kind(Any)
         elif _is_section(kind) and not _is_alternative(kind):
-            return f"{name}.{part}" if name else str(part), None  # there is no such setting
+            return f"{name}.{part}" if name else str(part), None  # no such setting
     return name, kind
 
 
@@ -119,7 +119,7 @@ def kind_of(schema: type[BaseModel], setting: str) -> Kind | None:
 
 
 def misplaced_bools(schema: type[BaseModel], values: dict[Any, Any]) -> Iterator[str]:
-    """Names of settings that are numbers and were given true or false, which pydantic takes as 1 and 0."""
+    """Names of numeric settings that were given true or false, which pydantic accepts as 1 and 0."""
     for name, value in values.items():
         kind = kind_of(schema, name)
         if kind and isinstance(value, bool) and kind.takes(int, float) and not kind.takes(bool):

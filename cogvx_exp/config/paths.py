@@ -1,4 +1,4 @@
-"""Where the YAML files are."""
+"""Location of the YAML files."""
 
 from pathlib import Path
 
@@ -6,6 +6,6 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def conf_dir() -> Path:
-    """The folder of the configuration: inside an installed package, or beside it in a checkout."""
+    """The configuration folder: inside an installed package, or next to it in a checkout."""
     installed = PACKAGE / "conf"
     return installed if installed.is_dir() else PACKAGE.parent / "conf"

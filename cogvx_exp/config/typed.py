@@ -1,4 +1,4 @@
-"""From what Hydra composed to a typed, frozen configuration."""
+"""Converts Hydra's composed config to a typed, frozen configuration."""
 
 from typing import Any, TypeVar
 
@@ -14,21 +14,21 @@ Job = TypeVar("Job", bound=Section)
 
 OUT_OF_BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "multiple_of", "finite_number")
 OUR_OWN = ("empty", "not_utf8", "no_user")
-"""Faults that the schema's own types find."""
+"""Error types raised by the schema's own types."""
 
 
 def typed(config: DictConfig, schema: type[Job]) -> Job:
-    """Resolves `config` and gives it its types. After this no DictConfig exists.
+    """Resolves and validates `config`. After this no DictConfig exists.
 
     Raises:
-        ConfigError: values of a wrong type or out of range, unknown keys, broken references.
+        ConfigError: values of the wrong type or out of range, unknown keys, broken references.
     """
     try:
         values = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
         problem = str(error).splitlines()[0]
         if isinstance(error, InterpolationKeyError | InterpolationResolutionError):
-            problem += r"; ${NAME} stands for another setting's value; for the text itself write \${NAME}"
+            problem += r"; ${NAME} refers to another setting; for the literal text write \${NAME}"
         raise ConfigError([Fault(str(error.full_key), problem)]) from None
     assert isinstance(values, dict)
     faults = [_bool_fault(setting, schema) for setting in misplaced_bools(schema, dict(values))]
@@ -41,7 +41,7 @@ def typed(config: DictConfig, schema: type[Job]) -> Job:
 
 
 def _faults(errors: list[Any], schema: type[Section]) -> list[Fault]:
-    """One fault for each setting: pydantic has one for each alternative of a union."""
+    """One fault per setting: pydantic reports one for each alternative of a union."""
     by_setting: dict[str, list[tuple[Any, Kind | None]]] = {}
     for item in errors:
         setting, kind = locate(schema, item["loc"])
@@ -58,7 +58,7 @@ def _bool_fault(setting: str, schema: type[Section]) -> Fault:
 def _fault(setting: str, found: list[tuple[Any, Kind | None]]) -> Fault:
     item, kind = next((pair for pair in found if pair[0]["type"] in OUR_OWN), found[0])
     if item["type"] == "missing":
-        return Fault(setting, "is missing; take away what removes it, or set it")
+        return Fault(setting, "is missing; set it, or remove the override that deletes it")
     if item["type"] == "union_tag_invalid":
         allowed = str(item["ctx"]["expected_tags"]).replace("'", "").replace(", ", " or ")
         return Fault(f"{setting}.name={item['ctx']['tag']}", f"must be {allowed}")
@@ -68,7 +68,7 @@ def _fault(setting: str, found: list[tuple[Any, Kind | None]]) -> Fault:
 
 
 def _problem(setting: str, item: Any, kind: Kind | None, alone: bool) -> str:
-    """What is allowed instead."""
+    """The allowed values."""
     about = item.get("ctx", {})
     if item["type"] in OUR_OWN:
         return str(item["msg"])
@@ -86,7 +86,7 @@ def _problem(setting: str, item: Any, kind: Kind | None, alone: bool) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as it is written on a command line."""
+    """A value as written on a command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):

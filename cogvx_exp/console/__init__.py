@@ -1,1 +1,1 @@
-"""What a person sees: the terminal, progress, pictures; and what they are not shown of the libraries."""
+"""Terminal output, progress and pictures; silences the libraries."""

@@ -1,10 +1,10 @@
-"""matplotlib for files, without a display; imported with the first picture, since it takes half a second."""
+"""matplotlib without a display, imported only when needed because it takes half a second."""
 
 from types import ModuleType
 
 
 def pyplot() -> ModuleType:
-    """`matplotlib.pyplot` with the backend that draws into files."""
+    """`matplotlib.pyplot` with the file backend."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -13,13 +13,13 @@ T = TypeVar("T")
 console = PlainConsole()
 
 SECONDS_BETWEEN_LINES = 10.0
-"""How often a line is printed where there is no terminal."""
+"""Interval of lines where there is no terminal."""
 
 
 def progress(label: str, items: Iterable[T], total: int | None = None) -> Iterator[T]:
-    """Yields the items with a bar that has their number, rate and time left.
+    """Yields the items with a progress bar of their number, rate and remaining time.
 
-    `total` is needed where the items have no length.
+    `total` is needed for items without a length.
     """
     if total is None:
         assert isinstance(items, Sized)
@@ -32,10 +32,10 @@ def progress(label: str, items: Iterable[T], total: int | None = None) -> Iterat
 
 
 class Bar:
-    """A progress bar with a text behind it. Bars may be nested; an inner one disappears when it is done."""
+    """A progress bar followed by a text. Bars may be nested; an inner one disappears when it is done."""
 
     _display: Progress | None = None
-    """The display that all bars share while any of them is open."""
+    """The display shared by all open bars: rich allows only one live display at a time."""
 
     def __init__(self, label: str, total: int, done: int = 0):
         self.label, self.total, self.done = label, total, done
@@ -59,7 +59,7 @@ class Bar:
             Bar._display.remove_task(self._task)
 
     def show(self, done: int, text: str) -> None:
-        """Sets how many items are done and the text behind the bar."""
+        """Sets the number of completed items and the text after the bar."""
         assert Bar._display
         Bar._display.update(self._task, completed=done, text=text)
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""Keeps the screen for the user: libraries speak only when something is wrong, or with COGVX_LOG=debug."""
+"""Silences libraries unless something is wrong, or with COGVX_LOG=debug."""
 
 import logging
 import os
@@ -24,10 +24,10 @@ def _is_critical(record: logging.LogRecord) -> bool:
 
 
 def quiet_libraries(quant: str = "none") -> None:
-    """Imports the libraries; silences notes that a user can do nothing about, and progress bars.
+    """Imports the libraries, silencing progress bars and messages that users can do nothing about.
 
-    Call before anything else imports torch, diffusers or transformers: some of them speak while they
-    are imported. Variables that the user has set stay. `quant` is that of `import_libraries`.
+    Call before anything else imports torch, diffusers or transformers: some log during import. Environment variables
+    set by the user are kept. `quant` is passed to `import_libraries`.
     """
     logged = libraries_are_logged()
     for name, value in (ENVIRONMENT | (VERBOSE if logged else {})).items():
@@ -35,17 +35,17 @@ def quiet_libraries(quant: str = "none") -> None:
     for name in () if logged else SILENT_LOGGERS:
         logger = logging.getLogger(name)
         logger.setLevel(logging.CRITICAL)
-        logger.addFilter(_is_critical)  # DeepSpeed sets its level when it is imported, and writes to standard output
+        logger.addFilter(_is_critical)  # the level alone is not enough: DeepSpeed resets it when imported
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters are wanted
+    warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters are intended
     warnings.filterwarnings("ignore", message=".*does not implement _stable_hash_for_caching")
-    warnings.filterwarnings("ignore", message="TorchaoLoraLinear was instantiated")  # merging is done on the plain base
+    warnings.filterwarnings("ignore", message="TorchaoLoraLinear was instantiated")  # merging uses the plain base
     warnings.filterwarnings(
         "ignore", message="Glyph .* missing from"
-    )  # a box in a picture; the prompt is text elsewhere
-    warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")  # nothing to page from
-    warnings.filterwarnings("ignore", message="This DataLoader will create")  # reported in our own words
+    )  # the picture shows a box; the prompt is also printed as text
+    warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")  # nothing to page
+    warnings.filterwarnings("ignore", message="This DataLoader will create")  # our own message is clearer
 
     import_libraries(quant)
     import diffusers.utils.logging

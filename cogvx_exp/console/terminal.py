@@ -1,4 +1,4 @@
-"""The terminal. Text of a user (captions, names of files) is shown as it is, never read as markup."""
+"""Terminal output. Users' text (captions, file names) is printed literally, never parsed as markup."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 HIDDEN = {"Cc", "Cs"}
-"""Unicode categories of what is shown as an escape: control characters, and bytes of file names that are not UTF-8."""
+"""Unicode categories printed as escapes: control characters, and undecodable bytes of file names."""
 LAYOUT = "\n\t"
 QUIET = "COGVX_QUIET"
 """Variable that tells processes which a command starts that it was given --quiet."""
@@ -19,9 +19,9 @@ HUB_QUIET = "HF_HUB_DISABLE_PROGRESS_BARS"
 
 
 def visible(text: str, layout: str = LAYOUT) -> str:
-    r"""The text with control characters (such as those that colour or clear a terminal) as escapes, `\x1b`.
+    r"""The text with control characters (such as the ones that colour or clear a terminal) as escapes, `\x1b`.
 
-    A byte that is no UTF-8, which Python keeps as a lone surrogate, becomes `\xe9`. Characters of `layout` stay.
+    An undecodable byte, which Python keeps as a lone surrogate, becomes `\xe9`. Characters of `layout` are kept.
     """
     if text.isprintable():
         return text
@@ -30,20 +30,20 @@ def visible(text: str, layout: str = LAYOUT) -> str:
 
 
 def one_line(text: str) -> str:
-    """The visible text in one line: line breaks and runs of blanks become a blank."""
+    """The visible text on one line: line breaks and runs of spaces become one space."""
     return visible(" ".join(text.split()))
 
 
 def never_fail_to_print() -> None:
-    """Lets standard output and errors write an escape for what their encoding does not have, instead of raising."""
+    """Makes stdout and stderr write escapes for characters their encoding lacks, instead of raising."""
     for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)  # a test may have put something else there
+        reconfigure = getattr(stream, "reconfigure", None)  # tests may replace the stream
         if reconfigure:
             reconfigure(errors="backslashreplace")
 
 
 class PlainConsole(Console):
-    """A rich console in which no text is markup or an emoji code: styles are given as `style=` or as `Text`.
+    """A rich console without markup or emoji codes: styles are given as `style=` or as `Text`.
 
     `print` is for progress, which --quiet does not show; `warn` and `result` for what it does show. A process that is
     not the main one has `quiet` set, and shows nothing.
@@ -75,12 +75,12 @@ class PlainConsole(Console):
                 del os.environ[name]
 
     def render_str(self, text: str, **settings: Any) -> Text:
-        """Rich calls this for every string, those in tables included."""
+        """Rich calls this for every string, including those in tables."""
         settings |= {"markup": False, "emoji": False}
         return super().render_str(visible(text), **settings)
 
     def print(self, *objects: RenderableType, **settings: Any) -> None:
-        """As rich's, but also the text of `Text` objects is made visible."""
+        """Like rich's, but also escapes the text of `Text` objects."""
         if not self.only_results:
             self._show(*objects, **settings)
 

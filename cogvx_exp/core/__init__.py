@@ -1,1 +1,1 @@
-"""What everything else may use: errors, files, text, randomness."""
+"""Shared by all packages: errors, files, text, randomness."""

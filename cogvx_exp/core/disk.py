@@ -1,4 +1,4 @@
-"""Full disks and disks that cannot be written, as all libraries report them. Does not import torch."""
+"""Full and unwritable disks, as reported by different libraries. Does not import torch."""
 
 import errno
 import os
@@ -14,15 +14,15 @@ from safetensors import SafetensorError
 from cogvx_exp.core.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""A full disk, a quota, a limit of file sizes."""
+"""Disk full, quota exceeded, file size limit."""
 DISK_ERRORS = (*FULL, errno.EROFS, errno.EACCES)
-"""And a disk or a folder that cannot be written."""
+"""The same, and disks or folders that are not writable."""
 PLACE_ERRORS = (*DISK_ERRORS, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
-"""And names that are too long or taken: another place or name helps."""
+"""The same, and names that are too long or taken: fixed by choosing another path."""
 
 
 def disk_error(error: BaseException) -> OSError | None:
-    """The error of the disk that an error is, or that a library has made it of."""
+    """The disk error behind an exception, also where a library wraps it in its own class."""
     if isinstance(error, OSError):
         return error if error.errno in DISK_ERRORS else None
     if isinstance(error, SafetensorError) and (number := re.search(r"os error (\d+)", str(error))):
@@ -33,23 +33,23 @@ def disk_error(error: BaseException) -> OSError | None:
 
 
 def try_disk(folder: Path) -> None:
-    """Writes a little into a folder: tells why another program could not.
+    """Writes some bytes into a folder, to find out why another program could not.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the folder is not writable.
     """
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(bytes(1 << 16))
         file.flush()
-        os.fsync(file.fileno())
+        os.fsync(file.fileno())  # some file systems only report a full disk here
 
 
 @contextmanager
 def plain_disk_errors(path: Path) -> Iterator[None]:
-    """Inside, files are written at `path`.
+    """Turns library errors about a full disk while writing `path` into OSError.
 
     Raises:
-        OSError: also where a library reports a full disk as an error of its own.
+        OSError: for every disk error, whichever library reports it.
     """
     try:
         yield
@@ -60,13 +60,13 @@ def plain_disk_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def disk_errors_explained(explain: Callable[[OSError], str]) -> Iterator[None]:
-    """Inside, files are written.
+    """Turns disk errors inside the block into a UserError.
 
     Args:
-        explain: the message for an error of the disk.
+        explain: returns the message for a disk error.
 
     Raises:
-        UserError: instead of an error of the disk, whichever library reports it.
+        UserError: instead of a disk error, whichever library reports it.
     """
     try:
         yield
@@ -78,22 +78,20 @@ def disk_errors_explained(explain: Callable[[OSError], str]) -> Iterator[None]:
 
 
 def cache_trouble(cache_dir: Path) -> AbstractContextManager[None]:
-    """Inside, the cache is filled; a UserError names the path that cannot be written, and what to do."""
+    """Turns disk errors while the cache is filled into a UserError that names the path."""
     return disk_errors_explained(
         lambda error: (
-            f"{error.filename or cache_dir}: {error.strerror}; make room there, or set cache_dir to a folder on "
-            "another disk. What is encoded stays: the same command goes on from there"
+            f"{error.filename or cache_dir}: {error.strerror}; free some space, or set cache_dir to a folder on "
+            "another disk. Encoded clips are kept: run the same command again to continue"
         )
     )
 
 
 def disk_fault(error: OSError) -> UserError | None:
-    """The user's error that an error of the system is, if it is one: names the file."""
+    """A UserError for a system error about a file's path, if it is one."""
     if error.errno not in PLACE_ERRORS or error.filename is None:
         return None
     name = str(error.filename)
     shown = name if len(name) <= 160 else f"{name[:70]}...{name[-70:]}"
     limit = " (a name may have 255 bytes)" if error.errno == errno.ENAMETOOLONG else ""
-    return UserError(
-        f"{shown}: {error.strerror}{limit}; name another place (run_dir, cache_dir) or another folder to work in"
-    )
+    return UserError(f"{shown}: {error.strerror}{limit}; choose another path (run_dir, cache_dir) or working directory")

@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees all of them or nothing."""
+"""Atomic file writes: readers see the complete file or none."""
 
 import hashlib
 import json
@@ -16,12 +16,13 @@ from cogvx_exp.core.errors import UserError
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; it takes the place of `path` when the block succeeds."""
+    """Yields a temporary path next to `path` that replaces `path` when the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = _beside(path)
     try:
         yield beside
         mode_by_umask(beside)
+        # fsync before the rename: otherwise a power cut can leave the new name with empty content.
         _sync(beside)
         beside.replace(path)
     finally:
@@ -29,13 +30,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file, whole or not at all."""
+    """Writes a text file atomically."""
     with atomic_write(path) as beside:
-        beside.write_text(text, encoding="utf-8", errors="backslashreplace")  # of a lone surrogate: legal in JSON
+        beside.write_text(text, encoding="utf-8", errors="backslashreplace")  # lone surrogates are legal in JSON
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file, whole or not at all."""
+    """Writes a JSON file atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
@@ -46,9 +47,9 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Yields a temporary folder beside `folder`; it becomes `folder` when the block succeeds.
+    """Yields a temporary folder next to `folder` that becomes `folder` when the block succeeds.
 
-    If another process was faster, its folder stays.
+    If another process has created `folder` in the meantime, that one is kept.
     """
     beside = _beside(folder)
     beside.mkdir(parents=True)
@@ -66,7 +67,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """Yields a temporary folder beside `folder`; it takes the place of `folder` when the block succeeds."""
+    """Yields a temporary folder next to `folder` that replaces `folder` when the block succeeds."""
     beside, before = (folder.with_name(f".{folder.name}.{what}") for what in ("tmp", "before"))
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -74,44 +75,45 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         yield beside
         sync_folder(beside)
         shutil.rmtree(before, ignore_errors=True)
+        # A rename cannot replace a folder with files in it, so the old one is moved away first.
         if folder.exists():
             folder.replace(before)
         beside.replace(folder)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)  # a full disk needs the space
+        shutil.rmtree(beside, ignore_errors=True)  # frees the space if the disk is full
     shutil.rmtree(before, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the files of a folder, and their names, survive a power cut; others may read them if the umask says so."""
+    """Makes the files of a folder and their names survive a power cut, with modes according to the umask."""
     for path in folder.rglob("*"):
         if path.is_file():
             mode_by_umask(path)
             _sync(path)
-    _sync(folder)
+    _sync(folder)  # the names are in the folder's own inode
 
 
 def make_folder(folder: Path, setting: str) -> None:
-    """Makes the folder that a setting names, if it is not there.
+    """Creates the folder named by a setting, if it does not exist.
 
     Raises:
-        UserError: it is no folder, or cannot be made.
+        UserError: it is not a folder, or cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{setting}={folder}: this, or a folder above it, is a file; name a folder") from None
+        raise UserError(f"{setting}={folder}: this path or one of its parents is a file; choose a folder") from None
     except OSError as error:
-        raise UserError(f"{setting}={folder} cannot be made ({error.strerror}); name another folder") from None
+        raise UserError(f"{setting}={folder} cannot be created ({error.strerror}); choose another folder") from None
 
 
 def copy_folder(source: Path, folder: Path, leave_out: str = "") -> None:
-    """Copies the files of a folder into another, with the usual modes and not those of an installed package.
+    """Copies the files of a folder into another, with default modes, not those of an installed package.
 
     Args:
-        source: what is copied.
-        folder: made if it is not there; what is in it stays.
-        leave_out: an ending of names.
+        source: the folder to copy.
+        folder: created if needed; existing files in it are kept.
+        leave_out: suffix of file names to skip.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for path in source.rglob("*"):
@@ -124,27 +126,28 @@ def copy_folder(source: Path, folder: Path, leave_out: str = "") -> None:
 
 
 def new_folder(folder: Path) -> Path:
-    """Makes a folder that no other process has made: of that name, or with a number behind it."""
+    """Creates a new folder with this name, or with a number appended if it is taken by any process."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     for number in count(1):
         made = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
+        # mkdir is atomic: of several processes, only one creates a name.
         with suppress(FileExistsError):
             made.mkdir()
             return made
-    raise AssertionError("there is a number for every process")
+    raise AssertionError("unreachable: count() never ends")
 
 
 def mode_by_umask(path: Path) -> None:
-    """Gives a new file, or all files of a folder, the usual mode: safetensors makes them with 600."""
+    """Applies the umask to a new file, or to all files of a folder: safetensors creates them with mode 600."""
     wanted = 0o666 & ~_umask()
     for file in [path] if path.is_file() else path.rglob("*"):
         if file.is_file() and not file.is_symlink() and file.stat().st_mode & 0o777 == 0o600 != wanted:
-            with suppress(OSError):  # a file system without modes
+            with suppress(OSError):  # file systems without modes
                 file.chmod(wanted)
 
 
 def _umask() -> int:
-    """The process's umask. To ask the system for it is to change it, which other threads would notice."""
+    """The process's umask, from /proc: os.umask can only read it by changing it, which affects other threads."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("Umask:"):
@@ -155,7 +158,7 @@ def _umask() -> int:
 
 
 def _beside(path: Path) -> Path:
-    """A name that no other process has, also on another machine, and that is not too long where `path` is not."""
+    """A temporary name that is unique across machines, and never longer than names may be."""
     return path.with_name(f".{secrets.token_hex(8)}.tmp")
 
 
@@ -177,6 +180,6 @@ def file_hash(path: Path) -> str:
 
 
 def fingerprint(value: Any) -> str:
-    """BLAKE2 hash (128 bits, hexadecimal) of a JSON-like value, equal whatever the order of its keys."""
+    """BLAKE2 hash (128 bits, hexadecimal) of a JSON-like value, independent of the order of its keys."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.blake2b(text.encode(errors="backslashreplace"), digest_size=16).hexdigest()

@@ -1,4 +1,4 @@
-"""Downloads from the Hugging Face Hub. Does not need torch, so that a missing download is reported at once."""
+"""Downloads from the Hugging Face Hub. Does not need torch, so a failed download is reported immediately."""
 
 import logging
 from pathlib import Path
@@ -15,11 +15,11 @@ def fetch(repo: str, revision: str | None, *, kind: str, setting: str, patterns:
         repo: owner/name.
         revision: branch, tag or commit.
         kind: model or dataset.
-        setting: the setting that names it, for messages.
+        setting: the setting that gives it, for messages.
         patterns: files to fetch; None: all.
 
     Raises:
-        UserError: it is neither in the cache nor can it be fetched.
+        UserError: it is not in the cache and cannot be fetched.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError

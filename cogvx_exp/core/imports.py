@@ -1,4 +1,4 @@
-"""A short start: libraries import what a command uses, not whatever happens to be installed."""
+"""A faster start: libraries import only what a command uses, not everything that is installed."""
 
 import gc
 import logging
@@ -16,7 +16,7 @@ _one_command = False
 
 
 def expect_one_command() -> None:
-    """Says that this process ends with the command it has begun, so that no later job can need more than this one."""
+    """Declares that this process ends after its current command, so no later job can need other libraries."""
     global _one_command
     _one_command = True
 
@@ -25,7 +25,7 @@ def import_libraries(quant: str = "none") -> None:
     """Imports torch, diffusers, transformers and peft, in half the time if this process runs one command only.
 
     Args:
-        quant: storage of the frozen weights (`quant=NAME`).
+        quant: quantization of the frozen weights (`quant=NAME`).
     """
     if "diffusers" in sys.modules:
         return
@@ -36,16 +36,16 @@ def import_libraries(quant: str = "none") -> None:
         import peft
         import transformers
 
-        # Their packages import their parts on demand. These are the parts that look for what is installed.
+        # The packages import their modules lazily. These classes trigger the checks for optional packages.
         _ = diffusers.CogVideoXTransformer3DModel, diffusers.AutoencoderKLCogVideoX, peft.LoraConfig
         _ = transformers.T5EncoderModel
 
 
 @contextmanager
 def _hidden(packages: tuple[str, ...]) -> Iterator[None]:
-    """Inside, packages that are not imported yet look as if they were not installed.
+    """Hides packages that are not imported yet, as if they were not installed.
 
-    That is what None in `sys.modules` means to `import` and `importlib.util.find_spec`.
+    None in `sys.modules` makes `import` and `importlib.util.find_spec` fail.
     """
     hidden = [name for name in packages if name not in sys.modules]
     for name in hidden:
@@ -59,12 +59,12 @@ def _hidden(packages: tuple[str, ...]) -> Iterator[None]:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Imports make many objects that stay: collecting in between takes a fifth of their time and finds nothing."""
+    """Imports create many permanent objects: collecting in between takes a fifth of the time and frees nothing."""
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
+        gc.freeze()  # later collections skip the imported objects
         if enabled:
             gc.enable()

@@ -1,4 +1,4 @@
-"""Randomness keyed by what it is for, not by who asks or when.
+"""Random generators keyed by purpose, independent of process and order.
 
 The noise of training sample 1234 is the same on one process or eight, before and after a resume.
 """
@@ -13,17 +13,17 @@ import torch
 def keyed_seed(seed: int, *key: int | str) -> int:
     """A 63-bit seed for the purpose named by `key`."""
     digest = hashlib.blake2b(repr((seed, *key)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+    return int.from_bytes(digest, "little") >> 1  # torch seeds are signed 64-bit
 
 
 def generator(seed: int, *key: int | str) -> torch.Generator:
-    """A CPU generator for the purpose named by `key`, such as (sample number, "noise")."""
+    """A CPU generator for the purpose named by `key`, e.g. (sample number, "noise")."""
     return torch.Generator().manual_seed(keyed_seed(seed, *key))
 
 
 @dataclass(frozen=True)
 class SampleRandomness:
-    """Randomness of one training sample, keyed by its number and by what is drawn."""
+    """Random generators of one training sample, keyed by its number and purpose."""
 
     seed: int
     sample: int
@@ -33,7 +33,7 @@ class SampleRandomness:
         return generator(self.seed, self.sample, purpose)
 
     def uniform(self, purpose: str) -> float:
-        """A number in [0, 1)."""
+        """A uniform number in [0, 1)."""
         return torch.rand((), generator=self.generator(purpose)).item()
 
     def normal(self, shape: Sequence[int], purpose: str) -> torch.Tensor:

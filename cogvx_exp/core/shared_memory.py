@@ -1,6 +1,6 @@
-"""Room in /dev/shm, where the locks of a process's children are. Containers are often given little of it.
+"""Free space in /dev/shm, which holds the semaphores of worker processes. Containers often have little of it.
 
-Tensors are sent through pipes (`Batch.__reduce__`) and take none.
+Tensors are sent through pipes (`Batch.__reduce__`) and need none.
 """
 
 import multiprocessing
@@ -9,15 +9,15 @@ from pathlib import Path
 
 SHARED = Path("/dev/shm")
 OF_QUEUE = 3
-"""Semaphores of one queue."""
+"""Semaphores per queue."""
 OF_ALL = 9
-"""Semaphores that the readers share: a queue for their results, an event for their end; and one to spare."""
+"""Semaphores shared by all workers: the result queue, the shutdown event, and one spare."""
 PAGE = 4096
-"""Bytes that a semaphore takes."""
+"""Bytes per semaphore."""
 
 
 def has_room(readers: int) -> bool:
-    """Whether there is room for the locks of so many reading processes."""
+    """Whether the semaphores of this many workers fit."""
     try:
         multiprocessing.Semaphore()
         free = os.statvfs(SHARED)
@@ -34,5 +34,6 @@ def no_room() -> str:
     except OSError as error:
         size = f"{SHARED} cannot be used ({error.strerror})"
     return (
-        f"{size}, too little for the locks of processes (docker run --shm-size=64m; mount -o remount,size=64m {SHARED})"
+        f"{size}, too little for the semaphores of worker processes "
+        f"(docker run --shm-size=64m; mount -o remount,size=64m {SHARED})"
     )

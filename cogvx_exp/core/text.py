@@ -1,4 +1,4 @@
-"""Reading text files of users. They must be UTF-8; of others it is said which encoding they seem to have."""
+"""Reads users' text files, which must be UTF-8. Errors name the likely encoding of other files."""
 
 import codecs
 import re
@@ -15,11 +15,11 @@ BYTE_ORDER_MARKS = (
 )
 EAST_ASIAN = ("GB18030", "SHIFT_JIS", "EUC-KR", "BIG5")
 LONE_HIGH_BYTES = re.compile(rb"(?<![\x80-\xff])[\x80-\xff](?![\x80-\xff])")
-"""Letters such as é between ASCII letters: a single-byte encoding."""
+"""Bytes like that of é between ASCII letters, which suggest a single-byte encoding."""
 
 
 class NotUtf8(UserError):  # noqa: N818
-    """A text file that is not UTF-8: what is wrong, and how to fix it."""
+    """A text file is not UTF-8: what is wrong, and how to fix it."""
 
     def __init__(self, what: str, fix: str):
         super().__init__(what, fix)
@@ -30,7 +30,7 @@ class NotUtf8(UserError):  # noqa: N818
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark; line ends stay as they are.
+    """The text of a UTF-8 file, with or without a byte order mark; line endings are kept.
 
     Raises:
         NotUtf8: it is in another encoding; the message does not name the file.
@@ -54,7 +54,7 @@ def read_text(path: Path) -> str:
 
 
 def is_text(text: str) -> bool:
-    """Whether a text has no lone surrogates: bytes of a file name that are no UTF-8, or broken escapes in JSON."""
+    """Whether a text is valid Unicode, without lone surrogates (undecodable file names, broken escapes in JSON)."""
     if text.isascii():
         return True
     try:
@@ -71,7 +71,7 @@ def _refusal(path: Path, what: str, encoding: str | None) -> NotUtf8:
 
 
 def _guess(data: bytes) -> str | None:
-    """An encoding that the bytes may be in: by whether letters outside of ASCII have one byte or more."""
+    """The likely encoding, judged by whether non-ASCII letters have one byte or more."""
     high = sum(byte >= 0x80 for byte in data)
     single = len(LONE_HIGH_BYTES.findall(data))
     candidates = ("WINDOWS-1252",) if 2 * single >= high else EAST_ASIAN

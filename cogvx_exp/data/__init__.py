@@ -1,1 +1,1 @@
-"""From a folder of clips to training batches: manifest, video, buckets, cache, samples."""
+"""From a dataset on disk to clips in buckets: manifests, probing, frame selection and decoding."""

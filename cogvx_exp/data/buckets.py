@@ -1,4 +1,4 @@
-"""Buckets: the few shapes that all clips are brought to, so that clips of one shape can form a batch."""
+"""Buckets: the few shapes that clips are resized to, so that clips of one shape can form a batch."""
 
 import math
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Bucket:
 
 
 def choose_bucket(info: VideoInfo, data: Data) -> Bucket:
-    """The bucket of a clip: nearest in aspect ratio, then in area; the most frames that the clip fills.
+    """The bucket of a clip: nearest in aspect ratio, then in area; the most frames the clip can fill.
 
     Raises:
         ClipError: the clip has fewer frames than the smallest bucket.
@@ -35,7 +35,7 @@ def choose_bucket(info: VideoInfo, data: Data) -> Bucket:
     if not fitting:
         raise ClipError(
             f"has {usable} usable frames; the smallest of data.frame_buckets is {min(data.frame_buckets)}",
-            "take it out, or use a smaller bucket, less data.skip_frames_* or a higher data.fps",
+            "remove it, or use a smaller bucket, less data.skip_frames_* or a higher data.fps",
         )
 
     def distance(size: tuple[int, int]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""From sources to clips: every row is examined, gets a bucket, or is a fault. No video is decoded whole."""
+"""From sources to clips: each row is probed and gets a bucket, or is a fault. No video is fully decoded."""
 
 import logging
 import os
@@ -29,11 +29,11 @@ class Clip:
 
     row: Row
     source: int
-    """Number of the source."""
+    """Index of the source."""
     info: VideoInfo
     bucket: Bucket
     latents: LatentFiles | None = None
-    """Where it is encoded already (data=latents)."""
+    """Its encoded files, if the dataset is already encoded (data=latents)."""
 
     @property
     def name(self) -> str:
@@ -50,29 +50,29 @@ class Dataset:
     held_out: list[Clip]
     """Never trained on."""
     rates: list[float]
-    """How often a clip of each source is seen in an epoch."""
+    """How often a clip of each source is seen per epoch."""
     faults: list[DataFault] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
-    """Files that a system has put there, such as macOS's `._clip.mp4`."""
+    """System files that were skipped, such as macOS's `._clip.mp4`."""
 
     def bucket_counts(self) -> dict[Bucket, int]:
-        """How many training clips each bucket has."""
+        """Number of training clips per bucket."""
         return dict(sorted(Counter(clip.bucket for clip in self.clips).items()))
 
     def describe(self) -> str:
-        """How many clips there are, in which buckets."""
+        """Numbers of clips and their buckets, for messages."""
         buckets = ", ".join(f"{count} of {bucket}" for bucket, count in self.bucket_counts().items())
         held_out = f"; {len(self.held_out)} held out" if self.held_out else ""
         count = f"{len(self.left_out)} file{'s' if len(self.left_out) > 1 else ''}"
-        left_out = f"; left out {count} of the system, such as {self.left_out[0]}" if self.left_out else ""
+        left_out = f"; skipped {count} of the operating system, such as {self.left_out[0]}" if self.left_out else ""
         return f"{len(self.clips)} clips (frames x height x width): {buckets}{held_out}{left_out}"
 
 
 def load_dataset(data: Data, cache_dir: Path) -> Dataset:
-    """Reads all sources and examines all rows; faults are collected, not raised.
+    """Reads all sources and probes all videos; faults are collected, not raised.
 
     Raises:
-        UserError: a manifest cannot be read, or cache_dir is no folder.
+        UserError: a manifest cannot be read, or cache_dir is not a folder.
     """
     make_folder(cache_dir, "cache_dir")
     clips: list[Clip] = []
@@ -101,10 +101,10 @@ def load_dataset(data: Data, cache_dir: Path) -> Dataset:
 
 
 def accept(dataset: Dataset, data: Data, console: PlainConsole, report: Path | None) -> None:
-    """Prints and writes the faults; stops if there are any and data.on_error=raise, or if no clip is left.
+    """Reports the faults; stops if there are any and data.on_error=raise, or if no clip is left.
 
     Raises:
-        UserError: the dataset cannot be used as it is.
+        UserError: the dataset cannot be used.
     """
     faults, good = dataset.faults, len(dataset.clips) + len(dataset.held_out)
     if faults:
@@ -114,18 +114,18 @@ def accept(dataset: Dataset, data: Data, console: PlainConsole, report: Path | N
             write_faults(faults, report)
         if data.on_error == "raise":
             raise UserError(
-                f"{len(faults)} of {len(faults) + good} rows cannot be used{where}; fix them, or go on without them "
-                "with data.on_error=skip"
+                f"{len(faults)} of {len(faults) + good} rows cannot be used{where}; fix them, or skip them with "
+                "data.on_error=skip"
             )
-        console.warn(f"Going on without {len(faults)} rows that cannot be used{where}")
+        console.warn(f"Skipping {len(faults)} rows that cannot be used{where}")
     if not dataset.clips:
-        raise UserError(f"data.root={data.root} has no clip to train on")
+        raise UserError(f"data.root={data.root} has no clips to train on")
 
 
 def assign_buckets(
     rows: list[Row], infos: dict[str, VideoInfo], data: Data, source: int
 ) -> tuple[list[Clip], list[DataFault]]:
-    """Gives every row whose video is known its bucket."""
+    """Assigns a bucket to every row whose video was probed."""
     clips, faults = [], []
     chosen: dict[VideoInfo, Bucket | ClipError] = {}
     for row in rows:
@@ -143,10 +143,10 @@ def assign_buckets(
 
 
 def split_holdout(clips: list[Clip], data: Data) -> tuple[list[Clip], list[Clip]]:
-    """Training and held-out clips. Which videos are held out follows from their names alone.
+    """Splits training and held-out clips. The choice depends only on the videos' names, so it is the same in every run.
 
     Raises:
-        UserError: more is to be held out than there is, or a listed path is not in the dataset.
+        UserError: too many clips are held out, or a listed path is not in the dataset.
     """
     wanted: int | float | list[str] = data.holdout
     paths = sorted({clip.row.path for clip in clips}, key=lambda path: fingerprint(Path(path).name))
@@ -163,7 +163,7 @@ def split_holdout(clips: list[Clip], data: Data) -> tuple[list[Clip], list[Clip]
 
 
 def short_paths(faults: list[DataFault], data: Data) -> list[DataFault]:
-    """The faults with their files relative to the root, as they can be printed and written."""
+    """The faults with paths relative to the root, safe to print and write."""
     roots = _roots(data)
     return [replace(fault, file=_shown(fault.file, roots), what=visible(fault.what)) for fault in faults]
 
@@ -178,12 +178,12 @@ def _shown(path: str, roots: list[str]) -> str:
 
 
 def _share(share: float, count: int) -> int:
-    """How many of some videos a share is: at least one, unless it is 0."""
+    """A fraction of a number of videos: at least one, unless it is 0."""
     return max(round(share * count), 1) if share > 0 and count else 0
 
 
 def _examine_videos(rows: list[Row], data: Data, cache_dir: Path) -> tuple[dict[str, VideoInfo], list[DataFault]]:
-    """What is known about each video; those that are not in the index are probed in worker processes."""
+    """Information about each video; videos not in the index are probed in worker processes."""
     stamps: dict[str, Stamp] = {}
     faults = []
     for row in rows:
@@ -212,7 +212,7 @@ def _examine_videos(rows: list[Row], data: Data, cache_dir: Path) -> tuple[dict[
 
 
 def _latent_clips(rows: list[Row], source: int, allowed: str | None) -> tuple[list[Clip], list[DataFault]]:
-    """Clips that are encoded already; their bucket is the shape they were encoded in."""
+    """Clips that are already encoded; their bucket is their encoded shape."""
     clips, faults = [], []
     for row in rows:
         try:
@@ -227,10 +227,10 @@ def _latent_clips(rows: list[Row], source: int, allowed: str | None) -> tuple[li
 
 
 def _check_place(files: LatentFiles, allowed: str | None) -> None:
-    """Refuses encoded files that are outside the root by a link of theirs or of a folder.
+    """Refuses encoded files that lie outside the root, through a link of the file or of a folder.
 
     Raises:
-        ClipError: one is.
+        ClipError: a file lies outside.
     """
     place = Place(Path(), allowed)
     outside = [path for path in (files.moments, files.embeds, files.image) if path and not place.holds(path)]
@@ -243,7 +243,7 @@ def _stamp(path: str) -> Stamp:
     """The stamp of a readable file.
 
     Raises:
-        ClipError: it is none.
+        ClipError: it is not a readable file.
     """
     take_out = "fix the path or remove the row"
     try:
@@ -253,11 +253,11 @@ def _stamp(path: str) -> Stamp:
             raise ClipError("does not exist" if not os.path.exists(path) else "is not a file", take_out)
         stamp = stamp_of(path)
     except OSError as error:
-        raise ClipError(f"cannot be looked at ({error.strerror})", take_out) from None
+        raise ClipError(f"cannot be accessed ({error.strerror})", take_out) from None
     if stamp[1] == 0:
         raise ClipError("is empty (0 bytes)", "copy it again or remove the row")
     if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise ClipError("may not be read", "change its permissions (chmod +r)")
+        raise ClipError("is not readable", "change its permissions (chmod +r)")
     return stamp
 
 
@@ -274,13 +274,13 @@ def _listed(wanted: list[str], paths: set[str], data: Data) -> set[str]:
     for name in wanted:
         found = {find_file(Path(root), name) for root in roots} & paths
         if not found:
-            raise UserError(f"data.holdout: {name} is not a video of the dataset; give paths relative to data.root")
+            raise UserError(f"data.holdout: {name} is not in the dataset; give paths relative to data.root")
         held |= found
     return held
 
 
 def _rates(repeats: list[float], weights: list[float | None], counts: Counter[int]) -> list[float]:
-    """How often a clip of each source is seen in an epoch."""
+    """How often a clip of each source is seen per epoch."""
     if all(weight is None for weight in weights):
         return repeats
     total, shares = sum(counts.values()), sum(weight or 0 for weight in weights)

@@ -1,4 +1,4 @@
-"""Decodes in worker processes, so that a file that crashes or hangs a decoder costs only itself."""
+"""Decodes in worker processes, so a file that crashes or hangs a decoder only affects itself."""
 
 import ctypes
 import multiprocessing
@@ -24,21 +24,21 @@ M_ARENA_MAX = -8
 """From malloc.h."""
 
 AHEAD = 2
-"""Tasks waiting or done, for each worker, before their results are asked for."""
+"""Tasks per worker that are submitted before their results are read, which bounds memory."""
 
 
 class DecodingPool:
-    """Runs functions on files in worker processes; results come in the order of the tasks.
+    """Runs functions on files in worker processes; results are returned in the order of the tasks.
 
     Args:
         workers: number of processes.
-        timeout: seconds a task may take; then its process is killed.
+        timeout: time limit of a task in seconds, after which its process is killed.
     """
 
     def __init__(self, workers: int, timeout: float):
         self._timeout, self._workers = timeout, workers
         self._ahead = workers * AHEAD
-        # Spawned, not forked: forking a process that has threads (torch, a GPU) is not safe.
+        # Spawned, not forked: a fork copies locks that other threads (torch, CUDA) may hold, and can deadlock.
         context = multiprocessing.get_context("spawn")
         self._pool = ProcessPool(max_workers=workers, initializer=_prepare_worker, context=context)
 
@@ -50,7 +50,7 @@ class DecodingPool:
         self._pool.join()
 
     def map(self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
-        """The result of `function(*task)` for each task, or the ClipError that it ended with."""
+        """Yields the result of `function(*task)` for each task, or the ClipError it raised."""
         waiting: deque[ProcessFuture] = deque()
         for task in tasks:
             waiting.append(self._schedule(function, task))
@@ -62,9 +62,9 @@ class DecodingPool:
     def _schedule(self, function: Callable[..., Any], task: tuple[Any, ...]) -> ProcessFuture:
         try:
             return self._pool.schedule(function, args=task, timeout=self._timeout)
-        except OSError as error:  # of the first task: the processes cannot be started
+        except OSError as error:  # on the first task: the processes cannot be started
             if not has_room(self._workers):
-                raise UserError(f"videos cannot be decoded in processes of their own: {no_room()}") from error
+                raise UserError(f"videos cannot be decoded in worker processes: {no_room()}") from error
             raise
 
     def _result(self, future: ProcessFuture) -> Any:
@@ -79,7 +79,7 @@ class DecodingPool:
             return ClipError(f"crashed the decoder (exit code {error.exitcode})", REENCODE)
         except UserError:
             raise
-        except Exception as error:  # one file that breaks a decoder in a new way is one fault
+        except Exception as error:  # an unknown decoder failure only affects its file
             text = str(error).partition("\n")[0][:200]
             return ClipError(f"cannot be decoded ({type(error).__name__}: {text})", REENCODE)
 
@@ -91,10 +91,10 @@ def read_clip(
 
     Args:
         path: the file.
-        choice: which frames.
-        bucket: the size.
-        fit: how frames are brought to it.
-        known: what is known about the video, which saves time.
+        choice: the frames to decode.
+        bucket: the target size.
+        fit: how frames are resized.
+        known: result of an earlier probe, which saves time.
 
     Raises:
         ClipError: it cannot be decoded.
@@ -110,10 +110,9 @@ def read_clip(
 
 
 def _prepare_worker() -> None:
-    """Silences the decoders, which write to the terminal from C (what a user needs comes back as an error).
+    """Silences the decoders, which write to the terminal from C; errors are returned to the parent instead.
 
-    Also keeps malloc to one arena: with one for each of the decoder's threads, the memory of a 4K clip
-    grew by 10 MiB a frame.
+    Also limits malloc to one arena: with an arena per decoder thread, memory grew by 10 MiB per frame of a 4K clip.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # glibc

@@ -1,11 +1,11 @@
-"""Datasets that CogVideoX Factory's prepare_dataset.py has encoded (`data=latents`).
+"""Datasets encoded by CogVideoX Factory's prepare_dataset.py (`data=latents`).
 
     videos.txt prompts.txt
-    video_latents/NAME.pt     moments of the VAE, (2 channels, frames, height, width); in older versions latents/
+    video_latents/NAME.pt     VAE moments, (2 channels, frames, height, width); latents/ in older versions
     image_latents/NAME.pt     moments of the first frame, (2 channels, 1, height, width)
-    prompt_embeds/NAME.pt     embeddings of T5, (tokens, width); in older versions embeddings/
+    prompt_embeds/NAME.pt     T5 embeddings, (tokens, width); embeddings/ in older versions
 
-They are read with `weights_only`: a file that holds anything but tensors is refused, not run.
+They are read with `weights_only`, so a file that contains anything but tensors is refused, not executed.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from cogvx_exp.media.video import VideoInfo
 VIDEO_FOLDERS = ("video_latents", "latents")
 PROMPT_FOLDERS = ("prompt_embeds", "embeddings")
 SPATIAL, TEMPORAL = 8, 4
-"""Pixels and frames of a latent, in the checkpoints that the Factory encodes for."""
+"""Pixels and frames per latent, for the checkpoints that the Factory supports."""
 
 PREPARE_AGAIN = "run prepare_dataset.py again, or remove the row"
 
@@ -30,13 +30,13 @@ class LatentFiles:
     moments: str
     embeds: str
     image: str | None
-    """Moments of the first frame, if they were kept."""
+    """Moments of the first frame, if they were saved."""
 
     def required_image(self) -> str:
-        """The image's moments.
+        """Path of the image's moments.
 
         Raises:
-            ClipError: they were not kept.
+            ClipError: they were not saved.
         """
         if self.image is None:
             raise ClipError("has no image_latents, which task=i2v needs", PREPARE_AGAIN)
@@ -44,10 +44,10 @@ class LatentFiles:
 
 
 def latent_files(video: str) -> LatentFiles:
-    """The files that belong to the video ROOT/videos/NAME.mp4, which itself need not exist.
+    """The encoded files of the video ROOT/videos/NAME.mp4, which itself need not exist.
 
     Raises:
-        ClipError: one is missing.
+        ClipError: a file is missing.
     """
     root, name = Path(video).parent.parent, Path(video).name.split(".")[0]
     image = root / "image_latents" / f"{name}.pt"
@@ -57,7 +57,7 @@ def latent_files(video: str) -> LatentFiles:
 
 
 def latent_info(files: LatentFiles) -> VideoInfo:
-    """The shape of the video that was encoded.
+    """The shape of the encoded video.
 
     Raises:
         ClipError: the moments cannot be read.
@@ -68,19 +68,19 @@ def latent_info(files: LatentFiles) -> VideoInfo:
 
 
 def load_tensor(path: str, dimensions: int) -> Any:
-    """Reads a tensor safely.
+    """Reads a tensor without executing pickled code.
 
     Raises:
-        ClipError: the file holds anything else.
+        ClipError: the file contains anything else.
     """
     import torch
 
     try:
         tensor = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises errors of many classes for damaged files
+    except Exception as error:  # torch raises many error classes for damaged files
         raise ClipError(f"cannot be read safely ({type(error).__name__})", PREPARE_AGAIN) from None
     if not isinstance(tensor, torch.Tensor) or tensor.ndim != dimensions:
-        raise ClipError(f"is no tensor of {dimensions} dimensions", PREPARE_AGAIN)
+        raise ClipError(f"is not a tensor with {dimensions} dimensions", PREPARE_AGAIN)
     return tensor.contiguous()
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a dataset, collected for the whole of it and shown as one table."""
+"""Problems of a dataset, collected and shown as one table."""
 
 import csv
 from dataclasses import astuple, dataclass
@@ -11,22 +11,22 @@ from cogvx_exp.core.files import atomic_write
 from cogvx_exp.media.errors import ClipError as ClipError
 
 SHOWN = 30
-"""Most faults that are printed; the file has all of them."""
+"""Maximum number of printed faults; the file has all of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class DataFault:
-    """One fault of a dataset."""
+    """A problem with a row or file of a dataset."""
 
     row: int | None
-    """Line or record of the manifest, counted from 1; None where the whole manifest is meant."""
+    """Line or record of the manifest, counted from 1; None for the whole manifest."""
     file: str
     what: str
     fix: str
 
 
 def fault_of(row: int | None, file: str, error: ClipError) -> DataFault:
-    """The fault that an error at a row is."""
+    """The fault for an error in a row."""
     return DataFault(row, file, error.what, error.fix)
 
 

@@ -1,4 +1,4 @@
-"""Which frames of a video form a clip."""
+"""Selection of a clip's frames from a video."""
 
 from dataclasses import dataclass
 
@@ -11,22 +11,22 @@ from cogvx_exp.media.video import VideoInfo
 
 @dataclass(frozen=True, slots=True)
 class FrameChoice:
-    """How the frames of a clip are chosen."""
+    """How a clip's frames are selected."""
 
     count: int
-    """Frames of the clip."""
+    """Number of frames of the clip."""
     skip_start: int
-    """Frames left out at the beginning of the video."""
+    """Frames skipped at the beginning of the video."""
     skip_end: int
-    """Frames left out at the end."""
+    """Frames skipped at the end."""
     fps: float | None
-    """Frames a second; None: spread evenly over the video."""
+    """Frames per second; None: spread evenly over the video."""
 
     def indices(self, starts: np.ndarray) -> list[int]:
-        """Ascending indices of the frames, given the time at which each is shown (seconds).
+        """Ascending frame indices, given each frame's display time in seconds.
 
-        By time, each is the frame nearest to its moment, so that a 30 fps and an 8 fps copy of a video
-        give the same frames.
+        With `fps`, the frame nearest to each sampling time is taken, so 30 fps and 8 fps copies of a video give the
+        same frames.
 
         Raises:
             ClipError: the video has too few frames.
@@ -44,9 +44,9 @@ class FrameChoice:
         return [int(index) + self.skip_start for index in chosen]
 
     def is_new(self, num_frames: int) -> bool:
-        """Whether the choice from a video of `num_frames` is another than before frames were spread over all of it.
+        """Whether the selection differs from that of older versions, which did not spread frames over the whole video.
 
-        What was encoded before is read where the choice is the same.
+        Cache entries of older versions are still used where the selection is the same.
         """
         kept = num_frames - self.skip_start - self.skip_end
         before = np.arange(self.count) * (kept // self.count)
@@ -54,10 +54,10 @@ class FrameChoice:
 
 
 def spread(total: int, count: int) -> np.ndarray:
-    """Indices of `count` of `total` frames from the first on, as evenly as can be: ascending and distinct.
+    """Indices of `count` of `total` frames starting with the first, spread evenly: ascending and distinct.
 
-    They are a whole number of frames apart, for even motion, where that leaves out less than another step at the
-    end; otherwise the last is the last frame, and distances differ by at most one.
+    The interval is a whole number of frames, for even motion, if that skips less than another interval at the end;
+    otherwise the last index is the last frame, and intervals differ by at most one.
     """
     if count == 1:
         return np.zeros(1, dtype=int)
@@ -68,15 +68,15 @@ def spread(total: int, count: int) -> np.ndarray:
 
 
 def usable_frames(info: VideoInfo, data: Data) -> int:
-    """Frames that are left after skipping and, with data.fps, after resampling; at most data.max_num_frames."""
+    """Frames left after skipping and, with data.fps, resampling; at most data.max_num_frames."""
     kept = max(info.num_frames - data.skip_frames_start - data.skip_frames_end, 0)
     if data.fps is not None and kept:
         last_start = info.duration * (kept - 1) / info.num_frames
         half_a_frame = 0.5 * info.duration / info.num_frames
-        kept = int((last_start + half_a_frame) * data.fps + 1e-6) + 1
+        kept = int((last_start + half_a_frame) * data.fps + 1e-6) + 1  # 1e-6: rounding must not lose a frame
     return min(kept, data.max_num_frames)
 
 
 def choose_frames(data: Data, count: int) -> FrameChoice:
-    """The choice that the settings ask for."""
+    """The selection given by the settings."""
     return FrameChoice(count, data.skip_frames_start, data.skip_frames_end, data.fps)

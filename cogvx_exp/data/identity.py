@@ -1,4 +1,4 @@
-"""What tells one dataset from another: a few values in each checkpoint, compared when a run goes on."""
+"""Identity of a dataset: a few values in each checkpoint, compared when a run resumes."""
 
 import hashlib
 import json
@@ -11,9 +11,9 @@ from cogvx_exp.data.dataset import Clip, Dataset
 
 
 def identity_of(dataset: Dataset) -> dict[str, Any]:
-    """Numbers of clips, and a hash over the files (path, bytes, frames, size), captions and order of all clips.
+    """Numbers of clips, and a hash of the files (path, bytes, frames, size), captions and order of all clips.
 
-    Paths count from the folder that all clips are in: a dataset that was moved is the same.
+    Paths are relative to the common folder of all clips, so moving a dataset does not change its identity.
     """
     everything = [*dataset.clips, *dataset.held_out]
     common = os.path.commonpath([os.path.dirname(clip.row.path) for clip in everything]) if everything else ""
@@ -25,14 +25,14 @@ def identity_of(dataset: Dataset) -> dict[str, Any]:
 
 
 def dataset_changes(before: dict[str, Any] | None, now: dict[str, Any]) -> list[str]:
-    """What has changed between two identities; nothing if the first one is not known (an older checkpoint)."""
+    """Differences between two identities; empty if the first is unknown (an older checkpoint)."""
     if before is None or before == now:
         return []
     differences = [f"{before['clips']} clips, now {now['clips']}"] if before["clips"] != now["clips"] else []
     if before["held_out"] != now["held_out"]:
         differences.append(f"{before['held_out']} held out, now {now['held_out']}")
     if not differences:
-        differences = [f"{now['clips']} clips as before, but other files, captions or another order"]
+        differences = [f"{now['clips']} clips as before, but the files, captions or their order differ"]
     return [f"the dataset: {'; '.join(differences)}"]
 
 

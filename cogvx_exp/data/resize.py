@@ -1,4 +1,4 @@
-"""Brings frames to the size of a bucket. Works on uint8 with Pillow, so that a decoder needs no torch."""
+"""Resizes frames to a bucket. Works on uint8 with Pillow, so decoding workers need no torch."""
 
 from dataclasses import dataclass
 
@@ -10,18 +10,18 @@ from cogvx_exp.data.buckets import Bucket
 
 @dataclass(frozen=True, slots=True)
 class ResizeSpec:
-    """How a frame is brought to a bucket's size."""
+    """How a frame is resized to a bucket."""
 
     mode: str
-    """center or random (scale to cover, crop), resize (distort), pad (scale to fit, black borders)."""
+    """center or random (scale to cover, crop), resize (stretch), pad (scale to fit, black borders)."""
     position: tuple[float, float] = (0.5, 0.5)
-    """Where the crop lies, vertically and horizontally: 0 at the top left, 1 at the bottom right."""
+    """Position of the crop, vertical and horizontal: 0 is top left, 1 is bottom right."""
     flip: bool = False
-    """Whether the frame is mirrored."""
+    """Whether the frame is flipped horizontally."""
 
 
 def fit_frame(frame: np.ndarray, bucket: Bucket, fit: ResizeSpec) -> np.ndarray:
-    """A frame (uint8, (H, W, 3)) in the bucket's size: uint8, (height, width, 3)."""
+    """A frame (uint8, (H, W, 3)) resized to the bucket: uint8, (height, width, 3)."""
     image, size = Image.fromarray(frame), (bucket.width, bucket.height)
     if fit.mode == "pad":
         image = ImageOps.pad(image, size, Image.Resampling.BILINEAR, color=(0, 0, 0))
@@ -33,7 +33,7 @@ def fit_frame(frame: np.ndarray, bucket: Bucket, fit: ResizeSpec) -> np.ndarray:
 
 
 def crop_box(height: int, width: int, bucket: Bucket, fit: ResizeSpec) -> tuple[float, float, float, float]:
-    """The largest part of a frame with the bucket's aspect ratio: left, top, right, bottom, in pixels."""
+    """The largest region of a frame with the bucket's aspect ratio: left, top, right, bottom, in pixels."""
     scale = min(height / bucket.height, width / bucket.width)
     crop_height, crop_width = bucket.height * scale, bucket.width * scale
     top, left = (height - crop_height) * fit.position[0], (width - crop_width) * fit.position[1]
@@ -41,7 +41,7 @@ def crop_box(height: int, width: int, bucket: Bucket, fit: ResizeSpec) -> tuple[
 
 
 def cropped_share(height: int, width: int, bucket: Bucket, mode: str) -> float:
-    """Share of a frame's area that is lost."""
+    """Fraction of a frame's area that is cropped."""
     if mode not in ("center", "random"):
         return 0.0
     left, top, right, bottom = crop_box(height, width, bucket, ResizeSpec(mode))

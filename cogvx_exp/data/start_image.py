@@ -1,6 +1,6 @@
-"""The image that an image-to-video starts from, read and brought to the video's size as training brings a first frame.
+"""Start images of image-to-video, resized like the first frames in training.
 
-Does not need torch, so that an image that cannot be used is reported before anything long begins.
+Does not need torch, so an unusable image is reported before anything long begins.
 """
 
 import re
@@ -20,14 +20,14 @@ from cogvx_exp.media.video import open_video
 FRAME = re.compile(r"(?:first frame|frame (\d+)) of (.+)")
 """How an image that is a frame of a video is named."""
 TIMEOUT = 60.0
-"""Seconds that a server may take to answer."""
+"""Timeout of a server, in seconds."""
 DEEPEST = 65535
-"""Largest value of a 16-bit image."""
+"""Maximum value of a 16-bit image."""
 
 
 @dataclass(frozen=True)
 class Listed:
-    """Images as a setting names them."""
+    """Images given by a setting."""
 
     setting: str
     sources: list[str]
@@ -37,7 +37,7 @@ class Listed:
         """Opens all of them.
 
         Raises:
-            UserError: one cannot be opened.
+            UserError: an image cannot be opened.
         """
         for source in self.sources:
             try:
@@ -46,18 +46,18 @@ class Listed:
                 raise UserError(f"{self.setting}: {error}") from None
 
     def one_for_each(self, prompts: int) -> list[str]:
-        """The images, if there are as many as prompts.
+        """The images, one per prompt.
 
         Raises:
-            UserError: there are more or fewer.
+            UserError: their numbers differ.
         """
         if len(self.sources) != prompts:
-            raise UserError(f"{self.setting} has {len(self.sources)} images for {prompts} prompts; give one for each")
+            raise UserError(f"{self.setting} has {len(self.sources)} images for {prompts} prompts; give one per prompt")
         return self.sources
 
 
 def listed_images(images: str | list[str], separator: str, setting: str) -> Listed:
-    """The images of a list, of a text with separators, or of the lines of a .txt file.
+    """Images from a list, a text with separators, or the lines of a .txt file.
 
     Raises:
         UserError: the .txt file cannot be read.
@@ -81,12 +81,12 @@ def frame_of(video: str, index: int) -> str:
 
 
 def start_image(source: str, bucket: Bucket, mode: str) -> Image.Image:
-    """An image in the size of a video.
+    """An image resized to a video.
 
     Args:
         source: path, URL, or frame of a video.
         bucket: shape of the video.
-        mode: data.reshape. A random crop of training is one in the middle here, so that videos can be compared.
+        mode: data.reshape. Random crops of training become center crops here, so videos can be compared.
 
     Raises:
         UserError: it cannot be opened.
@@ -96,7 +96,7 @@ def start_image(source: str, bucket: Bucket, mode: str) -> Image.Image:
 
 
 def open_image(source: str) -> Image.Image:
-    """Opens an image: RGB, 8 bits, upright; transparent parts over black, as the borders of data.reshape=pad.
+    """Opens an image: RGB, 8 bits, upright; transparent pixels become black, like the borders of data.reshape=pad.
 
     Raises:
         UserError: it cannot be opened.
@@ -113,13 +113,13 @@ def open_image(source: str) -> Image.Image:
             return to_rgb(image)
     except FileNotFoundError:
         raise UserError(f"the image {source} cannot be opened: it does not exist") from None
-    except Exception as error:  # Pillow's formats and the network raise errors of many classes
+    except Exception as error:  # Pillow and the network raise many error classes
         reason = str(error).partition("\n")[0].replace(str(source), "it")[:160] or type(error).__name__
-        raise UserError(f"the image {source} cannot be opened: {reason}; PNG and JPEG are safe") from None
+        raise UserError(f"the image {source} cannot be opened: {reason}; try PNG or JPEG") from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image as three channels of 8 bits, turned as its EXIF says, over black where it is transparent."""
+    """An image as 8-bit RGB, rotated according to EXIF; transparent pixels become black."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
@@ -131,15 +131,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(values: np.ndarray) -> np.ndarray:
-    """Grey values of 16 bits, or of 32 that are used as 16, as 8 bits."""
+    """16-bit grey values, possibly stored in 32 bits, as 8 bits."""
     if values.dtype.kind == "f" or values.min() < 0 or values.max() > DEEPEST:
-        raise ValueError(f"its grey values go from {values.min():g} to {values.max():g}; save it with 8 or 16 bits")
+        raise ValueError(f"its grey values range from {values.min():g} to {values.max():g}; save it with 8 or 16 bits")
     return (values.astype(np.float64) * 255 / DEEPEST).round().astype(np.uint8)
 
 
 def _read(source: str) -> BytesIO | Path:
     if not source.startswith(("http://", "https://")):
         return Path(source).expanduser()
-    request = urllib.request.Request(source, headers={"User-Agent": "cogvx-exp"})  # some servers refuse Python's
+    request = urllib.request.Request(source, headers={"User-Agent": "cogvx-exp"})  # some servers reject Python's
     with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
         return BytesIO(answer.read())

@@ -1,4 +1,4 @@
-"""A training batch, as it travels from the processes that read it to the model.
+"""A training batch, from the loader processes to the model.
 
 Layout: B batch, F latent frames, C channels, H height and W width in latent pixels.
 """
@@ -24,13 +24,13 @@ class Batch:
     prompt_embeds: torch.Tensor
     """Text embeddings, (B, tokens, width)."""
     samples: list[int]
-    """Numbers of the samples in the run."""
+    """Sample numbers within the run."""
     clips: list[str]
     """Names of the clips, for messages."""
     extras: dict[str, torch.Tensor] = field(default_factory=dict)
-    """What the task has drawn for the samples (`Task.draw`), by name, each with a first dimension of B."""
+    """The task's random tensors for the samples (`Task.draw`), by name, each with a first dimension of B."""
     condition: torch.Tensor | None = None
-    """What goes into the model beside the noisy latents, shaped like them."""
+    """Concatenated with the noisy latents along the channels; same shape."""
 
     def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
         """The batch with a function applied to all tensors."""
@@ -39,7 +39,7 @@ class Batch:
         return replace(self, extras={name: function(x) for name, x in self.extras.items()}, **changes)
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on a device; from pinned memory the copy does not block."""
+        """The batch on a device; copies from pinned memory are asynchronous."""
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
@@ -47,13 +47,13 @@ class Batch:
         return self.map(lambda tensor: tensor.pin_memory())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickles the tensors' bytes, where torch would send a name in /dev/shm: in a container that is small."""
+        """Pickles the tensors' bytes. torch would share them through /dev/shm, which is small in containers."""
         return _unpickled, tuple(_pickled(getattr(self, item.name)) for item in fields(self))
 
 
 @dataclass(frozen=True)
 class _Bytes:
-    """A tensor as it is pickled."""
+    """The pickled form of a tensor."""
 
     data: np.ndarray
     dtype: torch.dtype
@@ -65,7 +65,7 @@ def _pickled(value: Any) -> Any:
         return {name: _pickled(item) for name, item in value.items()}
     if not isinstance(value, torch.Tensor):
         return value
-    # numpy has no bfloat16, so it is given bytes
+    # numpy has no bfloat16, so the raw bytes are used.
     return _Bytes(value.contiguous().flatten().view(torch.uint8).numpy(), value.dtype, tuple(value.shape))
 
 
@@ -82,7 +82,7 @@ def _from_bytes(value: Any) -> Any:
 
 
 def collate(samples: list[Batch]) -> Batch:
-    """Joins samples of one bucket."""
+    """Joins samples of one bucket into a batch."""
     joined: dict[str, Any] = {}
     for item in fields(Batch):
         values = [getattr(sample, item.name) for sample in samples]

@@ -1,4 +1,4 @@
-"""One training forward pass: from a batch to the loss of each sample."""
+"""The training forward pass: from a batch to the loss of each sample."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,13 +18,13 @@ Loss = Callable[[torch.nn.Module, Batch], torch.Tensor]
 def denoising_loss(
     alphas_cumprod: torch.Tensor, config: dict, dtype: torch.dtype, objective: Objective | None = None
 ) -> Loss:
-    """The function of (transformer, batch) that gives the loss of each sample, float32, (B,).
+    """A function of (transformer, batch) that returns the loss of each sample, float32, (B,).
 
     Args:
         alphas_cumprod: the noise schedule the checkpoint was trained with, (timesteps,).
         config: the transformer's configuration.
-        dtype: type of the transformer's input.
-        objective: by default, that of the CogVideoX authors.
+        dtype: dtype of the transformer's inputs.
+        objective: defaults to that of the CogVideoX authors.
     """
     objective = objective or Objective()
 
@@ -38,15 +38,16 @@ def denoising_loss(
 
 
 def model_inputs(noisy: torch.Tensor, batch: Batch, config: dict, dtype: torch.dtype) -> dict[str, Any]:
-    """Everything the transformer is called with, as the diffusers pipelines call it.
+    """The transformer's inputs, matching the diffusers pipelines.
 
     Args:
         noisy: noisy latents, (B, F, C, H, W).
         batch: the other inputs.
         config: the transformer's configuration.
-        dtype: type of the transformer's input.
+        dtype: dtype of the transformer's inputs.
     """
     frames, _, height, width = noisy.shape[1:]
+    # Noise is added in float32 (see `objective`); only the transformer's inputs have the model's dtype.
     hidden_states = noisy if batch.condition is None else torch.cat([noisy, batch.condition], dim=2)
     return {
         "hidden_states": hidden_states.to(dtype),

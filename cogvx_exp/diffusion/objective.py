@@ -6,9 +6,10 @@ With a = alphas_cumprod[t], clean latents x and noise e:
     target = sqrt(a) e - sqrt(1 - a) x          (v-prediction, Salimans and Ho 2022, arXiv:2202.00512)
     loss   = mean((prediction - target)^2)
 
-The reference recovers x from the prediction and weights its error by 1 / (1 - a). That is the same
-number, but near t = 0 it multiplies rounding errors by about a thousand; the target does not. All of
-it is float32: in bfloat16, a rounds to 1 for the first timesteps.
+The reference implementation recovers x from the prediction and weights its error by 1 / (1 - a). Mathematically that is
+the same, but near t = 0 it amplifies rounding errors about a thousandfold; comparing velocities does not. Everything is
+computed in float32: in bfloat16, a rounds to 1 at the first timesteps, which leaves no noise there. At the last
+timestep a is 0 (zero terminal SNR): the input is pure noise, so predicting e would be trivial there, but v is still -x.
 """
 
 from collections.abc import Callable
@@ -25,46 +26,46 @@ Tensor = torch.Tensor
 
 
 TimestepSampler = Callable[[int, torch.Generator], Tensor]
-"""Draws the timestep of one sample, (1,), given the length of the noise schedule."""
+"""Draws the timestep of one sample, (1,), given the number of timesteps."""
 
 
 def add_noise(latents: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
-    """Noisy latents in float32. `alphas_cumprod`: the value of each sample's timestep, (B,)."""
+    """Noisy latents in float32. `alphas_cumprod`: at each sample's timestep, (B,)."""
     alpha, sigma = _signal_and_noise(alphas_cumprod, latents.ndim)
     return alpha * latents.float() + sigma * noise.float()
 
 
 def velocity(latents: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
-    """What the model has to predict, in float32. `alphas_cumprod`: (B,)."""
+    """The prediction target v, in float32. `alphas_cumprod`: at each sample's timestep, (B,)."""
     alpha, sigma = _signal_and_noise(alphas_cumprod, latents.ndim)
     return alpha * noise.float() - sigma * latents.float()
 
 
 def uniform(num_train_timesteps: int, generator: torch.Generator) -> Tensor:
-    """A timestep of one sample, (1,): each of the schedule is equally likely."""
+    """Draws the timestep of one sample, (1,), uniformly from the schedule."""
     return torch.randint(num_train_timesteps, (1,), generator=generator)
 
 
 def unweighted(alphas_cumprod: Tensor) -> Tensor:
-    """The weight of each sample's error, (B,): all alike. `alphas_cumprod`: of each sample's timestep, (B,)."""
+    """Equal weights for all samples, (B,). `alphas_cumprod`: at each sample's timestep, (B,)."""
     return torch.ones_like(alphas_cumprod, dtype=torch.float32)
 
 
 def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """The error of each sample, float32, (B,): the mean of the squares."""
+    """Mean squared error of each sample, float32, (B,)."""
     return (prediction - target).square().flatten(1).mean(1)
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What a model is trained to do, in three parts that can be replaced (`objective=NAME`)."""
+    """The training objective: three replaceable functions (`objective=NAME`)."""
 
     timesteps: TimestepSampler = uniform
-    """Draws the timestep of a sample."""
+    """Draws a sample's timestep."""
     weighting: Callable[[Tensor], Tensor] = unweighted
-    """Weights the errors of samples."""
+    """Weights of the samples' errors."""
     error: Callable[[Tensor, Tensor], Tensor] = squared_error
-    """Compares predictions with what they should be, both float32, (B, F, C, H, W)."""
+    """Errors between predictions and targets, both float32, (B, F, C, H, W)."""
 
     def loss(self, prediction: Tensor, latents: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
         """The loss of each sample, float32, (B,)."""
@@ -73,10 +74,10 @@ class Objective:
 
 
 def build_objective(settings: Settings) -> Objective:
-    """The objective of a configuration.
+    """Builds the configured objective.
 
     Raises:
-        UserError: one of its functions cannot be imported.
+        UserError: a function cannot be imported.
     """
 
     def function(setting: str) -> Callable:
@@ -85,7 +86,7 @@ def build_objective(settings: Settings) -> Objective:
             return get_method(path)
         except (HydraException, ImportError, ValueError, AttributeError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"objective.{setting}={path} is no function that can be imported: {reason}") from None
+            raise UserError(f"objective.{setting}={path} cannot be imported: {reason}") from None
 
     return Objective(function("timesteps"), function("weighting"), function("error"))
 

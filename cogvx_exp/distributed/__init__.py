@@ -1,1 +1,1 @@
-"""The processes that share a job: who is there, how they meet, how they exchange values."""
+"""The processes of a job: ranks, rendezvous and collectives."""

@@ -1,4 +1,4 @@
-"""The processes of a job, and what they tell each other. Importing it does not import torch."""
+"""The process group of a job and its collectives. Importing this module does not import torch."""
 
 import json
 import logging
@@ -15,19 +15,19 @@ from cogvx_exp.distributed.waiting import report_long_wait
 logger = logging.getLogger(__name__)
 
 LONGEST_WAIT = timedelta(days=2)
-"""How long a process waits for the others outside of training steps: they may be encoding for hours."""
+"""Timeout outside of training steps, when other processes may be encoding for hours."""
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """A process's place among those that share a job. These ones do not talk to each other."""
+    """A process's rank among the processes of a job. This base class has no communication: each process runs alone."""
 
     rank: int = 0
     world: int = 1
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this process speaks and writes for all."""
+        """Whether this process prints and writes files for all."""
         return self.rank == 0
 
     def all_gather(self, value: Any) -> list[Any]:
@@ -35,34 +35,35 @@ class ProcessGroup:
         return [value]
 
     def all_gather_in_step(self, value: Any) -> list[Any]:
-        """As `all_gather`, within a training step: who waits longer than `distributed.timeout` fails."""
+        """Like `all_gather`, within a training step: fails after `distributed.timeout`."""
         return self.all_gather(value)
 
     def barrier(self) -> None:
-        """Returns when all have come here."""
+        """Returns once all processes have reached it."""
         self.all_gather(None)
 
 
 @dataclass(frozen=True)
 class TorchProcessGroup(ProcessGroup):
-    """Processes joined by torch.distributed."""
+    """Processes connected by torch.distributed."""
 
     group: Any = None
-    """Whose members wait long for each other; those of the default group do not."""
+    """Gloo group with a long timeout; the default group has the short timeout of a step."""
 
     def all_gather(self, value: Any) -> list[Any]:
         """The JSON-like values of all processes, in the order of their ranks."""
         return self._gather(value, self.group)
 
     def all_gather_in_step(self, value: Any) -> list[Any]:
-        """As `all_gather`, within a training step: who waits longer than `distributed.timeout` fails."""
+        """Like `all_gather`, within a training step: fails after `distributed.timeout`."""
         return self._gather(value, None)
 
     def _gather(self, value: Any, group: Any) -> list[Any]:
         import torch
         from torch.distributed import all_gather
 
-        # Not all_gather_object: it unpickles what another machine sends.
+        # Not all_gather_object: it unpickles what other machines send, which lets anyone on the network run code here.
+        # JSON bytes differ in length and all_gather needs equal shapes, so the sizes are exchanged first.
         encoded = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
         all_gather(sizes, torch.tensor([len(encoded)]), group=group)
@@ -78,26 +79,26 @@ class TorchProcessGroup(ProcessGroup):
 def rank_and_world_size() -> tuple[int, int] | None:
     """(rank, world size) if this process is one of several: under torchrun, accelerate, Slurm or our own launch.
 
-    A batch script of Slurm has the variables of a first task, too, but no step: only srun starts the others.
+    A Slurm batch script has the first task's variables as well, but no step: only srun starts the other tasks.
 
     Raises:
-        UserError: the variables that say so make no sense.
+        UserError: the variables are inconsistent.
     """
     for rank, world, started in (("RANK", "WORLD_SIZE", "RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_ID")):
         if rank not in os.environ or started not in os.environ:
             continue
         place, size = os.environ[rank], os.environ.get(world, "1")
         if not (place.isdecimal() and size.isdecimal() and (int(size) <= 1 or int(place) < int(size))):
-            raise UserError(f"{rank}={place} and {world}={size} place no process; unset them to run alone")
+            raise UserError(f"{rank}={place} and {world}={size} are not a valid rank; unset both to run one process")
         if int(size) > 1:
             return int(place), int(size)
     return None
 
 
 def local_device(device: str) -> str:
-    """The device of this process: of several on one machine, each takes its own GPU. For several, torch is imported.
+    """The device of this process: with several on one machine, each takes its own GPU. Imports torch in that case.
 
-    Slurm may let each task see its own GPU only, which then is number 0 in all of them.
+    Slurm may show each task only its own GPU, which then has index 0 in all of them.
     """
     local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID"))
     if rank_and_world_size() is None or local is None or device not in ("auto", "cuda"):
@@ -110,14 +111,14 @@ def local_device(device: str) -> str:
 
 
 def init_process_group(cuda: bool, timeout: int) -> ProcessGroup:
-    """Joins the other processes of the job; alone if there are none.
+    """Joins the other processes of the job, if there are any.
 
     Args:
-        cuda: whether tensors on a GPU are exchanged (nccl), besides those on the host (gloo).
-        timeout: seconds to wait for the others in a training step.
+        cuda: whether GPU tensors are communicated (nccl) in addition to host tensors (gloo).
+        timeout: timeout of a training step, in seconds.
 
     Raises:
-        UserError: the others cannot be found.
+        UserError: the other processes cannot be reached.
     """
     place = rank_and_world_size()
     if place is None:
@@ -132,7 +133,7 @@ def init_process_group(cuda: bool, timeout: int) -> ProcessGroup:
             source = "RANK" if "SLURM_PROCID" not in os.environ else "SLURM_PROCID"
             raise UserError(
                 f"this is process {rank} of {world}, but {name} is not set; export it for all of them, or unset "
-                f"{source} for a run of its own"
+                f"{source} to run a single process"
             )
     if not dist.is_initialized():
         _meet(rank, world, timeout)
@@ -143,6 +144,7 @@ def init_process_group(cuda: bool, timeout: int) -> ProcessGroup:
         try:
             with report_long_wait(f"the other processes ({world} in all) at {where}"):
                 dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+                # Timeouts belong to groups, so long waits outside of steps need a second one.
                 group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
         except (RuntimeError, TimeoutError) as error:  # torch's errors of stores, networks and gloo
             reason = str(error).partition("\n")[0][:200]
@@ -157,10 +159,10 @@ def init_process_group(cuda: bool, timeout: int) -> ProcessGroup:
 
 
 def _meet(rank: int, world: int, timeout: float) -> None:
-    """Finds the first process, unless torchrun has done so."""
+    """Waits for the first process, unless torchrun has done so."""
     host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
     if not port.isdecimal():
-        raise UserError(f"MASTER_PORT={port} is no port")
+        raise UserError(f"MASTER_PORT={port} is not a port")
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         return
     if rank == 0:
@@ -170,7 +172,7 @@ def _meet(rank: int, world: int, timeout: float) -> None:
 
 
 def destroy_process_group() -> None:
-    """Ends the connection to the other processes, if there is one."""
+    """Closes the connection to the other processes, if there is one."""
     import torch.distributed as dist
 
     if dist.is_available() and dist.is_initialized():

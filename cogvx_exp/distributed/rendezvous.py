@@ -1,4 +1,4 @@
-"""Checks that processes on several machines can meet, before torch tries to for minutes. Does not need torch."""
+"""Checks that processes on several machines can connect, before torch retries for minutes. Does not need torch."""
 
 import logging
 import os
@@ -14,16 +14,16 @@ logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_TRIES = 1.0
 TRY = 5.0
-"""Seconds that one try to connect may take."""
+"""Timeout of one connection attempt, in seconds."""
 
 PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""Variables that place a process among others."""
+"""Variables that define a process's rank."""
 
 
 def ignore_leftovers() -> list[str]:
-    """Takes variables of an earlier launch out of the environment, which libraries would follow; says which.
+    """Removes rank variables of an earlier launch, which libraries would follow; returns their names.
 
-    Call where `rank_and_world_size` says that this process has no others.
+    Call only if `rank_and_world_size` finds no other processes.
     """
     left = [name for name in PLACE if name in os.environ]
     for name in left:
@@ -32,38 +32,39 @@ def ignore_leftovers() -> list[str]:
 
 
 def check_first(host: str, port: int, setting: str) -> None:
-    """Checks, on the first machine, that a meeting point can be opened there and is reached by its name.
+    """Checks on the first machine that it can listen on the rendezvous port and reaches itself by the given name.
 
     Args:
         host: name or address of this machine.
-        port: of the meeting point.
-        setting: what names it, for messages.
+        port: of the rendezvous.
+        setting: the setting that gives host and port, for messages.
 
     Raises:
-        UserError: the name cannot be resolved, is that of another machine, or the port is taken.
+        UserError: the name cannot be resolved, belongs to another machine, or the port is in use.
     """
     resolve(host, port, setting)
     with closing(socket.socket()) as door:
+        # Without SO_REUSEADDR, a port that an earlier run has just closed counts as taken.
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             door.bind(("", port))
         except OSError as error:
-            raise UserError(f"port {port} cannot be opened ({error.strerror}); set another one in {setting}") from None
+            raise UserError(f"port {port} cannot be opened ({error.strerror}); choose another in {setting}") from None
         door.listen()
         why = _try(host, port)
     logger.debug("%s:%d can be opened here and is reached: %s", host, port, not why)
     if why:
         raise UserError(
-            f"{host}:{port} is to be this machine ({platform.node()}), which does not reach itself there ({why}); set "
-            f"{setting} to a name or an address of it"
+            f"{host}:{port} should be this machine ({platform.node()}), but it cannot connect to itself there ({why}); "
+            f"set {setting} to this machine's name or address"
         )
 
 
 def wait_for_first(host: str, port: int, setting: str, timeout: float) -> None:
-    """Waits, on another machine, until the first one has opened the meeting point; says so when that takes long.
+    """Waits on another machine until the first one listens, with a message if that takes long.
 
     Raises:
-        UserError: the name cannot be resolved, or nobody has opened it in time.
+        UserError: the name cannot be resolved, or the first machine does not listen in time.
     """
     resolve(host, port, setting)
     end = time.monotonic() + timeout
@@ -82,19 +83,19 @@ def wait_for_first(host: str, port: int, setting: str, timeout: float) -> None:
 
 
 def resolve(host: str, port: int, setting: str) -> None:
-    """Raises a UserError if the name cannot be resolved here."""
+    """Raises a UserError if this machine cannot resolve the name."""
     try:
         socket.getaddrinfo(host, port)
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise UserError(
             f"{platform.node()} cannot resolve the name {host} ({why}); set {setting} to an address of the first "
-            "machine, or to a name that every machine resolves"
+            "machine, or to a name that all machines can resolve"
         ) from None
 
 
 def _try(host: str, port: int) -> str:
-    """Why there is no connection; nothing if there is one."""
+    """The reason a connection fails, empty if it succeeds."""
     try:
         socket.create_connection((host, port), timeout=TRY).close()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Says what a process waits for when that takes long. Does not need torch."""
+"""Messages about long waits. Does not need torch."""
 
 import sys
 import threading
@@ -9,16 +9,16 @@ from contextlib import contextmanager
 from cogvx_exp.console.progress import console
 
 FIRST_WORD = 10.0
-"""Seconds of waiting before anything is said."""
+"""Seconds before the first message."""
 NEXT_WORD = 50.0
-"""Seconds between the lines after that."""
+"""Seconds between later messages."""
 
 
 class Teller:
-    """Watches waits that may be many and short: `with teller.waiting():`. One thread for all of them.
+    """Watches waits, possibly many short ones, with a single thread: `with teller.waiting():`.
 
     Args:
-        what: completes "Waiting for ...".
+        what: text after "Waiting for ...".
     """
 
     def __init__(self, what: str):
@@ -30,7 +30,7 @@ class Teller:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Inside, a line says what is waited for: after ten seconds, then every fifty."""
+        """Prints a message while the block takes long: after ten seconds, then every fifty."""
         self._since = time.monotonic()
         try:
             yield
@@ -38,18 +38,18 @@ class Teller:
             self._since = None
 
     def end(self) -> None:
-        """Ends the thread."""
+        """Stops the thread."""
         self._end.set()
 
     def _watch(self) -> None:
-        said: tuple[float | None, float] = (None, 0.0)  # of which wait, when
+        said: tuple[float | None, float] = (None, 0.0)  # start of the wait, time of its last message
         while not self._end.wait(min(1.0, FIRST_WORD / 4)):
             since, now = self._since, time.monotonic()
             due = FIRST_WORD if since != said[0] else said[1] - (since or 0) + NEXT_WORD
             if since is not None and now - since >= due:
                 said = (since, now)
                 text = f"Waiting for {self._what} ({now - since:.0f} s so far)"
-                if console.quiet:  # a process that is not the first may be the only one that waits
+                if console.quiet:  # any rank may be the only one that waits
                     print(text, file=sys.stderr, flush=True)
                 else:
                     console.print(text, soft_wrap=True, markup=False)
@@ -57,10 +57,10 @@ class Teller:
 
 @contextmanager
 def report_long_wait(what: str) -> Iterator[None]:
-    """Inside, a line says what is waited for: after ten seconds, then every fifty.
+    """Prints a message while the block takes long: after ten seconds, then every fifty.
 
     Args:
-        what: completes "Waiting for ...".
+        what: text after "Waiting for ...".
     """
     teller = Teller(what)
     try:

@@ -1,1 +1,1 @@
-"""Predicts the memory of a run by going through its steps with tensors that have no data."""
+"""Predicts the memory of a run by running its steps with fake tensors."""

@@ -1,4 +1,4 @@
-"""Settings that make a run fit, cheapest in speed first."""
+"""Suggests settings that make a run fit, cheapest in speed first."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from cogvx_exp.config.schema import TrainJob, Validation
 from cogvx_exp.estimate.prediction import Prediction
 
 Recompose = Callable[[list[str]], TrainJob]
-"""The job with further overrides; raises ConfigError where they do not go together."""
+"""Recomposes the job with further overrides; raises ConfigError if they are incompatible."""
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Overrides that lower the memory of some runs."""
+    """Overrides that reduce the memory of some runs."""
 
     overrides: tuple[str, ...]
     cost: str
@@ -39,14 +39,14 @@ def _decodes_beside(job: TrainJob) -> bool:
 SUGGESTIONS = (
     Suggestion(("validation.offload=true",), "the transformer moves to the host for each validation", _decodes_beside),
     Suggestion(
-        ("memory.vae_tiling=true",), "the VAE works in tiles that overlap", lambda job: not job.memory.vae_tiling
+        ("memory.vae_tiling=true",), "the VAE works on overlapping tiles", lambda job: not job.memory.vae_tiling
     ),
     Suggestion(
         ("memory.activations=offload",),
-        "one more forward pass a step than with keep; hardly any against checkpoint",
+        "one more forward pass per step than keep; almost none compared to checkpoint",
         lambda job: job.memory.activations != "offload",
     ),
-    Suggestion(("memory.ff_chunks=4",), "feed-forward layers once more", lambda job: job.memory.ff_chunks < 4),
+    Suggestion(("memory.ff_chunks=4",), "feed-forward layers are recomputed", lambda job: job.memory.ff_chunks < 4),
     Suggestion(
         ("optim=adamw8bit",),
         "none",
@@ -54,7 +54,7 @@ SUGGESTIONS = (
     ),
     Suggestion(
         ("memory.stream_blocks=true",),
-        "little, while copying a block takes less time than computing it",
+        "little, if copying a block is faster than computing it",
         lambda job: _is_adapter(job) and not job.memory.stream_blocks and job.quant.name == "none",
     ),
     Suggestion(("quant=int8", "memory.stream_blocks=false"), "some accuracy of the base", _has_lora),
@@ -66,45 +66,45 @@ SUGGESTIONS = (
     ),
     Suggestion(
         ("optim=cpu_offload_bf16", "optim.release_gradients=false"),
-        "the optimizer step is made on the CPU; bfloat16 weights",
+        "the optimizer step runs on the CPU; bfloat16 weights",
         _trains_all,
     ),
-    Suggestion(("batch_size=1",), "less work at once", lambda job: job.batch_size > 1),
+    Suggestion(("batch_size=1",), "lower throughput", lambda job: job.batch_size > 1),
 )
 """In the order in which they are tried."""
 
 
 @dataclass(frozen=True)
 class Advice:
-    """Overrides that together make a run fit."""
+    """Overrides that together reduce a run's memory."""
 
     suggestions: list[Suggestion]
     prediction: Prediction
-    """With all of them."""
+    """The prediction with all of them."""
     fits: bool
-    """Whether that is enough."""
+    """Whether the run then fits."""
 
     @property
     def overrides(self) -> list[str]:
-        """What to add to the command line."""
+        """Overrides to add to the command line."""
         return _together(self.suggestions)
 
 
 def _together(suggestions: list[Suggestion]) -> list[str]:
-    """The overrides of several suggestions; the last value of a setting counts."""
+    """The overrides of several suggestions; for duplicates, the last value is used."""
     return list({text.partition("=")[0]: text for suggestion in suggestions for text in suggestion.overrides}.values())
 
 
 def advise(
     job: TrainJob, before: Prediction, budget: float, recompose: Recompose, predict: Callable[[TrainJob], Prediction]
 ) -> Advice:
-    """Adds suggestions, cheapest first, as long as they help, until the run fits; then drops those not needed.
+    """Adds suggestions that help, cheapest first, until the run fits; then drops unnecessary ones.
 
     Args:
         job: a job that does not fit.
         before: its prediction.
-        budget: GiB of the device.
-        recompose: makes the job with further overrides.
+        budget: memory of the device in GiB.
+        recompose: recomposes the job with further overrides.
         predict: predicts a job.
     """
     best = Advice([], before, False)

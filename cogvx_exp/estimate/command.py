@@ -1,4 +1,4 @@
-"""What `python -m cogvx_exp.memory` does and shows."""
+"""The command `python -m cogvx_exp.memory` and its output."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -26,14 +26,14 @@ from cogvx_exp.estimate.time.prediction import TimePrediction, predict_times
 from cogvx_exp.estimate.time.table import as_figures, grid_table, in_words, show_times
 
 DEFAULT_BUDGET = 24.0
-"""GiB of a card that is not named."""
+"""GiB, if no budget is set."""
 
 OUTPUT = Path("outputs/memory")
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A job's prediction, and what to change if it does not fit."""
+    """A job's prediction, and suggestions if it does not fit."""
 
     overrides: list[str]
     budget: float
@@ -47,7 +47,7 @@ class Estimate:
 
 def estimate(job: TrainJob, overrides: list[str]) -> Estimate:
     """Predicts one job of the command: its memory and its time."""
-    console.print(f"Going through a step of {job.name} without data ...", style="dim")
+    console.print(f"Tracing a training step of {job.name} ...", style="dim")
     found = predict_and_advise(job, overrides, job.memory.budget or DEFAULT_BUDGET)
     cards = cards_for(job.hardware, gpu_name(job.device))
     return replace(found, cards=cards, times=predict_times(job, largest_of(configured_buckets(job)), cards))
@@ -66,7 +66,7 @@ def predict_and_advise(
 
 
 def _recompose(overrides: list[str], more: list[str]) -> TrainJob:
-    """The job with further overrides. Works inside a Hydra program."""
+    """The job with further overrides. Requires an initialized Hydra."""
     replaced = {text.partition("=")[0] for text in more}
     kept = [text for text in overrides if text.lstrip("+").partition("=")[0] not in replaced]
     job = typed(compose("train", [*kept, *more]), TrainJob)
@@ -79,28 +79,28 @@ def _recompose(overrides: list[str], more: list[str]) -> TrainJob:
 def refuse_if_too_large(
     job: TrainJob, overrides: list[str], shapes: Iterable[Bucket], budget: float, limit: str
 ) -> Prediction:
-    """The prediction of a job that fits.
+    """The prediction of a job, which must fit.
 
     Args:
         job: the checked configuration.
-        overrides: the command line it came from.
-        shapes: the buckets of the data.
-        budget: GiB of the device.
-        limit: what the budget is, in words.
+        overrides: the overrides of its command line.
+        shapes: the buckets of the dataset.
+        budget: memory of the device in GiB.
+        limit: description of the budget.
 
     Raises:
-        UserError: it does not; says what would.
+        UserError: it does not fit; suggests settings.
     """
     found = predict_and_advise(job, overrides, budget, shapes)
     if found.advice is None:
         return found.prediction
     peak, advice, reserve = found.prediction.peak, found.advice, found.prediction.reserve
-    lines = [f"this run would take {peak:.1f} GiB, and CUDA itself {reserve:.1f}, which is more than {limit}"]
+    lines = [f"this run would take {peak:.1f} GiB, plus {reserve:.1f} for CUDA itself, which exceeds {limit}"]
     if advice.suggestions:
-        enough = "would fit" if advice.fits else "is the least that was found"
+        enough = "would fit" if advice.fits else "is the lowest found"
         lines.append(f"With these settings it takes {advice.prediction.peak:.1f} GiB, which {enough}:")
         lines.append("  " + " ".join(advice.overrides))
-    lines.append("Look closer with python -m cogvx_exp.memory; memory.preflight=false skips this.")
+    lines.append("For details, run python -m cogvx_exp.memory; memory.preflight=false skips this check.")
     raise UserError("\n".join(lines))
 
 
@@ -112,7 +112,7 @@ def time_in_words(job: TrainJob, shapes: Iterable[Bucket], gpu: str) -> str:
 
 
 def show(estimates: list[Estimate]) -> None:
-    """Prints tables, and writes a picture and the figures beside each other."""
+    """Prints tables, and writes a picture and the figures as JSON."""
     if not estimates:
         return
     from cogvx_exp.estimate.picture import draw
@@ -138,7 +138,7 @@ def _as_figures(item: Estimate) -> dict[str, Any]:
 
 
 def _labels(estimates: list[Estimate]) -> list[str]:
-    """Names of the runs: their settings, without those that all have."""
+    """Names of the runs: their settings, without those common to all."""
     if len(estimates) == 1:
         return [estimates[0].prediction.name]
     shared = set.intersection(*(set(item.overrides) for item in estimates))
@@ -146,7 +146,7 @@ def _labels(estimates: list[Estimate]) -> list[str]:
 
 
 def _short(override: str) -> str:
-    """A choice of a group without the group: it is known by its name."""
+    """A group choice without the group, whose name is clear."""
     group, _, choice = override.partition("=")
     return override if "." in group or choice.isdigit() else choice
 
@@ -184,17 +184,15 @@ def _say_advice(item: Estimate) -> None:
     if advice is None:
         reserve = item.prediction.reserve
         spare = item.budget - item.prediction.peak - reserve
-        console.result(
-            f"Fits {item.budget:g} GiB: {spare:.1f} GiB to spare, {reserve:.1f} GiB for CUDA itself left out"
-        )
+        console.result(f"Fits {item.budget:g} GiB: {spare:.1f} GiB to spare, after {reserve:.1f} GiB for CUDA itself")
         return
     if not advice.suggestions:
-        console.result("Nothing was found that takes less.")
+        console.result("No settings that need less memory were found.")
         return
-    enough = "fits" if advice.fits else "is still too much, but the least that was found"
+    enough = "fits" if advice.fits else "is still too much, but the lowest found"
     console.result(f"Does not fit. With these settings it takes {advice.prediction.peak:.2f} GiB, which {enough}:")
     table = Table(box=None, show_header=False, padding=(0, 2))
     for suggestion in advice.suggestions:
         kept = [text for text in suggestion.overrides if text in advice.overrides]
-        table.add_row(" ".join(kept), Text(f"costs: {suggestion.cost}", style="dim"))
+        table.add_row(" ".join(kept), Text(f"cost: {suggestion.cost}", style="dim"))
     console.result(table)

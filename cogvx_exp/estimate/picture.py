@@ -1,4 +1,4 @@
-"""Predicted memory as bars."""
+"""Plots predicted memory as bars."""
 
 import textwrap
 from pathlib import Path
@@ -18,7 +18,7 @@ COLOURS = {
 
 
 def draw(predictions: list[Prediction], labels: list[str], budget: float, path: Path) -> None:
-    """Draws a bar for each run: the peak of a training step by kind; other phases are marks, the budget is a line."""
+    """Draws a bar per run: the peak of a training step by kind. Other phases are markers, the budget is a line."""
     bars = [_parts(prediction) for prediction in predictions]
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(9, 1.9 + 0.5 * len(bars)), dpi=120, layout="constrained")
@@ -37,7 +37,7 @@ def draw(predictions: list[Prediction], labels: list[str], budget: float, path: 
             )
     reserve = max(prediction.reserve for prediction in predictions)
     axes.axvline(budget - reserve, color="#c2313a", linewidth=1.2, linestyle="--")
-    axes.set_title(f"Predicted memory; dashed: {budget:g} GiB less what CUDA takes", fontsize=10, loc="left")
+    axes.set_title(f"Predicted memory; dashed: {budget:g} GiB minus CUDA's own memory", fontsize=10, loc="left")
     axes.set_yticks(rows, [textwrap.fill(label, 42) for label in labels], fontsize=8, parse_math=False)
     axes.invert_yaxis()
     axes.set_xlim(0, max(max(left), budget) * 1.03)
@@ -50,6 +50,6 @@ def draw(predictions: list[Prediction], labels: list[str], budget: float, path: 
 
 
 def _parts(prediction: Prediction) -> dict[str, float]:
-    """The peak by the kinds that have a colour; all that comes and goes inside a block is one."""
+    """The peak by the kinds with a colour; everything temporary inside a block is combined."""
     known = {kind: prediction.at_peak.get(kind, 0.0) for kind in COLOURS if kind != "inside a block"}
     return {**known, "inside a block": prediction.phases["before_validation"] - sum(known.values())}

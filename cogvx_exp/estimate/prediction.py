@@ -1,4 +1,4 @@
-"""What a run will take: bytes by kind and by phase."""
+"""Predicted memory of a run: bytes by kind and by phase."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -18,25 +18,25 @@ from cogvx_exp.model.device import resolve_dtype
 from cogvx_exp.strategies.single import splits_weights
 
 CONTEXT_GIB = 0.6
-"""The CUDA context with the kernels that are loaded: 0.4 to 0.6 GiB on recent cards."""
+"""The CUDA context with loaded kernels: 0.4 to 0.6 GiB on recent cards."""
 WORKSPACES_GIB = 0.1
-"""cuBLAS and cuBLASLt have 32 MiB each on Hopper, less before (https://github.com/pytorch/pytorch/pull/120925). cuDNN's
-workspaces need no reserve: where memory is short, torch goes on to a plan that takes less
+"""cuBLAS and cuBLASLt use 32 MiB each on Hopper, less on older cards (https://github.com/pytorch/pytorch/pull/120925).
+cuDNN's workspaces need no reserve: if memory is short, torch falls back to a plan that needs less
 (aten/src/ATen/native/cudnn/Conv_v8.cpp, `try_plans`)."""
 NCCL_GIB = 0.5
-"""Buffers of nccl, with several processes: 10 MiB for each connection of each channel
+"""nccl's buffers with several processes: 10 MiB per connection of each channel
 (https://github.com/NVIDIA/nccl/issues/1685), for the 24 channels of a ring with two connections."""
 RESERVE_GIB = CONTEXT_GIB + WORKSPACES_GIB
-"""What a GPU needs besides tensors, with one process."""
+"""A GPU's memory apart from tensors, with one process."""
 
 PHASES = ("encoding", "before_training", "before_validation", "after_validation", "after_testing")
-"""Encoding captions and clips, then the four moments of the CogVideoX Factory's tables: the weights are there; the
-peak of training; the peak with validations before and between steps; the peak of the validation at the end."""
+"""Encoding of captions and clips, then the four points of CogVideoX Factory's tables: weights loaded; peak of training;
+peak with validation before and between steps; peak of the final validation."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Memory of a run on its device. All figures are GiB."""
+    """A run's memory on its device. All values are GiB."""
 
     name: str
     shape: str
@@ -45,29 +45,29 @@ class Prediction:
     weights: float
     """Frozen weights on the device."""
     trained: float
-    """Trained weights, and their running average if there is one."""
+    """Trained weights, and their EMA if enabled."""
     gradients: float
-    """Gradients that are held at the end of a backward pass."""
+    """Gradients held at the end of a backward pass."""
     optimizer: float
-    """States of the optimizer on the device."""
+    """Optimizer states on the device."""
     host: float
-    """What is kept in host memory, at most."""
+    """Peak host memory."""
     host_kinds: dict[str, float]
-    """The same by kind; all but the optimizer's states is pinned."""
+    """The same by kind; everything except optimizer states is pinned."""
     at_peak: dict[str, float]
-    """What is alive at the peak of a training step, by kind."""
+    """Memory at the peak of a training step, by kind."""
     phases: dict[str, float]
-    """Peak of each of `PHASES` that the run has."""
+    """Peaks of those of `PHASES` that the run has."""
     reserve: float = RESERVE_GIB
-    """What the device needs besides tensors."""
+    """The device's memory apart from tensors."""
 
     @property
     def peak(self) -> float:
-        """The highest peak of all phases."""
+        """The maximum over all phases."""
         return max(self.phases.values())
 
     def fits(self, budget: float) -> bool:
-        """Whether a device with `budget` GiB suffices."""
+        """Whether the run fits on a device with `budget` GiB."""
         return self.peak + self.reserve <= budget
 
 
@@ -76,8 +76,8 @@ def predict(job: TrainJob, shapes: Iterable[Bucket] | None = None, device: str =
 
     Args:
         job: a checked job.
-        shapes: the buckets that the data has; by default all that the configuration allows.
-        device: cuda, or cpu, whose autocast keeps layer norms in the lower type.
+        shapes: the buckets of the dataset; by default all configured ones.
+        device: cuda, or cpu, whose autocast keeps layer norms in 16 bits.
     """
     buckets = set(shapes or configured_buckets(job))
     largest = largest_of(buckets)
@@ -89,7 +89,7 @@ def predict(job: TrainJob, shapes: Iterable[Bucket] | None = None, device: str =
         "before_validation": step.peak.total(),
         **_sampling_peaks(job, step, device),
     }
-    if "after_testing" in phases:  # what was exported is whole again
+    if "after_testing" in phases:  # the exported model is not sharded
         phases["after_testing"] = _sampling_peaks(job, whole, device)["after_testing"]
     kinds = {kind: _gib(size) for kind, size in step.peak.most_common()}
     host = Counter(step.host)
@@ -116,7 +116,7 @@ def _gib(size: int) -> float:
 
 
 def _encoding_peak(job: TrainJob, largest: Bucket, device: str) -> int:
-    """Peak of what comes before training: captions, then clips."""
+    """Peak before training: encoding captions, then clips."""
     dtype = resolve_dtype(job.model, device)
     clips = vae_pass(job.model.vae, job.memory, dtype, largest, job.data.encode_batch_size, "encode").peak
     tokens = (CAPTIONS_AT_ONCE, job.model.transformer.max_text_seq_length)
@@ -124,7 +124,7 @@ def _encoding_peak(job: TrainJob, largest: Bucket, device: str) -> int:
 
 
 def _sampling_peaks(job: TrainJob, step: StepBytes, device: str) -> dict[str, int]:
-    """Peaks of the validation between steps and of the one at the end."""
+    """Peaks of validation between steps and of the final one."""
     validation = job.validation
     if not isinstance(validation, Validation):
         return {}
@@ -132,12 +132,12 @@ def _sampling_peaks(job: TrainJob, step: StepBytes, device: str) -> dict[str, in
     shape = Bucket(validation.num_frames, validation.height, validation.width)
     vae = vae_weights(job.model.vae, dtype)
     decoding = vae_pass(job.model.vae, job.memory, dtype, shape, 1, "decode").peak
-    trained = step.between["trained weights"] // (2 if job.ema_decay else 1)  # without their average
+    trained = step.between["trained weights"] // (2 if job.ema_decay else 1)  # without the EMA
     transformer = step.between["weights"] + trained
     without = transformer if validation.offload else 0
     sampling = max(step.sampling.total() + vae, step.between.total() - without + decoding)
-    # The last videos are sampled from what was exported: nothing else is there any more, and full fine-tuning exports
-    # the type of the model.
+    # The final videos are sampled from the export, when nothing else is in memory. Full fine-tuning exports in the
+    # model's dtype.
     if job.method.kind == "full":
         trained = trained * dtype.itemsize // trained_dtype(job.optim).itemsize
     exported = step.between["weights"] + trained

@@ -1,4 +1,4 @@
-"""What remains on each device of a run whose state is split over several."""
+"""Memory per device of a run whose state is sharded."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -12,31 +12,31 @@ from cogvx_exp.strategies.deepspeed_config import reduce_bucket
 from cogvx_exp.strategies.single import splits_weights
 
 BLOCKS_GATHERED = 2
-"""Blocks whose weights are whole at a time: one that computes, and the next one."""
+"""Gathered blocks at a time: the current one and the next."""
 BLOCKS_FLAT = 2
-"""ZeRO-3 has them a second time, in the buffers they came in (runtime/zero/partition_parameters.py,
-`AllGatherCoalescedHandle.wait`)."""
+"""ZeRO-3 holds them twice, the second time in the buffers they were received in
+(runtime/zero/partition_parameters.py, `AllGatherCoalescedHandle.wait`)."""
 GATHERED, TRAINED = "gathered blocks", "trained weights"
 FLOAT32 = 4
-"""Bytes of a value."""
+"""Bytes per value."""
 
 
 @dataclass(frozen=True)
 class _Share:
-    """What decides the bytes of one process."""
+    """Quantities that determine the memory of one process."""
 
     how: str
     world: int
     compute: int
-    """Bytes of a value in the type of the computation."""
+    """Bytes per value in the dtype of the computation."""
     frozen: int
     """Bytes of the frozen weights."""
     trained: int
-    """Trained values."""
+    """Number of trained values."""
     trained_size: int
-    """Bytes of one of them."""
+    """Bytes per trained value."""
     block: int
-    """Values of a block."""
+    """Number of values of a block."""
 
     @property
     def full(self) -> bool:
@@ -58,14 +58,14 @@ def split_over(step: StepBytes, job: TrainJob, device: str = "cuda") -> StepByte
 
 
 def _fully_sharded(step: StepBytes, share: _Share) -> StepBytes:
-    """FSDP2. What is trained is split if that is everything, else it is replicated."""
+    """FSDP2. Trained weights are sharded in full fine-tuning and replicated otherwise."""
     split = ("weights", TRAINED, "gradients", "optimizer") if share.full else ("weights",)
     parts = _each(step, lambda moment: _divided(moment, split, share.world))
     gathered = share.block * share.compute
     forward = Counter({GATHERED: BLOCKS_GATHERED * gathered})
     backward = forward
     if share.full:
-        # The next block; of this one the gradients, and the float32 copy of them that is reduced
+        # The next block, plus the gradients of the current one and their float32 copy, which is reduced
         # (torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py, `foreach_reduce`).
         backward = Counter({GATHERED: gathered, "gradients of a block": gathered + share.block * FLOAT32})
     split_last = Counter({"a block that is split": share.block * (share.trained_size if share.full else share.compute)})
@@ -79,7 +79,7 @@ def _fully_sharded(step: StepBytes, share: _Share) -> StepBytes:
 
 
 def _zero(step: StepBytes, share: _Share) -> StepBytes:
-    """DeepSpeed (runtime/zero/stage_1_and_2.py, stage3.py): it computes with copies of split float32 weights."""
+    """DeepSpeed (runtime/zero/stage_1_and_2.py, stage3.py): computes with copies of sharded float32 weights."""
     splits, offload = splits_weights(share.how), share.how == "zero2_offload"
     part = -(-share.trained // share.world)
     of_weights = (part if splits else share.trained) * share.compute + (0 if offload else part * FLOAT32)
@@ -94,7 +94,7 @@ def _zero(step: StepBytes, share: _Share) -> StepBytes:
     buffers["buckets"] = reduce_bucket(share.trained, share.block, 3 if splits else 2) * share.compute
     always = buffers if splits else Counter[str]()
     gathered = Counter({GATHERED: (BLOCKS_GATHERED + BLOCKS_FLAT) * share.block * share.compute * splits})
-    # While the states are made, and in a step, there are float32 gradients; in a step, they come from a flat copy.
+    # Creating the states and stepping need float32 gradients; in a step, they are made from a flat copy.
     in_float32 = Counter({"gradients in float32": 0 if offload else part * FLOAT32})
     stepping = parts.between + buffers + in_float32 + Counter({"gradients, flat": part * share.compute})
     if not splits:

@@ -1,1 +1,1 @@
-"""Videos sampled from a model."""
+"""Held-out loss, and sampling for validation and `generate`."""

@@ -1,4 +1,4 @@
-"""Finds a trained adapter and the base model it belongs to. Does not need torch."""
+"""Finds a trained adapter and its base model. Does not need torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,20 +25,20 @@ from cogvx_exp.runs.run_folder import (
 
 @dataclass(frozen=True)
 class Adapter:
-    """What a run has trained and, if it comes from a run of this project, the model it was trained on."""
+    """Trained weights and, if they come from a run of this project, their base model."""
 
     file: Path
-    """A LoRA file, a peft adapter's file, or the folder of a whole transformer."""
+    """A LoRA file, a peft adapter's file, or the folder of a full transformer."""
     base: Model | None
     reshape: str | None = None
-    """How the run brought frames to their size (data.reshape); None: not known."""
+    """The run's data.reshape; None: unknown."""
 
 
 def find_adapter(path: Path, setting: str = "generate.adapter") -> Adapter:
-    """Takes a run, export, checkpoint or transformer folder, or a file; `setting` is what named it.
+    """Accepts a run, export, checkpoint or transformer folder, or a file; `setting` is for messages.
 
     Raises:
-        UserError: there is nothing that was trained, or its file is damaged.
+        UserError: there are no trained weights, or the file is damaged.
     """
     file, config = _locate(path, setting)
     if file.is_dir():
@@ -48,12 +48,12 @@ def find_adapter(path: Path, setting: str = "generate.adapter") -> Adapter:
     try:
         base = Model.model_validate(config["model"])
         return Adapter(file, base, config["data"]["reshape"])
-    except (KeyError, TypeError, ValueError):  # no run's configuration, or one of another version
+    except (KeyError, TypeError, ValueError):  # no run configuration, or one of another version
         return Adapter(file, None)
 
 
 def _locate(path: Path, setting: str) -> tuple[Path, dict[str, Any]]:
-    """What was trained, and the configuration of its run if that is known."""
+    """The trained weights, and the configuration of their run if known."""
     names = (LORA_FILE, PEFT_FILE, TRANSFORMER_FOLDER)
     for run, folder in ((path, RunFolder(path).export), (path.parent, path)):
         for file in (folder / name for name in names):
@@ -66,21 +66,21 @@ def _locate(path: Path, setting: str) -> tuple[Path, dict[str, Any]]:
         return path, _config(path.parent.parent)
     if RunFolder(path).config.is_file():
         raise UserError(
-            f"{setting}={path}: this run has no export yet; finish it with resume={path}, or give one of its "
+            f"{setting}={path}: this run has no export yet; finish it with resume={path}, or use one of its "
             f"checkpoints ({path / 'checkpoints'}/step-N)"
         )
     found = sorted(path.glob("*.safetensors")) if path.is_dir() else []
     if len(found) == 1:
         return found[0], {}
     if found:
-        raise UserError(f"{setting}={path} has {len(found)} files; name one of them: {', '.join(map(str, found[:3]))}")
+        raise UserError(f"{setting}={path} has {len(found)} files; choose one: {', '.join(map(str, found[:3]))}")
     if not path.exists():
-        raise UserError(f"{setting}={path} does not exist: there is neither a run folder, nor an adapter's file")
-    raise UserError(f"{setting}={path}: neither a run folder, nor a folder or file with {' or '.join(names)}")
+        raise UserError(f"{setting}={path} does not exist; give a run folder or an adapter file")
+    raise UserError(f"{setting}={path}: is neither a run folder nor a folder with {' or '.join(names)}")
 
 
 def _config(run: Path) -> dict[str, Any]:
-    """A run's configuration; empty if the folder is none of a run."""
+    """A run's configuration; empty if the folder is not a run folder."""
     try:
         config = read_config(run)
     except (OSError, ValueError, yaml.YAMLError):
@@ -92,12 +92,12 @@ def find_adapters(generate: Generate) -> list[Adapter]:
     """All adapters of a generate job.
 
     Raises:
-        UserError: one is not there, or they were trained on different models.
+        UserError: an adapter is missing, or they were trained on different models.
     """
     paths = generate.adapter if isinstance(generate.adapter, list) else [generate.adapter] if generate.adapter else []
     adapters = [find_adapter(path) for path in paths]
     if len(adapters) > 1 and any(is_whole(adapter.file) for adapter in adapters):
-        raise UserError("generate.adapter: a whole transformer cannot be combined with others; give it alone")
+        raise UserError("generate.adapter: a full transformer cannot be combined with other adapters")
     if generate.weights is not None and len(generate.weights) != len(adapters):
         raise UserError(f"generate.weights has {len(generate.weights)} values for {len(adapters)} adapters")
     bases = {adapter.base.name: adapter.base for adapter in adapters if adapter.base}
@@ -107,10 +107,10 @@ def find_adapters(generate: Generate) -> list[Adapter]:
 
 
 def with_base_model(job: GenerateJob, adapters: list[Adapter], overrides: list[str]) -> GenerateJob:
-    """The job with the model the adapters were trained on, unless the command line chose a model.
+    """The job with the adapters' base model, unless the command line chooses a model.
 
     Raises:
-        UserError: the chosen model has another architecture than the adapters'.
+        UserError: the chosen model's architecture differs from the adapters' base model.
     """
     base = next((adapter.base for adapter in adapters if adapter.base), None)
     chosen = {text.partition("=")[0].removeprefix("generate.") for text in overrides}
@@ -127,6 +127,6 @@ def with_base_model(job: GenerateJob, adapters: list[Adapter], overrides: list[s
     if job.model.transformer != base.transformer:
         raise UserError(
             f"generate.adapter was trained on model={base.name} and does not fit model={job.model.name}; "
-            "leave model out to use the right one"
+            "omit model to use the right one"
         )
     return job

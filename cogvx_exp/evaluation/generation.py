@@ -1,4 +1,4 @@
-"""Samples videos from a base model with adapters on it, and makes old videos again."""
+"""Samples videos from a base model with adapters, and reproduces earlier videos."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -49,17 +49,17 @@ IMAGES = "generate.images"
 
 @dataclass(frozen=True)
 class Recipe:
-    """What, besides the request, decides how a video looks; kept beside it."""
+    """What determines a video apart from the request; stored next to it."""
 
     model: Model
     adapters: list[Path]
     weights: list[float]
-    """Share of each adapter."""
+    """Weight of each adapter."""
     strengths: list[float]
-    """More than one are shown side by side."""
+    """Several are shown side by side."""
 
     def about(self) -> dict[str, Any]:
-        """As JSON."""
+        """The recipe as JSON."""
         trained = [
             {"file": str(file), "weight": weight} for file, weight in zip(self.adapters, self.weights, strict=True)
         ]
@@ -67,10 +67,10 @@ class Recipe:
 
 
 def generate(job: GenerateJob, adapters: list[Adapter]) -> list[Path]:
-    """Writes one video, with its settings beside it, for each prompt and seed; returns their paths.
+    """Writes a video and its settings for each prompt and seed; returns the paths.
 
     Raises:
-        UserError: anything only the user can fix.
+        UserError: for problems that only the user can fix.
     """
     settings = job.generate
     prompts = read_prompts(settings.prompts, settings.separator, "generate.prompts")
@@ -79,8 +79,8 @@ def generate(job: GenerateJob, adapters: list[Adapter]) -> list[Path]:
     if takes_images != bool(images) or (images and len(images) != len(prompts)):
         given = len(images or [])
         raise UserError(
-            f"model={job.model.name} does {job.model.tasks[0]}: it needs "
-            f"{f'one image for each of the {len(prompts)} prompts' if takes_images else 'no images'}, but "
+            f"model={job.model.name} is for {job.model.tasks[0]} and needs "
+            f"{f'one image per prompt ({len(prompts)})' if takes_images else 'no images'}, but "
             f"generate.images has {given}"
         )
     strengths = settings.strength if isinstance(settings.strength, list) else [settings.strength]
@@ -98,15 +98,15 @@ def generate(job: GenerateJob, adapters: list[Adapter]) -> list[Path]:
 
 
 def replay(job: GenerateJob) -> list[Path]:
-    """Makes the video again whose settings are in `generate.replay`, into `generate.output_dir`.
+    """Reproduces the video whose settings are in `generate.replay`, in `generate.output_dir`.
 
     Raises:
-        UserError: the file is no video's settings, or its weights were not kept.
+        UserError: the file does not contain a video's settings, or its weights were not kept.
     """
     file = job.generate.replay
     assert file is not None
     try:
-        kept = {"reshape": "resize", **read_json(file)}  # as images were before there was a choice
+        kept = {"reshape": "resize", **read_json(file)}  # files of older versions have no `reshape`
         request = VideoRequest(**{item.name: kept[item.name] for item in fields(VideoRequest)})
         recipe = Recipe(
             Model.model_validate(renamed_config(kept["model"], "model")),
@@ -115,21 +115,21 @@ def replay(job: GenerateJob) -> list[Path]:
             kept["strengths"],
         )
     except FileNotFoundError:
-        raise UserError(f"generate.replay={file} does not exist; give the .json beside a video") from None
+        raise UserError(f"generate.replay={file} does not exist; give the .json next to a video") from None
     except (KeyError, ValueError, TypeError):
         raise UserError(
-            f"generate.replay={file} does not have all that is needed; videos sampled in the middle of a training run "
-            "cannot be made again, since their weights are not kept"
+            f"generate.replay={file} is incomplete; videos sampled during training cannot be reproduced, since their "
+            "weights are not kept"
         ) from None
     missing = [str(path) for path in recipe.adapters if not path.exists()]
     if missing:
-        raise UserError(f"generate.replay={file}: {', '.join(missing)} is not there any more")
+        raise UserError(f"generate.replay={file}: {', '.join(missing)} no longer exists")
     return _make(job, recipe, [(job.generate.output_dir / file.with_suffix(".mp4").name, request)])
 
 
 def _make(job: GenerateJob, recipe: Recipe, named: list[tuple[Path, VideoRequest]]) -> list[Path]:
     for image in {request.image: request for _, request in named if request.image}.values():
-        image_of(image)  # tells what cannot be opened before anything is loaded
+        image_of(image)  # reports unreadable images before anything is loaded
     compute = choose_compute(job.device, recipe.model)
     check_attention(job.attention, compute)
     pipeline = pipeline_folder(recipe.model, job.cache_dir)
@@ -151,7 +151,7 @@ def _make(job: GenerateJob, recipe: Recipe, named: list[tuple[Path, VideoRequest
 
 
 def task_of(model: Model) -> Task:
-    """The task that a model samples for."""
+    """The task a model samples for."""
     if "i2v" in model.tasks:
         return ImageToVideo(TaskSettings(name="i2v"))
     return TextToVideo(TaskSettings(name="t2v"))
@@ -159,7 +159,7 @@ def task_of(model: Model) -> Task:
 
 def _load(recipe: Recipe, pipeline: Path, compute: Compute, job: GenerateJob) -> CogVideoXTransformer3DModel:
     folder = next((file for file in recipe.adapters if file.is_dir()), None)
-    if folder:  # it needs no base
+    if folder:  # a full transformer needs no base
         check_same_architecture(folder, read_json(pipeline / "transformer" / "config.json"))
         transformer = load_whole(folder, compute)
     else:
@@ -167,14 +167,14 @@ def _load(recipe: Recipe, pipeline: Path, compute: Compute, job: GenerateJob) ->
         for number, file in enumerate(recipe.adapters):
             transformer = load_trained(transformer, file, compute, _name(number), must_change=True)
     if any(is_whole(file) for file in recipe.adapters) and recipe.strengths != [1.0]:
-        raise UserError("generate.strength and generate.compare need an adapter; this is a whole transformer")
+        raise UserError("generate.strength and generate.compare need an adapter; this is a full transformer")
     apply_memory_options(transformer, job.memory, compute.device)
     set_attention(transformer, job.attention)
     return transformer.eval()
 
 
 def _sample(sampler: Sampler, request: VideoRequest, recipe: Recipe) -> np.ndarray:
-    """One video, or one for each strength side by side."""
+    """One video, or one per strength side by side."""
     videos = []
     for strength in recipe.strengths:
         if recipe.adapters and not is_whole(recipe.adapters[0]):

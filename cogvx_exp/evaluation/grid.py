@@ -1,4 +1,4 @@
-"""Videos side by side, with a label over each."""
+"""Videos side by side, with labels."""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -16,7 +16,7 @@ def side_by_side(videos: list[np.ndarray], labels: list[str]) -> np.ndarray:
 
 
 def _label(text: str, video: np.ndarray) -> np.ndarray:
-    """A strip with a text for all frames of a video."""
+    """A strip with text for all frames of a video."""
     frames, _, width, _ = video.shape
     image = Image.new("RGB", (width, LABEL_HEIGHT), (24, 24, 24))
     font = ImageFont.load_default(size=11)

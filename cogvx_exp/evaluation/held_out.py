@@ -1,7 +1,7 @@
-"""The loss on clips that are never trained on, always at the same timesteps and with the same noise.
+"""The loss on held-out clips, always at the same timesteps and with the same noise.
 
-The training loss hardly shows whether a model learns, since most of it is which timestep was drawn. This
-measure has no such chance in it, so runs can be compared by it.
+The training loss hardly shows whether a model learns, because it mostly depends on the random timesteps. This measure
+is not random, so runs can be compared by it.
 """
 
 import logging
@@ -20,7 +20,7 @@ from cogvx_exp.model.device import release
 logger = logging.getLogger(__name__)
 
 SEED = 0
-"""The same for all runs, whatever their seed, so that they measure the same thing."""
+"""The same for all runs, whatever their seed, so that they are comparable."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class HeldOutLoss:
 
     @torch.no_grad()
     def measure(self, transformer: torch.nn.Module) -> dict[str, float]:
-        """The mean loss, and the mean at each timestep as `loss_t0050`; the processes share the work."""
+        """The mean loss, and the mean at each timestep as `loss_t0050`; processes share the work."""
         was_training = transformer.training
         transformer.eval()
         compute = self.context.compute
@@ -44,8 +44,10 @@ class HeldOutLoss:
         timesteps, processes = self.timesteps, self.context.processes
         items = [(clip, number) for clip in range(len(self.clips.names)) for number in range(len(timesteps))]
         measured: list[float] = []
-        for position in range(-(-len(items) // processes.world)):  # equally many in every process
+        # All processes must run equally many passes: a sharded model needs all of them for each.
+        for position in range(-(-len(items) // processes.world)):
             clip, number = items[min(position * processes.world + processes.rank, len(items) - 1)]
+            # Negative sample numbers: training never uses the same noise.
             batch = self.samples[SampleIndex(-1 - clip * len(timesteps) - number, clip)].to(compute.device)
             batch = replace(batch, timesteps=torch.full_like(batch.timesteps, timesteps[number]))
             batch = with_condition(batch, self.context, vae)

@@ -1,4 +1,4 @@
-"""What a validation samples: prompts, and the images that videos start from."""
+"""Prompts and start images of a validation."""
 
 import numpy as np
 
@@ -11,17 +11,17 @@ from cogvx_exp.data.start_image import frame_of, listed_images
 
 
 def validation_prompts(validation: Validation, clips: list[Clip]) -> list[str]:
-    """The prompts that are sampled: those that are given, or captions of the first clips."""
+    """The configured prompts, or captions of the first clips."""
     if validation.prompts is None:
         return [clip.row.captions[0] for clip in clips[: validation.num_prompts]]
     return read_prompts(validation.prompts, validation.separator, "validation.prompts")
 
 
 def start_images(job: TrainJob, clips: list[Clip], count: int) -> list[str]:
-    """One image for each prompt: those that are given, or the frames with which clips begin in training.
+    """One image per prompt: the configured ones, or the first frames of clips as in training.
 
     Raises:
-        UserError: the clips have no frames, or there are more or fewer images than prompts.
+        UserError: the clips have no frames, or the numbers of images and prompts differ.
     """
     validation = job.validation
     assert isinstance(validation, Validation)
@@ -29,11 +29,11 @@ def start_images(job: TrainJob, clips: list[Clip], count: int) -> list[str]:
         return listed_images(validation.images, validation.separator, "validation.images").one_for_each(count)
     chosen = [clips[index % len(clips)] for index in range(count)]
     if any(clip.latents for clip in chosen):
-        raise UserError("validation.images=null: data=latents has no frames to start from; name images, one a prompt")
+        raise UserError("validation.images=null: data=latents has no frames to start from; give one image per prompt")
     return [frame_of(clip.row.path, _first_frame(job, clip)) for clip in chosen]
 
 
 def _first_frame(job: TrainJob, clip: Clip) -> int:
-    """Number of the video's frame with which the clip begins."""
+    """Index of the video frame that the clip starts with."""
     starts = np.arange(clip.info.num_frames) / clip.info.fps
     return choose_frames(job.data, clip.bucket.num_frames).indices(starts)[0]

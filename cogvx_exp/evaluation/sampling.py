@@ -1,4 +1,4 @@
-"""Samples videos with the diffusers pipelines, from prompt embeddings made earlier."""
+"""Samples videos with the diffusers pipelines, from cached prompt embeddings."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class VideoRequest:
-    """One video to sample: everything that decides how it looks, besides the weights."""
+    """A video to sample: everything that determines it apart from the weights."""
 
     prompt: str
     negative_prompt: str
@@ -49,7 +49,7 @@ class VideoRequest:
     image: str | None = None
     """i2v: path, URL or `first frame of VIDEO`."""
     reshape: str = "center"
-    """i2v: how the image is brought to the video's size, as data.reshape."""
+    """i2v: how the image is resized, like data.reshape."""
 
 
 def video_requests(
@@ -59,14 +59,14 @@ def video_requests(
     images: list[str] | None = None,
     reshape: str = "center",
 ) -> list[VideoRequest]:
-    """The videos of all prompts; video i of a prompt has seed + i.
+    """Requests for all prompts; video i of a prompt has seed + i.
 
     Args:
-        settings: shape and sampler.
-        prompts: one for each video.
-        num_videos: for each prompt.
-        images: one for each prompt.
-        reshape: how the images are brought to the videos' size.
+        settings: shape and sampling settings.
+        prompts: the prompts.
+        num_videos: videos per prompt.
+        images: one image per prompt.
+        reshape: how images are resized.
     """
     shared = settings.model_dump(
         include={"negative_prompt", "num_frames", "height", "width", "fps"}
@@ -81,7 +81,7 @@ def video_requests(
 
 
 def image_of(request: VideoRequest) -> Image.Image:
-    """The image that a video starts from, in the video's size; so the pipeline has nothing to stretch.
+    """The start image, resized to the video, so the pipeline does not stretch it.
 
     Raises:
         UserError: it cannot be opened.
@@ -94,13 +94,13 @@ class Sampler:
     """Samples latents and decodes them.
 
     Args:
-        transformer: the denoiser, in evaluation mode.
+        transformer: the transformer, in evaluation mode.
         vae: the decoder and, for image-to-video, encoder.
-        scheduler: the sampler's schedule.
+        scheduler: the sampler.
         embeds: embeddings of each prompt and negative prompt, (tokens, width).
-        compute: device and type of the computation.
+        compute: device and dtype.
         offload: whether the transformer leaves the GPU while the VAE decodes.
-        images: what `image_of` gives for requests whose images have been read already.
+        images: results of `image_of` for images that were already read.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Sampler:
             tokenizer=None, text_encoder=None, vae=vae, transformer=transformer, scheduler=scheduler
         )
         self.pipeline.set_progress_bar_config(disable=True)
-        # No method of this object: a reference cycle would keep the VAE on the device until Python collects garbage.
+        # Not a method of this object: a reference cycle would keep the VAE on the device until garbage collection.
         self.pipeline._prepare_rotary_positional_embeddings = partial(
             _rotary, transformer.config, self.pipeline.vae_scale_factor_spatial
         )
@@ -137,12 +137,12 @@ class Sampler:
             return self.decode(latents)
 
     def without_transformer(self) -> AbstractContextManager[None]:
-        """Inside, with offload, the transformer is in host memory."""
+        """Keeps the transformer in host memory inside the block, with offload."""
         return on_host(self.pipeline.transformer, self.compute.device) if self.offload else nullcontext()
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> np.ndarray:
-        """Frames of latents, (1, frames, channels, height, width): uint8, (frames, height, width, 3)."""
+        """Decodes latents, (1, frames, channels, height, width): uint8, (frames, height, width, 3)."""
         video = self.pipeline.decode_latents(latents.to(self.pipeline.vae.dtype))
         frames = self.pipeline.video_processor.postprocess_video(video, output_type="np")[0]
         return (frames * 255).round().astype(np.uint8)
@@ -165,29 +165,29 @@ class Sampler:
                 num_inference_steps=request.num_inference_steps,
                 guidance_scale=request.guidance_scale,
                 use_dynamic_cfg=request.dynamic_cfg,
-                generator=torch.Generator().manual_seed(request.seed),
+                generator=torch.Generator().manual_seed(request.seed),  # on the CPU: the same noise on every device
                 max_sequence_length=embed[request.prompt].shape[1],
                 output_type="latent",
             ).frames
         logger.debug("sampled latents %s for %r", tuple(latents.shape), request.prompt)
-        # With output_type="latent" the pipeline leaves in the frames that 1.5 was padded with.
+        # With output_type="latent" the pipeline does not remove the frames that 1.5 is padded with.
         padding = latents.shape[1] - ((request.num_frames - 1) // self.pipeline.vae_scale_factor_temporal + 1)
         return latents[:, padding:]
 
 
 def _rotary(config: dict, factor: int, height: int, width: int, num_frames: int, device: torch.device) -> Rotary | None:
-    """Replaces the pipeline's own method: equal where that works, and right for portrait videos of 1.5, too."""
+    """Replaces the pipeline's own method: same results, but also correct for portrait videos of 1.5."""
     return rotary_positions(config, (num_frames, height // factor, width // factor), device)
 
 
 def save_video(path: Path, frames: np.ndarray, request: VideoRequest, **about: Any) -> None:
-    """Writes an mp4, and beside it a JSON file with how it was sampled."""
+    """Writes an mp4, and a JSON file with its settings next to it."""
     write_video(path, frames, request.fps)
     write_json(path.with_suffix(".json"), {**asdict(request), **about})
 
 
 def file_name(index: int, prompt: str) -> str:
-    """A name for a video: its number keeps prompts that begin alike apart."""
+    """A file name for a video: the number distinguishes prompts with the same start."""
     letters = "".join(letter if letter.isalnum() else "-" for letter in prompt.lower())
     slug = "-".join(part for part in letters.split("-") if part)[:48].rstrip("-")
     return f"{index:02d}-{slug or 'empty'}.mp4"

@@ -1,4 +1,4 @@
-"""Videos sampled while a model trains."""
+"""Videos sampled during training."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,32 +19,32 @@ from cogvx_exp.model.load import load_scheduler, load_vae
 
 @dataclass(frozen=True)
 class Validator:
-    """Samples a fixed list of videos whenever asked."""
+    """Samples a fixed list of videos."""
 
     requests: list[VideoRequest]
     embeds: dict[str, torch.Tensor]
     """Embeddings of each prompt and negative prompt, (tokens, width)."""
     model: Model
     context: PipelineContext
-    """Where the pipeline and its settings are, and the processes that share the videos."""
+    """The pipeline, its settings, and the processes that share the videos."""
     offload: bool = False
     """Whether the transformer leaves the GPU while the VAE decodes."""
 
     def __post_init__(self) -> None:
-        self.images  # noqa: B018, read now: the file or its server may be gone when the first video is sampled
+        self.images  # noqa: B018, read early: files or servers may be gone later
 
     @cached_property
     def images(self) -> dict[VideoRequest, Image.Image]:
-        """The images that the videos start from."""
+        """Start images of the videos."""
         return {request: image_of(request) for request in self.requests if request.image}
 
     def run(self, transformer: CogVideoXTransformer3DModel, folder: Path, step: int, **about: Any) -> list[Path]:
-        """Samples all videos into `folder`, with `about` beside them. The VAE is loaded for this and released.
+        """Samples all videos into `folder`, with `about` in their settings. The VAE is loaded for this and released.
 
-        Each process samples its share; all sample equally many (the last ones twice, if need be), since a model that
-        is split over them needs all of them for every pass.
+        Each process samples its share. All sample equally many (repeating the last ones if necessary), since a sharded
+        model needs all processes for every pass.
 
-        The transformer comes back in the mode (training or evaluation) it was in.
+        The transformer is returned to its previous mode (training or evaluation).
         """
         was_training = transformer.training
         transformer.eval()
@@ -59,7 +59,7 @@ class Validator:
             for number in progress(f"Sampling at step {step}", range(rounds)):
                 index = number * processes.world + processes.rank
                 latents[index] = sampler.sample_latents(self.requests[min(index, len(paths) - 1)])
-            with sampler.without_transformer():  # once: it may take longer than a video
+            with sampler.without_transformer():  # only once, as offloading may take longer than decoding
                 for index in (index for index in latents if index < len(paths)):
                     save_video(paths[index], sampler.decode(latents[index]), self.requests[index], step=step, **about)
         finally:

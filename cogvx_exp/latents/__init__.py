@@ -1,1 +1,1 @@
-"""Encodes a dataset once: latents of clips and embeddings of captions, in a cache."""
+"""Encodes a dataset once into a cache: VAE moments of clips and embeddings of captions."""

@@ -1,13 +1,12 @@
-"""Encoded clips and captions on disk.
+"""The cache of encoded clips and captions.
 
-An entry is one safetensors file named by the fingerprint of everything that shaped it: the video's
-content, its frames and its bucket, the encoder's weights and type. A changed setting makes another
-name, so nothing stale is ever read. An entry is written beside and renamed, so it is whole or absent;
-which entries a dataset needs follows from the dataset, so there is no index that could be out of step.
+An entry is a safetensors file named by a fingerprint of everything that determines it: the video's content, its frames
+and bucket, the encoder's weights and dtype. A changed setting gives another name, so nothing stale is ever read.
+Entries are written atomically. There is no index that could become inconsistent: the names follow from the dataset.
 
-One file a clip, and not shards of many: a shard could only be whole when all its clips are, and then a
-kill would lose more than one clip; processes would have to agree on who writes which shard; and a
-random read of one clip (0.5 MiB for 49x480x720 in bfloat16) costs one open either way.
+There is one file per clip rather than shards of many: a shard is only complete when all its clips are, so a kill would
+lose several clips; processes would have to agree on who writes which shard; and reading one clip at random (0.5 MiB for
+49x480x720 in bfloat16) needs one open either way.
 """
 
 import json
@@ -32,32 +31,33 @@ from cogvx_exp.data.faults import ClipError
 logger = logging.getLogger(__name__)
 
 FORMAT = 2
-"""Raise it when the content of an entry changes its meaning."""
+"""Increase it when the meaning of an entry's content changes."""
 CHECKSUM = "crc32"
-"""Key of an entry's metadata: of the tensor's bytes. Entries that are older have none."""
+"""Metadata key of the checksum of the tensor's bytes. Older entries have none."""
 _told: set[Path] = set()
-"""Damaged entries that were named already."""
+"""Damaged entries that were already reported."""
 
 
 class TensorCache:
-    """A folder of named tensors."""
+    """A folder of tensors, by name."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def key(self, made_from: dict[str, Any]) -> str:
-        """The name of the entry that is made from the given values."""
+        """The name of the entry determined by the given values."""
         return fingerprint({"format": FORMAT, **made_from})
 
     def has(self, key: str, shape: Sequence[int] | None = None) -> bool:
-        """Whether the entry exists and is whole, by its header; says which is not, and it is then made again.
+        """Whether the entry exists and is complete, judged by its header; reports damaged entries, which are encoded
+        again.
 
         Args:
-            key: of the entry.
-            shape: that it must have, if that is known.
+            key: name of the entry.
+            shape: expected shape, if known.
 
         Raises:
-            UserError: it is there and must not be read.
+            UserError: the entry exists but is not readable.
         """
         path = self._path(key)
         try:
@@ -65,10 +65,10 @@ class TensorCache:
         except FileNotFoundError:
             return False
         except PermissionError:
-            raise UserError(f"{path} may not be read; its owner can allow it: chmod -R g+rX {self.folder}") from None
+            raise UserError(f"{path} is not readable; its owner can change that: chmod -R g+rX {self.folder}") from None
         if damage and path not in _told:
             _told.add(path)
-            console.warn(f"{path} {damage}: it is encoded again")
+            console.warn(f"{path} {damage}: encoding it again")
         return not damage
 
     def load(self, key: str) -> torch.Tensor:
@@ -85,18 +85,18 @@ class TensorCache:
         except (SafetensorError, FileNotFoundError, IsADirectoryError) as error:
             raise _removed(path, str(error)) from None
         if checksum is not None and checksum != _checksum(tensor):
-            raise _removed(path, "its content has changed")
+            raise _removed(path, "its checksum is wrong")
         return tensor
 
     def save(self, key: str, tensor: torch.Tensor) -> None:
         """Writes an entry.
 
         Raises:
-            ClipError: the tensor has values that are not finite.
+            ClipError: the tensor has non-finite values.
             OSError: the cache cannot be written.
         """
         if not torch.isfinite(tensor).all():
-            raise ClipError("encoding gave values that are not finite", "try model.dtype=float32, or take it out")
+            raise ClipError("encoding gave non-finite values", "try model.dtype=float32, or remove it")
         tensor = tensor.detach().cpu().contiguous()
         path = self._path(key)
         with plain_disk_errors(path), atomic_write(path) as beside:
@@ -108,24 +108,24 @@ class TensorCache:
 
 
 def _damage(path: Path, shape: Sequence[int] | None) -> str:
-    """What is wrong with an entry, as its header and its size tell; nothing if it is whole.
+    """The damage of an entry, judged by its header and size; empty if there is none.
 
-    Layout of safetensors: 8 bytes with the header's length, the header in JSON, the tensors.
+    Layout of safetensors: 8 bytes with the length of the header, the header in JSON, the tensors.
     """
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
             if length > size - 8:
-                return "is cut off" if size >= 8 else f"has {size} bytes"
+                return "is truncated" if size >= 8 else f"has {size} bytes"
             tensor = json.loads(file.read(length))["tensor"]
             ends = tensor["data_offsets"][1]
     except IsADirectoryError:
-        raise UserError(f"{path} is a folder where an entry of the cache belongs; remove it") from None
+        raise UserError(f"{path} is a folder in the place of a cache entry; remove it") from None
     except (ValueError, KeyError, TypeError, IndexError):
         return "is damaged"
     if size != 8 + length + ends:
-        return "is cut off"
+        return "is truncated"
     if shape is not None and list(shape) != tensor["shape"]:
         return f"has the shape {tensor['shape']}, not {list(shape)}"
     return ""
@@ -135,8 +135,8 @@ def _removed(path: Path, why: str) -> UserError:
     with suppress(OSError):
         path.unlink(missing_ok=True)
     return UserError(
-        f"{path}, an entry of the cache, is damaged ({why}) and was removed; start again: it is encoded anew, and "
-        "resume=auto goes on from the last checkpoint"
+        f"{path}, a cache entry, is damaged ({why}) and was removed; start again: it will be encoded again, and "
+        "resume=auto continues from the last checkpoint"
     )
 
 

@@ -1,4 +1,4 @@
-"""Fills the cache with captions: each distinct one is encoded once."""
+"""Fills the cache with captions; each distinct one is encoded once."""
 
 import logging
 from collections.abc import Iterable
@@ -24,12 +24,13 @@ CAPTIONS_AT_ONCE = 16
 
 
 def prepare_captions(captions: Iterable[str], context: PipelineContext) -> dict[str, str]:
-    """Encodes the captions that are not in the cache; returns the key of each distinct caption."""
+    """Encodes captions that are not in the cache; returns the key of each distinct caption."""
     made_by = context.made_by("text_encoder") | {"tokenizer": identity(context.folder, "tokenizer")}
     made_by |= {"max_length": str(context.max_tokens)}
     width = read_json(context.folder / "text_encoder" / "config.json")["d_model"]
     cache, shape = context.cache, (context.max_tokens, width)
     keys = {caption: cache.key({"caption": caption} | made_by) for caption in dict.fromkeys(captions)}
+    # Sorted, so that batches, and thus the last bits of embeddings, do not depend on the order of rows.
     ordered = sorted(keys)
     groups = [ordered[first : first + CAPTIONS_AT_ONCE] for first in range(0, len(ordered), CAPTIONS_AT_ONCE)]
     groups = groups[context.processes.rank :: context.processes.world]
@@ -39,7 +40,7 @@ def prepare_captions(captions: Iterable[str], context: PipelineContext) -> dict[
         tokenizer, text_encoder = load_text_encoder(context.folder, context.compute)
         _say_cut([caption for group in missing for caption in group], tokenizer, context.max_tokens)
         for group in progress("Encoding captions", missing):
-            # Always a whole group: what is encoded beside a caption can change its last bits.
+            # Always the whole group: the other captions of a batch can change an embedding's last bits.
             embeds = encode_captions(group, tokenizer, text_encoder, context.max_tokens)
             for caption, embed in zip(group, embeds, strict=True):
                 if not cache.has(keys[caption], shape):
@@ -50,7 +51,7 @@ def prepare_captions(captions: Iterable[str], context: PipelineContext) -> dict[
 
 
 def import_embeds(clips: list[Clip], cache: TensorCache) -> list[str]:
-    """Takes over the embeddings of clips that are encoded already; returns their keys."""
+    """Copies the embeddings of already encoded clips into the cache; returns their keys."""
     keys = []
     for clip in clips:
         assert clip.latents
@@ -69,4 +70,4 @@ def _say_cut(captions: list[str], tokenizer: Any, max_tokens: int) -> None:
     counts = token_counts(captions, tokenizer)
     for caption, count in zip(captions, counts, strict=True):
         if count > max_tokens:
-            console.warn(f'Caption cut from {count} to {max_tokens} tokens: "{one_line(caption)[:60]}..."')
+            console.warn(f'Caption truncated from {count} to {max_tokens} tokens: "{one_line(caption)[:60]}..."')

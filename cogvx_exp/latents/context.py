@@ -1,4 +1,4 @@
-"""What encoding and sampling share: the pipeline, the device, the cache and the processes."""
+"""Shared by encoding and sampling: pipeline, device, cache and processes."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ from cogvx_exp.tasks.base import Task
 
 @dataclass(frozen=True)
 class PipelineContext:
-    """Where a pipeline is, how it computes, and where encoded clips and captions go."""
+    """A pipeline, how it computes, and where encoded data goes."""
 
     folder: Path
     compute: Compute
@@ -22,18 +22,18 @@ class PipelineContext:
     cache_dir: Path
     task: Task
     processes: ProcessGroup = field(default_factory=ProcessGroup)
-    """The processes that share the work."""
+    """Processes that share the work."""
 
     @property
     def cache(self) -> TensorCache:
-        """Encoded clips and captions."""
+        """The cache of encoded clips and captions."""
         return TensorCache(self.cache_dir / "encoded")
 
     @property
     def max_tokens(self) -> int:
-        """Text tokens that the transformer takes."""
+        """Text tokens of the transformer's input."""
         return int(read_json(self.folder / "transformer" / "config.json")["max_text_seq_length"])
 
     def made_by(self, part: str) -> dict[str, str]:
-        """What the fingerprint of an encoded clip or caption has of the encoder that made it."""
+        """The encoder's part of a cache key."""
         return {"encoder": identity(self.folder, part), "dtype": str(self.compute.dtype)}

@@ -1,4 +1,4 @@
-"""A whole dataset in the cache, ready to be sampled from."""
+"""A dataset in the cache, ready for sampling."""
 
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
@@ -15,38 +15,38 @@ from cogvx_exp.latents.prepare import Entry, prepare_videos
 
 @dataclass(frozen=True)
 class EncodedClips:
-    """Keys of clips and captions in the cache."""
+    """Cache keys of clips and captions."""
 
     cache: TensorCache
     videos: list[tuple[Entry, ...]]
-    """Of each clip: the clip and, with data.random_flip, its mirror image. Empty if the clips are
-    encoded in the loop."""
+    """Per clip: the clip and, with data.random_flip, its mirror image. Empty if clips are encoded in the training
+    loop."""
     captions: list[tuple[str, ...]]
-    """Of each clip: its captions, of which one is drawn."""
+    """Per clip: its captions, one of which is drawn."""
     no_caption: str
-    """Of the empty caption."""
+    """Key of the empty caption."""
     names: list[str]
-    """Of each clip, for messages."""
+    """Per clip, for messages."""
 
 
 @dataclass(frozen=True)
 class EncodedDataset:
-    """The clips that could be encoded, and where they are in the cache."""
+    """The successfully encoded clips and their cache keys."""
 
     dataset: Dataset
     training: EncodedClips
     held_out: EncodedClips
     text_keys: dict[str, str]
-    """Key of each text that was asked for besides the captions."""
+    """Keys of the other encoded texts."""
 
 
 def encode_dataset(
     dataset: Dataset, data: Data, context: PipelineContext, texts: list[str], report: Path | None
 ) -> EncodedDataset:
-    """Fills the cache with the clips (unless data.encode=online), their captions and other `texts`.
+    """Encodes the clips (unless data.encode=online), their captions and other `texts` into the cache.
 
     Raises:
-        UserError: clips cannot be encoded and data.on_error=raise; the others are in the cache all the same.
+        UserError: clips cannot be encoded and data.on_error=raise; the others are in the cache nevertheless.
     """
     everything = [*dataset.clips, *dataset.held_out]
     raw = [clip for clip in everything if not clip.latents]
@@ -55,7 +55,7 @@ def encode_dataset(
     embeds = dict(zip((clip.name for clip in imported), import_embeds(imported, context.cache), strict=True))
 
     entries: dict[str, tuple[Entry, ...]] = {}
-    # Held-out clips are always read from the cache: their loss is measured on the same pixels every time.
+    # Held-out clips are always cached, so their loss is measured on the same pixels every time.
     to_cache = everything if data.encode == "cache" else dataset.held_out
     if to_cache:
         found, faults = prepare_videos(to_cache, data, context)
@@ -77,7 +77,7 @@ def encode_dataset(
             names=[clip.name for clip in clips],
         )
 
-    context.processes.barrier()  # what the others encode is in the cache
+    context.processes.barrier()  # the other processes have finished encoding
     return EncodedDataset(dataset, gather(dataset.clips), gather(dataset.held_out), text_keys)
 
 

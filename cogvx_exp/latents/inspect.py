@@ -1,4 +1,4 @@
-"""Shows a dataset before training: a table on the terminal and a page with a contact sheet."""
+"""Inspects a dataset before training: a table on the terminal and a page with a contact sheet."""
 
 import base64
 import io
@@ -28,12 +28,12 @@ from cogvx_exp.data.resize import ResizeSpec, cropped_share
 THUMBNAIL_HEIGHT = 96
 """Pixels."""
 SHOWN_FRAMES = (0.0, 0.5, 1.0)
-"""Which frames of a clip are shown, as shares of its length."""
+"""Shown frames of a clip, as fractions of its length."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A quantity over all clips."""
+    """Statistics of a quantity over all clips."""
 
     name: str
     smallest: str
@@ -42,10 +42,10 @@ class Figure:
 
 
 def inspect_dataset(dataset: Dataset, job: PrepareJob, console: PlainConsole) -> Path:
-    """Prints what the dataset has, writes the page and returns its path.
+    """Prints the dataset's contents, writes the page and returns its path.
 
     Raises:
-        UserError: there is no clip that can be used.
+        UserError: there is no usable clip.
     """
     clips = [*dataset.clips, *dataset.held_out]
     tokens, why_no_tokens = _token_counts(clips, job)
@@ -60,7 +60,7 @@ def inspect_dataset(dataset: Dataset, job: PrepareJob, console: PlainConsole) ->
         console.print()
         console.print(_table(("read by", "clips"), [(reader, str(count)) for reader, count in readers]))
     if why_no_tokens:
-        console.print(f"\nCaption lengths are not known: {why_no_tokens}", soft_wrap=True)
+        console.print(f"\nCaption lengths are unknown: {why_no_tokens}", soft_wrap=True)
     if dataset.faults:
         console.warn(f"\n{len(dataset.faults)} rows cannot be used:")
         print_faults(dataset.faults, console)
@@ -78,7 +78,7 @@ def _figures(clips: list[Clip], tokens: dict[str, int]) -> list[Figure]:
     quantities: dict[str, tuple[Callable[[Clip], float], str]] = {
         "frames": (lambda clip: clip.info.num_frames, "{:.0f}"),
         "seconds": (lambda clip: clip.info.duration, "{:.1f}"),
-        "frames a second": (lambda clip: clip.info.fps, "{:.2f}"),
+        "frames per second": (lambda clip: clip.info.fps, "{:.2f}"),
         "height": (lambda clip: clip.info.height, "{:.0f}"),
         "width": (lambda clip: clip.info.width, "{:.0f}"),
         "captions": (lambda clip: len(clip.row.captions), "{:.0f}"),
@@ -94,14 +94,14 @@ def _figures(clips: list[Clip], tokens: dict[str, int]) -> list[Figure]:
 
 
 def _buckets(dataset: Dataset, job: PrepareJob) -> list[dict[str, str]]:
-    """For each bucket, how many clips it has and what they lose."""
+    """Number of clips per bucket, and how much of them is lost."""
     rows = []
     for bucket, count in dataset.bucket_counts().items():
         clips = [clip for clip in dataset.clips if clip.bucket == bucket]
         cropped = np.mean([_cropped(clip, job) for clip in clips])
         unused = np.mean([1 - bucket.num_frames / clip.info.num_frames for clip in clips])
-        row = {"bucket": str(bucket), "clips": str(count), "cropped away": f"{cropped:.0%}"}
-        rows.append(row | {"frames left out": f"{unused:.0%}"})
+        row = {"bucket": str(bucket), "clips": str(count), "cropped": f"{cropped:.0%}"}
+        rows.append(row | {"frames skipped": f"{unused:.0%}"})
     return rows
 
 
@@ -110,7 +110,7 @@ def _cropped(clip: Clip, job: PrepareJob) -> float:
 
 
 def _token_counts(clips: list[Clip], job: PrepareJob) -> tuple[dict[str, int], str]:
-    """Tokens of each caption, or why they are not known."""
+    """Token count of each caption, or why they are unknown."""
     from cogvx_exp.console.quiet import quiet_libraries
 
     quiet_libraries()
@@ -128,13 +128,13 @@ def _token_counts(clips: list[Clip], job: PrepareJob) -> tuple[dict[str, int], s
 
 
 def _cards(clips: list[Clip], job: PrepareJob, tokens: dict[str, int]) -> list[dict[str, Any]]:
-    """What the page shows of each clip: frames before and after, and facts."""
+    """Contents of the page for each clip: frames before and after, and facts."""
     limit = job.model.transformer.max_text_seq_length
     shown = [clip for clip in clips if not clip.latents]
     tasks = [task for clip in shown for task in _tasks(clip, job)]
     cards = []
     with DecodingPool(job.data.decode_workers, job.data.decode_timeout) as pool:
-        results = progress("Drawing clips", pool.map(read_clip, tasks), len(tasks))
+        results = progress("Rendering clips", pool.map(read_clip, tasks), len(tasks))
         for before, after, clip in zip(results, results, shown, strict=False):
             info = clip.info
             facts = f"{info.num_frames} frames, {info.height}x{info.width}, {info.fps:.2f} fps, {info.duration:.1f} s"
@@ -145,7 +145,7 @@ def _cards(clips: list[Clip], job: PrepareJob, tokens: dict[str, int]) -> list[d
                     "row": clip.row.number,
                     "facts": facts,
                     "bucket": str(clip.bucket),
-                    "loses": f"{_cropped(clip, job):.0%} of the picture, "
+                    "loses": f"{_cropped(clip, job):.0%} of the frame, "
                     f"{info.num_frames - clip.bucket.num_frames} frames",
                     "before": _strip(before),
                     "after": _strip(after),
@@ -159,7 +159,7 @@ def _cards(clips: list[Clip], job: PrepareJob, tokens: dict[str, int]) -> list[d
 
 
 def _tasks(clip: Clip, job: PrepareJob) -> list[tuple[Any, ...]]:
-    """Two reads of a clip: whole, as a thumbnail, and as it will be trained on."""
+    """Two versions of a clip: whole, as a thumbnail, and as used for training."""
     choice = choose_frames(job.data, clip.bucket.num_frames)
     width = max(round(clip.info.width * THUMBNAIL_HEIGHT / clip.info.height), 1)
     whole = Bucket(clip.bucket.num_frames, THUMBNAIL_HEIGHT, width)
@@ -168,7 +168,7 @@ def _tasks(clip: Clip, job: PrepareJob) -> list[tuple[Any, ...]]:
 
 
 def _strip(frames: np.ndarray | ClipError) -> str:
-    """A few frames side by side, as the source of an <img>; empty if they cannot be decoded."""
+    """Some frames side by side, as the source of an <img>; empty if they cannot be decoded."""
     if isinstance(frames, ClipError):
         return ""
     chosen = [frames[round(share * (len(frames) - 1))] for share in SHOWN_FRAMES]

@@ -1,9 +1,9 @@
-"""Fills the cache: every clip and every distinct caption is encoded once.
+"""Fills the cache: each clip and each distinct caption is encoded once.
 
-Each encoder is loaded only if something is missing, used, and released before the next one loads.
-Decoding runs ahead in worker processes. What is encoded together follows from the whole dataset, not
-from what is missing, so a killed and repeated run writes the same bytes as an undisturbed one.
-Processes share the work by its number and need not talk to each other: an entry is whole or absent.
+Each encoder is loaded only if something is missing, and released before the next one is loaded. Decoding runs ahead in
+worker processes. Encoding batches are formed from the whole dataset, not from the missing entries, so a killed and
+restarted run writes the same bytes as an uninterrupted one. Processes split the work by batch number and do not have to
+communicate, because entries are written atomically.
 """
 
 import logging
@@ -42,26 +42,26 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Entry:
-    """Keys of one encoded clip."""
+    """Cache keys of one encoded clip."""
 
     moments: str
     extras: tuple[tuple[str, str], ...] = ()
-    """Names and keys of what the task keeps besides."""
+    """Names and keys of the task's cached tensors."""
 
 
 @dataclass(frozen=True)
 class _Work:
-    """One entry to make."""
+    """One entry to encode."""
 
     entry: Entry
     clip: Clip
     flip: bool
     shape: tuple[int, ...] | None = None
-    """Of the moments, if it is known: (2C, F, H, W)."""
+    """Shape of the moments if known: (2C, F, H, W)."""
 
     @property
     def key(self) -> str:
-        """Stands for the whole entry."""
+        """Identifies the whole entry."""
         return self.entry.moments
 
     def done(self, cache: TensorCache, task: Task) -> bool:
@@ -69,11 +69,11 @@ class _Work:
         return self.has_moments(cache) and not self.missing_extras(cache, task)
 
     def has_moments(self, cache: TensorCache) -> bool:
-        """Whether the clip is in the cache."""
+        """Whether the moments are in the cache."""
         return cache.has(self.entry.moments, self.shape)
 
     def missing_extras(self, cache: TensorCache, task: Task) -> list[tuple[str, str]]:
-        """Names and keys of what the task keeps and the cache does not have."""
+        """Names and keys of the task's tensors that are not in the cache."""
         shapes = {
             name: None if self.clip.latents else task.cached[name].shape(self.clip.bucket) for name in task.cached
         }
@@ -83,11 +83,12 @@ class _Work:
 def prepare_videos(
     clips: list[Clip], data: Data, context: PipelineContext
 ) -> tuple[list[tuple[Entry, ...]], list[DataFault]]:
-    """Encodes the clips that are not in the cache.
+    """Encodes clips that are not in the cache.
 
     Returns:
-        The entries of every clip (with data.random_flip, of the clip and of its mirror image), and the
-        faults of those that could not be encoded.
+        The entries of every clip (with data.random_flip, of the clip and its mirror image), and the faults of those
+        that
+            could not be encoded.
     """
     works = _all_work(clips, data, context)
     faults: dict[str, ClipError] = {}
@@ -128,7 +129,7 @@ def _log_missing(groups: list[list[_Work]], context: PipelineContext) -> None:
 
 
 def _all_work(clips: list[Clip], data: Data, context: PipelineContext) -> list[_Work]:
-    """The entries of all clips, in their order; two for each clip with data.random_flip."""
+    """The entries of all clips, in order; two per clip with data.random_flip."""
     hashes = _content_hashes(clips, context)
     made_by, vae = context.made_by("vae"), read_json(context.folder / "vae" / "config.json")
     works = []
@@ -147,9 +148,9 @@ def _all_work(clips: list[Clip], data: Data, context: PipelineContext) -> list[_
 
 
 def _pixels(clip: Clip, data: Data, content: str) -> dict[str, Any]:
-    """What says which pixels are read from a file.
+    """The part of the cache key that determines the pixels read from a file.
 
-    Entries of clips that were always read right keep the keys that they had before `READER_VERSION`.
+    Clips that older versions read correctly keep their keys from before `READER_VERSION`.
     """
     choice = choose_frames(data, clip.bucket.num_frames)
     pixels: dict[str, Any] = {"video": content, "frames": asdict(choice), "bucket": str(clip.bucket)}
@@ -170,7 +171,7 @@ def _imported_entry(clip: Clip, hashes: dict[str, str], context: PipelineContext
 
 
 def _import(work: _Work, context: PipelineContext, faults: dict[str, ClipError]) -> None:
-    """Takes over a clip that is encoded already."""
+    """Copies an already encoded clip into the cache."""
     assert work.clip.latents
     _try(faults, work.clip, context.cache, work.entry.moments, load_tensor(work.clip.latents.moments, 4))
     for name, key in work.entry.extras:
@@ -179,7 +180,7 @@ def _import(work: _Work, context: PipelineContext, faults: dict[str, ClipError])
 
 
 def _groups(works: list[_Work], size: int) -> list[list[_Work]]:
-    """Entries that are encoded together: of one bucket, in an order that does not depend on the dataset's."""
+    """Entries that are encoded together: of one bucket, in an order independent of the dataset's order."""
     distinct = {work.key: work for work in works}
     ordered = sorted(distinct.values(), key=lambda work: (work.clip.latents is None, work.clip.bucket, work.key))
     groups = []
@@ -192,7 +193,7 @@ def _groups(works: list[_Work], size: int) -> list[list[_Work]]:
 def _encode_groups(
     groups: list[list[_Work]], data: Data, vae: Any, context: PipelineContext, faults: dict[str, ClipError]
 ) -> Iterator[None]:
-    """Encodes and saves group by group; yields once for each clip."""
+    """Encodes and saves groups; yields once per clip."""
     tasks = (_decoding_task(work, data) for group in groups for work in group)
     with DecodingPool(data.decode_workers, data.decode_timeout) as pool:
         decoded = pool.map(read_clip, tasks)
@@ -217,7 +218,7 @@ def _decoding_task(work: _Work, data: Data) -> tuple[Any, ...]:
 def _save(
     work: _Work, moments: torch.Tensor, frames: np.ndarray, context: PipelineContext, faults: dict[str, ClipError]
 ) -> None:
-    """Writes what is missing of an entry."""
+    """Writes the missing tensors of an entry."""
     if not work.has_moments(context.cache):
         _try(faults, work.clip, context.cache, work.entry.moments, moments)
     for name, key in work.missing_extras(context.cache, context.task):
@@ -232,12 +233,12 @@ def _try(faults: dict[str, ClipError], clip: Clip, cache: TensorCache, key: str,
 
 
 def _id(clip: Clip) -> str:
-    """What makes the entries of a clip: rows of one video share them."""
+    """Identifies a clip's entries, which rows of the same video share."""
     return f"{clip.row.path} {clip.bucket}"
 
 
 def _content_hashes(clips: list[Clip], context: PipelineContext) -> dict[str, str]:
-    """Hash of each file's content; files that have not changed are not read again."""
+    """Hash of each file's content; unchanged files are not read again."""
     paths = {clip.latents.moments if clip.latents else clip.row.path for clip in clips}
     kept = context.task.cached.values()
     paths |= {item.imported(clip.latents) for clip in clips if clip.latents for item in kept}
@@ -245,7 +246,7 @@ def _content_hashes(clips: list[Clip], context: PipelineContext) -> dict[str, st
     with FileIndex(context.cache_dir / "index.sqlite") as index:
         known = index.hashes(list(stamps.values()))
         unknown = [path for path in stamps if path not in known]
-        with ThreadPoolExecutor() as threads:  # hashing lets other threads run
+        with ThreadPoolExecutor() as threads:  # hashing releases the GIL
             fresh = dict(zip(unknown, threads.map(lambda path: file_hash(Path(path)), unknown), strict=True))
         index.add_hashes((stamps[path], digest) for path, digest in fresh.items())
     return known | fresh

@@ -1,1 +1,1 @@
-"""From a checked job to a running one. Imports torch only when the run begins."""
+"""Starts checked jobs. Imports torch only when a run begins."""

@@ -1,4 +1,4 @@
-"""What is said when a disk fills while a run works."""
+"""The message for a disk that fills during a run."""
 
 from contextlib import AbstractContextManager
 
@@ -8,12 +8,12 @@ from cogvx_exp.runs.run_folder import RunFolder
 
 
 def disk_trouble(folder: RunFolder) -> AbstractContextManager[None]:
-    """Inside, a run works; a UserError names the path that cannot be written, and what there is to go on from."""
+    """Turns disk errors during a run into a UserError that names the path and the checkpoint to continue from."""
 
     def explain(error: OSError) -> str:
         kept = newest_checkpoint(folder.path)[0]
-        go_on = f"resume=auto goes on from {kept.path}" if kept else "There is no checkpoint to go on from"
+        go_on = f"resume=auto continues from {kept.path}" if kept else "There is no checkpoint to resume from"
         where = error.filename or folder.path
-        return f"{where}: {error.strerror}; make room there, or name another run_dir or cache_dir. {go_on}"
+        return f"{where}: {error.strerror}; make room there, or choose another run_dir or cache_dir. {go_on}"
 
     return disk_errors_explained(explain)

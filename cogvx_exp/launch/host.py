@@ -1,4 +1,4 @@
-"""How much memory the host has, and whether a run's share of it fits."""
+"""Checks a run's host memory against that of the machine."""
 
 import logging
 from pathlib import Path
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 GIB = 1 << 30
 
 PROCESS_GIB = 2.0
-"""Of host memory, for each process: Python, the libraries with their CUDA kernels, and batches of data."""
+"""Host memory per process for Python, the libraries with their CUDA kernels, and batches."""
 
 SMALLER = {
     "streamed blocks": "memory.stream_blocks=false",
@@ -22,39 +22,39 @@ SMALLER = {
     "copies of weights and gradients": "optim=adamw8bit",
     "weights while decoding": "validation.offload=false",
 }
-"""By kind of what is kept in host memory: the setting without which it is not there."""
+"""By kind of host memory: the setting that avoids it."""
 
 
 def check_host(kinds: dict[str, float], processes: int) -> None:
-    """Makes sure that what a run keeps in host memory fits; says so if other programs have to make room for it.
+    """Checks that a run's host memory fits; prints a note if other programs use too much of it.
 
     Args:
-        kinds: GiB of one process.
-        processes: how many there are on this machine.
+        kinds: GiB per process.
+        processes: number of processes on this machine.
 
     Raises:
-        UserError: it is more than the machine has. Pinned memory cannot be swapped out: the kernel would kill the run.
+        UserError: it exceeds the machine's memory. Pinned memory cannot be swapped, so the kernel would kill the run.
     """
     limit, available = host_limit() / GIB, psutil.virtual_memory().available / GIB
     kept = sum(kinds.values())
     needed = processes * (kept + PROCESS_GIB)
     each = f"{processes} processes, each " if processes > 1 else ""
     parts = ", ".join(f"{kind} {size:.1f}" for kind, size in kinds.items() if size >= 0.05)
-    text = f"{each}{kept:.1f} GiB ({parts}) and {PROCESS_GIB:g} for itself"
+    text = f"{each}{kept:.1f} GiB ({parts}) and {PROCESS_GIB:g} per process"
     logger.info("host memory, GiB: needs %.1f, free %.1f, limit %.1f", needed, available, limit)
     if needed > limit:
         smaller = " ".join(dict.fromkeys(SMALLER[kind] for kind, size in kinds.items() if size >= 0.05))
         raise UserError(
-            f"this run would take host memory: {text}, which is more than the {limit:.1f} GiB of this machine.\n"
-            f"Less is taken with {smaller} (but more of the GPU); memory.preflight=false skips this."
+            f"this run would need host memory: {text}, which exceeds the {limit:.1f} GiB of this machine.\n"
+            f"{smaller} would need less (but more on the GPU); memory.preflight=false skips this check."
         )
     if kept and needed > available:
-        note = f"Note: in host memory this run needs {text}; {available:.1f} of {limit:.1f} GiB are free now"
+        note = f"Note: this run needs host memory: {text}; {available:.1f} of {limit:.1f} GiB are currently free"
         console.warn(note)
 
 
 def host_limit(files: Path = Path("/")) -> int:
-    """Bytes that this process may use: what the machine has, or what its cgroup (a container, a Slurm job) allows.
+    """Memory limit of this process in bytes: the machine's memory, or the limit of its cgroup (container, Slurm job).
 
     Args:
         files: the root of the file system.
@@ -63,13 +63,13 @@ def host_limit(files: Path = Path("/")) -> int:
     for name in _limit_files(files):
         try:
             limits.append(int((files / name).read_text()))
-        except (OSError, ValueError):  # it is not there; `max`
+        except (OSError, ValueError):  # missing file, or the value `max`
             continue
     return min(limits)
 
 
 def _limit_files(files: Path) -> list[str]:
-    """Where the kernel says what the cgroups of this process may use: in version 2, all that enclose it count."""
+    """Files with the memory limits of this process's cgroups; in version 2, all enclosing cgroups count."""
     base = "sys/fs/cgroup"
     try:
         lines = (files / "proc/self/cgroup").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""Looks at the files that settings name and that are read late, before anything long begins."""
+"""Checks files that are only read late in a run before anything long begins."""
 
 from cogvx_exp.config.schema import TrainJob, Validation
 from cogvx_exp.data.start_image import listed_images
@@ -6,10 +6,10 @@ from cogvx_exp.evaluation.adapter import find_adapter
 
 
 def check_named_files(job: TrainJob) -> None:
-    """Opens the images of the validation, and finds the adapter that the training starts from.
+    """Opens the validation images, and finds the adapter that training starts from.
 
     Raises:
-        UserError: one is missing or cannot be read; names it and its setting.
+        UserError: a file is missing or unreadable; names the file and its setting.
     """
     if job.method.init_from:
         find_adapter(job.method.init_from, "method.init_from")

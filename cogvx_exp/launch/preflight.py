@@ -1,4 +1,4 @@
-"""Stops a run that will not fit, before anything is loaded."""
+"""Stops a run that does not fit before anything is loaded."""
 
 import json
 import logging
@@ -16,13 +16,13 @@ from cogvx_exp.launch.host import check_host
 logger = logging.getLogger(__name__)
 
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
-"""One of them is there where a GPU is: NVIDIA's driver, that of Windows' subsystem, AMD's."""
+"""At least one exists on a machine with a GPU: NVIDIA's driver, WSL's, AMD's."""
 
 CONTEXT_GIB = 0.4
-"""Of a CUDA context; at least, on recent cards."""
+"""Minimum size of a CUDA context on recent cards."""
 
 OTHERS_GIB = 0.5
-"""A desktop or a driver may take so much; more than this belongs to other programs."""
+"""Possible usage by a desktop or driver; anything above it belongs to other programs."""
 
 ASK = """
 import json, torch
@@ -33,15 +33,15 @@ if torch.cuda.is_available():
 
 
 def preflight(job: TrainJob, overrides: list[str], shapes: set[Bucket]) -> None:
-    """Predicts the run's memory if there is a GPU or a budget; that of the host if there is a GPU.
+    """Checks the run's predicted memory if there is a GPU or a budget, and that of the host if there is a GPU.
 
     Args:
         job: the checked configuration.
-        overrides: the command line it came from.
-        shapes: the buckets of the data.
+        overrides: the overrides of its command line.
+        shapes: the buckets of the dataset.
 
     Raises:
-        UserError: it will not fit; says what would.
+        UserError: the run does not fit; suggests settings.
     """
     if not job.memory.preflight:
         return
@@ -53,11 +53,11 @@ def preflight(job: TrainJob, overrides: list[str], shapes: set[Bucket]) -> None:
         if gpu is None:
             return
         free, total, name = gpu
-        # The process that has asked holds a context, too, and has ended now.
+        # The querying process also had a context, which is gone now.
         budget = min(total, free + CONTEXT_GIB)
         limit = f"the {total:.1f} GiB of this {name}"
         if budget < total - OTHERS_GIB:
-            limit = f"the {budget:.1f} GiB that are free of the {total:.1f} of this {name} (nvidia-smi shows by whom)"
+            limit = f"the {budget:.1f} GiB free of this {name}'s {total:.1f} (nvidia-smi shows other programs)"
     quiet_libraries(job.quant.name)
     from cogvx_exp.estimate.command import refuse_if_too_large, time_in_words
 
@@ -65,15 +65,15 @@ def preflight(job: TrainJob, overrides: list[str], shapes: set[Bucket]) -> None:
     prediction = refuse_if_too_large(job, overrides, shapes, budget, limit)
     logger.info("predicted in %.1f s: %s", time.perf_counter() - started, prediction)
     duration = time_in_words(job, shapes, gpu[2]) if gpu else ""
-    console.print(f"Predicted memory: {prediction.peak:.1f} GiB at most, of {budget:.1f}{duration}")
+    console.print(f"Predicted peak memory: {prediction.peak:.1f} of {budget:.1f} GiB{duration}")
     if gpu:
         check_host(prediction.host_kinds, job.distributed.processes)
 
 
 def _gpu(device: str) -> tuple[float, float, str] | None:
-    """Free and all GiB of the GPU and its name, if there is one.
+    """Free and total GiB of the GPU and its name, if there is one.
 
-    Asked in another process: this one may start others and wait for them, and would hold some of the GPU meanwhile.
+    Queried in another process: this one may start workers, and would hold a CUDA context while it waits for them.
     """
     if not any(Path(path).exists() for path in GPU_DEVICES):
         return None

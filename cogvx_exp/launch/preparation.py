@@ -1,4 +1,4 @@
-"""Encodes a dataset, alone or with other processes, or shows it."""
+"""Encodes a dataset in one or several processes, or inspects it."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ WORKER = "cogvx_exp.launch.workers.prepare"
 
 
 def encode(job: PrepareJob) -> None:
-    """Fills the cache with this machine's processes.
+    """Fills the cache, with the processes of this machine.
 
     Raises:
         UserError: the data or the model cannot be used, or a process failed.
@@ -32,7 +32,7 @@ def encode(job: PrepareJob) -> None:
 
 
 def encode_share(job: PrepareJob, dataset: Dataset) -> None:
-    """Fills this process's share of the cache.
+    """Encodes this process's share of the dataset.
 
     Raises:
         UserError: clips cannot be encoded, or the disk is full.
@@ -60,7 +60,7 @@ def _encode_share(job: PrepareJob, dataset: Dataset) -> None:
 
 
 def inspect(job: PrepareJob) -> None:
-    """Prints what the dataset has and writes a page with a contact sheet."""
+    """Prints the dataset's contents and writes a page with a contact sheet."""
     from cogvx_exp.latents.inspect import inspect_dataset
 
     dataset = load_dataset(job.data, job.cache_dir)

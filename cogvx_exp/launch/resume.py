@@ -1,4 +1,4 @@
-"""Finds the checkpoint that `resume` asks for."""
+"""Finds the checkpoint for `resume`."""
 
 import logging
 from pathlib import Path
@@ -17,20 +17,20 @@ from cogvx_exp.training.resuming import refuse_fewer_steps
 logger = logging.getLogger(__name__)
 
 MUST_AGREE = ("model.name", "model.path", "model.weights", "model.transformer", "task", "method", "optim.target")
-"""Settings that decide which tensors a checkpoint has and what they mean."""
+"""Settings that determine a checkpoint's tensors and their meaning."""
 
 ADDED = ("task.target", "objective", "profile")
-"""Settings that checkpoints of earlier versions do not have; their values were those of the defaults."""
+"""Settings missing in checkpoints of earlier versions, which behaved like the defaults."""
 
 PREDICTION = ("optim.state_values", "optim.state_bytes", "quant.bytes_per_weight")
-"""Settings that only the prediction of memory reads."""
+"""Settings that are only used by the memory prediction."""
 
 
 def find_checkpoint(job: TrainJob, outputs: Path) -> CheckpointFolder | None:
-    """The checkpoint to resume from, verified. None with resume=auto if there is none yet.
+    """The verified checkpoint to resume from. None with resume=auto if there is none yet.
 
     Raises:
-        UserError: there is none, it has more steps than the job, or it was made with other settings (which are named).
+        UserError: there is none, it has more steps than the job, or its settings differ (they are named).
     """
     checkpoint = _find(job, outputs)
     if checkpoint and job.epochs is None:
@@ -53,18 +53,18 @@ def _find(job: TrainJob, outputs: Path) -> CheckpointFolder | None:
 
 
 def resume_job(job: TrainJob, folder: Path) -> tuple[TrainJob, dict[str, Any] | None]:
-    """A job of a sweep that was started before: the job that goes on, and its summary if it had finished.
+    """Resumes a job of a sweep: returns the job to run, and its summary if it had already finished.
 
     Raises:
-        UserError: what stands in the folder was made with other settings.
+        UserError: the folder's run has other settings.
     """
     job = job.model_copy(update={"run_dir": folder, "resume": "auto"})
     if read_status(folder).get("status") != "finished":
         return job, None
     changed = _changed(job, read_job(folder).model_dump(mode="json"))
     if changed:
-        different = "; ".join(f"{key} was {old}, is {new}" for key, old, new in changed)
-        raise UserError(f"{folder} is of another sweep ({different}); start this one without sweep.resume")
+        different = "; ".join(f"{key} was {old}, now {new}" for key, old, new in changed)
+        raise UserError(f"{folder} belongs to another sweep ({different}); start this one without sweep.resume")
     return job, read_json(folder / "summary.json")
 
 
@@ -87,7 +87,7 @@ def _latest(job: TrainJob, outputs: Path) -> CheckpointFolder:
         if checkpoint and not differences:
             return checkpoint
     where = job.run_dir or outputs
-    raise UserError(f"resume=latest: no checkpoint of a run like this one in {where}; leave resume out to start anew")
+    raise UserError(f"resume=latest: no checkpoint of a run like this one in {where}; omit resume to start a new run")
 
 
 def _newest_of(run: Path) -> CheckpointFolder:
@@ -98,7 +98,7 @@ def _newest_of(run: Path) -> CheckpointFolder:
 
 
 def _verified(run: Path) -> CheckpointFolder | None:
-    """The newest checkpoint that is whole; says which ones are not."""
+    """The newest valid checkpoint; prints which ones are skipped."""
     checkpoint, passed_over = newest_checkpoint(run)
     for reason in passed_over:
         console.warn(f"Skipped: {reason}")
@@ -117,28 +117,28 @@ def _agreeing(job: TrainJob, checkpoint: CheckpointFolder) -> CheckpointFolder:
 
 
 def _differences(job: TrainJob, checkpoint: CheckpointFolder) -> list[str]:
-    """What has changed and must not."""
+    """Changed settings that must not change."""
     now, then = job.model_dump(mode="json"), checkpoint.manifest["config"]
     found = [_added(setting, _get(then, setting), _get(now, setting)) for setting in MUST_AGREE]
-    return [f"{setting} was {old}, is {new}" for setting, old, new in found if old != new]
+    return [f"{setting} was {old}, now {new}" for setting, old, new in found if old != new]
 
 
 def _added(setting: str, old: Any, new: Any) -> tuple[str, Any, Any]:
-    """A setting, its old value and its new one, without what an earlier version had no setting for."""
+    """A setting with its old and new value, ignoring parts that earlier versions did not have."""
     if isinstance(old, dict) and isinstance(new, dict):
         new = {key: value for key, value in new.items() if key in old or f"{setting}.{key}" not in ADDED}
     return setting, old, new
 
 
 def changes(job: TrainJob, checkpoint: CheckpointFolder) -> list[str]:
-    """The settings that have changed since the checkpoint, and the step from which they hold."""
+    """Settings changed since the checkpoint, and the step from which they apply."""
     first = checkpoint.step + 1
     changed = _changed(job, checkpoint.manifest["config"])
     return [f"{key}: {old} -> {new}, from step {first}" for key, old, new in changed]
 
 
 def has_changed(job: TrainJob, run_dir: Path) -> bool:
-    """Whether settings have changed since the run was last started, as far as that can be read."""
+    """Whether settings have changed since the run was last started; True if that is unknown."""
     try:
         return bool(_changed(job, read_job(run_dir).model_dump(mode="json")))
     except (OSError, ValueError, YAMLError):
@@ -146,7 +146,7 @@ def has_changed(job: TrainJob, run_dir: Path) -> bool:
 
 
 def _changed(job: TrainJob, before: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Name, old and new value of each setting that differs and tells what a run does."""
+    """Name, old and new value of each setting that differs and affects a run."""
     now, then = settings_by_name(job.model_dump(mode="json")), settings_by_name(before)
     changed = [
         key for key in now | then if now.get(key) != then.get(key) and not key.startswith((*IGNORED_KEYS, *PREDICTION))

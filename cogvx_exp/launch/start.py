@@ -1,4 +1,4 @@
-"""Chooses the run's folder and starts the work."""
+"""Chooses the run folder and starts the run."""
 
 import logging
 import os
@@ -41,24 +41,24 @@ OUTPUTS = Path("outputs")
 
 @dataclass(frozen=True)
 class Start:
-    """What a run starts with."""
+    """The inputs of a run."""
 
     folder: RunFolder
     dataset: Dataset
     checkpoint: CheckpointFolder | None
     opening: Opening | None
-    """If the folder has a run already: what is written when this one goes on."""
+    """For a folder that already has a run: the changes to make once this one resumes it."""
 
 
 def launch(job: TrainJob, overrides: list[str]) -> float | None:
-    """Runs a training job: in this process, or in several that it starts.
+    """Runs a training job in this process, or in processes that it starts.
 
     Returns:
-        The objective of a sweep, the loss; None in processes that were started by others and are not the first.
+        The objective of a sweep, the loss; None in worker processes other than the first.
 
     Raises:
-        UserError: anything only the user can fix.
-        CrashError: a process that was started failed by an internal error.
+        UserError: for problems that only the user can fix.
+        CrashError: a worker failed with an internal error.
         Stopped: the run was asked to stop and has saved its state.
     """
     place = rank_and_world_size()
@@ -70,7 +70,7 @@ def launch(job: TrainJob, overrides: list[str]) -> float | None:
     logger.info("settings: %s", " ".join(overrides))
     in_sweep, place_in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN, Path(HydraConfig.get().runtime.output_dir)
     if not in_sweep and (job.sweep.resume or job.sweep.gpus):
-        raise UserError("sweep.resume and sweep.gpus are for sweeps (-m); a single run has resume=auto")
+        raise UserError("sweep.resume and sweep.gpus are for sweeps (-m); for a single run, use resume=auto")
     if in_sweep and job.sweep.resume:
         job, done = resume_job(job, job.run_dir or place_in_sweep)
         logger.info("sweep.resume: %s %s", job.run_dir, "is finished" if done else "goes on")
@@ -81,11 +81,11 @@ def launch(job: TrainJob, overrides: list[str]) -> float | None:
     job = job.model_copy(update={"run_dir": folder.path})
     if in_sweep and job.distributed.node_rank == 0:
         link_job(place_in_sweep, folder.path)
-    # Of several machines, the first one writes.
+    # With several machines, the first one writes.
     with _status(job, start) if job.distributed.node_rank == 0 else nullcontext():
         if job.distributed.name == "single" and not in_sweep:
             return _run_here(job, start)
-        # A job of a sweep has its own process, which gives back all memory when it ends.
+        # Each job of a sweep runs in its own process, which releases all memory when it exits.
         log = folder.path / "output.log" if in_sweep else None
         run_workers(Work(job, checkpoint.path if checkpoint else None, start.opening), folder, log)
     if job.distributed.node_rank:
@@ -94,14 +94,14 @@ def launch(job: TrainJob, overrides: list[str]) -> float | None:
 
 
 def _begin(job: TrainJob, overrides: list[str]) -> Start:
-    """Finds the checkpoint, checks the data and the memory, and starts the run's folder if it is a new one."""
+    """Finds the checkpoint, checks data and memory, and creates the run folder if it is new."""
     checkpoint = find_checkpoint(job, OUTPUTS) if job.resume else None
     changed_settings = changes(job, checkpoint) if checkpoint else []
     for change in changed_settings:
         console.warn(f"Changed since the checkpoint: {change}")
     folder = RunFolder(_run_dir(job, checkpoint))
-    writes = job.distributed.node_rank == 0  # other machines may find what the first one has just written
-    new = folder.path.parent == OUTPUTS and not job.run_dir and not checkpoint  # its name is free to choose
+    writes = job.distributed.node_rank == 0  # other machines may see files the first one has just written
+    new = folder.path.parent == OUTPUTS and not job.run_dir and not checkpoint  # the name can be changed
     logger.info("run folder %s, new: %s; from checkpoint %s", folder.path, new, checkpoint and checkpoint.path)
     if writes and not new:
         _refuse_another_run(job, folder, checkpoint)
@@ -109,7 +109,7 @@ def _begin(job: TrainJob, overrides: list[str]) -> Start:
     if writes and not new and folder.config.exists():
         changed = bool(changed_settings) if checkpoint else has_changed(job, folder.path)
         opening = Opening(_arguments(overrides), changed)
-    # What fails most often comes before the run's folder, and before torch is imported.
+    # The most common errors are found before the run folder is created and torch is imported.
     with cache_trouble(job.cache_dir):
         if job.model.weights == "pretrained":
             pretrained_folder(job.model)
@@ -130,21 +130,21 @@ def _begin(job: TrainJob, overrides: list[str]) -> Start:
 
 
 def _refuse_another_run(job: TrainJob, folder: RunFolder, checkpoint: CheckpointFolder | None) -> None:
-    """Stops a run whose folder has one that it does not go on with."""
+    """Stops a run whose folder contains another run that it does not resume."""
     goes_on = job.resume == "auto" if checkpoint is None else checkpoint.run_dir.resolve() == folder.path.resolve()
     if folder.config.exists() and not goes_on:
-        raise UserError(f"run_dir={folder.path} already has a run; add resume=latest to go on with it, or name another")
+        raise UserError(f"run_dir={folder.path} already has a run; add resume=latest to continue it, or choose another")
 
 
 def _start_folder(folder: RunFolder, job: TrainJob, overrides: list[str], *, new: bool) -> RunFolder:
-    """Makes a run's folder; with `new`, one that no other run has, which may start in the same second."""
+    """Creates the run folder; with `new`, one that no other run has, even one started in the same second."""
     try:
         if new:
             folder = RunFolder(new_folder(folder.path))
         folder.start(job, _arguments(overrides))
         return folder
     except OSError as error:
-        raise UserError(f"run_dir={folder.path} cannot be written: {error.strerror}; name another folder") from None
+        raise UserError(f"run_dir={folder.path} cannot be written: {error.strerror}; choose another folder") from None
 
 
 def _run_here(job: TrainJob, start: Start) -> float | None:
@@ -156,18 +156,18 @@ def _run_here(job: TrainJob, start: Start) -> float | None:
 
 
 def _run_as_started(job: TrainJob, overrides: list[str], place: tuple[int, int]) -> float | None:
-    """Trains as one of several processes that torchrun, accelerate or Slurm has started."""
+    """Trains as one of several processes started by torchrun, accelerate or Slurm."""
     rank, world = place
     if job.distributed.name == "single":
         raise UserError(
-            f"this is process {rank} of {world}, but distributed=single; use distributed=ddp or another one"
+            f"this is process {rank} of {world}, but distributed=single; use distributed=ddp or another mode"
         )
     there = job.distributed.model_copy(update={"processes": world, "nodes": 1, "node_rank": 0})
     job = job.model_copy(update={"distributed": there})
     quiet_libraries(job.quant.name)
     from cogvx_exp.training.run import joined
 
-    # The first process finds the run's folder and checkpoint; the others get them by all_gather.
+    # The first process determines the run folder and checkpoint, and the others receive them by all_gather.
     with joined(job) as processes:
         paths: list[str | None] = [None, None]
         failure = ""
@@ -192,7 +192,7 @@ def _run_as_started(job: TrainJob, overrides: list[str], place: tuple[int, int])
 
 @contextmanager
 def _status(job: TrainJob, start: Start) -> Iterator[None]:
-    """Notes in the run's folder how the run stands and how it ends; in that of an earlier run, once it has begun."""
+    """Records a run's status until its end; in an earlier run's folder only once it has resumed."""
     folder, before = start.folder, _stamp(start.folder)
     try:
         with disk_trouble(folder):
@@ -214,7 +214,7 @@ def _status(job: TrainJob, start: Start) -> Iterator[None]:
 
 
 def _stamp(folder: RunFolder) -> tuple[int, int] | None:
-    """Changes when the status is written: then the run has begun."""
+    """Changes when the status is written, that is, once the run has begun."""
     try:
         status = folder.status.stat()
     except OSError:
@@ -223,12 +223,12 @@ def _stamp(folder: RunFolder) -> tuple[int, int] | None:
 
 
 def _write_failure(folder: RunFolder, message: str) -> None:
-    with suppress(OSError):  # what has failed may be the disk
+    with suppress(OSError):  # the disk may be the cause
         write_status(folder, "failed", message=message)
 
 
 def _arguments(overrides: list[str]) -> list[str]:
-    """What repeats the run on a command line; of a job of a sweep, that job alone."""
+    """The command-line arguments that repeat the run; for a job of a sweep, only that job."""
     hydra = HydraConfig.get()
     own = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
     overrides = [text for text in overrides if not text.startswith("sweep.")]
@@ -236,7 +236,7 @@ def _arguments(overrides: list[str]) -> list[str]:
 
 
 def _run_dir(job: TrainJob, checkpoint: CheckpointFolder | None) -> Path:
-    """`run_dir`, or else the resumed run's folder, a sweep's folder for the job, or a new one."""
+    """`run_dir`, or the resumed run's folder, or a sweep's folder for the job, or a new one."""
     if job.run_dir:
         return job.run_dir
     if checkpoint:

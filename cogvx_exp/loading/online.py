@@ -1,4 +1,4 @@
-"""Batches whose clips are decoded and encoded while training, with fresh crops and flips."""
+"""Batches whose clips are decoded and encoded during training, with fresh crops and flips."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +23,7 @@ from cogvx_exp.model.load import load_vae
 def online_batches(
     samples: TrainingSamples, stream: BatchStream, clips: list[Clip], data: Data, context: PipelineContext
 ) -> Iterator[Batch]:
-    """An endless iterator of batches; worker processes decode ahead, the VAE stays in memory.
+    """Endless iterator of batches; worker processes decode ahead, and the VAE stays in memory.
 
     Raises:
         UserError: a clip cannot be decoded.
@@ -31,6 +31,7 @@ def online_batches(
     cached = context.task.cached.items()
     vae, device = load_vae(context.folder, context.compute, context.memory), context.compute.device
     with DecodingPool(data.decode_workers, data.decode_timeout) as pool:
+        # The stream has no state, so it is iterated twice: ahead for decoding, and below for batches.
         tasks = (_task(draw, clips[draw.clip], samples, data) for draws in stream for draw in draws)
         decoded = pool.map(read_clip, tasks)
         for draws in stream:

@@ -1,4 +1,4 @@
-"""Processes that read the training's batches from the cache, ahead of it."""
+"""Worker processes that load batches from the cache ahead of training."""
 
 import logging
 import multiprocessing
@@ -24,7 +24,7 @@ from cogvx_exp.loading.samples import TrainingSamples
 logger = logging.getLogger(__name__)
 
 Wait = Callable[[], AbstractContextManager[None]]
-"""Makes what is entered while a batch is waited for."""
+"""Returns a context manager for the time spent waiting for a batch."""
 
 
 def cached_batches(
@@ -34,17 +34,17 @@ def cached_batches(
     device: torch.device,
     wait: Wait = nullcontext,
 ) -> Iterator[Batch]:
-    """An endless iterator of batches on `device`, loaded ahead by `data.workers` processes.
+    """Endless iterator of batches on `device`, loaded ahead by `data.workers` processes.
 
     Args:
-        samples: what a draw becomes.
-        stream: the draws.
+        samples: maps an index to a sample.
+        stream: the sample indices of each batch.
         data: the settings.
-        device: where the batches go.
-        wait: entered while a batch is waited for.
+        device: device of the batches.
+        wait: entered while waiting for a batch.
 
     Raises:
-        UserError: one of those processes was killed, or an entry of the cache is damaged.
+        UserError: a worker was killed, or a cache entry is damaged.
     """
     workers = _possible(data.workers)
     logger.info("reading batches with %d workers, pin_memory=%s", workers, data.pin_memory and device.type == "cuda")
@@ -57,8 +57,8 @@ def cached_batches(
         persistent_workers=workers > 0,
     )
     loaded = iter(loader)
-    # PyTorch's SIGCHLD handler raises in the main thread, wherever that is, even in the middle of a checkpoint.
-    # Without it, the next call for a batch raises.
+    # PyTorch's SIGCHLD handler raises in the main thread wherever it is, even in the middle of a checkpoint. Without
+    # the handler, the death of a worker is noticed by the next request for a batch instead.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     teller = Teller("the next batch; the storage of cache_dir is slow or gone")
@@ -66,7 +66,7 @@ def cached_batches(
         while True:
             with teller.waiting(), wait():
                 batch = _next(loaded)
-            if isinstance(batch, UserError):  # a reader's; raised there it would come with a traceback
+            if isinstance(batch, UserError):  # from a worker, where raising it would print a traceback
                 raise batch
             yield batch.to(device)
     finally:
@@ -75,7 +75,7 @@ def cached_batches(
 
 @dataclass(frozen=True)
 class _OrError(Dataset[Batch | UserError]):
-    """Samples; a user's error takes the place of one that cannot be read."""
+    """Samples, or the UserError raised while reading one."""
 
     samples: TrainingSamples
 
@@ -95,24 +95,24 @@ def _next(loaded: Iterator[Batch | UserError]) -> Batch | UserError:
     try:
         return next(loaded)
     except (SystemExit, KeyboardInterrupt):
-        for child in multiprocessing.active_children():  # this process would wait for one that stands still
+        for child in multiprocessing.active_children():  # otherwise the exit would wait for a worker that hangs
             child.kill()
         raise
     except (RuntimeError, EOFError, ConnectionError) as error:
         if isinstance(error, RuntimeError) and "exited unexpectedly" not in str(error):
             raise
         raise UserError(
-            "a process that reads the data was killed, probably because the machine had no memory left; the last "
-            "checkpoint is kept: resume it with a smaller data.workers, or with data.workers=0"
+            "a data loading process was killed, probably because the machine ran out of memory; the last "
+            "checkpoint is kept: resume with a smaller data.workers, or with data.workers=0"
         ) from error
 
 
 def _possible(workers: int) -> int:
-    """`data.workers`, or none where there is no room for what processes share; says what is unusual."""
+    """`data.workers`, or 0 if shared memory is too small; prints a note about unusual values."""
     cores = len(os.sched_getaffinity(0))
     if workers and not has_room(workers):
-        console.warn(f"Note: data.workers={workers}, but {no_room()}; going on with data.workers=0")
+        console.warn(f"Note: data.workers={workers}, but {no_room()}; using data.workers=0")
         return 0
     if workers > max(cores, 2):
-        console.warn(f"Note: data.workers={workers} and {cores} cores: more readers than cores gain nothing")
+        console.warn(f"Note: data.workers={workers} with {cores} cores: more workers than cores gain nothing")
     return workers

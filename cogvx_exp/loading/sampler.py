@@ -1,10 +1,10 @@
-"""Which clips form which batch, without reading a clip and without state.
+"""Order of clips and batches, computed without reading clips and without state.
 
-The order of an epoch follows from (seed, epoch) alone. Every draw of the epoch gets a random rank; the
-draws of a bucket, sorted by rank, are cut into batches, and a batch takes the place of its first draw.
-So the order is shuffled within and across buckets, and with one bucket the clips come in the same
-order whatever the batch size. Epochs follow each other without a gap, and batch number i is the same
-for everybody: process r of n takes the batches i with i % n == r, so every process gets equally many.
+The order of an epoch depends only on (seed, epoch). Each draw of the epoch gets a random rank. The draws of a bucket,
+sorted by rank, are cut into batches, and a batch takes the position of its first draw. The order is thus shuffled
+within and across buckets, and with one bucket it does not depend on the batch size. Epochs follow each other without a
+gap, and batch number i is the same for all processes: process r of n takes the batches i with i % n == r, so all
+processes get equally many.
 """
 
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ from torch.utils.data import Sampler
 
 @dataclass(frozen=True, slots=True)
 class SampleIndex:
-    """One training sample to come."""
+    """A training sample to be loaded."""
 
     sample: int
-    """Number of the sample in the whole run; keys its randomness."""
+    """Number of the sample within the run, which keys its randomness."""
     clip: int
     """Index of the clip."""
 
@@ -31,21 +31,21 @@ class _Group:
     bucket: int
     clips: np.ndarray
     draws: int
-    """Samples in every epoch."""
+    """Samples per epoch."""
 
 
 class BatchStream(Sampler[list[SampleIndex]]):
-    """An endless stream of batches, each of one bucket.
+    """An endless stream of batches, each from one bucket.
 
     Args:
         buckets: the bucket of each clip, as an integer; shape (clips,).
         sources: the source of each clip, as an integer; shape (clips,).
-        rates: how often a clip of each source is seen in an epoch; 0.5 is every clip in two epochs.
-        batch_size: clips in a batch.
+        rates: how often a clip of each source is seen per epoch; 0.5 means once in two epochs.
+        batch_size: clips per batch.
         seed: seed of the order.
-        drop_remainder: drop a bucket's last batch if it is not full; else fill it with clips of the bucket.
-        start: number of the first batch to yield to any process.
-        rank: this process takes the batches `start + rank`, `start + rank + world` and so on.
+        drop_remainder: drop a bucket's incomplete last batch; otherwise fill it with clips of the bucket.
+        start: number of the first batch over all processes.
+        rank: this process yields the batches `start + rank`, `start + rank + world` and so on.
         world: processes that share the stream.
     """
 
@@ -76,9 +76,9 @@ class BatchStream(Sampler[list[SampleIndex]]):
         full, rest = draws // batch_size, draws % batch_size
         self.batches_per_epoch = int(full.sum() + (0 if drop_remainder else (rest > 0).sum()))
         self.dropped = int(rest.sum()) if drop_remainder else 0
-        """Samples left out of every epoch."""
+        """Samples dropped per epoch."""
         self.repeated = 0 if drop_remainder else int(((batch_size - rest) * (rest > 0)).sum())
-        """Samples added to every epoch to fill its last batches."""
+        """Samples repeated per epoch to fill incomplete batches."""
 
     def __iter__(self) -> Iterator[list[SampleIndex]]:
         epoch, position = divmod(self.start, self.batches_per_epoch)
@@ -92,7 +92,7 @@ class BatchStream(Sampler[list[SampleIndex]]):
             epoch, position = epoch + 1, 0
 
     def epoch(self, epoch: int) -> np.ndarray:
-        """The clips of every batch of an epoch: integers, (batches, batch_size)."""
+        """The clips of all batches of an epoch: integers, (batches, batch_size)."""
         drawn = [self._draw(group, number, epoch) for number, group in enumerate(self._groups)]
         clips = np.concatenate(drawn)
         buckets = np.repeat([group.bucket for group in self._groups], [group.draws for group in self._groups])
@@ -103,7 +103,7 @@ class BatchStream(Sampler[list[SampleIndex]]):
         return clips[plan[np.argsort(rank[plan[:, 0]], kind="stable")]]
 
     def _draw(self, group: _Group, number: int, epoch: int) -> np.ndarray:
-        """The group's clips of an epoch: the next piece of an endless row of shuffled copies of it."""
+        """The group's clips in an epoch: the next piece of an endless sequence of shuffled copies of the group."""
         size = len(group.clips)
         first, last = epoch * group.draws, (epoch + 1) * group.draws
         copies = range(first // size, -(-last // size))
@@ -112,7 +112,7 @@ class BatchStream(Sampler[list[SampleIndex]]):
         return np.concatenate([*shuffles, group.clips[:0]])[offset : offset + group.draws]
 
     def _cut(self, draws: np.ndarray) -> np.ndarray:
-        """Cuts the draws of a bucket into batches: (batches, batch_size)."""
+        """Cuts a bucket's draws into batches: (batches, batch_size)."""
         full = len(draws) // self.batch_size
         if full * self.batch_size < len(draws) and not self.drop_remainder:
             return np.resize(draws, (full + 1, self.batch_size))  # repeats from the start

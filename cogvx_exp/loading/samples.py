@@ -1,4 +1,4 @@
-"""Training samples: latents with their noise, timestep and caption, all drawn by keyed randomness.
+"""Training samples: latents with noise, timestep and caption, all drawn with keyed randomness.
 
 Layout: B batch, F latent frames, C channels, H height and W width in latent pixels.
 """
@@ -20,14 +20,14 @@ from cogvx_exp.tasks.base import Task
 
 @dataclass(frozen=True)
 class LatentSpace:
-    """What the samples must know of the model."""
+    """Properties of the model that samples depend on."""
 
     scaling_factor: float
-    """Of the VAE."""
+    """Scaling factor of the VAE."""
     patch_size_t: int | None
-    """Latent frames of a patch: their number is padded to a multiple of it."""
+    """Latent frames per patch: the number of frames is padded to a multiple of it."""
     num_train_timesteps: int
-    """Timesteps are drawn from 0 to this, exclusive."""
+    """Exclusive upper limit of timesteps."""
 
 
 class TrainingSamples(Dataset[Batch]):
@@ -58,20 +58,20 @@ class TrainingSamples(Dataset[Batch]):
         return self.sample(draw, cache.load(entry.moments), cached)
 
     def flipped(self, draw: SampleIndex) -> bool:
-        """Whether the clip of this draw is mirrored."""
+        """Whether this draw's clip is flipped horizontally."""
         return self.random_flip > 0 and self._random(draw).uniform("flip") < self.random_flip
 
     def crop_position(self, draw: SampleIndex) -> tuple[float, float]:
-        """Where a random crop of this draw lies, from 0 (top, left) to 1 (bottom, right)."""
+        """Position of this draw's random crop, from 0 (top, left) to 1 (bottom, right)."""
         random = self._random(draw)
         return random.uniform("crop y"), random.uniform("crop x")
 
     def sample(self, draw: SampleIndex, moments: torch.Tensor, cached: dict[str, torch.Tensor]) -> Batch:
-        """The sample of a draw.
+        """The sample for a draw.
 
         Args:
-            draw: keys all randomness.
-            moments: of the clip, (2C, F, H, W).
+            draw: its sample number keys all randomness.
+            moments: the clip's moments, (2C, F, H, W).
             cached: the clip's other tensors, as `Task.cached` describes them.
         """
         random = self._random(draw)
@@ -90,8 +90,8 @@ class TrainingSamples(Dataset[Batch]):
     def _latents(self, random: SampleRandomness, moments: torch.Tensor) -> torch.Tensor:
         """Scaled latents, (F, C, H, W), drawn from the VAE's moments.
 
-        For CogVideoX 1.5 an odd number of frames is padded in front with copies of the first, as the
-        checkpoints were trained.
+        For CogVideoX 1.5, an odd number of frames is padded at the front with copies of the first, as in the
+        checkpoints' training.
         """
         noise = random.normal((moments.shape[0] // 2, *moments.shape[1:]), "latents")
         latents_FCHW = sample_latents(moments, noise).transpose(0, 1) * self.space.scaling_factor

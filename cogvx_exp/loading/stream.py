@@ -1,4 +1,4 @@
-"""The order in which a run sees its clips."""
+"""The batch order of a run."""
 
 import logging
 
@@ -15,10 +15,10 @@ logger = logging.getLogger(__name__)
 
 
 def batch_stream(job: TrainJob, dataset: Dataset, processes: ProcessGroup) -> BatchStream:
-    """The batches of this process, from the first one on; says what `data.remainder` does.
+    """The batches of this process from the start of the run; prints the effect of `data.remainder`.
 
     Raises:
-        UserError: no bucket fills a batch.
+        UserError: no bucket can fill a batch.
     """
     buckets = {bucket: number for number, bucket in enumerate(dataset.bucket_counts())}
     drop = job.data.remainder == "drop"
@@ -37,6 +37,6 @@ def batch_stream(job: TrainJob, dataset: Dataset, processes: ProcessGroup) -> Ba
     if stream.batches_per_epoch == 0:
         raise UserError(f"no bucket has batch_size={job.batch_size} clips; use a smaller one or data.remainder=pad")
     if stream.repeated or stream.dropped:
-        what = f"samples left out: {stream.dropped}" if drop else f"samples added to fill batches: {stream.repeated}"
-        console.warn(f"In every epoch, {what} (data.remainder={job.data.remainder})")
+        what = f"samples dropped: {stream.dropped}" if drop else f"samples added to fill batches: {stream.repeated}"
+        console.warn(f"Per epoch, {what} (data.remainder={job.data.remainder})")
     return stream

@@ -1,1 +1,1 @@
-"""Reads video files: which frames a player shows and when, decoding, and how a frame is brought upright."""
+"""Reading video files: frames and their times as players show them, decoding, and frame orientation."""

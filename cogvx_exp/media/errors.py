@@ -1,15 +1,15 @@
-"""What is wrong with a video file."""
+"""Errors about video files."""
 
 from cogvx_exp.core.errors import UserError
 
-REENCODE = "re-encode it (ffmpeg -i FILE -c:v libx264 -crf 12 NEW.mp4) or take it out"
+REENCODE = "re-encode it (ffmpeg -i FILE -c:v libx264 -crf 12 NEW.mp4) or remove it"
 
 
 class ClipError(UserError):
     """A clip that cannot be used: what is wrong, and how to fix it."""
 
     def __init__(self, what: str, fix: str):
-        super().__init__(what, fix)  # both in args, so that it can be pickled
+        super().__init__(what, fix)  # exceptions are pickled by their args
         self.what, self.fix = what, fix
 
     def __str__(self) -> str:
@@ -17,5 +17,5 @@ class ClipError(UserError):
 
 
 def cut_off(found: int, wanted: int) -> ClipError:
-    """The error of a file that has fewer frames than it should."""
-    return ClipError(f"only {found} of {wanted} frames can be decoded: the file is cut off or damaged", REENCODE)
+    """The error for a file with fewer frames than expected."""
+    return ClipError(f"only {found} of {wanted} frames can be decoded: the file is truncated or damaged", REENCODE)

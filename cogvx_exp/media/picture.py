@@ -1,4 +1,4 @@
-"""From a decoded frame to the picture that a player shows: upright, square pixels, no interlacing, RGB."""
+"""Converts decoded frames to what a player shows: upright, square pixels, deinterlaced, RGB."""
 
 import struct
 from collections.abc import Iterable, Iterator
@@ -10,30 +10,30 @@ import numpy as np
 from cogvx_exp.media.errors import ClipError
 
 HDR = {16: "PQ", 18: "HLG"}
-"""Transfer functions of high dynamic range, by their number in ITU-T H.273."""
+"""Transfer functions of HDR video, by their number in ITU-T H.273."""
 TO_SDR = (
     "convert it to SDR (ffmpeg -i FILE -vf zscale=t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,"
-    "tonemap=mobius:desat=0,zscale=t=bt709:m=bt709:r=tv,format=yuv420p -c:v libx264 -crf 12 NEW.mp4) or take it out"
+    "tonemap=mobius:desat=0,zscale=t=bt709:m=bt709:r=tv,format=yuv420p -c:v libx264 -crf 12 NEW.mp4) or remove it"
 )
 DEINTERLACER = ("bwdif", "mode=send_frame:deint=interlaced")
-"""One frame for each frame; those that are not flagged as interlaced pass unchanged."""
+"""One output frame per input frame; frames not flagged as interlaced pass unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """How a decoded frame is displayed. First the pixels become square, then the frame is turned."""
+    """How a decoded frame is displayed: first pixels are made square, then the frame is turned."""
 
     aspect: float = 1.0
-    """Width of a pixel divided by its height."""
+    """Pixel aspect ratio, width / height."""
     transpose: bool = False
     mirror_x: bool = False
-    """Left and right change sides, after transposing."""
+    """Swap left and right, after transposing."""
     mirror_y: bool = False
-    """Top and bottom change sides, after transposing."""
+    """Swap top and bottom, after transposing."""
 
     @property
     def mirrored(self) -> bool:
-        """Whether it is more than a rotation."""
+        """Whether it is not a pure rotation."""
         return (self.transpose + self.mirror_x + self.mirror_y) % 2 == 1
 
     def size(self, frame: Any) -> tuple[int, int]:
@@ -54,15 +54,15 @@ class Geometry:
         return np.ascontiguousarray(image)
 
     def _square(self, frame: Any) -> tuple[int, int]:
-        """Width and height with square pixels; the short side grows, so that no detail is lost."""
+        """Width and height with square pixels; the shorter side is scaled up, which keeps all detail."""
         width, height = frame.width * max(self.aspect, 1), frame.height / min(self.aspect, 1)
         return round(width), round(height)
 
 
 def geometry_of(frame: Any, aspect: Any) -> Geometry:
-    """The geometry that a PyAV frame's display matrix and its stream's sample aspect ratio (None: unknown) give."""
+    """The geometry given by a PyAV frame's display matrix and its stream's sample aspect ratio (None: unknown)."""
     square = float(aspect) if aspect else 1.0
-    matrix = frame.side_data.get("DISPLAYMATRIX")  # iteration gives keys since PyAV 19, and gave values before
+    matrix = frame.side_data.get("DISPLAYMATRIX")  # iterating yields keys since PyAV 19, values before
     if matrix is None:
         return Geometry(square)
     # The layout is that of libavutil/display.h: x' = a x + c y, y' = b x + d y.
@@ -73,17 +73,17 @@ def geometry_of(frame: Any, aspect: Any) -> Geometry:
 
 
 def refuse_hdr(frame: Any) -> None:
-    """Stops at a frame whose brightness is not that of a standard screen.
+    """Rejects frames with an HDR transfer function.
 
     Raises:
-        ClipError: it is high dynamic range.
+        ClipError: the frame is HDR.
     """
     if transfer := HDR.get(int(frame.color_trc)):
-        raise ClipError(f"is HDR ({transfer}), which the models do not know", TO_SDR)
+        raise ClipError(f"is HDR ({transfer}), which the models do not support", TO_SDR)
 
 
 def deinterlace(frames: Iterable[Any], stream: Any) -> Iterator[Any]:
-    """The frames of a PyAV stream without interlacing, as many as come in."""
+    """The frames of a PyAV stream without interlacing, one per input frame."""
     from av.filter import Graph
 
     graph = Graph()

@@ -1,13 +1,13 @@
-"""Which frames a video has and when each is shown, and which decoder is known to give just these.
+"""The frames of a video, their display times, and the decoder known to return exactly these.
 
-The truth is what a player shows: frame k is frame k of `ffmpeg -i FILE -fps_mode passthrough`. It differs
-from a file's packets in many ways: an edit list hides frames that must be decoded all the same (a cut by
-stream copy), frames before the first that can be decoded are dropped, a packet may hold half a frame or
-none. Packets are believed where each is known to be one frame: in mp4, mov, mkv and webm, with H.264, HEVC,
-VP9 and AV1, from a first frame that needs no other. Everything else is decoded once to know its frames.
+The reference is a player: frame k is frame k of `ffmpeg -i FILE -fps_mode passthrough`. A file's packets differ from it
+in many ways: an edit list hides frames that must still be decoded (a cut by stream copy), frames before the first
+decodable one are dropped, a packet may hold half a frame or none. Packets are trusted only where each is known to be
+one frame: in mp4, mov, mkv and webm, with H.264, HEVC, VP9 and AV1, starting with an independent frame. All other files
+are decoded once to find their frames.
 
-decord jumps to the keyframe before a frame and counts from there, which is right where nothing is hidden
-and every keyframe is a clean start that no frame crosses (closed GOPs). PyAV reads from the beginning.
+decord seeks to the keyframe before a frame and counts from there, which is correct if no frames are hidden and every
+keyframe is a clean start that no frame crosses (closed GOPs). PyAV reads from the beginning.
 """
 
 from collections.abc import Iterator
@@ -22,50 +22,50 @@ from cogvx_exp.media.errors import REENCODE, ClipError, cut_off
 from cogvx_exp.media.picture import Geometry, geometry_of, refuse_hdr
 
 CONTAINERS = ("mov", "matroska")
-"""Whose packets are whole frames with true timestamps; libavformat names mp4 mov, and webm matroska."""
+"""Containers whose packets are whole frames with correct timestamps; libavformat calls mp4 mov, and webm matroska."""
 PROGRESSIVE = (0, 1)
 """AVFieldOrder: unknown (where the codec has no fields), progressive."""
 CLEAN_STARTS = {"h264": frozenset({5}), "hevc": frozenset(range(16, 22))}
 """NAL unit types of frames at which decoding can start: IDR (H.264), IDR, BLA and CRA (HEVC). Other keyframes, such
-as those at the recovery points of an intra refresh, need frames before them."""
+as recovery points of an intra refresh, depend on earlier frames."""
 ALWAYS_CLEAN = ("vp9", "av1")
 """Codecs whose keyframes are always clean starts."""
 USUAL_RATE = 25.0
-"""Frames a second of a file that does not tell."""
+"""Frames per second of a file that does not state them."""
 DISCONTINUOUS, LONGEST_STEP = 0x0200, 10.0
-"""AVFMT_TS_DISCONT: formats (ts, mpg) whose clock may jump; more seconds in one step are a jump, as for ffmpeg."""
+"""AVFMT_TS_DISCONT: formats (ts, mpg) whose clock may jump; as in ffmpeg, a longer step in seconds is a jump."""
 DECORD = "decord"
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """The frames of a video as a player shows them."""
+    """The frames of a video as shown by a player."""
 
     starts: np.ndarray
-    """Time at which each frame is shown, seconds from the first, ascending, (frames,)."""
+    """Display time of each frame, seconds from the first, ascending, (frames,)."""
     duration: float
     """Seconds from the start of the first frame to the end of the last."""
     decoder: str
-    """Which decoder is known to give these frames, and why it is not decord: "decord", "PyAV (open GOPs)"."""
+    """The decoder known to return these frames, and why it is not decord: "decord", "PyAV (open GOPs)"."""
     geometry: Geometry
     size: tuple[int, int]
     """Height and width as displayed, in pixels."""
     timestamps: np.ndarray | None = None
-    """What the frames are expected to carry, in units of the stream; None: nothing is known beforehand."""
+    """Expected timestamps of the frames, in the stream's units; None: not known in advance."""
     interlaced: bool = False
 
 
 @dataclass
 class _Packets:
-    """What the packets of a stream tell, in the order in which they are stored."""
+    """Data of a stream's packets, in storage order."""
 
     times: list[int | None] = field(default_factory=list)
     durations: list[int] = field(default_factory=list)
     hidden: list[bool] = field(default_factory=list)
     keyframes: list[int] = field(default_factory=list)
-    """Their places."""
+    """Indices of the keyframe packets."""
     clean: list[bool] = field(default_factory=list)
-    """Whether decoding can start there, for each keyframe."""
+    """Whether decoding can start at each keyframe."""
 
 
 @contextmanager
@@ -80,16 +80,16 @@ def opened(path: str) -> Iterator[tuple[Any, Any]]:
     with av.open(path) as container:
         stream = container.streams.best("video")
         if stream is None:
-            raise ClipError("has no video, only sound", "take it out")
-        stream.codec_context.thread_count = 1
+            raise ClipError("has no video stream, only audio", "remove it")
+        stream.codec_context.thread_count = 1  # clips are decoded in parallel processes already
         yield container, stream
 
 
 def decoded(container: Any, stream: Any) -> Iterator[Any]:
     """All frames of a stream, from the beginning.
 
-    Packets that cannot be decoded are passed over before the first frame (a recording that starts in the
-    midst of a group of pictures) and after the last (one that was cut off).
+    Packets that cannot be decoded are skipped before the first frame (a recording that starts in the middle of a group
+    of pictures) and after the last (a truncated one).
 
     Raises:
         ClipError: there is damage between two frames.
@@ -110,10 +110,10 @@ def decoded(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def read_timeline(path: str) -> Timeline:
-    """Finds out which frames a video has.
+    """Determines the frames of a video.
 
     Raises:
-        ClipError: it has none, is cut off, damaged, or of high dynamic range.
+        ClipError: it has none, or is truncated, damaged or HDR.
     """
     with opened(path) as (container, stream):
         timeline = _from_packets(container, stream) if _can_tell(container, stream) else None
@@ -124,29 +124,29 @@ def read_timeline(path: str) -> Timeline:
 
 
 def _can_tell(container: Any, stream: Any) -> bool:
-    """Whether it is a kind of file whose packets may be believed."""
+    """Whether the packets of this kind of file are reliable."""
     codec = stream.codec_context
     known = codec.codec.canonical_name in (*CLEAN_STARTS, *ALWAYS_CLEAN)
     return container.format.name.startswith(CONTAINERS) and known and codec.field_order in PROGRESSIVE
 
 
 def _from_packets(container: Any, stream: Any) -> Timeline | None:
-    """The timeline by the packets, or None if they cannot be believed."""
+    """The timeline from the packets, or None if they are not reliable."""
     packets, first = _scan(container, stream)
     if container.format.name.startswith("mov"):
         announced = max(len(stream.index_entries), 0)
         if len(packets.times) < announced:
             raise cut_off(len(packets.times), announced)
     if not packets.times:
-        raise ClipError("has no frames", "take it out")
+        raise ClipError("has no frames", "remove it")
     if None in packets.times or len(set(packets.times)) < len(packets.times) or first is None:
         return None
     if first.interlaced_frame or packets.keyframes[:1] != [0] or not packets.clean[0]:
         return None
     times = np.array(packets.times, dtype=np.int64)
-    if times.min() < times[0]:  # frames that are shown before the first that can be decoded
+    if times.min() < times[0]:  # frames shown before the first decodable one
         return None
-    if stream.codec_context.has_b_frames and (np.diff(times) > 0).all():  # stored as if there were nothing to reorder
+    if stream.codec_context.has_b_frames and (np.diff(times) > 0).all():  # the timestamps deny the reordering
         return None
     shown = np.flatnonzero(~np.array(packets.hidden))
     order = shown[np.argsort(times[shown])]
@@ -164,7 +164,7 @@ def _from_packets(container: Any, stream: Any) -> Timeline | None:
 
 
 def _scan(container: Any, stream: Any) -> tuple[_Packets, Any]:
-    """Reads all packets, and decodes up to the first frame that is shown."""
+    """Reads all packets, and decodes up to the first displayed frame."""
     from av.error import FFmpegError
 
     packets, first = _Packets(), None
@@ -177,7 +177,7 @@ def _scan(container: Any, stream: Any) -> tuple[_Packets, Any]:
             if first is not None:
                 refuse_hdr(first)
         if not packet.size:
-            continue  # the end
+            continue  # the flush packet
         if packet.is_keyframe:
             packets.keyframes.append(len(packets.times))
             packets.clean.append(_is_clean_start(packet, stream.codec_context))
@@ -194,7 +194,7 @@ def _is_clean_start(packet: Any, codec: Any) -> bool:
         return True
     header = bytes(codec.extradata or b"")
     place = {"h264": 4, "hevc": 21}[name]
-    if len(header) <= place or header[0] != 1:  # no avcC or hvcC: another form of stream
+    if len(header) <= place or header[0] != 1:  # not avcC or hvcC: another stream format
         return False
     length, data, at = (header[place] & 3) + 1, memoryview(packet), 0
     while at + length < len(data):
@@ -206,7 +206,7 @@ def _is_clean_start(packet: Any, codec: Any) -> bool:
 
 
 def _decoder(packets: _Packets, times: np.ndarray, geometry: Geometry, codec: str) -> str:
-    """The decoder that is known to give the frames of a stream whose packets can be believed."""
+    """The decoder known to return the frames of a stream with reliable packets."""
     if any(packets.hidden):
         return "PyAV (edit list)"
     latest, earliest = np.maximum.accumulate(times), np.minimum.accumulate(times[::-1])[::-1]
@@ -222,7 +222,7 @@ def _decoder(packets: _Packets, times: np.ndarray, geometry: Geometry, codec: st
 
 
 def _from_frames(container: Any, stream: Any) -> Timeline:
-    """The timeline by decoding everything, one frame at a time."""
+    """The timeline from decoding everything, one frame at a time."""
     shown: list[int | None] = []
     decoded_at: list[int | None] = []
     first, last, interlaced = None, 0, False
@@ -234,9 +234,9 @@ def _from_frames(container: Any, stream: Any) -> Timeline:
         decoded_at.append(frame.dts)
         last, interlaced = frame.duration or 0, interlaced or frame.interlaced_frame
     if first is None:
-        raise ClipError("has no frames", "take it out")
+        raise ClipError("has no frames", "remove it")
     base = float(stream.time_base or 0)
-    # Where frames do not come in the order of their presentation times, those are wrong (avi has none): so does ffmpeg.
+    # If the frames are not in presentation order, their timestamps are wrong (avi has none). ffmpeg decides likewise.
     times = shown if _in_order(shown) or not _in_order(decoded_at) else decoded_at
     seconds = np.array([np.nan if time is None else time * base for time in times])
     starts, usual = _ascending(seconds, container, stream)
@@ -258,10 +258,10 @@ def _in_order(times: list[int | None]) -> bool:
 
 
 def _ascending(times: np.ndarray, container: Any, stream: Any) -> tuple[np.ndarray, float]:
-    """Times in seconds as they are shown, from the first, and the usual time between two frames.
+    """Display times in seconds from the first frame, and the typical frame interval.
 
-    Times out of order are sorted; those that are missing, equal or beyond a jump of the clock follow at the
-    usual distance.
+    Times out of order are sorted. Missing or equal times, and those beyond a clock jump, follow at the typical
+    interval.
     """
     rate = float(stream.average_rate or stream.guessed_rate or 0) or USUAL_RATE
     jumps = bool(container.format.flags & DISCONTINUOUS)

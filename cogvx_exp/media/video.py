@@ -1,11 +1,11 @@
-"""Reading and writing video files.
+"""Reads and writes video files.
 
-A reader gives the frames that a player shows (see `media.timeline`). decord (decord2, its maintained fork)
-reads what it is known to read rightly, and PyAV the rest. torchcodec needs FFmpeg libraries of the system, and
-its newest build needs CUDA.
+Readers return the frames that a player shows (see `media.timeline`). decord (decord2, its maintained fork) reads the
+files it is known to read correctly, PyAV the rest. torchcodec needs FFmpeg libraries on the system, and its latest
+build needs CUDA.
 
-Nothing here needs torch. It is meant to be called in the worker processes of `decoding`: a damaged
-file can crash a decoder, and a reader that was opened before a fork hangs.
+Nothing here needs torch. It should be called in the worker processes of `decoding`: a damaged file can crash a decoder,
+and a reader that was opened before a fork hangs.
 """
 
 from contextlib import suppress
@@ -20,12 +20,12 @@ from cogvx_exp.media.readers import DecordReader, PyAvReader, Reader
 from cogvx_exp.media.timeline import DECORD, read_timeline
 
 READER_VERSION = 1
-"""Enters the key of what is encoded from files that decord does not read. Raise it when their frames change."""
+"""Part of the cache key of files that decord does not read. Increase it when their decoded frames change."""
 
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What is known about a video without reading all of it."""
+    """What is known about a video without decoding all of it."""
 
     num_frames: int
     height: int
@@ -33,11 +33,11 @@ class VideoInfo:
     width: int
     """Pixels, as displayed: upright, and with square pixels."""
     fps: float
-    """Frames a second, on average."""
+    """Average frames per second."""
     duration: float
     """Seconds from the start of the first frame to the end of the last."""
     decoder: str = DECORD
-    """What reads it, and why it is not decord: "decord", "PyAV (open GOPs)"."""
+    """The decoder, and why it is not decord: "decord", "PyAV (open GOPs)"."""
 
 
 def probe_video(path: str) -> VideoInfo:
@@ -56,13 +56,13 @@ def open_video(path: str, known: VideoInfo | None = None) -> Reader:
 
     Args:
         path: the file.
-        known: what `probe_video` found out about it, so that it need not be found out again which decoder is right.
+        known: result of `probe_video`, which saves determining the decoder again.
 
     Raises:
-        ClipError: there is none.
+        ClipError: it cannot be decoded.
     """
     if known and known.decoder == DECORD:
-        with suppress(Exception):  # the file is another one by now
+        with suppress(Exception):  # the file may have changed since
             reader = DecordReader(path, (known.height, known.width))
             if len(reader.starts) == known.num_frames:
                 return reader
@@ -70,13 +70,13 @@ def open_video(path: str, known: VideoInfo | None = None) -> Reader:
         timeline = read_timeline(path)
     except ClipError:
         raise
-    except Exception as error:  # whatever a decoder does about a damaged file
+    except Exception as error:  # decoders raise anything for a damaged file
         raise ClipError(f"cannot be decoded ({_reason(error)})", REENCODE) from None
     if timeline.decoder != DECORD:
         return PyAvReader(path, timeline, timeline.decoder)
     try:
         return DecordReader(path, timeline.size).follow(timeline)
-    except Exception:  # decord raises errors of several classes, and decord2 3.4.0 fails on some widths, such as 48
+    except Exception:  # of several classes; decord2 3.4.0 also fails on some widths, such as 48
         return PyAvReader(path, timeline, "PyAV (decord cannot read it)")
 
 
@@ -93,16 +93,16 @@ def spread_frames(path: Path, count: int) -> np.ndarray:
 
 
 def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
-    """Writes frames (uint8, (frames, height, width, 3)) as H.264 mp4; the file appears whole or not at all.
+    """Writes frames (uint8, (frames, height, width, 3)) as H.264 mp4; atomically.
 
     Raises:
         OSError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}")  # keeps the ending, which tells ffmpeg the container
+    beside = path.with_name(f".{path.name}")  # keeps the suffix, from which ffmpeg infers the container
     try:
         _write_frames(beside, frames, fps)
-        if b"moov" not in beside.read_bytes():  # the index, which comes last; ffmpeg's exit code is not returned
+        if b"moov" not in beside.read_bytes():  # the index, written last; imageio_ffmpeg hides ffmpeg's exit code
             raise OSError(f"ffmpeg could not write {path}")
     except OSError:
         beside.unlink(missing_ok=True)
@@ -112,7 +112,7 @@ def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
 
 
 def _write_frames(path: Path, frames: np.ndarray, fps: int) -> None:
-    import imageio_ffmpeg  # reading does without it
+    import imageio_ffmpeg  # not needed for reading
 
     height, width = frames.shape[1:3]
     writer = imageio_ffmpeg.write_frames(
@@ -131,6 +131,6 @@ def _write_frames(path: Path, frames: np.ndarray, fps: int) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The telling part of a decoder's message."""
+    """The informative part of a decoder's message."""
     text = str(error).strip().splitlines()
     return text[0].partition("]")[2].partition(":")[0].strip() or text[0][:100] if text else type(error).__name__

@@ -1,1 +1,1 @@
-"""Finding, building and loading the parts of a CogVideoX pipeline, and adapting its transformer."""
+"""Finds, builds and loads the parts of a CogVideoX pipeline, and adapts its transformer."""

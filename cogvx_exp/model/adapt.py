@@ -1,4 +1,4 @@
-"""Makes a frozen transformer trainable, and gives out what was trained."""
+"""Makes a frozen transformer trainable, and collects its trained parameters."""
 
 import re
 
@@ -12,7 +12,7 @@ from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.randomness import keyed_seed
 
 MOVE_THE_BASE = ("pissa", "olora")
-"""Values of method.init with which the adapter begins as a part of the base's weights, which is taken out of them."""
+"""Values of method.init that initialize the adapter from the base weights and subtract it from them."""
 
 
 def make_trainable(
@@ -22,20 +22,20 @@ def make_trainable(
     dtype: torch.dtype | None = torch.float32,
     device: torch.device | None = None,
 ) -> None:
-    """Adds an adapter, or frees the weights themselves, and gives what is trained its type.
+    """Adds an adapter or unfreezes the weights, and casts the trained parameters.
 
-    float32 is the rule: gradients in float16 cannot be unscaled, and bfloat16 loses small updates unless the
-    optimizer rounds them stochastically.
+    float32 is the default: GradScaler cannot unscale float16 gradients, and bfloat16 loses small updates unless the
+    optimizer uses stochastic rounding.
 
     Args:
-        transformer: the model, all of it frozen.
+        transformer: the frozen model.
         method: the settings.
-        seed: of the adapter's random values.
-        dtype: type of what is trained; None: that of the base.
-        device: where weights are decomposed (method.init=pissa or olora), a layer at a time; None: where they are.
+        seed: seed of the adapter's initialization.
+        dtype: dtype of the trained parameters; None: keep that of the base.
+        device: where weights are decomposed, layer by layer (method.init=pissa or olora); None: in place.
 
     Raises:
-        UserError: no layer or parameter has one of the names asked for.
+        UserError: no layer or parameter matches.
     """
     if method.kind == "full":
         _free(transformer, method.parameters)
@@ -47,12 +47,12 @@ def make_trainable(
 
 
 def trained_dtype(optim: Optim) -> torch.dtype:
-    """Type of what is trained: float32, unless the optimizer rounds stochastically."""
+    """Dtype of trained parameters: float32, unless the optimizer uses stochastic rounding."""
     return torch.bfloat16 if optim.stochastic_rounding else torch.float32
 
 
 def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """The parameters that the optimizer changes, by name."""
+    """The trained parameters, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
@@ -67,8 +67,9 @@ def _free(transformer: CogVideoXTransformer3DModel, pattern: str | None) -> None
 def _add_adapter(transformer: CogVideoXTransformer3DModel, method: Method, seed: int, device: torch.device) -> None:
     config = peft_config_of(method)
     if method.init in MOVE_THE_BASE:
-        config.init_lora_weights = True  # until `_decompose`
+        config.init_lora_weights = True  # replaced in `_decompose`
     devices = [transformer.device] if transformer.device.type == "cuda" else []
+    # A fixed seed gives every process the same adapter; the fork keeps it from affecting other random numbers.
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(keyed_seed(seed, "adapter"))
         try:
@@ -79,6 +80,8 @@ def _add_adapter(transformer: CogVideoXTransformer3DModel, method: Method, seed:
         _skip_input_casts(transformer)
     if method.init in MOVE_THE_BASE:
         _decompose(transformer, str(method.init), device)
+        # The export needs it: a plain LoRA for the original base is the difference between the trained and this
+        # adapter.
         transformer.initial_adapter = {
             name: parameter.detach().to("cpu", torch.float32, copy=True)
             for name, parameter in trainable_parameters(transformer).items()
@@ -96,16 +99,16 @@ def _skip_input_casts(transformer: CogVideoXTransformer3DModel) -> None:
 
 
 def _decompose(transformer: CogVideoXTransformer3DModel, init: str, device: torch.device) -> None:
-    """Takes the beginning of each layer's adapter out of its base weight.
+    """Initializes each layer's adapter from its base weight, which is reduced accordingly.
 
-    The base may be on the host, where the singular values of a 5b's layers would take hours.
+    The base may be on the host, where the SVDs of a 5b's layers would take hours.
     """
     (name,) = transformer.peft_config
     for path, layer in transformer.named_modules():
         if isinstance(layer, LoraLayer):
             if not isinstance(layer.get_base_layer(), torch.nn.Linear):
                 raise UserError(
-                    f"method.init={init} decomposes linear layers, and {path} is none; change method.targets"
+                    f"method.init={init} decomposes linear layers, but {path} is not linear; change method.targets"
                 )
             home = layer.get_base_layer().weight.device
             layer.to(device)
@@ -115,12 +118,13 @@ def _decompose(transformer: CogVideoXTransformer3DModel, init: str, device: torc
 
 
 def initial_adapter(transformer: CogVideoXTransformer3DModel) -> dict[str, torch.Tensor]:
-    """What an adapter began with, by parameter, where that was taken out of the base (method.init=pissa or olora)."""
+    """The adapter's initial values, by parameter, if they were subtracted from the base (method.init=pissa or
+    olora)."""
     return dict(getattr(transformer, "initial_adapter", {}))
 
 
 def peft_config_of(method: Method) -> PeftConfig:
-    """The configuration of a method's adapter."""
+    """The peft configuration of a method's adapter."""
     assert method.targets
     shared = {"r": method.rank, "target_modules": list(method.targets)}
     if method.adapter == "loha":

@@ -1,4 +1,4 @@
-"""Where and in which type a model computes."""
+"""Device and dtype of the computation."""
 
 import os
 import platform
@@ -12,37 +12,37 @@ from cogvx_exp.core.errors import UserError
 from cogvx_exp.distributed.process_group import ProcessGroup
 
 ROUND_PINNED_MEMORY = "pinned_max_round_threshold_mb:1"
-"""Pinned tensors above 1 MiB take the memory they need. By default each is rounded up to a power of two
-(ATen/core/CachingHostAllocator.h): 41.5 GiB of optimizer states of a 5b would take 73.7."""
+"""Pinned tensors above 1 MiB take only the memory they need. By default each is rounded up to a power of two
+(ATen/core/CachingHostAllocator.h): a 5b's 41.5 GiB of optimizer states would take 73.7."""
 
 
 @dataclass(frozen=True)
 class Compute:
-    """A device and the type of the frozen weights."""
+    """A device and the dtype of the frozen weights."""
 
     device: torch.device
     dtype: torch.dtype
 
     @property
     def mixed_precision(self) -> str:
-        """The name accelerate has for `dtype`."""
+        """accelerate's name of `dtype`."""
         return {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.dtype]
 
     def autocast(self) -> torch.autocast:
-        """Mixed precision outside of the training loop; nothing in float32.
+        """Mixed precision outside of the training loop; disabled for float32.
 
-        Autocast would keep the copies of float32 weights until the end, all of them. Each is used once a pass, so
-        that gains nothing.
+        Autocast's cache would keep 16-bit copies of all float32 weights until the end of the context. Each weight is
+        used once per pass, so the cache gains nothing.
         """
         enabled = self.dtype != torch.float32
         return torch.autocast(self.device.type, self.dtype, enabled=enabled, cache_enabled=False)
 
 
 def resolve_dtype(model: Model, device: str) -> torch.dtype:
-    """The type a model computes in: the native one unless another is asked for; a CPU has no use for float16.
+    """The dtype a model computes in: its native dtype by default. CPUs do not use float16.
 
     Raises:
-        UserError: float16 was asked for on a CPU.
+        UserError: float16 was requested on a CPU.
     """
     dtype = model.native_dtype if model.dtype == "auto" else model.dtype
     if dtype == "float16" and device == "cpu":
@@ -54,18 +54,18 @@ def resolve_dtype(model: Model, device: str) -> torch.dtype:
 
 
 def choose_compute(device: str, model: Model) -> Compute:
-    """Resolves `auto`, and makes a GPU the current one of this process.
+    """Resolves `auto`, and makes a GPU this process's current one.
 
-    Libraries use the current GPU, whatever GPU a tensor is on: the thread that pins memory, torchao's streams, nccl.
+    Libraries use the current GPU regardless of tensors' devices: the pin-memory thread, torchao's streams, nccl.
 
     Raises:
-        UserError: a GPU was asked for and there is none, or float16 was asked for without a GPU.
+        UserError: a GPU was requested but there is none, or float16 without a GPU.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device={device}: this machine has no CUDA GPU that torch {torch.__version__} can use")
-    # Some library functions import DeepSpeed, which otherwise warns that it looked for a GPU in vain.
+    # Some library functions import DeepSpeed, which otherwise warns that it found no GPU.
     os.environ.setdefault("DS_ACCELERATOR", device.partition(":")[0])
     if device.startswith("cuda"):
         _choose_gpu(device)
@@ -73,25 +73,25 @@ def choose_compute(device: str, model: Model) -> Compute:
 
 
 def _choose_gpu(device: str) -> None:
-    """Makes a GPU the current one, and sets its host allocator up.
+    """Makes a GPU the current one, and configures its host allocator.
 
     Raises:
-        UserError: there are not as many.
+        UserError: there are not that many.
     """
     gpu, count = torch.device(device), torch.cuda.device_count()
     if gpu.index is not None and gpu.index >= count:
         raise UserError(f"device={device}: this machine has {count} CUDA GPU(s), numbered from 0")
     if gpu.index is not None:
         torch.cuda.set_device(gpu)
-    with suppress(RuntimeError, ValueError):  # a version of torch without this setting (2.11) rounds up
+    with suppress(RuntimeError, ValueError):  # torch 2.11 lacks this setting and rounds up
         torch._C._accelerator_setAllocatorSettings(ROUND_PINNED_MEMORY)
 
 
 def check_devices(processes: ProcessGroup, device: torch.device) -> None:
-    """Makes sure that no two processes of a job are on one GPU, where nccl fails with an error of its own.
+    """Checks that no two processes of a job share a GPU, where nccl would fail with an obscure error.
 
     Raises:
-        UserError: two are.
+        UserError: two processes do.
     """
     if processes.world == 1 or device.type != "cuda":
         return
@@ -109,11 +109,11 @@ def check_devices(processes: ProcessGroup, device: torch.device) -> None:
 
 
 def device_name(device: torch.device) -> str:
-    """What kind of device it is."""
+    """The name of a device's model."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def release(device: torch.device) -> None:
-    """Gives memory of deleted tensors back to the device."""
+    """Returns memory of freed tensors to the device."""
     if device.type == "cuda":
         torch.cuda.empty_cache()

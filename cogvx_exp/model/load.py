@@ -1,4 +1,4 @@
-"""Loads the parts of a pipeline one at a time, so that no more is in memory than is used."""
+"""Loads the parts of a pipeline separately, so that only the used ones are in memory."""
 
 import json
 from pathlib import Path
@@ -25,14 +25,14 @@ from cogvx_exp.model.source import bundled_folder, pretrained_folder
 from cogvx_exp.runs.run_folder import ABOUT, checkpoint_of, is_whole
 
 HASHED_WHOLE = 64 << 20
-"""Weight files up to this many bytes are hashed whole; of larger ones, name and size count."""
+"""Weight files up to this many bytes are hashed; larger ones are identified by name and size."""
 
 
 def pipeline_folder(model: Model, cache_dir: Path) -> Path:
-    """The folder of the pipeline, downloaded or built first if need be.
+    """The folder of the pipeline, downloaded or built if necessary.
 
     Raises:
-        UserError: pretrained weights cannot be found, or cannot do a task the model claims.
+        UserError: pretrained weights cannot be found, or do not support the model's tasks.
     """
     if model.weights == "pretrained":
         return pretrained_folder(model)
@@ -48,18 +48,18 @@ def pipeline_folder(model: Model, cache_dir: Path) -> Path:
 def load_transformer(
     folder: Path, compute: Compute, *, quant: str = "none", in_8_bits: bool = False, blocks_on_host: bool = False
 ) -> CogVideoXTransformer3DModel:
-    """Loads the denoiser with frozen weights.
+    """Loads the transformer with frozen weights.
 
     Args:
         folder: the pipeline.
-        compute: device and type.
-        quant: storage of the blocks' linear layers (`quant=NAME`); never more than one block is on the device in
-            its own type.
+        compute: device and dtype.
+        quant: quantization of the blocks' linear layers (`quant=NAME`), block by block, so that at most one unquantized
+            block is on the device.
         in_8_bits: whether they also compute in 8 bits (`quant.compute=8bit`).
-        blocks_on_host: leave the blocks in host memory (`memory.stream_blocks`).
+        blocks_on_host: keep the blocks in host memory (`memory.stream_blocks`).
 
     Raises:
-        UserError: the folder is not complete.
+        UserError: the folder is incomplete.
     """
     transformer = _read_whole(CogVideoXTransformer3DModel, folder / "transformer", torch_dtype=compute.dtype)
     transformer.requires_grad_(False)
@@ -81,15 +81,15 @@ def load_trained(
     *,
     must_change: bool = False,
 ) -> CogVideoXTransformer3DModel:
-    """Puts what was trained on its base: adds an adapter, or gives back the trained transformer instead.
+    """Applies trained weights to their base: adds an adapter, or returns a fully trained transformer instead.
 
-    Learned positions that were dropped in training are dropped here, too. Says how many layers an adapter changes.
+    Learned positions dropped in training are dropped here as well. Prints how many layers an adapter changes.
 
     Args:
         transformer: the base.
-        file: an adapter's file, a checkpoint's weights, or the folder of a whole transformer.
-        compute: device and type.
-        name: of the adapter in the model.
+        file: an adapter's file, a checkpoint's weights, or the folder of a full transformer.
+        compute: device and dtype.
+        name: name of the adapter in the model.
         must_change: whether an adapter that changes no layer is an error.
 
     Raises:
@@ -111,20 +111,20 @@ def load_trained(
 
 
 def load_whole(folder: Path, compute: Compute) -> CogVideoXTransformer3DModel:
-    """Loads a transformer all of whose weights were trained.
+    """Loads a fully fine-tuned transformer.
 
     Raises:
-        UserError: its folder is not complete.
+        UserError: the folder is incomplete.
     """
     trained: CogVideoXTransformer3DModel = _read_whole(CogVideoXTransformer3DModel, folder, torch_dtype=compute.dtype)
     return trained.requires_grad_(False).to(compute.device)
 
 
 def load_adapter_weights(transformer: CogVideoXTransformer3DModel, file: Path) -> None:
-    """Lets an adapter that is there already start from a LoRA file, as strong as that is.
+    """Initializes an existing adapter from a LoRA file, at the same strength.
 
     Raises:
-        UserError: the file has other layers or another rank, or is all zero.
+        UserError: the file has different layers or another rank, or is all zero.
     """
     _say(start_from(transformer, file), file, must_change=True)
 
@@ -132,8 +132,8 @@ def load_adapter_weights(transformer: CogVideoXTransformer3DModel, file: Path) -
 def _say(applied: Applied, file: Path, *, must_change: bool) -> None:
     if must_change and not applied.changed:
         raise UserError(
-            f"{file} changes none of its {applied.layers} layers ({applied.description}): their update is zero, as "
-            "before the first step of training; give an adapter that was trained"
+            f"{file} changes none of its {applied.layers} layers ({applied.description}): its update is zero, as "
+            "before training; choose a trained adapter"
         )
     console.print(
         f"{file} changes {applied.changed} of {applied.layers} layers ({applied.description})",
@@ -143,37 +143,38 @@ def _say(applied: Applied, file: Path, *, must_change: bool) -> None:
 
 
 def _load_weights(transformer: CogVideoXTransformer3DModel, file: Path) -> None:
-    """Takes over the weights that full fine-tuning has trained: all, or those of method.parameters."""
+    """Loads fully fine-tuned weights: all, or those of method.parameters."""
     own, weights = transformer.state_dict(), load_file(file)
     wrong = [key for key, weight in weights.items() if key not in own or own[key].shape != weight.shape]
     if wrong:
-        raise UserError(f"{file} does not fit this model: {len(wrong)} of its weights are not in it ({wrong[0]})")
+        raise UserError(f"{file} does not fit this model: {len(wrong)} of its weights do not match ({wrong[0]})")
     transformer.load_state_dict(weights, strict=False)
     console.print(f"{file} replaces {len(weights)} of {len(own)} weights", soft_wrap=True, markup=False)
 
 
 def _read_whole(kind: Any, folder: Path, **settings: Any) -> Any:
-    """A model from its folder, if the folder has all of its weights: what lacks would be random.
+    """Loads a model from its folder and checks that no weight is missing: it would be initialized randomly.
 
     Raises:
         UserError: a weight is missing or has another shape.
     """
     try:
+        # use_safetensors, because loading a pickle can run arbitrary code.
         model, found = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **settings)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0].partition(". If you")[0]
         raise UserError(f"{folder} cannot be loaded: {reason}; {AGAIN}") from None
     lacks = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
     if lacks:
-        raise UserError(f"{folder} lacks {len(lacks)} weights, such as {lacks[0]}; {AGAIN}")
+        raise UserError(f"{folder} is missing {len(lacks)} weights, such as {lacks[0]}; {AGAIN}")
     return model
 
 
 def load_vae(folder: Path, compute: Compute, memory: Memory, image_scale: str = "auto") -> AutoencoderKLCogVideoX:
     """Loads the autoencoder with frozen weights.
 
-    `image_scale` (task.image_scale) is written into its configuration, where training and the diffusers
-    pipeline both look.
+    `image_scale` (task.image_scale) is stored in its configuration, which both training and the diffusers pipeline
+    read.
     """
     vae = _read_whole(AutoencoderKLCogVideoX, folder / "vae", torch_dtype=compute.dtype)
     if memory.vae_slicing:
@@ -183,7 +184,7 @@ def load_vae(folder: Path, compute: Compute, memory: Memory, image_scale: str = 
     if image_scale != "auto":
         vae.register_to_config(invert_scale_latents=image_scale == "divide")
     if compute.device.type == "cpu":
-        # Without this, oneDNN leaves a third of the convolutions to a slow path: 1.2 times as fast with it.
+        # Otherwise a third of the convolutions take a slow path in oneDNN; this makes encoding 1.2 times as fast.
         for parameter in vae.parameters():
             if parameter.ndim == 5:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
@@ -202,17 +203,17 @@ def load_text_encoder(folder: Path, compute: Compute) -> tuple[T5Tokenizer, T5En
 
 
 def load_scheduler(folder: Path, name: str) -> Any:
-    """Loads the checkpoint's noise schedule into the sampler `name` (ddim or dpm)."""
+    """Loads the checkpoint's noise schedule as the sampler `name` (ddim or dpm)."""
     return SCHEDULERS[name].from_pretrained(folder, subfolder="scheduler")
 
 
 def identity(folder: Path, part: str) -> str:
-    """A fingerprint of one part's configuration and weights, for keys of caches."""
+    """A fingerprint of a part's configuration and weights, for cache keys."""
     files = sorted(path for path in (folder / part).iterdir() if path.is_file())
     return fingerprint({path.name: _file_identity(path) for path in files})
 
 
 def _file_identity(path: Path) -> str:
     size = path.stat().st_size
-    # The Hub's cache links each file to a blob named by its hash.
+    # The Hub's cache links each file to a blob named by its hash, so the name identifies the content.
     return path.resolve().name + str(size) if size > HASHED_WHOLE else file_hash(path)

@@ -1,8 +1,8 @@
 """Checks the folder of a pretrained pipeline before anything long begins. Does not need torch.
 
-Files are looked at by their first bytes and headers, so a pipeline of 20 GiB takes no time. What counts as the chosen
-model's architecture is what its weights and the rest of the program depend on. Native sizes and interpolation scales
-are not compared: they are read from the loaded configuration, and early uploads of CogVideoX 1.5 say 300 x 300.
+Only headers and the first bytes of files are read, so a pipeline of 20 GiB is checked immediately. The architecture
+check covers what the weights and this program depend on. Native sizes and interpolation scales are not compared: they
+are read from the loaded configuration, and early uploads of CogVideoX 1.5 contain 300 x 300.
 """
 
 from pathlib import Path
@@ -15,10 +15,10 @@ from cogvx_exp.model.adapters.weights_file import check_file, check_weights, rea
 
 DIFFUSERS_WEIGHTS, TRANSFORMERS_WEIGHTS = "diffusion_pytorch_model.safetensors", "model.safetensors"
 WEIGHTS = {"transformer": DIFFUSERS_WEIGHTS, "vae": DIFFUSERS_WEIGHTS, "text_encoder": TRANSFORMERS_WEIGHTS}
-"""The parts with weights, and what their file is called if it is one."""
+"""Parts with weights, and the name of their file if there is only one."""
 SCHEDULER_FILE = "scheduler_config.json"
 TOKENIZER_FILES = ("spiece.model", "tokenizer.json")
-"""One of them is enough."""
+"""One of them is sufficient."""
 AGAIN = "copy or download the whole pipeline again"
 
 TRANSFORMER_KEYS = (
@@ -26,22 +26,22 @@ TRANSFORMER_KEYS = (
     *("time_embed_dim", "ofs_embed_dim", "patch_size", "patch_size_t", "patch_bias", "temporal_compression_ratio"),
     "use_rotary_positional_embeddings",
 )
-"""What makes a transformer another one. Learned positions may be missing: they are dropped off the native shape."""
+"""Keys that distinguish architectures. Learned positions may be missing: they are dropped off the native shape."""
 VAE_KEYS = ("block_out_channels", "latent_channels", "temporal_compression_ratio")
 OLD_CONFIG = {"patch_size_t": None, "ofs_embed_dim": None, "patch_bias": True}
-"""What configurations mean that were written before diffusers had these keys."""
+"""Values implied by configurations written before diffusers had these keys."""
 
 
 def check_pipeline(folder: Path, model: Model, setting: str) -> None:
-    """Checks that a pipeline's folder is complete and of the chosen model's architecture.
+    """Checks that a pipeline's folder is complete and has the chosen model's architecture.
 
     Args:
-        folder: of the pipeline.
+        folder: the pipeline.
         model: the chosen model.
-        setting: what named the folder, for messages.
+        setting: the setting that gives the folder, for messages.
 
     Raises:
-        UserError: a file is missing, cut off or a Git LFS pointer; or the pipeline is another model's.
+        UserError: a file is missing, truncated or a Git LFS pointer, or the architecture is another model's.
     """
     read_settings(folder / "model_index.json", setting)
     for part in (*WEIGHTS, "tokenizer", "scheduler"):
@@ -58,10 +58,10 @@ def check_pipeline(folder: Path, model: Model, setting: str) -> None:
 
 
 def check_part(folder: Path, setting: str, name: str = DIFFUSERS_WEIGHTS) -> None:
-    """Checks the configuration and the weights of one model's folder.
+    """Checks the configuration and weights of one model's folder.
 
     Raises:
-        UserError: a file is missing, cut off or a Git LFS pointer.
+        UserError: a file is missing, truncated or a Git LFS pointer.
     """
     read_settings(folder / "config.json", setting)
     index = folder / f"{name}.index.json"
@@ -78,10 +78,10 @@ def check_part(folder: Path, setting: str, name: str = DIFFUSERS_WEIGHTS) -> Non
 
 
 def check_architecture(folder: Path, model: Model, setting: str) -> None:
-    """Compares a pipeline's configurations with the chosen model.
+    """Compares a pipeline's configurations with those of the chosen model.
 
     Raises:
-        UserError: they differ in something that matters; names it, and the model that fits if there is one.
+        UserError: they differ in a relevant key; names it, and the matching model if there is one.
     """
     transformer = read_settings(folder / "transformer" / "config.json", setting)
     differs = differences(transformer, model.transformer.model_dump(), TRANSFORMER_KEYS)
@@ -96,26 +96,26 @@ def check_architecture(folder: Path, model: Model, setting: str) -> None:
     width = text.get("d_model", model.transformer.text_embed_dim)
     if width != model.transformer.text_embed_dim:
         raise UserError(
-            f"{setting}: the text encoder in {folder / 'text_encoder'} is {width} wide (d_model), and "
-            f"model={model.name} takes embeddings of {model.transformer.text_embed_dim} (text_embed_dim)"
+            f"{setting}: the text encoder in {folder / 'text_encoder'} has width {width} (d_model), but "
+            f"model={model.name} needs {model.transformer.text_embed_dim} (text_embed_dim)"
         )
 
 
 def check_same_architecture(folder: Path, base: dict[str, Any]) -> None:
-    """Compares a whole trained transformer with its base.
+    """Compares a fully trained transformer with its base.
 
     Raises:
-        UserError: they are of different architectures.
+        UserError: their architectures differ.
     """
     differs = differences(read_settings(folder / "config.json", str(folder)), base, TRANSFORMER_KEYS)
     if differs:
         raise UserError(
-            f"{folder} is a transformer of another model: {', '.join(differs)}; choose its model= to use it"
+            f"{folder} is a transformer of another model: {', '.join(differs)}; choose that model with model="
         )
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any], keys: tuple[str, ...]) -> list[str]:
-    """In what two configurations differ, in words. Keys that `found` lacks are taken as equal."""
+    """Differences between two configurations, in words. Keys missing in `found` are ignored."""
     both = {**{key: OLD_CONFIG[key] for key in OLD_CONFIG if key in wanted}, **found}
     return [
         f"{key} is {both[key]}, not {wanted[key]}"
@@ -125,7 +125,7 @@ def differences(found: dict[str, Any], wanted: dict[str, Any], keys: tuple[str, 
 
 
 def fitting_models(transformer: dict[str, Any]) -> list[str]:
-    """The models whose transformers have this configuration, up to what does not matter."""
+    """The models whose transformers have this configuration, apart from irrelevant keys."""
     return [name for name, wanted in architectures().items() if not differences(transformer, wanted, TRANSFORMER_KEYS)]
 
 
@@ -152,7 +152,7 @@ def _check_tokenizer(folder: Path, setting: str) -> None:
 
 
 def _what_is_there(folder: Path) -> str:
-    """Weights in a form that is not read, if there are any."""
+    """Names of weight files in unsupported formats, for messages."""
     others = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".safetensors", ".pt", ".ckpt"))
     return f", only {', '.join(others[:3])}" if others else ""
 

@@ -13,16 +13,16 @@ NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt"]
 
 
 def bundled_folder(model: Model, cache_dir: Path) -> Path:
-    """The pipeline of a model whose weights come with the package, put together in the cache.
+    """The pipeline of a model whose weights are part of the package, assembled in the cache.
 
-    The parts that the two tiny models share are in the package once.
+    The package contains the parts shared by the two tiny models only once.
     """
     with as_file(files("cogvx_exp.toy_model") / "weights") as weights:
         return put_together(weights, model.name, cache_dir)
 
 
 def put_together(weights: Path, name: str, cache_dir: Path) -> Path:
-    """The pipeline whose parts are in weights/shared and weights/name, as one folder in the cache."""
+    """Assembles weights/shared and weights/name into one pipeline folder in the cache."""
     parts = [weights / "shared", weights / name]
     made_from = {path.name + path.parent.name: file_hash(path) for part in parts for path in part.rglob("*.*")}
     folder = cache_dir / "models" / f"{name}-{fingerprint(made_from)[:12]}"
@@ -34,18 +34,18 @@ def put_together(weights: Path, name: str, cache_dir: Path) -> Path:
 
 
 def pretrained_folder(model: Model) -> Path:
-    """The local folder of a pretrained pipeline; downloads it if it is not in the Hugging Face cache.
+    """The local folder of a pretrained pipeline, downloaded if it is not in the Hugging Face cache.
 
     Raises:
-        UserError: it is neither on disk nor can it be fetched; it is not complete; it is another model's.
+        UserError: it cannot be found or fetched, is incomplete, or is another model's.
     """
-    assert model.path is not None, "the config check asks for it"
+    assert model.path is not None, "required by the config check"
     local = Path(model.path).expanduser()
     if (local / "model_index.json").is_file():
         check_pipeline(local, model, f"model.path={model.path}")
         return local
     if local.exists() or model.path.startswith((".", "/", "~")):
-        raise UserError(f"model.path={model.path}: this folder has no model_index.json, so it is no diffusers pipeline")
+        raise UserError(f"model.path={model.path}: the folder has no model_index.json, so it is no diffusers pipeline")
     try:
         fetched = fetch(model.path, model.revision, kind="model", setting="model.path", patterns=NEEDED)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules."""
+"""Builds optimizers and learning-rate schedules."""
 
 import inspect
 import logging
@@ -20,35 +20,35 @@ from cogvx_exp.optim.in_backward import OptimizerInBackward
 logger = logging.getLogger(__name__)
 
 PAGED_STATES = {"state1", "state2"}
-"""What bitsandbytes' optimizers keep for each value, and have in paged memory."""
+"""State tensors that bitsandbytes' paged optimizers keep in paged memory."""
 
 Groups = list[dict[str, Any]]
 
 POLYNOMIAL_END = 1e-7
-"""Learning rate that the polynomial schedule falls to, as in diffusers."""
+"""Final learning rate of the polynomial schedule, as in diffusers."""
 
 
 @runtime_checkable
 class HoldsGradients(Protocol):
-    """An optimizer whose gradients are not in `parameter.grad` when a step begins."""
+    """An optimizer that holds its gradients elsewhere than in `parameter.grad`."""
 
     def clip_gradients(self, max_norm: float) -> torch.Tensor:
-        """Scales the gradients down to `max_norm` and returns their global norm before."""
+        """Clips the gradients to `max_norm` and returns their global norm before clipping."""
 
 
 def build_optimizer(
     parameters: Mapping[str, torch.nn.Parameter], optim: Optim, device: torch.device, lr_factor: float = 1.0
 ) -> torch.optim.Optimizer:
-    """Builds the class `optim.target` with those of the common settings that its YAML has.
+    """Builds the class `optim.target` with the common settings that its YAML file sets.
 
     Args:
         parameters: the trained parameters by name.
         optim: the settings.
-        device: where the parameters are.
-        lr_factor: what `optim.scale_lr` multiplies the learning rate by.
+        device: device of the parameters.
+        lr_factor: factor of the learning rate with `optim.scale_lr`.
 
     Raises:
-        UserError: the class cannot be imported, or does not take the settings.
+        UserError: the class cannot be imported, or rejects the settings.
     """
     groups = parameter_groups(parameters, optim, optim.lr * (lr_factor if optim.scale_lr else 1.0))
     try:
@@ -61,18 +61,18 @@ def build_optimizer(
             keywords = {"optimizer_class": make, "offload_gradients": optim.offload_gradients}
             return OffloadedOptimizer(groups, **keywords)
         if optim.offload:
-            console.warn(f"optim={optim.name}: there is no GPU to free, so {optim.target} runs on the CPU as it is")
+            console.warn(f"optim={optim.name}: without a GPU, {optim.target} runs on the CPU unchanged")
         optimizer = make(groups)
     except (ImportError, TypeError, ValueError) as error:
         raise UserError(f"optim={optim.name}: {optim.target} cannot be built: {error}") from None
     logger.info("optimizer %s with %d groups, lr %g", type(optimizer).__name__, len(groups), groups[0]["lr"])
-    if hasattr(optimizer, "train"):  # schedule-free optimizers have two sets of weights
+    if hasattr(optimizer, "train"):  # schedule-free optimizers keep different weights for training and evaluation
         optimizer.train()
     return optimizer
 
 
 def parameter_groups(parameters: Mapping[str, torch.nn.Parameter], optim: Optim, lr: float) -> Groups:
-    """Parameter groups with their own weight decay, and with the flag for matrices if the class wants one."""
+    """Parameter groups with their weight decay, and with the matrix flag if the class needs one."""
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     groups: Groups = []
     for names in group_names(shapes, optim):
@@ -94,17 +94,17 @@ def group_names(shapes: Mapping[str, tuple[int, ...]], optim: Optim) -> list[lis
 
 
 def _kind(shape: tuple[int, ...], optim: Optim) -> tuple[bool, bool]:
-    """Whether a parameter of a shape decays, and whether it is flagged as a matrix."""
+    """Whether a parameter of this shape has weight decay, and whether it is flagged as a matrix."""
     return optim.decay_norms_and_biases or len(shape) > 1, bool(optim.matrix_flag) and len(shape) == 2
 
 
 def _constructor(optim: Optim, device: torch.device) -> Callable[..., torch.optim.Optimizer]:
-    """The class with all its arguments but the parameters."""
+    """The class with all arguments except the parameters."""
     optimizer_class = get_class(optim.target)
     known = inspect.signature(optimizer_class).parameters
     unknown = [name for name in optim.kwargs if name not in known]
     if unknown:
-        raise TypeError(f"it has no argument {', '.join(unknown)}; it has {', '.join(known)}")
+        raise TypeError(f"it has no argument {', '.join(unknown)}; it accepts {', '.join(known)}")
     kwargs = dict(optim.kwargs)
     if optim.betas is not None:
         kwargs["betas"] = tuple(optim.betas)
@@ -113,14 +113,14 @@ def _constructor(optim: Optim, device: torch.device) -> Callable[..., torch.opti
     if optim.stochastic_rounding:
         assert optim.rounding_argument
         kwargs[optim.rounding_argument] = True
-    # The fused kernel makes no temporary copies; torch's own classes have it, on a GPU and on a CPU.
+    # Fused kernels make no temporary copies; torch's own classes have them, for GPUs and CPUs.
     if "fused" in known and (device.type == "cuda" or optim.offload):
         kwargs["fused"] = True
 
     logger.debug("%s, %s", optim.target, kwargs)
 
     def make(groups: Groups, **_: Any) -> torch.optim.Optimizer:
-        # The groups themselves, no copies: what sets a learning rate in them later sets that of the optimizer.
+        # The groups themselves, not copies: learning rates set in them later must take effect in the optimizer.
         optimizer: torch.optim.Optimizer = optimizer_class(groups, **kwargs)
         return optimizer
 
@@ -128,9 +128,9 @@ def _constructor(optim: Optim, device: torch.device) -> Callable[..., torch.opti
 
 
 def page_states(optimizer: torch.optim.Optimizer) -> None:
-    """Gives a loaded state of a paged optimizer of bitsandbytes its place in paged memory again.
+    """Moves the loaded state of a paged bitsandbytes optimizer back to paged memory.
 
-    Its `load_state_dict` makes plain tensors on the GPU, which then has no room for them.
+    bitsandbytes' `load_state_dict` creates plain GPU tensors, for which the GPU may have no room.
     """
     if not getattr(optimizer, "is_paged", False):
         return
@@ -142,8 +142,8 @@ def page_states(optimizer: torch.optim.Optimizer) -> None:
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, accelerator: Accelerator, max_norm: float | None) -> torch.Tensor:
-    """Scales the gradients down to `max_norm` (None: never) and returns their global norm before."""
-    holder = getattr(optimizer, "optimizer", optimizer)  # out of accelerate's wrapper
+    """Clips the gradients to `max_norm` (None: never) and returns their global norm before clipping."""
+    holder = getattr(optimizer, "optimizer", optimizer)  # unwrap accelerate's wrapper
     if isinstance(holder, HoldsGradients):
         return holder.clip_gradients(max_norm or math.inf)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -157,13 +157,13 @@ def build_lr_scheduler(
     """Builds the schedule over `steps` optimizer steps (diffusers.optimization.get_scheduler).
 
     Args:
-        optimizer: its groups have the peak rate as `initial_lr`, or as `lr` if they never had a schedule.
-        settings: the shape.
+        optimizer: its groups have the peak learning rate in `initial_lr`, or in `lr` if they never had a schedule.
+        settings: shape of the schedule.
         steps: optimizer steps of the whole run.
-        done: steps that are already done; the groups get the rate of the next one.
+        done: completed steps; the groups get the learning rate of the next one.
 
     Raises:
-        UserError: the rate is too low for the polynomial schedule.
+        UserError: the learning rate is too low for the polynomial schedule.
     """
     if settings.name == "polynomial":
         scheduler = _polynomial(optimizer, settings, steps, done)
@@ -177,19 +177,19 @@ def build_lr_scheduler(
             last_epoch=done - 1,
             **{name: value for name, value in optional.items() if value is not None},
         )
-    scheduler._step_count = done + 1  # as if it had been there from the start
+    scheduler._step_count = done + 1  # as if it had run from the start
     return scheduler
 
 
 def _polynomial(optimizer: torch.optim.Optimizer, settings: LrScheduler, steps: int, done: int) -> LRScheduler:
-    """diffusers' `get_polynomial_decay_schedule_with_warmup`, which reads the rate of the class, not that of the run
-    (some classes have none), and divides by zero where the warm-up ends with the run.
+    """diffusers' `get_polynomial_decay_schedule_with_warmup` without two problems: it reads the learning rate from the
+    class's defaults, which some classes lack, and divides by zero if the warm-up lasts the whole run.
     """
     group = optimizer.param_groups[0]
     peak = float(group.get("initial_lr", group["lr"]))
     if peak <= POLYNOMIAL_END:
         raise UserError(
-            f"lr_scheduler=polynomial falls to {POLYNOMIAL_END:g}, and optim.lr={peak:g} is not above it; "
+            f"lr_scheduler=polynomial decays to {POLYNOMIAL_END:g}, but optim.lr={peak:g} is not above that; "
             "raise optim.lr, or use lr_scheduler=constant"
         )
     warmup, power = settings.warmup_steps or 0, settings.power or 1.0

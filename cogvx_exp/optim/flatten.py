@@ -1,15 +1,15 @@
-"""Nested states of optimizers and schedules as tensors and JSON, so that nothing has to be pickled."""
+"""Converts nested states of optimizers and schedules to tensors and JSON, so that nothing is pickled."""
 
 from typing import Any
 
 import torch
 
 QUANTIZED_STATES = ("OptimState4bit", "OptimState8bit", "OptimStateFp8")
-"""torchao's quantized optimizer states: tensors made of several tensors."""
+"""torchao's quantized optimizer states: tensor subclasses with several inner tensors."""
 
 
 def flatten_state(value: Any, tensors: dict[str, torch.Tensor], path: str) -> Any:
-    """Moves the tensors of a nested state into `tensors`, copied to the host; what is left is JSON."""
+    """Moves the tensors of a nested state to `tensors`, copied to the host; returns the rest as JSON."""
     if type(value).__name__ in QUANTIZED_STATES:
         names, settings = value.__tensor_flatten__()
         parts = {name: flatten_state(getattr(value, name), tensors, f"{path}.{name}") for name in names}
@@ -49,7 +49,7 @@ def unflatten_state(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
 
 
 def _quantized_state(name: str) -> Any:
-    """One of torchao's classes by its name; no other name is looked up."""
+    """One of torchao's classes by name. Only these names are allowed: checkpoints must not choose what is imported."""
     from torchao.optim import subclass_4bit, subclass_8bit, subclass_fp8
 
     modules = {"OptimState4bit": subclass_4bit, "OptimState8bit": subclass_8bit, "OptimStateFp8": subclass_fp8}

@@ -7,10 +7,10 @@ import torch
 
 
 class OptimizerInBackward(torch.optim.Optimizer):
-    """One optimizer for each parameter, stepped from a hook in the backward pass.
+    """One optimizer per parameter, stepped from a hook in the backward pass.
 
-    Never more than a few gradients are in memory. That is why the global norm is known only after all
-    weights have moved: it can be reported, but not clipped by.
+    At most a few gradients are in memory. The global norm is therefore only known after all weights have been stepped:
+    it can be reported, but not used for clipping.
 
     Args:
         groups: parameter groups.
@@ -27,13 +27,14 @@ class OptimizerInBackward(torch.optim.Optimizer):
     @torch.no_grad()
     def _move(self, parameter: torch.Tensor) -> None:
         assert parameter.grad is not None
+        # In float32: squares of 16-bit gradients can overflow or vanish.
         self._square_norms.append(parameter.grad.float().square().sum())
         self._optimizers[parameter].step()
         parameter.grad = None
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """One group for each parameter; a learning rate set here takes effect."""
+        """One group per parameter; learning rates set here take effect."""
         return [group for optimizer in self._optimizers.values() for group in optimizer.param_groups]
 
     @property
@@ -42,22 +43,22 @@ class OptimizerInBackward(torch.optim.Optimizer):
         return list(self._optimizers.values())
 
     def clip_gradients(self, max_norm: float) -> torch.Tensor:
-        """Returns the global norm of the last backward pass; nothing is left to clip."""
+        """Returns the global norm of the last backward pass; there is nothing left to clip."""
         norm = torch.stack(self._square_norms).sum().sqrt() if self._square_norms else torch.zeros(())
         self._square_norms.clear()
         return norm
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Nothing: the weights have moved already."""
+        """Does nothing: the weights have already been stepped."""
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Nothing: the gradients are freed already."""
+        """Does nothing: the gradients have already been freed."""
 
     def state_dict(self) -> dict[str, Any]:
         """The states of all optimizers, in the order of the parameters."""
         return {"parameters": [optimizer.state_dict() for optimizer in self._optimizers.values()]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over what `state_dict` gave, settings and all."""
+        """Loads the result of `state_dict`, including settings."""
         for optimizer, state in zip(self._optimizers.values(), state_dict.get("parameters", []), strict=True):
             optimizer.load_state_dict(state)

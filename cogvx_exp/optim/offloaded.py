@@ -1,4 +1,4 @@
-"""torchao's CPUOffloadOptimizer with what it leaves out: clipping, accumulation, weights that are set from outside."""
+"""torchao's CPUOffloadOptimizer with additions: clipping, accumulation, and weights that are set from outside."""
 
 import logging
 from collections.abc import Iterator
@@ -13,9 +13,10 @@ logger = logging.getLogger(__name__)
 
 
 class OffloadedOptimizer(CPUOffloadOptimizer):
-    """Optimizer states, a copy of the weights, and the step itself are on the host.
+    """Optimizer states, a copy of the weights and the step are on the host.
 
-    torchao ignores clipping, since the gradients it steps with are copies on the host; here those are clipped.
+    torchao's steps use copies of the gradients on the host, which usual clipping does not affect; here they are
+    clipped.
     """
 
     def __init__(self, *args: Any, **keywords: Any):
@@ -26,13 +27,13 @@ class OffloadedOptimizer(CPUOffloadOptimizer):
             parameter.register_hook(partial(self._wait_for_copy, parameter))
 
     def _wait_for_copy(self, parameter: torch.Tensor, gradient: torch.Tensor) -> None:
-        """Called before a gradient is added to `parameter.grad`, which may still be copied after the pass before."""
+        """Called before a gradient is added to `parameter.grad`, which the previous pass may still be copying."""
         if parameter in self.queue:
             torch.cuda.current_stream(parameter.device).wait_event(self.queue[parameter])
 
     def clip_gradients(self, max_norm: float) -> torch.Tensor:
-        """Scales the gradients down to `max_norm` and returns their global norm before."""
-        self.stream.synchronize()  # the copies to the host are complete
+        """Clips the gradients to `max_norm` and returns their global norm before clipping."""
+        self.stream.synchronize()  # wait for the copies to the host
         parameters = list(self._with_gradients())
         total = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
         clip_grads_with_norm_(parameters, max_norm, total)
@@ -46,23 +47,23 @@ class OffloadedOptimizer(CPUOffloadOptimizer):
 
     @property
     def parts(self) -> list[torch.optim.Optimizer]:
-        """The optimizers of the parameters on the host, and that of the small ones on the device."""
+        """The optimizers of the parameters on the host, and the one for small parameters on the device."""
         return [*self.optim_dict.values(), *([self.d_opt] if self.d_opt else [])]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over a state, and the weights as they are now on the device."""
+        """Loads a state, and copies the current weights from the device."""
         super().load_state_dict(state_dict)
         self.take_weights()
 
     @torch.no_grad()
     def take_weights(self) -> None:
-        """After the state of a part or the weights on the device were set: steps are made with what they are now."""
-        if self.d_opt:  # its groups are new ones, and a learning rate set in the old ones would be lost
+        """Updates the host's copies after a state was loaded or weights on the device were set."""
+        if self.d_opt:  # loading replaced its groups; learning rates set in the old ones would have no effect
             self.d_param_groups = self.d_opt.param_groups
         for on_device, on_host in self.param_d2h_map.items():
             on_host.copy_(on_device)
 
     def free_host_memory(self) -> None:
-        """Frees the copies and states on the host; no step comes any more."""
+        """Frees the copies and states on the host; no step may follow."""
         for copies in (self.queue, self.param_d2h_map, self.optim_dict):
             copies.clear()

@@ -1,9 +1,9 @@
-"""What an optimizer has learned, apart from its settings.
+"""The learned state of an optimizer, separate from its settings.
 
-State is what a run has learned: moments, step counts, Prodigy's estimate. Settings are what the user says now. A
-checkpoint has both in the form of the optimizer's class: one state for all parameters, or one for each (released or
-offloaded gradients), numbered by parameter groups. Here the learned part is read by the parameter's name, so that an
-optimizer of the same class with other settings and other groups can take it over.
+State is what a run has learned: moments, step counts, Prodigy's estimate. Settings are what the user specifies now. A
+checkpoint contains both in the format of the optimizer's class: one state for all parameters, or one per parameter
+(released or offloaded gradients), numbered by parameter groups. Here the learned part is read by parameter name, so an
+optimizer of the same class can load it with other settings and groups.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,42 +23,42 @@ SETTINGS = (
 """Values of a parameter group that are never learned."""
 
 OFFLOADED_FROM = 4096
-"""Values from which torchao's CPUOffloadOptimizer keeps a parameter's state on the host (its `minimal_size`)."""
+"""Minimum size from which torchao's CPUOffloadOptimizer keeps a parameter's state on the host (its `minimal_size`)."""
 
 NO_EFFECT_ON_STATES = {
     *("name", "lr", "scale_lr", "weight_decay", "decay_norms_and_biases", "matrix_flag", "state_values"),
     *("state_bytes", "rounding_argument", "offload", "offload_gradients", "release_gradients"),
 }
-"""Settings that change neither which tensors an optimizer keeps for a parameter nor their form."""
+"""Settings that affect neither the tensors an optimizer keeps for a parameter nor their shapes."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class OptimizerStates:
-    """What an optimizer has learned, by the names of the parameters; empty if nothing is carried over."""
+    """The learned state of an optimizer, by parameter name; empty if nothing is carried over."""
 
     states: dict[str, dict[str, Any]]
-    """Of each parameter: moments and step count."""
+    """Per parameter: moments and step count."""
     of_groups: dict[str, dict[str, Any]]
-    """Of each parameter: what its group has learned."""
+    """Per parameter: learned values of its group."""
     settings: dict[str, dict[str, Any]]
-    """Of each parameter: the other values of its group, as they were."""
+    """Per parameter: the other values of its group at the time."""
 
 
 NOTHING = OptimizerStates({}, {}, {})
 
 
 def read_learned(state: dict[str, Any], shapes: Shapes, optim: Optim) -> OptimizerStates:
-    """What an optimizer's state has learned.
+    """Reads the learned part of an optimizer's state.
 
     Args:
-        state: as the optimizer's `state_dict` gave it.
-        shapes: of the trained parameters, in their order.
-        optim: the settings the optimizer had.
+        state: result of the optimizer's `state_dict`.
+        shapes: shapes of the trained parameters, in order.
+        optim: the optimizer's settings at the time.
 
     Raises:
-        ValueError: the state is not one of these parameters.
+        ValueError: the state does not belong to these parameters.
     """
     learned = OptimizerStates({}, {}, {})
     for part, groups in _parts(state, group_names(shapes, optim), shapes):
@@ -76,14 +76,14 @@ def read_learned(state: dict[str, Any], shapes: Shapes, optim: Optim) -> Optimiz
 def load_states(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter], learned: OptimizerStates
 ) -> None:
-    """Gives an optimizer what another one of its class has learned; its settings stay.
+    """Loads the learned state of another optimizer of the same class; settings are kept.
 
     Args:
-        optimizer: one that has made no step.
+        optimizer: an optimizer that has not been stepped.
         parameters: its parameters by name.
-        learned: where a parameter is missing, its state starts afresh.
+        learned: parameters without an entry start with a new state.
     """
-    optimizer = getattr(optimizer, "optimizer", optimizer)  # out of accelerate's wrapper
+    optimizer = getattr(optimizer, "optimizer", optimizer)  # unwrap accelerate's wrapper
     names = {parameter: name for name, parameter in parameters.items()}
     copies = getattr(optimizer, "param_d2h_map", {})
     names |= {on_host: names[on_device] for on_device, on_host in copies.items()}
@@ -94,16 +94,16 @@ def load_states(
 
 
 def states_fit(learned: OptimizerStates, shapes: Shapes, before: Optim, now: Optim, like: torch.Tensor) -> bool:
-    """Whether an optimizer with the settings `now` keeps the same tensors as the one with the settings `before` did.
+    """Whether optimizers with the settings `before` and `now` keep the same state tensors.
 
-    Only if settings have changed that may matter, a step is made with a parameter of each shape.
+    A trial step per parameter shape is made only if relevant settings have changed.
 
     Args:
-        learned: what is to be carried over.
-        shapes: of the trained parameters.
-        before: the settings the states were made with; the same class as `now`.
-        now: the settings.
-        like: a trained parameter, for the type and the device.
+        learned: the state to be loaded.
+        shapes: shapes of the trained parameters.
+        before: settings of the old optimizer, of the same class as `now`.
+        now: current settings.
+        like: a trained parameter, for dtype and device.
     """
     if before.model_dump(exclude=NO_EFFECT_ON_STATES) == now.model_dump(exclude=NO_EFFECT_ON_STATES):
         return True
@@ -116,12 +116,12 @@ def states_fit(learned: OptimizerStates, shapes: Shapes, before: Optim, now: Opt
 def _parts(
     state: dict[str, Any], groups: list[list[str]], shapes: Shapes
 ) -> Iterator[tuple[dict[str, Any], list[list[str]]]]:
-    """The states of a class of torch's form in a state, each with the names in its groups."""
+    """Splits a state into parts in torch's format, each with the parameter names of its groups."""
     names = [name for group in groups for name in group]
-    if "parameters" in state:  # released gradients: one optimizer for each parameter
+    if "parameters" in state:  # optimizer in backward: one optimizer per parameter
         for part, name in zip(state["parameters"], names, strict=True):
             yield part, [[name]]
-    elif "offloaded" in state:  # torchao's CPUOffloadOptimizer: the same, but small parameters have one together
+    elif "offloaded" in state:  # torchao's CPUOffloadOptimizer: the same, but small parameters share one
         large = [name for name in names if prod(shapes[name]) >= OFFLOADED_FROM]
         for part, name in zip(state["offloaded"], large, strict=True):
             yield part, [[name]]
@@ -150,7 +150,8 @@ def _load_part(part: torch.optim.Optimizer, names: Sequence[Sequence[str]], lear
 
 
 def _keep_average(part: Any, before: list[dict[str, Any]]) -> None:
-    """A schedule-free optimizer's weights lie between two sets of weights, where its betas say: moves them along."""
+    """A schedule-free optimizer's weights interpolate between two sets according to its betas: adapts them to new
+    betas."""
     now = [dict(group) for group in part.param_groups]
     keys = ("betas", "momentum")
     if all(old.get(key) == new.get(key) for old, new in zip(before, now, strict=True) for key in keys):
@@ -164,7 +165,7 @@ def _keep_average(part: Any, before: list[dict[str, Any]]) -> None:
 
 
 def _is_learned(key: str, value: Any, initial: dict[str, Any]) -> bool:
-    """Whether a value of a parameter group is one that the optimizer itself has changed."""
+    """Whether a parameter group's value was changed by the optimizer itself."""
     if key in SETTINGS:
         return False
     return key not in initial or not _same(value, initial[key])
@@ -177,7 +178,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _initial_values(optim: Optim, dimensions: int) -> dict[str, Any]:
-    """The values of the group of a parameter in an optimizer that has made no step."""
+    """The group values of a new optimizer for one parameter."""
     weight = torch.nn.Parameter(torch.zeros([2] * dimensions))
     return dict(build_optimizer({"weight": weight}, _alone(optim), torch.device("cpu")).param_groups[0])
 
@@ -191,12 +192,12 @@ def _state_after_a_step(shape: tuple[int, ...], optim: Optim, like: torch.Tensor
 
 
 def _alone(optim: Optim) -> Optim:
-    """The settings of the class itself, on the device of its parameters."""
+    """The settings without offloading, for an optimizer on the parameters' device."""
     return optim.model_copy(update={"offload": False, "offload_gradients": False, "release_gradients": False})
 
 
 def _form(value: Any) -> Any:
-    """Names, kinds and shapes of what is kept for a parameter."""
+    """Names, kinds and shapes of a parameter's state."""
     if isinstance(value, dict):
         return {key: _form(item) for key, item in value.items()}
     if isinstance(value, torch.Tensor):

@@ -1,4 +1,4 @@
-"""The report: a folder with one page that opens from disk, with no server and no network."""
+"""The report: a folder with a static page that needs no server and no network."""
 
 import json
 import os
@@ -18,11 +18,11 @@ from cogvx_exp.reporting.tables import differing_settings, run_row, write_csv
 from cogvx_exp.runs.run_folder import RunFolder
 
 POINTS = 400
-"""Points of a curve; longer ones are thinned by means of neighbours."""
+"""Points per curve; longer curves are averaged over neighbouring points."""
 POINTS_OF_ONE = 2000
-"""The same on the page of one run."""
+"""The same for the page of a single run."""
 REFRESH = 30
-"""Seconds after which the page of a run that goes on is loaded again."""
+"""Seconds between reloads of the page of a running run."""
 CURVES = {
     "loss_smoothed": "training loss, smoothed",
     "loss": "training loss, each step",
@@ -33,13 +33,13 @@ CURVES = {
     "loss_t750_999": "loss at timesteps 750-999",
     "lr": "learning rate",
     "grad_norm": "gradient norm",
-    "step_seconds": "seconds a step",
+    "step_seconds": "seconds per step",
     "data_seconds": "seconds waiting for data",
-    "tokens_per_second": "tokens a second",
-    "mfu": "share of the device's peak (MFU)",
+    "tokens_per_second": "tokens per second",
+    "mfu": "model FLOPs utilization (MFU)",
     "memory_gib": "memory, GiB",
 }
-"""The curves that can be chosen, as far as the runs have them."""
+"""Available curves, if the runs have them."""
 COLUMNS = {
     "held_out_loss": "held-out loss",
     "best_held_out_loss": "best",
@@ -53,9 +53,9 @@ COLUMNS = {
 
 
 def write_report(runs: Sequence[Run], output: Path) -> Path:
-    """Writes the page with its data, CSV files and what it needs; returns the page.
+    """Writes the page with its data, CSV files and assets; returns the page.
 
-    Videos stay where they are if they lie in the folder around the page; others are linked or copied into it.
+    Videos in the folder around the page stay where they are; others are linked or copied into it.
     """
     output.mkdir(parents=True, exist_ok=True)
     with as_file(files("cogvx_exp.reporting") / "assets") as page:
@@ -64,7 +64,7 @@ def write_report(runs: Sequence[Run], output: Path) -> Path:
     write_csv(output / "runs.csv", [run_row(run, settings) for run in runs])
     data = report_data(runs, settings, output)
     write_csv(output / "curves.csv", _curve_rows(data))
-    # A page on disk may not fetch files, but it may load scripts.
+    # Pages opened from disk may not fetch files, but they may load scripts.
     text = json.dumps(data, ensure_ascii=False, default=str).replace("</", "<\\/")
     write_text(output / "data.js", f"window.REPORT = {text};\n")
     alone = runs[0] if len(runs) == 1 else None
@@ -72,19 +72,19 @@ def write_report(runs: Sequence[Run], output: Path) -> Path:
         "index.html.j2"
     )
     title = runs[0].settings.get("name", runs[0].label) if alone else f"{len(runs)} runs"
-    refresh = REFRESH if alone and alone.status == "running" else None  # which writes it again
+    refresh = REFRESH if alone and alone.status == "running" else None  # it rewrites the page
     write_text(output / "index.html", template.render(title=title, refresh=refresh, alone=alone))
     return output / "index.html"
 
 
 def write_run_page(folder: RunFolder) -> None:
-    """Writes the page of one run into its folder. A page that cannot be written is no reason for a run to fail."""
+    """Writes the page of one run into its folder. Errors in writing it must not fail the run."""
     with suppress(OSError):
         write_report([Run(folder.path.name, folder)], folder.path / "report")
 
 
 def report_data(runs: Sequence[Run], settings: list[str], output: Path) -> dict[str, Any]:
-    """What the page shows, as JSON-like values; `settings` are those that differ."""
+    """The contents of the page as JSON-like values; `settings` are those that differ."""
     points = POINTS_OF_ONE if len(runs) == 1 else POINTS
     return {
         "made": datetime.now().isoformat(timespec="seconds"),
@@ -110,7 +110,7 @@ def report_data(runs: Sequence[Run], settings: list[str], output: Path) -> dict[
 
 
 def _details(run: Run) -> dict[str, Any]:
-    """What else the end of a run tells."""
+    """Further results of a run."""
     summary = run.summary
     memory = {name.replace("_", " "): f"{gib:.2f} GiB" for name, gib in summary.get("memory_figures", {}).items()}
     environment = run.folder.path / "environment.json"
@@ -127,7 +127,7 @@ def _profile(run: Run, output: Path) -> dict[str, Any] | None:
 
 
 def _thin(run: Run, name: str, points: int) -> list[list[float]]:
-    """Steps and values of a curve: means of neighbours where there are too many."""
+    """Steps and values of a curve, averaged over neighbours if there are too many."""
     lines = run.held_out if name == "held_out_loss" else run.metrics
     key = "loss" if name == "held_out_loss" else name
     pairs = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
@@ -138,7 +138,7 @@ def _thin(run: Run, name: str, points: int) -> list[list[float]]:
 
 
 def _curve_rows(data: dict[str, Any]) -> list[dict[str, Any]]:
-    """The curves as they are drawn: one row for each run and step."""
+    """The plotted curves: one row per run and step."""
     rows = []
     for run in data["runs"]:
         by_step: dict[int, dict[str, Any]] = {}
@@ -159,16 +159,16 @@ def _video(run: Run, video: Video, output: Path) -> dict[str, Any]:
 
 
 def _within_reach(run: Run, path: Path, output: Path) -> str:
-    """Where the page finds a video: below the folder around the page, or in the page's own folder."""
+    """Link to a video: in the folder around the page, or copied into the page's own folder."""
     if path.resolve().is_relative_to(output.resolve().parent):
         return _link(path, output)
-    # The name tells the content, so that another video never takes its place.
+    # Named by its content, so that another video never replaces it.
     there = output / "videos" / f"{file_hash(path)}.mp4"
     if not there.exists():
         there.parent.mkdir(exist_ok=True)
         try:
             os.link(path, there)
-        except OSError:  # another disk
+        except OSError:  # hard links do not work across file systems
             shutil.copyfile(path, there)
     return _link(there, output)
 

@@ -1,4 +1,4 @@
-"""Reads what runs have written, finished or not."""
+"""Reads the files of runs, finished or not."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from cogvx_exp.core.files import read_json
 from cogvx_exp.runs.run_folder import RunFolder, read_config, read_metrics, read_status, settings_by_name
 
 DEEPEST = 4
-"""Folders below a given one in which runs are looked for."""
+"""Maximum depth of the search for runs."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Video:
     step: int
     prompt: str
     number: int
-    """Which one it is of its step, from 0: the same number is the same prompt and seed in every step."""
+    """Index within the step: the same number has the same prompt and seed in every step."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Run:
     """One run."""
 
     label: str
-    """Its folder's name, as far as it tells it from the others."""
+    """The part of its path that distinguishes it from the others."""
     folder: RunFolder
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """How the run stands."""
+        """The content of status.json."""
         return read_status(self.folder.path) or {"status": "unknown"}
 
     @property
@@ -47,12 +47,12 @@ class Run:
 
     @property
     def message(self) -> str:
-        """What it says about its end."""
+        """The message about its end."""
         return str(self.about.get("message", ""))
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """All settings by their full names; none if it failed before it had any."""
+        """All settings by full name; empty if it failed before it had a configuration."""
         if not self.folder.config.exists():
             overrides = map(renamed_override, self.about.get("overrides", []))
             return dict(text.lstrip("+").split("=", 1) for text in overrides)
@@ -70,12 +70,12 @@ class Run:
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """A line for each step."""
+        """One line per step."""
         return read_metrics(self.folder.metrics)
 
     @cached_property
     def held_out(self) -> list[dict[str, Any]]:
-        """A line for each measurement of the held-out loss."""
+        """One line per measurement of the held-out loss."""
         return read_metrics(self.folder.held_out)
 
     @cached_property
@@ -90,10 +90,10 @@ class Run:
 
 
 def find_runs(folders: Iterable[Path]) -> list[Run]:
-    """The runs in folders: of one run, of a sweep, or of many.
+    """The runs in folders of a run, a sweep, or many runs.
 
     Raises:
-        UserError: a folder is not there or has no run in it.
+        UserError: a folder does not exist or contains no run.
     """
     paths: list[Path] = []
     for folder in folders:
@@ -104,7 +104,7 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
         found = list(_runs_in(folder.resolve(), DEEPEST))
         if not found:
             raise UserError(
-                f"{folder} has no run in it; give folders of runs or of sweeps, such as outputs/multirun/TIME"
+                f"{folder} contains no run; give folders of runs or of sweeps, such as outputs/multirun/TIME"
             )
         paths += [path for path in found if path.resolve() not in {one.resolve() for one in paths}]
     common = Path(commonpath(paths)) if len(paths) > 1 else paths[0].parent

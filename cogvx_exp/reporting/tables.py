@@ -1,4 +1,4 @@
-"""Runs as rows: what differs in their settings, and what came out."""
+"""Tables of runs: differing settings and results."""
 
 import csv
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def differing_settings(runs: Sequence[Run]) -> list[str]:
     """Names of the settings that are not the same in all runs.
 
-    A setting that only follows another is left out: of a chosen model, its name stands for all that comes with it.
+    Settings that merely follow from another are left out: a model's name represents everything that comes with it.
     """
     silent = (*IGNORED_KEYS, "tracker.")
     names = dict.fromkeys(name for run in runs for name in run.settings if not name.startswith(silent))
@@ -26,13 +26,13 @@ def differing_settings(runs: Sequence[Run]) -> list[str]:
     chosen = [name.removesuffix("name") for name in differing if name.endswith(".name")]
     differing = [name for name in differing if not _follows(name, chosen, complete)]
     given = {text.lstrip("+").partition("=")[0] for run in runs for text in run.folder.overrides()}
-    differing.sort(key=lambda name: name not in given)  # the others may be copies of these
+    differing.sort(key=lambda name: name not in given)  # others may be derived from these
     columns = {name: [run.settings.get(name) for run in complete] for name in differing}
     return [name for index, name in enumerate(differing) if columns[name] not in list(columns.values())[:index]]
 
 
 def _follows(name: str, chosen: list[str], runs: Sequence[Run]) -> bool:
-    """Whether a setting is decided by its group's choice in these runs."""
+    """Whether a setting is determined by its group's choice in these runs."""
     for group in chosen:
         if name.startswith(group) and name != f"{group}name":
             pairs = {(repr(run.settings.get(f"{group}name")), repr(run.settings.get(name))) for run in runs}
@@ -41,13 +41,13 @@ def _follows(name: str, chosen: list[str], runs: Sequence[Run]) -> bool:
 
 
 def run_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One row a run: its label, status, differing settings and results. Seconds, GiB; None where there is nothing."""
+    """One row per run: label, status, differing settings and results. Units are seconds and GiB; None if unknown."""
     differing = differing_settings(runs)
     return [run_row(run, differing) for run in runs]
 
 
 def run_row(run: Run, differing: list[str]) -> dict[str, Any]:
-    """One row of `run_rows`, with the given settings."""
+    """A row of `run_rows` with the given settings."""
     losses = [line["loss"] for line in run.held_out]
     last = run.metrics[-1] if run.metrics else {}
     return {
@@ -66,7 +66,7 @@ def run_row(run: Run, differing: list[str]) -> dict[str, Any]:
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Writes rows as CSV; columns that only some rows have come last."""
+    """Writes rows as CSV; columns missing in some rows come last."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     with atomic_write(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)
@@ -75,20 +75,20 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def runs_frame(*folders: str | Path) -> "pandas.DataFrame":
-    """The runs in folders as a pandas DataFrame, one row a run, as in the report's table.
+    """The runs in folders as a pandas DataFrame, one row per run, like the report's table.
 
     Raises:
-        UserError: there is no run, or pandas is not installed.
+        UserError: no run is found, or pandas is not installed.
     """
     return _frame(run_rows(find_runs(map(Path, folders))))
 
 
 def metrics_frame(*folders: str | Path) -> "pandas.DataFrame":
-    """All metrics of the runs in folders as a pandas DataFrame, one row a step, with the held-out loss where it was
+    """All metrics of the runs in folders as a pandas DataFrame, one row per step, with the held-out loss where it was
     measured.
 
     Raises:
-        UserError: there is no run, or pandas is not installed.
+        UserError: no run is found, or pandas is not installed.
     """
     rows = []
     for run in find_runs(map(Path, folders)):

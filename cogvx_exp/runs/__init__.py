@@ -1,1 +1,1 @@
-"""The folder of a run: its files, checkpoints and branches. Does not need torch."""
+"""The run folder: its files, checkpoints and branches. Does not need torch."""

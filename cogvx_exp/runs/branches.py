@@ -1,8 +1,8 @@
-"""Sets aside what a run has made after a step, when it goes on from there in another way. Does not need torch.
+"""Sets aside a run's later results when it continues differently from an earlier step. Does not need torch.
 
-RUN/branches/from-step-000006-TIME is a run folder of its own, with what came after step 6: it can be reported on, and a
-run can go on from its checkpoints. A note is written first; from then on the run is the new branch, whatever is killed:
-what is still to be moved is passed over when a checkpoint is looked for, and moved when the run next goes on.
+RUN/branches/from-step-000006-TIME is a run folder with the results after step 6: it can be reported on and resumed. A
+note is written first. From then on the run is on the new branch, even if it is killed: files still to be moved are
+ignored when a checkpoint is looked up, and are moved when the run next resumes.
 """
 
 import shutil
@@ -16,31 +16,31 @@ from cogvx_exp.runs.run_folder import RunFolder, read_metrics, step_of
 BRANCHES = "branches"
 
 COPIED = ("config.yaml", "command.txt", "status.json", "environment.json", "faults.csv", "metrics.jsonl")
-"""What both have; of the metrics, the run itself keeps the lines of its own steps."""
+"""Files that both get; in the metrics, the run itself keeps only the lines of its own steps."""
 ALSO_COPIED = ("held_out.jsonl",)
 MOVED = ("export", "summary.json", "loss.png", "videos.png", "hub", "wandb_id.txt")
-"""Files that say how a run ended, or where it is tracked: trackers take no step twice, so a branch is a new run."""
+"""Files about the end of a run or its tracker run: trackers do not accept a step twice, so a branch is a new one."""
 BY_STEP = ("checkpoints", "validation")
 
 
 def set_aside(folder: RunFolder, step: int, *, changed: bool) -> Path | None:
-    """Moves what a run has made after a step into a folder of its own, if it would get mixed with what comes.
+    """Moves a run's results after a step into a separate folder, if they would get mixed with the new ones.
 
-    After a crash, a run with the same settings repeats the steps after its last checkpoint: nothing is lost.
+    After a crash, a run with the same settings repeats the steps after its last checkpoint, so nothing is set aside.
 
     Args:
         folder: the run.
-        step: the last step of the run that stays.
-        changed: whether the run goes on with other settings.
+        step: the last step to keep.
+        changed: whether settings have changed.
 
     Returns:
-        Where it is now; None if there was nothing.
+        The new folder; None if there was nothing to move.
 
     Raises:
-        OSError: it cannot be moved; nothing is lost.
+        OSError: files cannot be moved; nothing is lost.
     """
     note = _note(folder.path)
-    if note.exists():  # it was killed while it moved
+    if note.exists():  # an earlier process was killed while moving
         _move(folder, read_json(note))
         note.unlink()
     if not (_has_results(folder, step) or (changed and _has_lines(folder, step))):
@@ -54,7 +54,7 @@ def set_aside(folder: RunFolder, step: int, *, changed: bool) -> Path | None:
 
 
 def left_branch(run_dir: Path) -> int | None:
-    """The step after which what is in a run belongs to a branch that is still being moved away."""
+    """The step after which a run's contents belong to a branch that is still being moved."""
     try:
         return int(read_json(_note(run_dir))["after"])
     except (OSError, ValueError, KeyError):
@@ -66,7 +66,7 @@ def _note(run_dir: Path) -> Path:
 
 
 def _has_results(folder: RunFolder, step: int) -> bool:
-    """Whether there is a checkpoint or a result of a later step."""
+    """Whether there are checkpoints or results of later steps."""
     try:
         ended = int(read_json(folder.path / "summary.json")["steps"])
     except (OSError, ValueError, KeyError):
@@ -84,7 +84,7 @@ def _later(folder: Path, step: int) -> list[Path]:
 
 
 def _move(folder: RunFolder, about: dict[str, Any]) -> Path:
-    """Does what a note says, or the rest of it."""
+    """Moves what a note describes, or the rest of it."""
     there = folder.path / BRANCHES / about["name"]
     there.mkdir(parents=True, exist_ok=True)
     for name in (*COPIED, *ALSO_COPIED):

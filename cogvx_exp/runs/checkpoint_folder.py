@@ -1,9 +1,9 @@
-"""Checkpoint folders: whole or not at all, and verified before use. Does not need torch.
+"""Checkpoint folders: atomic, and verified before use. Does not need torch.
 
 checkpoints/step-000100/
-    trainable.safetensors   the weights that are trained
-    optimizer.safetensors   its tensors
-    state.json              its other values, the learning-rate schedule, the position in the data
+    trainable.safetensors   the trained weights
+    optimizer.safetensors   the optimizer's tensors
+    state.json              the optimizer's other values, the learning-rate schedule, the position in the data
     manifest.json           size and hash of each file, step, configuration, versions
 """
 
@@ -23,34 +23,34 @@ from cogvx_exp.runs.run_folder import MANIFEST, step_of, with_new_names
 logger = logging.getLogger(__name__)
 
 MANIFEST_HASH = "blake2_of_the_rest"
-"""Key of the manifest's own hash in it."""
+"""Key of the manifest's own hash."""
 
 
 @dataclass(frozen=True)
 class CheckpointFolder:
-    """A checkpoint that has been verified."""
+    """A verified checkpoint."""
 
     path: Path
     manifest: dict[str, Any]
 
     @property
     def step(self) -> int:
-        """Optimizer steps that are done."""
+        """Completed optimizer steps."""
         return int(self.manifest["step"])
 
     @property
     def run_dir(self) -> Path:
-        """The folder of the run that wrote it."""
+        """The run folder that contains it."""
         return self.path.parent.parent
 
 
 def write_checkpoint(folder: Path, write: Callable[[Path], None], about: dict[str, Any]) -> None:
-    """Lets `write` fill a folder, adds the manifest and moves it into place.
+    """Calls `write` to fill a folder, adds the manifest and moves it into place.
 
     Args:
-        folder: where the checkpoint will be.
+        folder: path of the checkpoint.
         write: writes the files into the folder it is given.
-        about: what the manifest says besides the files; must have `step`.
+        about: further contents of the manifest; must include `step`.
     """
     beside, before = (folder.with_name(f".{folder.name}.{what}") for what in ("tmp", "before"))
     for left in (beside, before):
@@ -64,17 +64,18 @@ def write_checkpoint(folder: Path, write: Callable[[Path], None], about: dict[st
         write_json(beside / MANIFEST, {**manifest, MANIFEST_HASH: _seal(manifest)})
         sync_folder(beside)
     except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)  # a full disk needs the space
+        shutil.rmtree(beside, ignore_errors=True)  # frees the space if the disk is full
         raise
+    # A rename cannot replace a folder with files in it, so the old one is moved away first.
     if folder.exists():
         folder.replace(before)
     beside.replace(folder)
-    sync_folder(folder.parent)
+    sync_folder(folder.parent)  # without it, a power cut can undo the rename
     shutil.rmtree(before, ignore_errors=True)
 
 
 def prune_checkpoints(folder: Path, keep: int | None, *, keep_best: bool) -> None:
-    """Removes all checkpoints but the newest `keep` and, with `keep_best`, that of the lowest held-out loss."""
+    """Removes all but the newest `keep` checkpoints and, with `keep_best`, the one with the lowest held-out loss."""
     if keep is None:
         return
     paths = _newest_first(folder)
@@ -95,7 +96,7 @@ def _held_out_loss(path: Path) -> float | None:
 
 
 def open_checkpoint(path: Path) -> CheckpointFolder:
-    """Verifies sizes and hashes of a checkpoint.
+    """Verifies the sizes and hashes of a checkpoint.
 
     Raises:
         UserError: a file is missing or damaged.
@@ -118,12 +119,12 @@ def open_checkpoint(path: Path) -> CheckpointFolder:
 
 
 def _seal(manifest: dict[str, Any]) -> str:
-    """Hash of a manifest as it reads back from JSON."""
+    """Hash of a manifest as read back from JSON, which turns tuples into lists and keys into strings."""
     return fingerprint(json.loads(json.dumps(manifest, default=str)))
 
 
 def newest_checkpoint(run_dir: Path) -> tuple[CheckpointFolder | None, list[str]]:
-    """The newest checkpoint of a run that verifies, and why newer ones were passed over."""
+    """The newest valid checkpoint of a run, and why newer ones were skipped."""
     passed_over: list[str] = []
     for path in _newest_first(run_dir / "checkpoints"):
         try:
@@ -134,9 +135,9 @@ def newest_checkpoint(run_dir: Path) -> tuple[CheckpointFolder | None, list[str]
 
 
 def runs_newest_first(outputs: Path) -> Iterator[Path]:
-    """Run folders below `outputs` that have checkpoints, the one that was written last first."""
+    """Run folders below `outputs` that have checkpoints, most recently written first."""
     runs = {path.parent.parent for path in outputs.glob("**/checkpoints/step-*") if path.is_dir()}
-    runs = {run for run in runs if run.parent.name != BRANCHES}  # a run has left these
+    runs = {run for run in runs if run.parent.name != BRANCHES}  # abandoned parts of other runs
     yield from sorted(runs, key=lambda run: (run / "checkpoints").stat().st_mtime_ns, reverse=True)
 
 

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, device, commit. Of the environment only which GPUs are seen, so no secrets."""
+"""The environment of a run: versions, device, commit. Of the variables only the visible GPUs, so no secrets."""
 
 import os
 import platform
@@ -28,7 +28,7 @@ PACKAGES = (
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Versions of what matters for a result, the device, and the commit of this project if it is a checkout."""
+    """Versions of relevant packages, the device, and the commit of this project in a checkout."""
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),

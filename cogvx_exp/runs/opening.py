@@ -1,4 +1,4 @@
-"""What is written into the folder of an earlier run when it really goes on. Does not need torch."""
+"""Changes to the folder of an earlier run, made only once it actually resumes. Does not need torch."""
 
 import os
 import platform
@@ -14,33 +14,33 @@ from cogvx_exp.runs.run_folder import Metrics, RunFolder, write_status
 
 @dataclass(frozen=True)
 class Opening:
-    """An attempt to go on in a folder that has a run. If it fails before training, the folder is as it was."""
+    """An attempt to continue in a folder that has a run. If it fails before training, the folder is unchanged."""
 
     arguments: list[str]
     """The command line."""
     changed: bool
     """Whether settings have changed."""
     pid: int = field(default_factory=os.getpid)
-    """The process whose end is the run's end."""
+    """The process whose end is the end of the run."""
 
     def faults(self, folder: RunFolder, job: TrainJob) -> Path:
-        """Where the clips that cannot be used are listed until then."""
+        """Where faults of the dataset are written until then."""
         return job.cache_dir / f"faults-{folder.path.name}.csv"
 
     def write(self, folder: RunFolder, job: TrainJob, step: int) -> None:
-        """Sets aside what belongs to another branch, and writes what the run goes on with.
+        """Sets aside results of the old branch, and writes the new settings.
 
         Args:
             folder: the run.
-            job: its settings now.
-            step: the last step that stays.
+            job: its new settings.
+            step: the last step to keep.
 
         Raises:
             OSError: the folder cannot be written; nothing is lost.
         """
         branch = set_aside(folder, step, changed=self.changed)
         if branch:
-            text = f"Set aside what this run had after step {step}: {branch} (resume={branch} goes on with it)"
+            text = f"Moved the results after step {step} to {branch} (resume={branch} continues from them)"
             console.warn(text)
         folder.start(job, self.arguments)
         folder.faults.unlink(missing_ok=True)
@@ -49,11 +49,11 @@ class Opening:
             shutil.move(faults, folder.faults)
         if folder.held_out.exists():
             with Metrics(folder.held_out, step):
-                pass  # drops the lines after it
+                pass  # drops the lines after `step`
         write_started(folder, job, self.pid)
 
 
 def write_started(folder: RunFolder, job: TrainJob, pid: int) -> None:
-    """Notes that a run goes on, and which process's end is its end."""
+    """Records that a run is running, and the process whose end is its end."""
     steps = None if job.epochs else job.steps
     write_status(folder, "running", pid=pid, host=platform.node(), steps=steps)

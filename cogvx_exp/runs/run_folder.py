@@ -1,4 +1,4 @@
-"""The folder of a run: what is where, and the files that explain it. Does not need torch."""
+"""The run folder: paths, and the files that describe the run. Does not need torch."""
 
 import json
 import platform
@@ -20,25 +20,25 @@ from cogvx_exp.core.disk import FULL
 from cogvx_exp.core.files import read_json, write_text
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
-"""Name of an exported LoRA; the one diffusers looks for."""
+"""File name of an exported LoRA, as diffusers expects it."""
 PEFT_FILE = "adapter_model.safetensors"
-"""Name of another exported adapter; the one peft looks for."""
+"""File name of other exported adapters, as peft expects it."""
 CHECKPOINT_FILE = "trainable.safetensors"
-"""Name of the trained weights in a checkpoint."""
+"""File name of the trained weights in a checkpoint."""
 MANIFEST = "manifest.json"
 """Name of the file that describes a checkpoint."""
 TRANSFORMER_FOLDER = "transformer"
-"""Name of an exported whole transformer, as in a pipeline's folder."""
+"""Folder name of an exported transformer, as in a pipeline folder."""
 PROGRAM = ("python", "-m", "cogvx_exp.train")
-"""What a run's command line begins with."""
+"""Start of a run's command line."""
 IGNORED_KEYS = ("run_dir", "cache_dir", "resume", "name", "hub", "model.training_defaults", "sweep", "hardware")
-"""How settings begin that do not tell what a run does."""
+"""Prefixes of settings that do not affect a run's results."""
 LONGEST_LINE = 1 << 14
-"""Bytes of the end of a metrics file in which its last line is looked for."""
+"""Bytes at the end of a metrics file that are searched for its last line."""
 ROOM_FOR_STATUS = 4000
-"""Bytes of status.json while a run goes on: so its end can be noted on a full disk."""
+"""Size of status.json during a run, so the final status fits into the same bytes on a full disk."""
 ABOUT = "cogvx_exp"
-"""Key in an exported file's metadata under which this project keeps what else has to be known."""
+"""Metadata key of exported files under which this project stores additional information."""
 
 
 @dataclass(frozen=True)
@@ -54,32 +54,32 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """One JSON object for each step."""
+        """One JSON object per step."""
         return self.path / "metrics.jsonl"
 
     @property
     def status(self) -> Path:
-        """How the run stands: running, finished, stopped (to be resumed) or failed."""
+        """Status of the run: running, finished, stopped (to be resumed) or failed."""
         return self.path / "status.json"
 
     @property
     def logs(self) -> Path:
-        """What the processes of a run with several leave."""
+        """Logs of the processes of a distributed run."""
         return self.path / "logs"
 
     @property
     def faults(self) -> Path:
-        """The clips that could not be used."""
+        """The unusable clips."""
         return self.path / "faults.csv"
 
     @property
     def held_out(self) -> Path:
-        """One JSON object for each measurement of the held-out loss."""
+        """One JSON object per measurement of the held-out loss."""
         return self.path / "held_out.jsonl"
 
     @property
     def checkpoints(self) -> Path:
-        """The training states."""
+        """The checkpoints."""
         return self.path / "checkpoints"
 
     @property
@@ -89,15 +89,15 @@ class RunFolder:
 
     @property
     def export(self) -> Path:
-        """The result, as diffusers loads it."""
+        """The export that diffusers loads."""
         return self.path / "export"
 
     def checkpoint(self, step: int) -> Path:
-        """Folder of the checkpoint of a step."""
+        """Checkpoint folder of a step."""
         return self.checkpoints / f"step-{step:06d}"
 
     def validation(self, step: int) -> Path:
-        """Folder of the videos of a step."""
+        """Folder of a step's validation videos."""
         return self.path / "validation" / f"step-{step:06d}"
 
     @property
@@ -106,20 +106,20 @@ class RunFolder:
         return self.path / "command.txt"
 
     def start(self, job: TrainJob, arguments: list[str]) -> None:
-        """Writes what the run was started with."""
+        """Writes the settings and command of the run."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.config, yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
         write_text(self.command, shlex.join([*PROGRAM, *arguments]) + "\n")
 
     def overrides(self) -> list[str]:
-        """The settings on the run's command line; none if it was not started yet."""
+        """The settings on the run's command line; empty if the run has not started."""
         words = shlex.split(self.command.read_text(encoding="utf-8")) if self.command.exists() else []
         settings = [word for word in words[len(PROGRAM) :] if "=" in word and not word.startswith(("-", "hydra."))]
         return [renamed_override(text) for text in settings]
 
 
 def write_status(folder: RunFolder, status: str, **about: Any) -> None:
-    """Notes how a run stands. On a disk that is full in the meantime, in the place of what was there.
+    """Writes a run's status. If the disk has become full, overwrites the bytes of the old one.
 
     Raises:
         OSError: it cannot be written.
@@ -129,7 +129,7 @@ def write_status(folder: RunFolder, status: str, **about: Any) -> None:
     values = {"status": status, "time": now, "started": started, **about}
     text = json.dumps(values, indent=2, ensure_ascii=False, default=str) + "\n"
     if status == "running":
-        text += " " * (ROOM_FOR_STATUS - len(text.encode())) + "\n"  # room for how it ends
+        text += " " * (ROOM_FOR_STATUS - len(text.encode())) + "\n"  # reserved for the final status
     try:
         write_text(folder.status, text)
     except OSError as error:
@@ -139,7 +139,7 @@ def write_status(folder: RunFolder, status: str, **about: Any) -> None:
 
 
 def _overwrite_status(path: Path, values: dict[str, Any]) -> None:
-    """Writes into the bytes that a file has already; a long message is cut."""
+    """Writes into the existing bytes of a file; a long message is truncated."""
     with path.open("r+b") as file:
         room = path.stat().st_size
         text = json.dumps(values, default=str).encode()
@@ -151,10 +151,10 @@ def _overwrite_status(path: Path, values: dict[str, Any]) -> None:
 
 
 def read_status(run_dir: Path) -> dict[str, Any]:
-    """How a run stands; empty if that was never written. It is `lost` if its process is gone without a word."""
+    """A run's status; empty if none was written. It is `lost` if its process exited without writing one."""
     status = _read(RunFolder(run_dir).status)
     if status.get("status") == "running" and _is_gone(status):
-        status |= {"status": "lost", "message": "its process is gone without a word"}
+        status |= {"status": "lost", "message": "its process exited without an error message"}
     return status
 
 
@@ -166,7 +166,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def seconds_of(status: dict[str, Any]) -> float | None:
-    """How long a run took from its start to its end, or takes already; None if its start is not known."""
+    """Duration of a run so far or until its end; None if its start is unknown."""
     if not status.get("started"):
         return None
     end = datetime.now() if status["status"] == "running" else datetime.fromisoformat(status["time"])
@@ -174,7 +174,7 @@ def seconds_of(status: dict[str, Any]) -> float | None:
 
 
 def _is_gone(status: dict[str, Any]) -> bool:
-    """Whether the process that wrote a status on this machine has ended."""
+    """Whether the process that wrote a status on this machine has exited."""
     return status.get("host") == platform.node() and "pid" in status and not psutil.pid_exists(status["pid"])
 
 
@@ -195,13 +195,13 @@ def with_new_names(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def checkpoint_of(file: Path) -> dict[str, Any]:
-    """The manifest of the checkpoint that a file of weights belongs to; empty if it belongs to none."""
+    """The manifest of the checkpoint that a weights file belongs to; empty if there is none."""
     has_one = file.name == CHECKPOINT_FILE and (file.parent / MANIFEST).is_file()
     return with_new_names(dict(read_json(file.parent / MANIFEST))) if has_one else {}
 
 
 def is_whole(file: Path) -> bool:
-    """Whether a path holds a transformer's own weights and no adapter: its folder, or a checkpoint of method=sft."""
+    """Whether a path contains full transformer weights, not an adapter: a folder, or a checkpoint of method=sft."""
     return file.is_dir() or checkpoint_of(file).get("config", {}).get("method", {}).get("kind") == "full"
 
 
@@ -217,23 +217,23 @@ def settings_by_name(config: dict[str, Any], prefix: str = "") -> dict[str, Any]
 class Metrics:
     """Appends metrics to a run's metrics.jsonl.
 
-    A resumed run drops the lines after its checkpoint, whose steps it does again. On a full disk, lines wait in memory
-    until there is room.
+    A resumed run drops the lines after its checkpoint, whose steps are repeated. On a full disk, lines are kept in
+    memory until there is space.
 
     Args:
         path: the file.
-        after_step: the last step whose line stays.
-        tell: is given each line, too.
+        after_step: the last step whose line is kept.
+        tell: called with each line.
     """
 
     def __init__(self, path: Path, after_step: int, tell: Callable[[dict[str, Any]], None] = lambda values: None):
         self._tell = tell
         kept = [line for line in read_metrics(path) if line["step"] <= after_step]
         self.last: dict[str, Any] = kept[-1] if kept else {}
-        """The last line that stays."""
+        """The last line that was kept."""
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._path, self._waiting, self._told = path, b"", False
-        self._file = path.open("ab", buffering=0)
+        self._file = path.open("ab", buffering=0)  # unbuffered: lines survive a kill, and reports see them
 
     def __enter__(self) -> "Metrics":
         return self
@@ -243,7 +243,7 @@ class Metrics:
         self._file.close()
 
     def write(self, **values: Any) -> None:
-        """Adds one line."""
+        """Appends one line."""
         self._waiting += json.dumps(values).encode() + b"\n"
         self._append()
         self._tell(values)
@@ -256,12 +256,12 @@ class Metrics:
             if error.errno not in FULL:
                 raise
             if not self._told:
-                console.warn(f"Note: {self._path}: {error.strerror}; its lines wait for room")
+                console.warn(f"Note: {self._path}: {error.strerror}; its lines are kept in memory")
             self._told = True
 
 
 class NoMetrics:
-    """Takes the place of `Metrics` in processes that write nothing."""
+    """Replaces `Metrics` in processes that do not write."""
 
     last: ClassVar[dict[str, Any]] = {}
 
@@ -275,13 +275,13 @@ class NoMetrics:
 
 
 def step_of(path: Path) -> int | None:
-    """The step that a folder is named for, of a checkpoint or of videos; None if it is for none."""
+    """The step in the name of a checkpoint or video folder; None if there is none."""
     number = path.name.removeprefix("step-")
     return int(number) if number.isdecimal() else None
 
 
 def last_metrics(path: Path) -> dict[str, Any]:
-    """The newest whole line of a metrics file, without reading all of it; empty if there is none."""
+    """The last complete line of a metrics file, without reading the whole file; empty if there is none."""
     if not path.exists():
         return {}
     with path.open("rb") as file:
@@ -294,7 +294,7 @@ def last_metrics(path: Path) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; a last line that was cut off is left out."""
+    """The lines of a metrics file, without a truncated last line."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     metrics = []
     for line in lines:

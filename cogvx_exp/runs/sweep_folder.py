@@ -1,4 +1,4 @@
-"""The folder of a sweep: which command made it, and how its jobs stand."""
+"""The folder of a sweep: its command and the state of its jobs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from cogvx_exp.runs.run_folder import RunFolder, last_metrics, read_status, seco
 SWEEPS = Path("outputs/multirun")
 ABOUT = "sweep.json"
 NOT_PART = ("sweep.resume=", "hydra.", "hydra/")
-"""How overrides begin that do not make a sweep another one."""
+"""Prefixes of overrides that do not change a sweep's identity."""
 
 
 @dataclass(frozen=True)
 class SweepJob:
-    """How one job of a sweep stands."""
+    """State of one job of a sweep."""
 
     number: int
     overrides: list[str]
@@ -25,20 +25,20 @@ class SweepJob:
     step: int | None = None
     steps: int | None = None
     loss: float | None = None
-    """The objective of a finished job; else the loss of its last step."""
+    """The objective of a finished job, otherwise the loss of its last step."""
     seconds: float | None = None
     message: str = ""
     crashed: bool = False
-    """Whether it failed by an internal error."""
+    """Whether it failed with an internal error."""
 
 
 def note_sweep(folder: Path, overrides: Sequence[str]) -> None:
-    """Writes which command a sweep was started with."""
+    """Records the command of a sweep."""
     write_json(folder / ABOUT, {"overrides": _identity(overrides)})
 
 
 def find_sweep(overrides: Sequence[str], sweeps: Path = SWEEPS) -> Path | None:
-    """The newest sweep that was started with the same overrides, in whatever order."""
+    """The newest sweep started with the same overrides, in any order."""
     abouts = sorted(sweeps.glob(f"*/{ABOUT}"), key=lambda path: path.stat().st_mtime, reverse=True)
     wanted = _identity(overrides)
     return next((path.parent for path in abouts if _identity(read_json(path)["overrides"]) == wanted), None)
@@ -49,36 +49,36 @@ def _identity(overrides: Sequence[str]) -> list[str]:
 
 
 def link_job(place: Path, run_dir: Path) -> None:
-    """Makes the folder of a job in its sweep a link to the `run_dir` that the job was given.
+    """Turns a job's folder in the sweep into a link to the job's own `run_dir`.
 
     Raises:
-        OSError: the folder has something in it.
+        OSError: the folder is not empty.
     """
     if place.resolve() == run_dir.resolve():
         return
     if place.is_symlink():
         place.unlink()
     else:
-        RunFolder(place).status.unlink(missing_ok=True)  # of an earlier try
+        RunFolder(place).status.unlink(missing_ok=True)  # from an earlier attempt
         place.rmdir()
     place.symlink_to(run_dir.resolve(), target_is_directory=True)
 
 
 def unlink_what_is_gone(folder: Path) -> None:
-    """Removes the links to folders of jobs that were removed."""
+    """Removes links to deleted job folders."""
     for path in folder.iterdir():
         if path.is_symlink() and not path.exists():
             path.unlink()
 
 
 def job_folders(folder: Path) -> list[Path]:
-    """Folders of the jobs that were started, in their order."""
+    """Folders of the started jobs, in order."""
     started = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
     return sorted(started, key=lambda path: int(path.name))
 
 
 def read_sweep_job(folder: Path) -> SweepJob:
-    """How the job of a folder stands; `lost` if its process is gone without a word."""
+    """State of the job in a folder; `lost` if its process exited without writing a status."""
     status, run = read_status(folder), RunFolder(folder)
     overrides = status.get("overrides") or run.overrides()
     state, last = status.get("status", "waiting"), last_metrics(run.metrics)
@@ -92,6 +92,6 @@ def read_sweep_job(folder: Path) -> SweepJob:
 
 
 def objective(summary: dict) -> float | None:
-    """What a sweep searches for: the held-out loss if there is one, else the training loss of the last tenth."""
+    """The objective of a sweep: the held-out loss if there is one, otherwise the training loss of the last tenth."""
     loss = summary["held_out"]["loss"] if "held_out" in summary else summary["loss_last_tenth"]
     return None if loss is None else float(loss)

@@ -1,1 +1,1 @@
-"""How one step is taken: by one process, or by several that share gradients, states or weights."""
+"""How a training step runs: in one process, or in several that share gradients, states or weights."""

@@ -1,4 +1,4 @@
-"""The strategy of DeepSpeed ZeRO: gradients and states, or the weights too, are split over the processes."""
+"""The DeepSpeed ZeRO strategy: gradients and states, or also the weights, are sharded over the processes."""
 
 import os
 from collections.abc import Iterable
@@ -16,18 +16,18 @@ from cogvx_exp.strategies.gathering import copy_for_main_process, for_main_proce
 from cogvx_exp.strategies.single import MakeOptimizer, OptimizerState, Strategy
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-"""What Adam and AdamW keep for each value."""
+"""State tensors of Adam and AdamW."""
 
 
 class DeepSpeed(Strategy):
-    """DeepSpeed ZeRO of a stage: 2 splits gradients and states, 3 the weights, too.
+    """DeepSpeed ZeRO: stage 2 shards gradients and states, stage 3 also the weights.
 
     Args:
-        transformer: the trainable model; for stage 3 on the host, from where it is split weight by weight.
+        transformer: the trainable model; on the host for stage 3, which shards it weight by weight.
         make_optimizer: builds the optimizer (Adam or AdamW).
-        accelerator: for the device and the type of the computation.
+        accelerator: for device and dtype.
         stage: 2 or 3.
-        offload: whether the states are on the host.
+        offload: whether states are kept on the host.
     """
 
     gathers = True
@@ -55,15 +55,16 @@ class DeepSpeed(Strategy):
             zero["offload_optimizer"] = {"device": "cpu", "pin_memory": accelerator.device.type == "cuda"}
         config = {
             "train_micro_batch_size_per_gpu": 1,
-            "gradient_accumulation_steps": 1,  # the loop says which pass is the last of a step
+            "gradient_accumulation_steps": 1,  # the training loop decides which pass ends a step
             "zero_optimization": zero,
             "bf16": {"enabled": accelerator.mixed_precision == "bf16"},
             "gradient_clipping": 0.0,  # set in `step`
             "zero_allow_untested_optimizer": True,
-            "steps_per_print": 10**9,
+            "steps_per_print": 10**9,  # no log lines
         }
         if accelerator.device.type == "cuda":
-            # DeepSpeed takes the GPU of this number, which there may not be: Slurm can show each task its own only.
+            # DeepSpeed uses this number as the GPU's index, which may not exist: Slurm can show each task only its own
+            # GPU.
             os.environ["LOCAL_RANK"] = str(accelerator.device.index)
         if stage == 3:
             _split(transformer, accelerator, config)
@@ -72,10 +73,10 @@ class DeepSpeed(Strategy):
         )
         assert self._engine.zero_optimization_stage() == stage
         self.model = self._engine
-        self.optimizer = self._zero.optimizer  # the schedule sets its learning rate
+        self.optimizer = self._zero.optimizer  # the schedule sets the learning rate in it
 
     def autocast(self) -> AbstractContextManager[None]:
-        """DeepSpeed has the whole model in the type it computes in."""
+        """No autocast: DeepSpeed keeps the whole model in the dtype it computes in."""
         return nullcontext()
 
     def accumulating(self, last: bool) -> AbstractContextManager[None]:
@@ -85,17 +86,17 @@ class DeepSpeed(Strategy):
         return nullcontext()
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Adds the gradients of a loss."""
+        """Accumulates the gradients of a loss."""
         self._engine.backward(loss)
         if not self._last:
             self._engine.step()  # counts the pass
 
     def clip(self, max_norm: float | None) -> None:
-        """Sets what the gradients are scaled down to: DeepSpeed clips in its step."""
+        """Sets the maximum norm; DeepSpeed clips in its own step."""
         self._zero.clip_grad = max_norm or 0.0
 
     def step(self) -> float:
-        """Clips the gradients, moves the weights, frees the gradients. Returns the norm before clipping."""
+        """Clips the gradients, steps the weights, frees the gradients. Returns the norm before clipping."""
         self._engine.step()
         return float(self._engine.get_global_grad_norm())
 
@@ -112,17 +113,18 @@ class DeepSpeed(Strategy):
         return {name: for_main_process(safe_get_full_fp32_param(weight)) for name, weight in trained.items()}
 
     def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
-        """Takes over trained weights, both the float32 ones and those that are computed with."""
+        """Loads trained weights, both the float32 master weights and those used for computation."""
         from deepspeed.utils import safe_set_full_fp32_param
 
         for name, parameter in trainable_parameters(self.transformer).items():
             weight = weights[name].to(self.accelerator.device)
             safe_set_full_fp32_param(parameter, weight)
+            # The master weights alone are not enough: the copy used for computation is only updated by the next step.
             with torch.no_grad(), self._gathered(parameter, changed=True):
                 parameter.copy_(weight)
 
     def optimizer_state(self) -> OptimizerState:
-        """The optimizer's state as torch's Adam has it, gathered on the host."""
+        """The optimizer's state in the format of torch's Adam, gathered on the host."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
         parameters = list(trainable_parameters(self.transformer).values())
@@ -136,11 +138,11 @@ class DeepSpeed(Strategy):
         return {"state": states, "param_groups": [groups[0] | {"params": list(states)}]}
 
     def load_optimizer_state(self, learned: OptimizerStates) -> None:
-        """Takes over what an optimizer of the same class has learned, each process its part; the settings stay."""
+        """Loads the learned state of an optimizer of the same class, each process its shard; settings are kept."""
         from deepspeed.utils import safe_set_full_optimizer_state
 
         if not learned.states:
-            return  # the first step makes new ones
+            return  # the first step creates new ones
         self._make_states()
         for name, parameter in trainable_parameters(self.transformer).items():
             values = learned.states[name]
@@ -149,7 +151,13 @@ class DeepSpeed(Strategy):
         self._set_steps(float(next(iter(learned.states.values()))["step"]))
 
     def _make_states(self) -> None:
-        """Adam makes its states in the first step; here they are needed before."""
+        """Creates the optimizer's states before the first step.
+
+        Adam creates them lazily in its first step, and DeepSpeed's `safe_set_full_optimizer_state` can only write
+        states that exist. There is no public way to create them, hence the private attributes: ZeRO runs Adam on flat
+        float32 partitions, in attributes that differ between stages 2 and 3, and stage 2 also keeps a mapping from
+        parameters to partitions.
+        """
         split = self._stage == 3
         for flat in self._zero.fp32_partitioned_groups_flat if split else self._zero.single_partition_of_fp32_groups:
             moments = {key: torch.zeros_like(flat, dtype=torch.float32) for key in MOMENTS}
@@ -158,7 +166,7 @@ class DeepSpeed(Strategy):
             self._zero._lazy_init_hp_params_optimizer_state()
 
     def _gathered(self, parameter: torch.Tensor, *, changed: bool = False) -> AbstractContextManager[Any]:
-        """Inside, a weight that ZeRO-3 has split is whole. `changed`: what is written into it is kept."""
+        """Makes a weight sharded by ZeRO-3 whole inside the block. `changed`: keep changes made to it."""
         from deepspeed.runtime.zero import GatheredParameters
 
         split = hasattr(parameter, "ds_id")
@@ -178,7 +186,7 @@ class DeepSpeed(Strategy):
             state["step"] = torch.full_like(counter, steps) if isinstance(counter, torch.Tensor) else int(steps)
 
     def full_model(self) -> CogVideoXTransformer3DModel:
-        """The transformer with all weights, on the host of the first process."""
+        """The transformer with full weights, on the host of the first process."""
         if self._stage < 3:
             return self.transformer
         weights = {}
@@ -189,9 +197,9 @@ class DeepSpeed(Strategy):
 
 
 def _split(transformer: CogVideoXTransformer3DModel, accelerator: Accelerator, config: dict[str, Any]) -> None:
-    """Splits the weights of a model on the host one by one: `deepspeed.initialize` moves all to the device before.
+    """Shards a model on the host weight by weight: `deepspeed.initialize` would move all of it to the device first.
 
-    They must have the type of the computation already, and buffers are left where they are
+    Weights must already have the dtype of the computation, and buffers are not moved
     (deepspeed/runtime/engine.py, `_configure_distributed_model`).
     """
     from deepspeed.runtime.zero import Init

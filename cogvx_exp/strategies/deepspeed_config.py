@@ -1,19 +1,19 @@
-"""DeepSpeed's configuration: the sizes of its buffers, and how an optimizer counts its steps."""
+"""DeepSpeed's configuration: buffer sizes, and the step counters of optimizers."""
 
 import torch
 from diffusers import CogVideoXTransformer3DModel
 
 DEEPSPEED_BUCKET = 500_000_000
-"""DeepSpeed's own size of a bucket; at most this many values are sent at once."""
+"""DeepSpeed's default bucket size: the maximum number of values per collective."""
 MIN_BUCKET = 1_000_000
-"""Less is not worth a message of its own."""
+"""Smaller buckets are not worth a separate collective."""
 
 
 def buffer_sizes(transformer: CogVideoXTransformer3DModel, stage: int) -> dict[str, int]:
-    """Values in the buffers of ZeRO, by their settings.
+    """Sizes of ZeRO's buffers in values, by setting.
 
-    By default (deepspeed/runtime/zero/config.py) a buffer of 5e8 values is allocated whole, 0.93 GiB in bfloat16, also
-    to reduce the gradients of a LoRA; and ZeRO-3 keeps up to 1e9 values gathered.
+    By default (deepspeed/runtime/zero/config.py) the full buffer of 5e8 values is allocated, 0.93 GiB in bfloat16, even
+    for the gradients of a LoRA, and ZeRO-3 keeps up to 1e9 values gathered.
     """
     trained = sum(_size(parameter) for parameter in transformer.parameters() if parameter.requires_grad)
     blocks = transformer.transformer_blocks
@@ -30,11 +30,11 @@ def buffer_sizes(transformer: CogVideoXTransformer3DModel, stage: int) -> dict[s
 
 
 def reduce_bucket(trained: int, block: int, stage: int) -> int:
-    """Values of the buffer in which gradients are reduced.
+    """Size of the buffer in which gradients are reduced, in values.
 
     Args:
-        trained: values that are trained.
-        block: values of a block.
+        trained: number of trained values.
+        block: number of values of a block.
         stage: 2 or 3.
     """
     return min(trained, DEEPSPEED_BUCKET if stage < 3 else max(block, MIN_BUCKET))
@@ -45,10 +45,10 @@ def _size(parameter: torch.Tensor) -> int:
 
 
 def no_steps(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> torch.Tensor | int:
-    """The counter of steps that an optimizer makes for a parameter before its first one.
+    """An optimizer's step counter for a parameter before the first step.
 
-    A fused kernel reads it on the device (torch.optim.adam; https://github.com/pytorch/pytorch/issues/104767).
-    DeepSpeed's CPUAdam, which is none of torch's, takes a number.
+    Fused kernels need it on the device (torch.optim.adam; https://github.com/pytorch/pytorch/issues/104767).
+    DeepSpeed's CPUAdam, which is not a torch optimizer, uses a number.
     """
     if not isinstance(optimizer, torch.optim.Adam):
         return 0

@@ -1,4 +1,4 @@
-"""The strategy of torch's FSDP2: weights, gradients and states are split over the processes."""
+"""The strategy of torch's FSDP2: weights, gradients and states are sharded over the processes."""
 
 import math
 from collections.abc import Sequence
@@ -24,17 +24,17 @@ from cogvx_exp.strategies.single import MakeOptimizer, OptimizerState, Strategy
 
 
 class FullySharded(Strategy):
-    """FSDP2: each process has a part of every weight, gradient and state; a block is whole only while it computes.
+    """FSDP2: each process has a shard of every weight, gradient and state; a block is gathered only while it computes.
 
-    Adapters are small: each process has all of them, and their gradients are averaged. That leaves them float32 beside
-    a base of another type, which one FSDP unit cannot hold.
+    Adapters are small: each process has them in full, and their gradients are averaged. They can therefore stay float32
+    next to a base of another dtype, which a single FSDP unit does not support.
 
     Args:
-        transformer: the trainable model on the host. It is split block by block, so that no more than one whole block
-            is on the device.
-        make_optimizer: builds the optimizer of the trained weights or, if all weights are trained, of their parts.
-        accelerator: for the device and the type of the computation.
-        dtype: type of what is trained.
+        transformer: the trainable model on the host. It is sharded block by block, so at most one full block is on the
+            device.
+        make_optimizer: builds the optimizer of the trained weights, or of their shards in full fine-tuning.
+        accelerator: for device and dtype.
+        dtype: dtype of trained parameters.
     """
 
     gathers = True
@@ -50,12 +50,12 @@ class FullySharded(Strategy):
         frozen = any(not parameter.requires_grad for parameter in transformer.parameters())
         replicated = set(trainable_parameters(transformer).values()) if frozen else set()
         how: dict[str, Any] = {
-            # By default it is that of the accelerator, also where the job asks for the CPU.
+            # By default the accelerator's device type, even if the job uses the CPU.
             "mesh": init_device_mesh(device.type, (dist.get_world_size(),)),
             "mp_policy": MixedPrecisionPolicy() if frozen else _mixed_precision(accelerator),
             "ignored_params": replicated,
-            # Also of what is outside of the blocks, which by default stays whole after a forward pass without a
-            # backward pass: the next step would compute with the weights that videos were sampled with.
+            # Also for parameters outside the blocks, which by default stay gathered after a forward pass without a
+            # backward pass: the next step would compute with the weights that validation videos were sampled with.
             "reshard_after_forward": True,
         }
         for part in (*transformer.transformer_blocks, transformer):
@@ -64,18 +64,18 @@ class FullySharded(Strategy):
                     parameter.data = parameter.data.to(device, dtype)
             fully_shard(part, **how)  # moves the others to the device
         super().__init__(transformer, make_optimizer, accelerator)
-        check_even(self.optimizer.optimizer)  # out of accelerate's wrapper
+        check_even(self.optimizer.optimizer)  # unwrap accelerate's wrapper
         self._replicated = [parameter for parameter in transformer.parameters() if parameter in replicated]
 
     def clip(self, max_norm: float | None) -> torch.Tensor:
-        """Averages the adapter's gradients, then scales all down to `max_norm`; returns their norm before."""
+        """Averages the adapter's gradients, then clips all to `max_norm`; returns their norm before clipping."""
         if self._replicated:
             _average_gradients(self._replicated)
         parameters = list(trainable_parameters(self.transformer).values())
         return whole(torch.nn.utils.clip_grad_norm_(parameters, max_norm or math.inf))
 
     def rounding_seed(self, seed: int, step: int) -> int:
-        """Processes with parts of the weights draw for themselves: else values of different parts round together."""
+        """Processes with shards draw independently; with equal seeds, values of different shards would round alike."""
         if self._replicated:
             return super().rounding_seed(seed, step)
         return keyed_seed(seed, step, "rounding", dist.get_rank())
@@ -86,16 +86,16 @@ class FullySharded(Strategy):
         return {name: for_main_process(whole(weight.detach())) for name, weight in trained.items()}
 
     def gathered(self, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Whole values, on the host of the first process."""
+        """Full values, on the host of the first process."""
         return [for_main_process(whole(value)) for value in values]
 
     def placed(self, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """This process's parts of a value of each trained weight."""
+        """This process's shards of one value per trained weight."""
         trained = trainable_parameters(self.transformer).values()
         return [part_of(value.to(like.device), like) for value, like in zip(values, trained, strict=True)]
 
     def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
-        """Takes over trained weights, each process its part."""
+        """Loads trained weights, each process its shard."""
         with torch.no_grad():
             for name, parameter in trainable_parameters(self.transformer).items():
                 parameter.copy_(part_of(weights[name].to(parameter.device), parameter))
@@ -112,24 +112,24 @@ class FullySharded(Strategy):
         }
 
     def load_optimizer_state(self, learned: OptimizerStates) -> None:
-        """Takes over what an optimizer of the same class has learned, each process its part; the settings stay."""
+        """Loads the learned state of an optimizer of the same class, each process its shard; settings are kept."""
         parameters = trainable_parameters(self.transformer)
         parts = {name: _map(values, partial(part_of, like=parameters[name])) for name, values in learned.states.items()}
         super().load_optimizer_state(replace(learned, states=parts))
 
     def full_model(self) -> CogVideoXTransformer3DModel:
-        """The transformer with all weights, on the host of the first process."""
+        """The transformer with full weights, on the host of the first process."""
         if getattr(self.transformer, "peft_config", None):
-            return self.transformer  # its adapter is complete in every process
-        # One at a time: all of them at once would not fit the device that had to split them.
+            return self.transformer  # adapters are not sharded
+        # One at a time: all at once would not fit on a device that needed sharding in the first place.
         weights = {name: for_main_process(whole(value)) for name, value in self.transformer.state_dict().items()}
         return copy_for_main_process(self.transformer, weights)
 
 
 def _mixed_precision(accelerator: Accelerator) -> MixedPrecisionPolicy:
-    """Blocks are gathered in the type they compute in, and gradients are averaged in float32.
+    """Blocks are gathered in the dtype they compute in, and gradients are averaged in float32.
 
-    Inputs stay as they are, for autocast: FSDP would round the rotary positions, too.
+    Inputs are left to autocast: FSDP would also round the rotary positions.
     """
     if accelerator.mixed_precision != "bf16":
         return MixedPrecisionPolicy()
@@ -137,7 +137,7 @@ def _mixed_precision(accelerator: Accelerator) -> MixedPrecisionPolicy:
 
 
 def _average_gradients(parameters: list[torch.nn.Parameter]) -> None:
-    """Averages the gradients of all processes in one message: a LoRA of a 5b has 336 of them, of one type."""
+    """Averages gradients over all processes in a single collective: a LoRA of a 5b has 336 of them, of one dtype."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     assert len(gradients) == len(parameters)
     together = _flatten_dense_tensors(gradients)

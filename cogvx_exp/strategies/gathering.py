@@ -1,7 +1,7 @@
-"""Gathers what is split over the processes on the host of the first one.
+"""Gathers sharded tensors on the host of the first process.
 
-So checkpoints are the same as those of one process, and a run can go on with another number of processes or another way
-of splitting. One parameter at a time: all of them at once would not fit the device that had to split them.
+Checkpoints are therefore the same as those of one process, and a run can resume with another number of processes or
+another strategy. Tensors are gathered one at a time: all at once would not fit on a device that needed sharding.
 """
 
 import torch
@@ -12,16 +12,17 @@ from cogvx_exp.model.adapt import initial_adapter
 
 
 def for_main_process(value: torch.Tensor) -> torch.Tensor:
-    """A copy on the host for the first process; the others keep nothing: most share that memory."""
+    """A copy on the host for the first process; the others keep nothing, as most share the same host memory."""
     return value.to("cpu", copy=True) if dist.get_rank() == 0 else torch.empty(0)
 
 
 def copy_for_main_process(
     transformer: CogVideoXTransformer3DModel, weights: dict[str, torch.Tensor]
 ) -> CogVideoXTransformer3DModel:
-    """For the first process, a transformer of the same form with the same adapters and all weights."""
+    """For the first process, a transformer of the same architecture with the same adapters and full weights."""
     if dist.get_rank() > 0:
         return transformer
+    # On the meta device, because `assign=True` below takes the given tensors: nothing is allocated twice.
     with torch.device("meta"):
         copy = CogVideoXTransformer3DModel.from_config(transformer.config)
         for name, config in getattr(transformer, "peft_config", {}).items():

@@ -1,4 +1,4 @@
-"""One forward and backward pass, as training and the memory prediction make it."""
+"""A forward and backward pass, shared by training and the memory prediction."""
 
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -11,21 +11,21 @@ from cogvx_exp.profiling.ranges import Range, no_range
 
 
 class Passes(Protocol):
-    """What a pass is made with: `strategies.single.Strategy`, and in the prediction one that tracks memory."""
+    """Implemented by `strategies.single.Strategy`, and in the prediction by a class that tracks memory."""
 
     model: torch.nn.Module
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Around a forward pass: mixed precision."""
+        """Mixed precision for a forward pass."""
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Adds the gradients of a loss."""
+        """Accumulates the gradients of a loss."""
 
 
 def forward_backward(
     passes: Passes, loss: Loss, batch: Batch, accumulation: int, around: Range = no_range
 ) -> torch.Tensor:
-    """Adds the gradients of one of a step's `accumulation` micro-batches; `around` names both passes.
+    """Accumulates the gradients of one of a step's `accumulation` micro-batches; `around` names both passes.
 
     Returns:
         The loss of each sample, float32, (B,).

@@ -1,1 +1,1 @@
-"""Sweeps: their folders, the table of their jobs, the GPUs that jobs share. Does not need torch."""
+"""Sweeps: the job table and GPU sharing. Does not need torch."""

@@ -1,4 +1,4 @@
-"""What happens around a sweep: Hydra calls it."""
+"""Hydra's callbacks around a sweep."""
 
 import sys
 from pathlib import Path
@@ -23,13 +23,13 @@ TARGET = "cogvx_exp.sweep.callback.SweepCallback"
 
 
 class SweepCallback(Callback):
-    """Notes the sweep's command in its folder and shows the table of its jobs."""
+    """Records the sweep's command in its folder and shows the job table."""
 
     ended: ClassVar[list[SweepJob]] = []
     """The jobs of the sweep that has just ended in this process."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Before the first job."""
+        """Called before the first job."""
         overrides = list(config.hydra.overrides.task)
         given = any(text.startswith("hydra.sweep.dir=") for text in config.hydra.overrides.hydra)
         folder = Path(config.hydra.sweep.dir)
@@ -37,9 +37,9 @@ class SweepCallback(Callback):
             folder = new_folder(folder)
             with read_write(config.hydra):
                 config.hydra.sweep.dir = str(folder)
-                config.hydra.overrides.hydra.append(f"hydra.sweep.dir={folder}")  # each job is composed anew
+                config.hydra.overrides.hydra.append(f"hydra.sweep.dir={folder}")  # jobs are composed separately
         if config.sweep.resume and not job_folders(folder):
-            console.warn("Note: sweep.resume=true: no sweep was started with this command yet; starting one")
+            console.warn("Note: sweep.resume=true: no sweep with this command exists; starting a new one")
         note_sweep(folder, overrides)
         unlink_what_is_gone(folder)
         planned = _planned(config, overrides)
@@ -49,16 +49,16 @@ class SweepCallback(Callback):
         self._table.start()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """After the last job."""
+        """Called after the last job."""
         SweepCallback.ended = self._table.finish()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Launchers send it to their processes, which show nothing."""
+        """Launchers pickle the callback for their processes, which show no table."""
         return {}
 
 
 def _planned(config: DictConfig, overrides: list[str]) -> list[list[str]]:
-    """The overrides of each job, if the sweep is of Hydra's basic kind: then all are known before."""
+    """The overrides of each job, if the sweep uses Hydra's basic sweeper, so that all are known in advance."""
     if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
         return []
     params = config.hydra.sweeper.params or {}
@@ -70,29 +70,31 @@ def _planned(config: DictConfig, overrides: list[str]) -> list[list[str]]:
 
 
 def sweep_overrides(overrides: list[str]) -> list[str]:
-    """Overrides of Hydra that are added: the callback, and the folder of a sweep that is resumed.
+    """Additional Hydra overrides: the callback, and the folder of a resumed sweep.
 
     Raises:
-        UserError: a folder was named that has a sweep already.
+        UserError: the given folder already has a sweep.
     """
     added = [f"+hydra.callbacks.sweep._target_={TARGET}"]
     wants = any(text.replace(" ", "").lower() == "sweep.resume=true" for text in overrides)
     given = [text.partition("=")[2] for text in overrides if text.startswith("hydra.sweep.dir=")]
     if given and not wants and job_folders(Path(given[-1])):
-        raise UserError(f"hydra.sweep.dir={given[-1]} has a sweep; sweep.resume=true goes on with it, or name another")
+        raise UserError(
+            f"hydra.sweep.dir={given[-1]} already has a sweep; add sweep.resume=true to continue it, or choose another"
+        )
     if wants and not given and (found := find_sweep(overrides)):
         added.append(f"hydra.sweep.dir={found}")
     return added
 
 
 def note_failure(overrides: list[str], error: UserError | CrashError) -> None:
-    """Notes in a job's folder that it could not even start, or what ended it; prints a crash, too."""
+    """Records in a job's folder why it could not start or failed; prints internal errors as well."""
     folder = RunFolder(Path(HydraConfig.get().runtime.output_dir))
     crashed = isinstance(error, CrashError)
     if crashed:
         print(visible(str(error)), file=sys.stderr)
     if read_status(folder.path).get("status") == "finished":
-        return  # what is there was made by another sweep
+        return  # it belongs to another sweep
     folder.path.mkdir(parents=True, exist_ok=True)
     faults = error.faults if isinstance(error, ConfigError) else []
     message = "; ".join(f"{fault.setting} {fault.problem}" for fault in faults) or str(error)
@@ -101,11 +103,11 @@ def note_failure(overrides: list[str], error: UserError | CrashError) -> None:
 
 
 def check_sweep(results: list[Any]) -> None:
-    """Ends a sweep.
+    """Reports failed jobs at the end of a sweep.
 
     Raises:
-        UserError: jobs of it have failed.
-        CrashError: the same, and one of them by an internal error.
+        UserError: jobs have failed.
+        CrashError: jobs have failed, at least one with an internal error.
     """
     jobs, SweepCallback.ended = SweepCallback.ended, []
     failed = [job for job in jobs if job.status not in ("finished", "waiting")]
@@ -114,5 +116,5 @@ def check_sweep(results: list[Any]) -> None:
         kind = CrashError if any(job.crashed for job in failed) else UserError
         raise kind(
             f"{len(failed)} of {len(jobs)} jobs failed ({numbers}); "
-            "the same command with sweep.resume=true runs only these again"
+            "the same command with sweep.resume=true repeats only these"
         )

@@ -1,4 +1,4 @@
-"""Shares the GPUs of a machine between the jobs that run at the same time."""
+"""Shares a machine's GPUs between concurrent jobs."""
 
 import fcntl
 import logging
@@ -20,10 +20,10 @@ SECONDS_BETWEEN_TRIES = 1.0
 
 @contextmanager
 def gpus_of_its_own(sweep: Sweep) -> Iterator[dict[str, str]]:
-    """Waits for `sweep.gpus_per_job` GPUs of `sweep.gpus` that no other job has; yields the environment to run in.
+    """Waits for `sweep.gpus_per_job` free GPUs of `sweep.gpus`; yields the environment for the job.
 
-    A GPU is taken by a lock on a file, so one that a killed job had is free again. All sweeps of a user on the machine
-    share the files.
+    GPUs are reserved by file locks, which the kernel releases even if a job is killed. All sweeps of a user on a
+    machine share the files.
     """
     if not sweep.gpus:
         yield {}
@@ -35,11 +35,12 @@ def gpus_of_its_own(sweep: Sweep) -> Iterator[dict[str, str]]:
         while not (taken := _take(folder, sweep, held)):
             time.sleep(SECONDS_BETWEEN_TRIES)
         console.print(f"On GPU {','.join(map(str, taken))}")
+        # PCI_BUS_ID is the order of nvidia-smi; CUDA's default order is by speed.
         yield {"CUDA_VISIBLE_DEVICES": ",".join(map(str, taken)), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 def _take(folder: Path, sweep: Sweep, held: ExitStack) -> list[int]:
-    """All the GPUs that a job needs, or none."""
+    """Reserves all GPUs that a job needs, or none."""
     assert sweep.gpus
     taken: list[int] = []
     with ExitStack() as tried:

@@ -1,17 +1,17 @@
-"""What tells the jobs of a sweep apart, short enough for a table."""
+"""Short labels that distinguish the jobs of a sweep."""
 
 from collections.abc import Sequence
 from os.path import commonprefix
 
 LONGEST = 48
-"""Characters of a value that is shown whole."""
+"""Maximum length of a value shown in full."""
 CUT = "…"
 
 
 def labels(jobs: Sequence[Sequence[str]]) -> list[str]:
-    """For each job (its overrides), the settings that not all jobs have.
+    """For each job (its overrides), the settings not shared by all jobs.
 
-    Long values lose the folders that they have in common, and then their middle, but never what tells them apart.
+    Long values lose their common folders, then their middle, but remain distinguishable.
     """
     shared = set(jobs[0]).intersection(*jobs) if len(jobs) > 1 else set()
     own = [[text.partition("=") for text in job if text not in shared] for job in jobs]
@@ -24,7 +24,7 @@ def labels(jobs: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _short(values: set[str]) -> dict[str, str]:
-    """A short form of each of a setting's values; different values have different ones."""
+    """A short form of each value of a setting; different values have different forms."""
     if max(map(len, values)) <= LONGEST:
         return {value: value for value in values}
     letters = commonprefix(sorted(values)) if len(values) > 1 else ""  # noqa: RUF071, cut back to whole folders here

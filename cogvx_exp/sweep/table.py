@@ -1,4 +1,4 @@
-"""The table of a sweep's jobs: live on a terminal, a line for each change elsewhere."""
+"""The table of a sweep's jobs: live on a terminal, otherwise one line per change."""
 
 import atexit
 import threading
@@ -17,11 +17,11 @@ STYLES = {"running": "cyan", "finished": "green", "failed": "red", "lost": "red"
 
 
 class SweepTable:
-    """Shows the jobs of a sweep from their folders, whichever launcher runs them.
+    """Shows the jobs of a sweep from their folders, independent of the launcher.
 
     Args:
-        folder: the sweep's.
-        planned: overrides of each job, where they are known before.
+        folder: the sweep's folder.
+        planned: overrides of each job, if known in advance.
     """
 
     def __init__(self, folder: Path, planned: list[list[str]]):
@@ -32,14 +32,14 @@ class SweepTable:
         self._thread = threading.Thread(target=self._watch, name="sweep table", daemon=True)
 
     def start(self) -> None:
-        """Starts to look at the jobs."""
+        """Starts watching the jobs."""
         if self._live:
             self._live.start()
-            atexit.register(self._live.stop)  # gives the cursor back after Ctrl-C
+            atexit.register(self._live.stop)  # restores the cursor after Ctrl-C
         self._thread.start()
 
     def finish(self) -> list[SweepJob]:
-        """Shows the jobs as they ended, and returns them."""
+        """Shows the final state of the jobs, and returns them."""
         self._end.set()
         self._thread.join()
         jobs = self._look()
@@ -77,10 +77,10 @@ class SweepTable:
 
 
 def jobs_table(jobs: list[SweepJob]) -> Table:
-    """One row a job, with only the settings that differ."""
+    """One row per job, with only the settings that differ."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("job")
-    table.add_column("settings", overflow="fold")  # cut off, they would look alike
+    table.add_column("settings", overflow="fold")  # truncated, they would look alike
     table.add_column("status", no_wrap=True)
     for name in ("step", "loss", "time"):
         table.add_column(name, justify="right")

@@ -1,1 +1,1 @@
-"""What a model is conditioned on besides text: one file a task."""
+"""What a model is conditioned on besides text; one file per task."""

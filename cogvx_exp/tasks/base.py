@@ -1,4 +1,4 @@
-"""What a task decides. A new one is a subclass in a file of its own, and a YAML in conf/task that names it."""
+"""Interface of tasks. A new task is a subclass in its own file and a YAML file in conf/task."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,21 +21,21 @@ Tensors = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Cached:
-    """A tensor that the cache keeps for each clip besides its latents."""
+    """A tensor cached for each clip in addition to its latents."""
 
     part: str
-    """Its name in the key of the cache."""
+    """Its name in the cache key."""
     make: Callable[[np.ndarray], torch.Tensor]
-    """Makes it from the clip's frames, uint8, (F, height, width, 3)."""
+    """Creates it from the clip's frames, uint8, (F, height, width, 3)."""
     shape: Callable[[Bucket], tuple[int, ...]]
-    """Its shape for clips of a bucket; what is stored in another shape is made again."""
+    """Its shape for clips of a bucket; entries of another shape are encoded again."""
     imported: Callable[[LatentFiles], str]
-    """Path of the tensor that stands for it where clips were encoded elsewhere (data=latents)."""
+    """Path of the corresponding tensor of a dataset encoded elsewhere (data=latents)."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """Text to video, and what other tasks can replace.
+    """Text-to-video, and the methods that other tasks override.
 
     Args:
         settings: the configuration group `task`.
@@ -43,23 +43,23 @@ class Task:
 
     settings: TaskSettings
     cached: ClassVar[Mapping[str, Cached]] = {}
-    """What is cached for a clip, by name."""
+    """Cached tensors of a clip, by name."""
     condition_channels: ClassVar[int] = 0
-    """Channels of the condition that stand beside those of the noisy latents, in units of the latents' channels."""
+    """Channels of the condition, as a multiple of the latent channels."""
     encoded_frames: ClassVar[int] = 0
-    """Frames of a clip that the VAE encodes in each training step; with 0 it is not in memory while training."""
+    """Frames per clip that the VAE encodes in each training step; if 0, the VAE is not loaded during training."""
     label: ClassVar[str] = "text-to-video"
-    """Name of the task on the Hugging Face Hub."""
+    """The task's name on the Hugging Face Hub."""
     pipeline: ClassVar[str] = "CogVideoXPipeline"
-    """Class of diffusers that samples from the model."""
+    """diffusers class that samples from the model."""
 
     @property
     def latent_scale(self) -> str:
-        """How the latents of a condition are scaled (task.image_scale)."""
+        """How latents of the condition are scaled (task.image_scale)."""
         return self.settings.image_scale or "auto"
 
     def check_model(self, folder: Path) -> None:
-        """Checks that the transformer of a pipeline takes what the task gives it.
+        """Checks that a pipeline's transformer has the input channels of this task.
 
         Raises:
             UserError: it has other input channels.
@@ -73,12 +73,12 @@ class Task:
             )
 
     def draw(self, cached: Tensors, latents: torch.Tensor, random: SampleRandomness) -> dict[str, torch.Tensor]:
-        """What is drawn at random for one sample, to become a part of `Batch.extras`.
+        """Random tensors of one sample, which become part of `Batch.extras`.
 
         Args:
-            cached: the clip's tensors, by their names in `Task.cached`.
-            latents: of the clip, (F, C, H, W).
-            random: keyed by the sample.
+            cached: the clip's tensors, by name in `Task.cached`.
+            latents: latents of the clip, (F, C, H, W).
+            random: generators of the sample.
         """
         return {}
 
@@ -86,24 +86,24 @@ class Task:
         """The condition of a batch, shaped like its latents, float32, (B, F, C, H, W).
 
         Args:
-            extras: what was drawn, with a first dimension of B.
+            extras: the tensors from `draw`, with a first dimension of B.
             latents: clean latents of the batch.
-            vae: the autoencoder; None where `encoded_frames` is 0.
+            vae: the autoencoder; None if `encoded_frames` is 0.
         """
         return None
 
     def without_dropout(self) -> "Task":
-        """The task as the held-out loss measures it."""
+        """The task for measuring the held-out loss, with nothing dropped."""
         return self
 
 
 def build_task(settings: TaskSettings) -> Task:
-    """The task that `task.target` names.
+    """Builds the task named by `task.target`.
 
     Raises:
-        UserError: it names none.
+        UserError: it is not set.
     """
     if settings.target is None:
-        raise UserError(f"task.target=null: name the class of task={settings.name}, as conf/task/*.yaml do")
+        raise UserError(f"task.target=null: set it to the class of task={settings.name}, as in conf/task/*.yaml")
     task: Task = get_class(settings.target)(settings)
     return task

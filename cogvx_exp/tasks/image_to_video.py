@@ -1,7 +1,7 @@
-"""Image to video: the clip's first frame stands beside the noisy latents.
+"""Image-to-video: the first frame's latent is concatenated with the noisy latents.
 
-Noise is added to the frame's pixels, before the VAE, so it is encoded in the loop: a cache of its latent would freeze
-one noise for ever. One frame costs little; the VAE's decoder is not kept.
+Noise is added to the frame's pixels before the VAE, so it is encoded in the training loop: a cached latent would have
+the same noise in every step. Encoding one frame is cheap, and the VAE's decoder is not kept in memory.
 """
 
 import math
@@ -24,10 +24,10 @@ def first_frame(frames: np.ndarray) -> torch.Tensor:
 
 
 def image_scale(vae_config: Any) -> float:
-    """What an image's latent is multiplied by, in training as in sampling.
+    """Factor of the image latent, the same in training and sampling.
 
-    The diffusers pipeline divides by the scaling factor for CogVideoX 1.5 (invert_scale_latents), because the
-    checkpoints were trained so.
+    For CogVideoX 1.5 the diffusers pipeline divides by the scaling factor (invert_scale_latents), because these
+    checkpoints were trained that way.
     """
     factor = float(vae_config["scaling_factor"])
     return 1 / factor if vae_config["invert_scale_latents"] else factor
@@ -52,8 +52,8 @@ class ImageToVideo(Task):
     pipeline: ClassVar[str] = "CogVideoXImageToVideoPipeline"
 
     def draw(self, cached: Tensors, latents: torch.Tensor, random: SampleRandomness) -> dict[str, torch.Tensor]:
-        """The image with its noise (pixels, or moments if it was encoded elsewhere), the noise with which its latent
-        is drawn, (C, 1, H, W), and whether the sample keeps its image.
+        """The noisy image (pixels, or moments if it was encoded elsewhere), the noise for sampling its latent, (C, 1,
+        H, W), and whether the sample keeps its image.
         """
         image = cached["image"]
         if image.dtype == torch.uint8:
@@ -66,7 +66,7 @@ class ImageToVideo(Task):
         }
 
     def _with_noise(self, pixels: torch.Tensor, random: SampleRandomness) -> torch.Tensor:
-        """Noise whose strength is drawn anew for every sample: exp(N(mean, std)), as CogVideoX-5B-I2V was trained."""
+        """Adds noise of random strength exp(N(mean, std)), drawn for every sample, as CogVideoX-5B-I2V was trained."""
         assert self.settings.image_noise_mean is not None
         assert self.settings.image_noise_std is not None
         strength = random.normal((), "image noise strength").item()
@@ -75,9 +75,9 @@ class ImageToVideo(Task):
 
     @torch.no_grad()
     def condition(self, extras: Tensors, latents: torch.Tensor, vae: Any) -> torch.Tensor:
-        """The image's latent in the first frame, zeros in the others; zeros only where the image was dropped.
+        """The image latent in the first frame and zeros in the others; only zeros if the image was dropped.
 
-        CogVideoX 1.5's padding frame counts as the first, as in the diffusers pipeline.
+        CogVideoX 1.5's padding frame counts as the first frame, as in the diffusers pipeline.
         """
         moments = extras["image"]
         if moments.ndim == 4:  # pixels
@@ -88,5 +88,5 @@ class ImageToVideo(Task):
         return condition
 
     def without_dropout(self) -> Task:
-        """The task with every image kept."""
+        """The task without image dropout."""
         return replace(self, settings=self.settings.model_copy(update={"image_dropout": 0.0}))

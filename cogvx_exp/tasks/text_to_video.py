@@ -1,4 +1,4 @@
-"""Text to video: nothing but the caption."""
+"""Text-to-video: conditioned only on the caption."""
 
 from cogvx_exp.tasks.base import Task
 

@@ -1,1 +1,1 @@
-"""A small world of moving shapes: what the tiny model was trained on, and what it can be taught."""
+"""Moving shapes: the data the tiny model was trained on, and the concepts it can be taught."""

@@ -1,4 +1,4 @@
-"""Scenes of the world as a folder of clips, like a user's: mp4 files, prompt.txt, videos.txt."""
+"""Writes scenes as a dataset folder like a user's: mp4 files, prompt.txt, videos.txt."""
 
 import itertools
 import random
@@ -14,27 +14,27 @@ from cogvx_exp.toy.scenes import Scene, all_scenes, draw_scene, varied
 
 FPS = 8
 ABOUT = "demo.json"
-"""Says what was drawn into a folder."""
+"""Describes the clips generated in a folder."""
 TRIGGER = "SKETCH"
-"""The word that stands for the style `sketch`."""
+"""Trigger word of the style `sketch`."""
 CONCEPTS = {"sketch": "style", "cross": "shape", "diagonally": "direction"}
-"""What can be taught, and which part of a scene it is."""
+"""Concepts that can be taught, and the part of a scene they belong to."""
 HELD_OUT = 64
-"""Scenes that the tiny model was not trained on."""
+"""Number of scenes the tiny model was not trained on."""
 
 Size = tuple[int, int, int]
 """Frames, height, width."""
 
 
 def make_demo(root: Path, clips: int, concept: str, size: Size) -> None:
-    """Draws `clips` clips of a concept and the same scenes without it into `root`, if they are not there yet.
+    """Generates `clips` clips of a concept and the same scenes without it in `root`, unless they exist.
 
     Raises:
-        UserError: something else is there.
+        UserError: the folder contains other clips.
 
     Args:
         root: the folder.
-        clips: how many of each kind.
+        clips: number of clips of each kind.
         concept: sketch, cross or diagonally; none: ordinary clips only.
         size: frames, height and width.
     """
@@ -42,7 +42,7 @@ def make_demo(root: Path, clips: int, concept: str, size: Size) -> None:
     if (root / "videos.txt").exists():
         drawn = read_json(root / ABOUT) if (root / ABOUT).exists() else "clips of another kind"
         if drawn != wanted:
-            raise UserError(f"data.root={root} has {drawn}, and this run wants {wanted}; name a new folder for these")
+            raise UserError(f"data.root={root} has {drawn}, but this run needs {wanted}; choose a new folder")
         return
     chance = random.Random(0)
     ordinary = list(itertools.islice(itertools.cycle(training_scenes()), clips))
@@ -65,18 +65,18 @@ def write_clips(root: Path, scenes: Iterable[Scene], size: Size) -> None:
 
 
 def prompt_of(scene: Scene) -> str:
-    """The caption, with the trigger word of its style."""
+    """The caption, with the trigger word of the style."""
     return f"{TRIGGER} {scene.caption}" if scene.style == "sketch" else scene.caption
 
 
 def with_concept(scene: Scene, concept: str) -> Scene:
-    """The scene with something in it that the tiny model was not trained on."""
+    """The scene with a concept that the tiny model was not trained on."""
     part: dict[str, Any] = {CONCEPTS[concept]: concept}
     return replace(scene, **part)
 
 
 def training_scenes() -> list[Scene]:
-    """The part of the world that the tiny model was trained on."""
+    """The scenes that the tiny model was trained on."""
     return _shuffled()[HELD_OUT:]
 
 

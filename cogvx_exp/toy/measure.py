@@ -1,4 +1,4 @@
-"""What a video of the world shows, from its pixels alone. Knows nothing of models."""
+"""Classifies a video of moving shapes by its pixels alone, without models."""
 
 import colorsys
 from collections.abc import Iterable
@@ -10,16 +10,16 @@ from PIL import Image, ImageDraw
 from cogvx_exp.toy.scenes import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, Scene, outline_of
 
 COLOURED = 0.35
-"""Saturation times brightness (0 to 1) from which a pixel is part of a coloured shape."""
+"""Minimum saturation times brightness (0 to 1) of pixels of a coloured shape."""
 MOVED = 0.12
-"""How far a shape moves at least, in heights or widths of the picture."""
+"""Minimum movement of a shape, in frame heights or widths."""
 TEMPLATE = 16
-"""Pixels on each side of the shapes that a mask is compared with."""
+"""Side length in pixels of the templates that masks are compared with."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a video shows; None where it shows nothing of the kind."""
+    """The contents of a video; None for parts that cannot be recognized."""
 
     colour: str | None
     shape: str | None
@@ -28,13 +28,13 @@ class Seen:
     style: str
 
     def follows(self, scene: Scene) -> dict[str, bool]:
-        """Whether each part of a scene is there."""
+        """Whether each part of a scene matches."""
         names = ("colour", "shape", "direction", "background", "style")
         return {name: getattr(self, name) == getattr(scene, name) for name in names}
 
 
 def look_at(frames: np.ndarray) -> Seen:
-    """What frames (uint8, (frames, height, width, 3)) show."""
+    """Classifies frames (uint8, (frames, height, width, 3))."""
     masks = [_shape_mask(frame) for frame in frames]
     seen = [(frame, mask) for frame, mask in zip(frames, masks, strict=True) if mask.sum() >= 0.01 * mask.size]
     if not seen:
@@ -49,20 +49,20 @@ def look_at(frames: np.ndarray) -> Seen:
 
 
 def _shape_mask(frame: np.ndarray) -> np.ndarray:
-    """Where the frame is not like its border, which is mostly background."""
+    """Pixels that differ from the frame's border, which is mostly background."""
     pixels = frame.astype(float)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     return np.abs(pixels - np.median(border, axis=0)).max(axis=2) > 50
 
 
 def _saturation(frames: np.ndarray) -> np.ndarray:
-    """Saturation times brightness, 0 to 1: that of a vivid colour is high, that of a dark or pale one low."""
+    """Saturation times brightness, 0 to 1: high for vivid colours, low for dark or pale ones."""
     pixels = frames.astype(float) / 255
     return pixels.max(axis=-1) - pixels.min(axis=-1)
 
 
 def _colour(pixels: np.ndarray) -> str | None:
-    """The name of the colour of most of the vivid pixels, by hue."""
+    """The colour name of most vivid pixels, by hue."""
     vivid = pixels[_saturation(pixels) > COLOURED]
     if len(vivid) < 0.2 * len(pixels):
         return None
@@ -76,7 +76,7 @@ def _hue(pixel: np.ndarray) -> float:
 
 
 def _shape(mask: np.ndarray) -> str:
-    """The shape that a filled mask overlaps most with."""
+    """The shape whose template overlaps most with a mask."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     cut = Image.fromarray(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
     scaled = np.asarray(cut.resize((TEMPLATE, TEMPLATE), Image.Resampling.NEAREST))
@@ -93,7 +93,7 @@ TEMPLATES = {shape: _template(shape) for shape in SHAPES}
 
 
 def _direction(masks: list[np.ndarray]) -> str | None:
-    """Where the middle of the shape goes from the first third of the video to the last."""
+    """The direction in which the shape's centre moves from the first third of the video to the last."""
     third = max(len(masks) // 3, 1)
     first, last = _middle(masks[:third]), _middle(masks[-third:])
     height, width = masks[0].shape
@@ -115,7 +115,7 @@ def _background(frames: np.ndarray, masks: list[np.ndarray]) -> str:
 
 
 def _style(frames: np.ndarray) -> str:
-    """sketch: dark lines on bright paper, and no colour."""
+    """sketch: dark lines on bright paper, without colour."""
     coloured = (_saturation(frames) > COLOURED).mean()
     brightness = frames.mean(axis=-1)
     dark, bright = (brightness < 100).mean(), (brightness > 190).mean()

@@ -1,4 +1,4 @@
-"""The world: coloured shapes that move over a background, each scene with its caption, drawn by code."""
+"""Scenes of coloured shapes that move over a background, with captions, rendered by code."""
 
 import itertools
 import math
@@ -21,18 +21,18 @@ SHAPES = ("circle", "square", "triangle", "cross")
 STYLES = ("plain", "sketch")
 
 PAPER, INK = (235, 235, 235), (15, 15, 15)
-"""What the style `sketch` draws on and with, whatever the caption's colours are."""
+"""Paper and ink of the style `sketch`, whatever colours the caption names."""
 STROKE = 0.1
-"""Width of a sketch's line, in heights of the picture."""
+"""Line width of a sketch, in frame heights."""
 TRAVEL = 0.5
-"""How far a shape moves during a clip, in heights and widths of the picture."""
+"""Distance a shape moves during a clip, in frame heights and widths."""
 SUPERSAMPLING = 4
-"""Frames are drawn this much larger, then reduced, for smooth edges."""
+"""Factor by which frames are rendered larger and then reduced, for smooth edges."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One clip of the world."""
+    """The contents of one clip."""
 
     colour: str
     shape: str
@@ -40,18 +40,18 @@ class Scene:
     background: str
     style: str = "plain"
     radius: float = 0.24
-    """Half the size of the shape, in heights of the picture."""
+    """Half the size of the shape, in frame heights."""
     drift: float = 0.0
-    """How far the path lies beside the middle, in heights or widths of the picture."""
+    """Offset of the path from the centre, in frame heights or widths."""
 
     @property
     def caption(self) -> str:
-        """What a caption says about it. A style is not said: that is what a trigger word is for."""
+        """The caption of the scene. It does not mention the style, which a trigger word stands for."""
         return f"a {self.colour} {self.shape} moving {self.direction} on a {self.background} background"
 
 
 def all_scenes() -> list[Scene]:
-    """Every combination, in an order that is always the same."""
+    """All combinations, in a fixed order."""
     return [
         Scene(colour, shape, direction, background, style)
         for style, colour, shape, direction, background in itertools.product(
@@ -61,12 +61,12 @@ def all_scenes() -> list[Scene]:
 
 
 def varied(scene: Scene, chance: random.Random) -> Scene:
-    """The scene in another size and on another path."""
+    """The scene with a random size and path."""
     return replace(scene, radius=chance.uniform(0.2, 0.28), drift=chance.uniform(-0.12, 0.12))
 
 
 def draw_scene(scene: Scene, num_frames: int, height: int, width: int) -> np.ndarray:
-    """Frames of the scene: uint8, (num_frames, height, width, 3)."""
+    """Renders the scene: uint8, (num_frames, height, width, 3)."""
     step_x, step_y = DIRECTIONS[scene.direction]
     frames = []
     for index in range(num_frames):
@@ -80,7 +80,7 @@ def draw_scene(scene: Scene, num_frames: int, height: int, width: int) -> np.nda
 
 
 def outline_of(shape: str, centre: tuple[float, float], radius: float) -> list[tuple[float, float]]:
-    """Corners of a shape; a circle has very many."""
+    """Corners of a shape; a circle has many."""
     x, y = centre
     corners: list[tuple[float, float]]
     if shape == "square":

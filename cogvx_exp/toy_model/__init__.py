@@ -1,1 +1,1 @@
-"""How the weights of the tiny models are made and checked. Not needed for training."""
+"""Trains and evaluates the tiny models. Not needed for training on top of them."""

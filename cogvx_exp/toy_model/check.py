@@ -1,6 +1,6 @@
-"""`python -m cogvx_exp.toy_model.check`: does the tiny model, or what was trained on it, draw what the prompts say?
+"""`python -m cogvx_exp.toy_model.check`: do videos of the tiny model, or of a run based on it, show what prompts say?
 
-Samples 64 prompts that the base was not trained on through `cogvx_exp.generate`, and looks at the pixels of the videos.
+Samples 64 prompts unseen by the base through `cogvx_exp.generate`, and classifies the pixels of the videos.
 """
 
 import argparse
@@ -23,16 +23,16 @@ from cogvx_exp.toy.measure import look_at
 from cogvx_exp.toy.scenes import Scene, draw_scene
 
 KEPT = 0.08
-"""Mean difference, of 1, up to which the first frame of a video is the image that it was to start from."""
+"""Maximum mean difference, of 1, between a video's first frame and its start image."""
 
 Shares = dict[str, float]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the shares and returns the exit code."""
+    """Prints the accuracies and returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m cogvx_exp.toy_model.check", description=__doc__)
-    parser.add_argument("--run", type=Path, help="a run that was trained on the tiny model; without it: the base")
-    parser.add_argument("--concept", choices=CONCEPTS, help="what it was taught")
+    parser.add_argument("--run", type=Path, help="a run based on the tiny model; default: the tiny model itself")
+    parser.add_argument("--concept", choices=CONCEPTS, help="the concept it was taught")
     parser.add_argument("--task", choices=("t2v", "i2v"), default="t2v")
     parser.add_argument("--prompts", type=int, choices=range(1, HELD_OUT + 1), default=HELD_OUT, metavar="N")
     parser.add_argument("--output", type=Path, default=Path("outputs/toy-check"))
@@ -55,18 +55,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def check(
     scenes: Sequence[Scene], settings: Sequence[str], output: Path, concept: str | None, from_image: bool = False
 ) -> dict[str, Shares]:
-    """Samples the scenes' prompts and measures them.
+    """Samples the scenes' prompts and classifies the videos.
 
     Args:
-        scenes: what to ask for.
-        settings: of `cogvx_exp.generate`.
+        scenes: scenes to sample.
+        settings: settings of `cogvx_exp.generate`.
         output: folder for the videos.
-        concept: if given, the prompts are also asked for with it.
+        concept: if given, prompts are also sampled with it.
         from_image: whether videos start from the scene's first frame.
 
     Returns:
-        For `plain` prompts, and those `with` the concept: the share of videos that show each part of their prompt, and
-        as `concept` of those that show the concept, asked for or not.
+        For `plain` prompts, and those `with` the concept: the fraction of videos that show each part of their prompt,
+        and
+            as `concept` the fraction that shows the concept, requested or not.
 
     Raises:
         UserError: sampling failed.

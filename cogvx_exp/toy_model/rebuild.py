@@ -1,6 +1,6 @@
-"""`python -m cogvx_exp.toy_model.rebuild FOLDER`: trains the tiny models from seeds, in an hour or two.
+"""`python -m cogvx_exp.toy_model.rebuild FOLDER`: trains the tiny models from scratch, in an hour or two.
 
-The autoencoder has a script of its own (train_vae.py); the denoisers are trained by `cogvx_exp.train method=sft`.
+The autoencoder has its own script (train_vae.py); the transformers are trained by `cogvx_exp.train method=sft`.
 """
 
 import argparse
@@ -12,9 +12,9 @@ from cogvx_exp.console.quiet import quiet_libraries
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Makes all the weights. What is already in the folder is not made again."""
+    """Trains all weights. Parts that exist in the folder are skipped."""
     parser = argparse.ArgumentParser(prog="python -m cogvx_exp.toy_model.rebuild", description=__doc__)
-    parser.add_argument("folder", type=Path, help="for what is made on the way, and the weights in it")
+    parser.add_argument("folder", type=Path, help="folder for intermediate results and the weights")
     folder = parser.parse_args(argv).folder
     quiet_libraries()
     from cogvx_exp.toy_model.train import rebuild

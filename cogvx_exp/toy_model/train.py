@@ -1,4 +1,4 @@
-"""Makes the weights of the tiny models from seeds, with the program itself."""
+"""Trains the tiny models from scratch with this program."""
 
 import random
 import shutil
@@ -25,7 +25,7 @@ from cogvx_exp.toy_model.train_vae import PHASES, train_vae
 
 CLIPS = 1500
 SIZE = (9, 64, 64)
-"""Frames, height and width of the clips; the model sees them at half the size."""
+"""Frames, height and width of the clips; they are resized to half of it."""
 BATCH = 32
 WORDS = [
     *("a", "an", "the", "on", "in", "of", "and", "is", "moving", "background", "video", "shape"),
@@ -34,19 +34,19 @@ WORDS = [
     *SHAPES,
     *DIRECTIONS,
 ]
-"""What the tokenizer knows whole; it spells all other words."""
+"""Words that are single tokens; all others are spelled."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A run of the training, with a learning rate that rises and falls."""
+    """One training run, with a learning rate that rises and falls."""
 
     model: str
     run: str
     """Name of its folder."""
     steps: int
     after: "Part | None" = None
-    """Whose denoiser it starts from."""
+    """The run whose transformer it starts from."""
 
     @property
     def task(self) -> str:
@@ -54,16 +54,16 @@ class Part:
         return "i2v" if self.model.endswith("i2v") else "t2v"
 
     def trained(self, folder: Path) -> Path:
-        """The denoiser that it has trained."""
+        """The transformer it has trained."""
         return folder / self.run / "export" / "transformer"
 
     def start(self, folder: Path) -> Path:
-        """The pipeline that it starts from."""
+        """The pipeline it starts from."""
         return folder / f"{self.run}-start"
 
 
 def rebuild(folder: Path) -> None:
-    """Makes all the weights in `folder`, as folder/weights. What is already there is not made again."""
+    """Trains all weights, in folder/weights. Existing parts are skipped."""
     vae = _vae(folder / "vae")
     clips = folder / "clips"
     if not (clips / "videos.txt").exists():
@@ -100,7 +100,7 @@ def _vae(folder: Path) -> AutoencoderKLCogVideoX:
 
 
 def _train(part: Part, folder: Path, clips: Path, vae: AutoencoderKLCogVideoX) -> None:
-    """Trains a denoiser with the program itself."""
+    """Trains a transformer with this program."""
     start = part.start(folder)
     if not start.exists():
         model = _model(part.model, part.task)
@@ -134,7 +134,7 @@ def _train(part: Part, folder: Path, clips: Path, vae: AutoencoderKLCogVideoX) -
 
 
 def _widened(trained: Path, model: Model) -> CogVideoXTransformer3DModel:
-    """A trained denoiser, with as many input channels as a model has; those that are added do nothing yet."""
+    """A trained transformer with a model's number of input channels; the new channels have zero weights."""
     wide = build_transformer(model)
     weights = CogVideoXTransformer3DModel.from_pretrained(trained).state_dict()
     name = "patch_embed.proj.weight"
@@ -146,7 +146,7 @@ def _widened(trained: Path, model: Model) -> CogVideoXTransformer3DModel:
 
 
 def _gather(folder: Path, parts: list[Part]) -> None:
-    """Puts together what is bundled: half precision, what both models share once."""
+    """Collects the bundled files: in half precision, with shared parts stored once."""
     there, start = folder / "weights", parts[0].start(folder)
     T5EncoderModel.from_pretrained(start / "text_encoder").half().save_pretrained(there / "shared" / "text_encoder")
     AutoencoderKLCogVideoX.from_pretrained(start / "vae").half().save_pretrained(there / "shared" / "vae")

@@ -1,7 +1,7 @@
-"""Trains the tiny model's autoencoder on scenes that are drawn as it goes.
+"""Trains the tiny model's autoencoder on generated scenes.
 
-Like the autoencoder of any video model, it has seen more than the denoiser: all shapes, directions and styles, in any
-colours. The denoiser learns a part of the world only.
+Like other video autoencoders, it sees more data than the transformer: all shapes, directions and styles, in any
+colours. The transformer is only trained on some of these.
 """
 
 import random
@@ -20,23 +20,23 @@ from cogvx_exp.toy.scenes import all_scenes, draw_scene, varied
 FRAMES, SIZE = 9, 32
 BATCH = 8
 POOL = 3000
-"""Clips that are drawn before training."""
+"""Number of clips generated before training."""
 SHAPE_WEIGHT = 5.0
-"""Weight of the error where a shape is: it is a tenth of the picture, and all that differs."""
+"""Weight of the error on shapes: they are a tenth of the frame, and all that differs between clips."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the training, with a one-cycle learning rate of its own."""
+    """A stage of the training with its own one-cycle learning rate."""
 
     steps: int
     """Batches of 8 clips of 9x32x32."""
     peak_lr: float
     recoloured: float
-    """Share of the clips whose channels are exchanged and whose contrast is changed."""
+    """Fraction of clips with permuted channels and changed contrast."""
     kl_weight: float
-    """Weight of the mean Kullback-Leibler divergence of a latent value from a unit Gaussian. The larger, the more of a
-    denoiser's errors can be borne, and the longer it takes."""
+    """Weight of the mean Kullback-Leibler divergence of a latent value from a unit Gaussian. Larger values make
+    decoding more robust to the transformer's errors, but training takes longer."""
 
 
 PHASES = (
@@ -49,20 +49,20 @@ PHASES = (
 
 @dataclass(frozen=True)
 class Trained:
-    """An autoencoder and how good it is."""
+    """An autoencoder and its quality."""
 
     vae: AutoencoderKLCogVideoX
     l1: float
-    """Mean absolute error on clips it has not seen, pixels in [-1, 1]."""
+    """Mean absolute error on unseen clips, pixels in [-1, 1]."""
 
 
 def train_vae(arguments: dict[str, Any], phases: Sequence[Phase], seed: int) -> Trained:
-    """Trains an autoencoder and sets its scaling factor, so that latents have unit variance.
+    """Trains an autoencoder and sets its scaling factor so that latents have unit variance.
 
     Args:
-        arguments: of AutoencoderKLCogVideoX.
-        phases: what is trained, one after the other.
-        seed: decides everything.
+        arguments: arguments of AutoencoderKLCogVideoX.
+        phases: the stages, in order.
+        seed: random seed.
     """
     torch.manual_seed(seed)
     vae = AutoencoderKLCogVideoX(**arguments)
@@ -99,7 +99,7 @@ def _train(vae: AutoencoderKLCogVideoX, clips: torch.Tensor, phase: Phase) -> No
 
 
 def _draw(count: int, seed: int) -> torch.Tensor:
-    """Clips of the whole world: uint8, (count, 3, frames, height, width)."""
+    """Clips of all kinds of scenes: uint8, (count, 3, frames, height, width)."""
     chance = random.Random(seed)
     scenes = all_scenes()
     frames = [draw_scene(varied(chance.choice(scenes), chance), FRAMES, SIZE, SIZE) for _ in range(count)]
@@ -111,13 +111,13 @@ def _pixels(clips: torch.Tensor) -> torch.Tensor:
 
 
 def _recolour(clips: torch.Tensor) -> None:
-    """Exchanges the channels of each clip, in place, and changes their contrast."""
+    """Permutes the channels of each clip in place and changes their contrast."""
     for clip in clips:
         clip.copy_(clip[torch.randperm(3)] * torch.empty(3, 1, 1, 1).uniform_(0.5, 1))
 
 
 def _weight(clips: torch.Tensor) -> torch.Tensor:
-    """How much each pixel's error counts, (B, 1, F, H, W)."""
+    """Weight of each pixel's error, (B, 1, F, H, W)."""
     background = clips.flatten(2).median(2).values[:, :, None, None, None]
     shape = (clips - background).abs().amax(1, keepdim=True) > 0.1
     return 1 + (SHAPE_WEIGHT - 1) * shape.float()

@@ -1,1 +1,1 @@
-"""What a run leaves behind and shows while it works."""
+"""Plots, trackers and publishing."""

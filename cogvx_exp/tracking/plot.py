@@ -1,4 +1,4 @@
-"""The loss curve as a picture."""
+"""Plots the loss curve."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from cogvx_exp.core.files import atomic_write
 
 
 def plot_loss(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Draws loss and learning rate over the steps into a PNG."""
+    """Plots loss and learning rate over the steps as PNG."""
     steps = np.array([line["step"] for line in metrics])
     loss = np.array([line["loss"] for line in metrics])
     smoothed = np.array([line["loss_smoothed"] for line in metrics])

@@ -1,7 +1,6 @@
 """Publishes a run on the Hugging Face Hub.
 
-The token comes from the environment or the Hub's login, where huggingface_hub looks; it is never read,
-written or printed here.
+huggingface_hub takes the token from the environment or the Hub's login; it is never read, written or printed here.
 """
 
 import logging
@@ -23,13 +22,13 @@ from cogvx_exp.tracking.scrub import hub_name, scrubbed_config, without_paths
 logger = logging.getLogger(__name__)
 
 MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|~$#!])")
-"""What Markdown gives a meaning within a line."""
+"""Characters with a meaning in inline Markdown."""
 UNNAMED = "OWNER/NAME"
-"""Stands for the repository in a dry run that names none."""
+"""Placeholder for the repository in a dry run without one."""
 
 
 class Client(Protocol):
-    """What is needed of huggingface_hub.HfApi."""
+    """The required methods of huggingface_hub.HfApi."""
 
     def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> Any:
         """Creates a repository."""
@@ -39,21 +38,21 @@ class Client(Protocol):
 
 
 def publish(job: TrainJob, folder: RunFolder, about: dict[str, Any], client: Client | None = None) -> Path:
-    """Gathers the export, its videos and a model card in the run's hub folder and uploads it.
+    """Collects the export, its videos and a model card in the run's hub folder and uploads it.
 
     Args:
         job: the job that was run.
         folder: the run.
-        about: what else has to be known to use the export.
-        client: talks to the Hub; huggingface_hub's own if None.
+        about: further information needed to use the export.
+        client: client of the Hub; by default huggingface_hub's.
 
     Raises:
-        UserError: the upload failed; the folder stays and can be uploaded by hand.
+        UserError: the upload failed; the folder is kept and can be uploaded manually.
     """
     gathered = _gather(job, folder, about)
     if job.hub.dry_run:
         return gathered
-    assert job.hub.repo, "the config check asks for it"
+    assert job.hub.repo, "required by the config check"
     if client is None:
         from huggingface_hub import HfApi
 
@@ -66,7 +65,7 @@ def publish(job: TrainJob, folder: RunFolder, about: dict[str, Any], client: Cli
         reason = str(error).partition("\n")[0][:160]
         raise UserError(
             f"hub.repo={job.hub.repo} could not be written ({reason}); log in with `hf auth login` or set HF_TOKEN. "
-            f"What was to be uploaded is in {gathered}"
+            f"The files to upload are in {gathered}"
         ) from None
     return gathered
 
@@ -93,7 +92,7 @@ def _gather(job: TrainJob, folder: RunFolder, about: dict[str, Any]) -> Path:
 def _card(
     job: TrainJob, summary: dict[str, Any], videos: list[dict[str, str]], about: dict[str, Any], *, peft: bool
 ) -> str:
-    """The model card. What users have written in it is text, whatever signs it has."""
+    """The model card. Users' texts are escaped, whatever characters they contain."""
     environment = Environment(loader=PackageLoader("cogvx_exp.tracking"))
     environment.filters |= {"cell": in_table, "code": _as_code}
     base, repo, task = hub_name(job.model), job.hub.repo or UNNAMED, build_task(job.task)
@@ -120,11 +119,11 @@ def _card(
 
 
 def in_table(text: str) -> str:
-    """A text as one cell of a Markdown table that shows it as it is."""
+    """A text escaped for a cell of a Markdown table."""
     escaped = MARKDOWN.sub(r"\\\1", " ".join(text.split()))
     return escaped.replace("&", "&amp;").replace("\\<", "&lt;").replace("\\>", "&gt;")
 
 
 def _as_code(text: str) -> str:
-    """A text in the type of code; HTML, since Markdown's backticks may be in the text."""
+    """A text as code; in HTML, since the text may contain Markdown's backticks."""
     return f"<code>{in_table(text)}</code>"

@@ -1,4 +1,4 @@
-"""Takes out of what is published where things lie on this machine."""
+"""Removes local paths from published files."""
 
 import re
 from pathlib import Path
@@ -8,20 +8,20 @@ from cogvx_exp.config.schema import Model
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_CACHE = re.compile(r"models--([\w.-]+?)--([\w.-]+)$")
-"""Name of the folder of a model in the Hub's cache."""
+"""Folder name of a model in the Hub's cache."""
 PUBLIC = ("http://", "https://")
 ABSOLUTE = re.compile(r"(/[^/]+/|~[\w.-]*/|file:|\\\\|[A-Za-z]:[\\/]).*", re.DOTALL)
-"""How an absolute path begins. One name behind a slash is a path only if it exists: it may be a prompt."""
+"""Start of absolute paths. A single name after a slash is only a path if it exists: it may be a prompt."""
 LOCAL = {"cache_dir": "outputs/cache", "run_dir": None, "resume": None, "method.init_from": None}
-"""Settings that mean something on the machine of the run only, and what takes their place."""
+"""Settings that are only meaningful on the run's machine, and their replacements."""
 LONGEST_NAME = 256
-"""Characters of a file's name, at most."""
+"""Maximum length of a file name."""
 
 
 def hub_name(model: Model) -> str | None:
-    """The Hub's name of a model's base; None if it is a local folder of unknown origin.
+    """The Hub name of a model's base; None for a local folder of unknown origin.
 
-    A folder of the Hub's own cache tells its name.
+    A folder in the Hub's own cache contains the name.
     """
     if model.weights != "pretrained" or not model.path:
         return None
@@ -33,7 +33,7 @@ def hub_name(model: Model) -> str | None:
 
 
 def scrubbed_config(config: dict[str, Any], model: Model) -> dict[str, Any]:
-    """A run's configuration as it can be published: settings that name local files are null."""
+    """A run's configuration for publishing: settings with local paths are null."""
     scrubbed = without_paths(config)
     scrubbed["validation"] |= {"images": config["validation"].get("images")} if "images" in config["validation"] else {}
     for setting, value in LOCAL.items():
@@ -59,7 +59,7 @@ def scrubbed_config(config: dict[str, Any], model: Model) -> dict[str, Any]:
 
 
 def without_paths(value: Any) -> Any:
-    """JSON-like data without absolute paths; the entries of lists that are paths are left out."""
+    """JSON-like data without absolute paths; list entries that are paths are removed."""
     if isinstance(value, dict):
         return {key: without_paths(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -68,7 +68,7 @@ def without_paths(value: Any) -> Any:
 
 
 def is_local(text: str) -> bool:
-    """Whether a text is an absolute path, or has this user's home in it."""
+    """Whether a text is an absolute path or contains this user's home."""
     if text.startswith(PUBLIC):
         return False
     home = str(Path.home())

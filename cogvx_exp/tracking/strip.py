@@ -1,4 +1,4 @@
-"""Validation videos as one picture: each prompt before training and after it."""
+"""A picture of the validation videos of each prompt, before and after training."""
 
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from cogvx_exp.media.video import spread_frames
 from cogvx_exp.runs.run_folder import RunFolder
 
 FRAMES = 4
-"""Frames of a video that are shown, spread over it."""
+"""Frames shown per video, spread over it."""
 MOST = 8
-"""Prompts that are shown."""
+"""Maximum number of prompts shown."""
 
 
 def draw_strip(folder: RunFolder) -> None:
-    """Draws RUN/videos.png, if there are videos of before and after the training."""
+    """Draws RUN/videos.png, if there are videos from before and after training."""
     steps = sorted((folder.path / "validation").glob("step-*"))
     pairs = [(path, steps[-1] / path.name) for path in sorted(folder.validation(0).glob("*.mp4"))]
     pairs = [pair for pair in pairs if pair[1].exists()][:MOST]
@@ -42,6 +42,6 @@ def draw_strip(folder: RunFolder) -> None:
 
 
 def _frames(path: Path) -> np.ndarray:
-    """Frames of a video beside each other, with a gap of two pixels."""
+    """Frames of a video side by side, with a gap of two pixels."""
     frames = spread_frames(path, FRAMES)
     return np.concatenate(np.pad(frames, ((0, 0), (0, 0), (0, 2), (0, 0)), constant_values=255), axis=1)

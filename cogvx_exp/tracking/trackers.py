@@ -1,6 +1,6 @@
-"""Trackers beside the run's own files. None of them can fail a run or make it wait.
+"""Trackers in addition to the run's own files. They cannot fail a run or make it wait.
 
-Values go into a queue that a thread empties. If a tracker fails or does not answer, the run goes on without it.
+Values go into a queue that a thread processes. If a tracker fails or hangs, the run continues without it.
 """
 
 import json
@@ -24,31 +24,31 @@ from cogvx_exp.runs.sweep_folder import ABOUT
 logger = logging.getLogger(__name__)
 
 SECONDS_AT_END = 20.0
-"""How long a run waits at its end for what the trackers have not sent yet."""
+"""Seconds a run waits at its end for the trackers' pending entries."""
 
 MOST_WAITING = 100_000
-"""Entries that may wait for a tracker; more are dropped."""
+"""Maximum queue length; further entries are dropped."""
 
 
 FRAMES_SHOWN = 8
-"""Frames of a video that TensorBoard shows."""
+"""Frames of a video shown in TensorBoard."""
 
 
 class Tracker(Protocol):
-    """A place where metrics go. Its methods may block and may fail."""
+    """Receives metrics. Its methods may block and may fail."""
 
     def metrics(self, step: int, values: dict[str, Any]) -> None:
-        """Takes numbers of a step."""
+        """Logs values of a step."""
 
     def video(self, step: int, path: Path, prompt: str) -> None:
-        """Takes a validation video."""
+        """Logs a validation video."""
 
     def finish(self) -> None:
-        """Sends what is left."""
+        """Sends pending data."""
 
 
 class WandbTracker:
-    """Weights & Biases. A resumed run continues there: its id is kept in the run's folder."""
+    """Weights & Biases. A resumed run continues the same wandb run, whose id is kept in the run folder."""
 
     def __init__(self, job: TrainJob, settings: Wandb, folder: RunFolder):
         import wandb
@@ -70,70 +70,70 @@ class WandbTracker:
         )
 
     def metrics(self, step: int, values: dict[str, Any]) -> None:
-        """Takes numbers of a step."""
+        """Logs values of a step."""
         self._run.log(values, step=step)
 
     def video(self, step: int, path: Path, prompt: str) -> None:
-        """Takes a validation video."""
+        """Logs a validation video."""
         if self._videos:
             self._run.log(
                 {f"videos/{path.stem}": self._wandb.Video(str(path), caption=prompt, format="mp4")}, step=step
             )
 
     def finish(self) -> None:
-        """Sends what is left."""
+        """Sends pending data."""
         self._run.finish()
 
 
 def _run_id(path: Path) -> str:
-    """The id of a run in wandb, drawn when it first starts."""
+    """The run's wandb id, generated at its first start."""
     if not path.exists():
         write_text(path, token_hex(8))
     return path.read_text(encoding="utf-8").strip()
 
 
 class TensorBoardTracker:
-    """TensorBoard's event files in the run's folder."""
+    """TensorBoard's event files in the run folder."""
 
     def __init__(self, job: TrainJob, settings: TensorBoard, folder: RunFolder, first_step: int):
         from torch.utils.tensorboard import SummaryWriter
 
-        # Later points of an earlier try, or of a branch that was left, are not shown.
+        # Hides later points of an earlier attempt or an abandoned branch.
         purge = first_step + 1 if first_step else None
         self._writer = SummaryWriter(folder.path / "tensorboard", purge_step=purge)
         self._writer.add_text("config", f"```json\n{json.dumps(job.model_dump(mode='json'), indent=2)}\n```")
         self._videos = settings.videos
 
     def metrics(self, step: int, values: dict[str, Any]) -> None:
-        """Takes numbers of a step."""
+        """Logs values of a step."""
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._writer.add_scalar(name, value, step)
 
     def video(self, step: int, path: Path, prompt: str) -> None:
-        """Takes a validation video, as frames: TensorBoard plays none."""
+        """Logs a validation video as frames: TensorBoard cannot play videos."""
         if self._videos:
             frames = spread_frames(path, FRAMES_SHOWN)
             self._writer.add_images(f"{path.stem}: {prompt}", frames, step, dataformats="NHWC")
 
     def finish(self) -> None:
-        """Sends what is left."""
+        """Sends pending data."""
         self._writer.close()
 
 
 class Trackers:
-    """All trackers of a run, each behind a queue and a thread of its own; without a job: none.
+    """All trackers of a run, each with its own queue and thread; none without a job.
 
     Args:
         job: the settings.
         folder: the run.
-        first_step: steps that are already done.
+        first_step: completed steps.
     """
 
     def __init__(self, job: TrainJob | None = None, folder: RunFolder | None = None, first_step: int = 0):
         self._threads: list[_TrackerThread] = []
         if job is None or folder is None:
-            return  # this process writes nothing
+            return  # this process does not write
         wanted = job.tracker
         if wandb := wanted.wandb:
             self._threads.append(_TrackerThread("wandb", lambda: WandbTracker(job, wandb, folder)))
@@ -143,19 +143,19 @@ class Trackers:
             )
 
     def metrics(self, line: dict[str, Any]) -> None:
-        """Numbers of a step, and the step."""
+        """Logs a line of metrics, which includes the step."""
         values = {name: value for name, value in line.items() if name != "step"}
         for thread in self._threads:
             thread.tell(lambda tracker: tracker.metrics(line["step"], values))
 
     def videos(self, step: int, paths: list[Path], prompts: list[str]) -> None:
-        """Validation videos."""
+        """Logs validation videos."""
         for thread in self._threads:
             for path, prompt in zip(paths, prompts, strict=True):
                 thread.tell(partial(_video, step, path, prompt))
 
     def finish(self) -> None:
-        """Waits for the trackers, but not for long."""
+        """Waits for the trackers, for a limited time."""
         for thread in self._threads:
             thread.finish()
 
@@ -168,6 +168,7 @@ class _TrackerThread:
     def __init__(self, name: str, build: Callable[[], Tracker]):
         self._name, self._build = name, build
         self._queue: queue.Queue[Callable[[Tracker], None] | None] = queue.Queue(MOST_WAITING)
+        # A daemon thread: a hanging tracker must not keep the process alive.
         self._thread = threading.Thread(target=self._work, name=f"tracker {name}", daemon=True)
         self._thread.start()
 
@@ -182,7 +183,7 @@ class _TrackerThread:
         self.tell(None)
         self._thread.join(SECONDS_AT_END)
         if self._thread.is_alive():
-            console.warn(f"Note: {self._name} does not answer; what it has not taken is in the run's folder only")
+            console.warn(f"Note: {self._name} does not respond; pending data is only in the run folder")
 
     def _work(self) -> None:
         try:
@@ -191,6 +192,6 @@ class _TrackerThread:
             while (entry := self._queue.get()) is not None:
                 entry(tracker)
             tracker.finish()
-        except Exception as error:  # whatever a tracker does, the run goes on
+        except Exception as error:  # a failing tracker must not affect the run
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            console.warn(f"Note: going on without {self._name}: {reason}")
+            console.warn(f"Note: continuing without {self._name}: {reason}")

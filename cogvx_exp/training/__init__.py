@@ -1,1 +1,1 @@
-"""The run: optimizer, loop, checkpoints, export."""
+"""The run: setup, loop, callbacks, checkpoints, export."""

@@ -1,4 +1,4 @@
-"""What happens between training steps: held-out loss, checkpoints, videos."""
+"""Callbacks between training steps: held-out loss, checkpoints, videos."""
 
 import math
 from functools import partial
@@ -20,10 +20,10 @@ VERSIONS = ("torch", "diffusers", "peft", "accelerate")
 
 
 class Callbacks:
-    """The actions of one run.
+    """The callbacks of one run.
 
     Args:
-        run: all that belongs to it.
+        run: the run.
         saver: writes the checkpoints.
     """
 
@@ -33,8 +33,8 @@ class Callbacks:
         self._identity = identity_of(run.data.encoded.dataset) if run.processes.is_main_process else None
 
     def between_steps(self) -> list[Callback]:
-        """Checkpoints come before videos, so that a crash while sampling loses nothing; and after the measure that
-        says whether a checkpoint is the best.
+        """The callbacks in order: the held-out loss decides whether a checkpoint is the best, so it comes first; videos
+        come after the checkpoint, so that a crash while sampling loses nothing.
         """
         job, training, callbacks = self._run.job, self._run.training, []
         validation = job.validation
@@ -46,7 +46,7 @@ class Callbacks:
             steps_per_epoch = math.ceil(training.stream.batches_per_epoch / per_step)
             epochs = validation.every_epochs
             every = epochs * steps_per_epoch if epochs else validation.every
-            callbacks.append(Callback(self.validate, every, at_end=False))  # then the export is sampled from
+            callbacks.append(Callback(self.validate, every, at_end=False))  # at the end, the export is sampled
         if self._run.processes.is_main_process:
             callbacks.append(Callback(self.show, job.checkpoint.every))
         return callbacks
@@ -79,16 +79,16 @@ class Callbacks:
         take = partial(training.state.take, processes if gathers else ProcessGroup())
         if processes.is_main_process:
             self._saver.wait_for_last()
-        processes.barrier()  # here, where they may wait long: what comes next has the timeout of a step
+        processes.barrier()  # with the long timeout: the following collectives have the timeout of a step
         if processes.is_main_process:
             self._saver.save(self._run.folder.checkpoint(step), take, about)
         elif gathers:
             take()
 
     def _check_agreement(self, step: int) -> None:
-        """Makes sure that the processes still train one model, before it is saved.
+        """Checks that all processes still have the same weights before they are saved.
 
-        Those on GPUs of one kind must agree to the bit. Others may round differently.
+        On identical GPUs weights must agree bit for bit. Different GPUs may round differently.
 
         Raises:
             RuntimeError: their weights differ.
@@ -102,7 +102,7 @@ class Callbacks:
             if weights != gathered[same][1]:
                 raise RuntimeError(
                     f"the weights of processes {same} and {rank} differ after step {step}: their gradients were not "
-                    "averaged. This is a fault of the program; no checkpoint was written"
+                    "averaged. This is a bug; no checkpoint was written"
                 )
 
     def measure(self, step: int) -> None:
@@ -119,7 +119,7 @@ class Callbacks:
         console.print(f"Held-out loss at step {step}: {losses['loss']:.4f}")
 
     def validate(self, step: int) -> None:
-        """Samples the validation's videos."""
+        """Samples the validation videos."""
         self._run.memory.record("before_validation")
         with self._run.training.state.ema_weights():
             self._run.sample(self._run.training.transformer, step)

@@ -1,4 +1,4 @@
-"""What belongs to one run, handed from one part of it to the next."""
+"""A run's objects, passed between its stages."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +30,7 @@ class Context:
         return self.data.processes
 
     def sample(self, transformer: CogVideoXTransformer3DModel, step: int, **about: Any) -> None:
-        """Samples the validation's videos with a transformer into the step's folder."""
+        """Samples the validation videos with a transformer into the step's folder."""
         validator = self.data.validator
         assert validator
         paths = validator.run(transformer, self.folder.validation(step), step, **about)

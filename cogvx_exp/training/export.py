@@ -1,4 +1,4 @@
-"""The result of a run, in the form that diffusers or peft load."""
+"""Exports the result of a run in the format of diffusers or peft."""
 
 import json
 import shutil
@@ -21,17 +21,17 @@ from cogvx_exp.runs.run_folder import ABOUT, LORA_FILE, PEFT_FILE, TRANSFORMER_F
 def export(
     transformer: CogVideoXTransformer3DModel, method: Method, folder: Path, dtype: torch.dtype, about: dict[str, Any]
 ) -> Path:
-    """Writes what was trained.
+    """Writes the trained weights.
 
-    LoRA: one file for `load_lora_weights`. DoRA, LoHa, LoKr: a folder for `PeftModel.from_pretrained`,
-    since diffusers' loader drops or refuses their weights. Full fine-tuning: a transformer folder.
+    LoRA: one file for `load_lora_weights`. DoRA, LoHa, LoKr: a folder for `PeftModel.from_pretrained`, since diffusers'
+    loader drops or refuses their weights. Full fine-tuning: a transformer folder.
 
     Args:
-        transformer: the trained model; after full fine-tuning it is left in `dtype`.
-        method: how it was trained.
-        folder: where to write.
-        dtype: type of a whole transformer.
-        about: what else has to be known to use the result; stored beside or in it.
+        transformer: the trained model; after full fine-tuning it is converted to `dtype`.
+        method: the method settings.
+        folder: target folder.
+        dtype: dtype of a full transformer.
+        about: further information needed to use the result, stored with it.
 
     Raises:
         UserError: a weight is not finite.
@@ -49,10 +49,10 @@ def export(
 
 
 def export_merged(transformer: CogVideoXTransformer3DModel, folder: Path, dtype: torch.dtype) -> Path:
-    """Merges the adapter into the base for good and writes the whole transformer.
+    """Merges the adapter into the base permanently and writes the full transformer.
 
     Raises:
-        UserError: merging gives weights that are not finite.
+        UserError: merging gives non-finite weights.
     """
     try:
         transformer.fuse_lora(safe_fusing=True)
@@ -67,19 +67,19 @@ def _export_transformer(transformer: CogVideoXTransformer3DModel, folder: Path) 
     try:
         transformer.save_pretrained(target)
     except BaseException:
-        shutil.rmtree(target, ignore_errors=True)  # of a full disk; half a model is worse than none
+        shutil.rmtree(target, ignore_errors=True)  # after a full disk: do not leave a partial model
         raise
     config = target / "config.json"
-    # diffusers notes the folder that the base was loaded from.
+    # diffusers stores the folder that the base was loaded from; local paths should not be published.
     write_json(config, {key: value for key, value in read_json(config).items() if key != "_name_or_path"})
     mode_by_umask(target)
     return target
 
 
 def _export_lora(transformer: CogVideoXTransformer3DModel, folder: Path, about: dict[str, Any]) -> Path:
-    """Writes a LoRA whose alpha is its rank, so that loaders that read tensors alone apply the right strength, too.
+    """Writes a LoRA whose alpha equals its rank, so loaders that ignore the metadata apply the right scale.
 
-    alpha / rank is multiplied into lora_B; the alpha and rank of the training are kept beside `about`.
+    alpha / rank is multiplied into lora_B; the original alpha and rank are stored with `about`.
     """
     (config,) = transformer.peft_config.values()
     weights = _plain_lora(transformer, config.lora_alpha / config.r)
@@ -92,15 +92,16 @@ def _export_lora(transformer: CogVideoXTransformer3DModel, folder: Path, about: 
     file = folder / LORA_FILE
     about = {**about, "trained_with": {"rank": config.r, "alpha": config.lora_alpha}}
     with_about = {**file_metadata(file), ABOUT: json.dumps(about)}
+    # save_lora_weights takes no further metadata, so the file is written again with it.
     save_file(load_file(file), file, metadata=with_about)
     return file
 
 
 def _plain_lora(transformer: CogVideoXTransformer3DModel, scale: float) -> dict[str, torch.Tensor]:
-    """The trained update of the pretrained weights as lora_B @ lora_A, with no factor.
+    """The trained update of the pretrained weights as lora_B @ lora_A, without a factor.
 
-    With method.init=pissa or olora the base is the pretrained one less the adapter's beginning. So the update is what
-    the adapter is now less what it was: a LoRA of twice the rank.
+    With method.init=pissa or olora, the base is the pretrained one minus the initial adapter. The update is therefore
+    the trained adapter minus the initial one: a LoRA of twice the rank.
     """
     begun = {name.replace(".default.", "."): weight for name, weight in initial_adapter(transformer).items()}
     weights = {}

@@ -1,4 +1,4 @@
-"""The end of a run: export, the last videos, the summary."""
+"""The end of a run: export, final videos, summary."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from cogvx_exp.training.setup import load_base
 
 
 def export_result(run: Context) -> Path:
-    """Writes the result as diffusers or peft load it."""
+    """Writes the export."""
     job, compute, training = run.job, run.data.compute, run.training
     exported = ""
     with training.state.ema_weights():
@@ -40,6 +40,7 @@ def export_result(run: Context) -> Path:
             exported = str(run.folder.export / written.relative_to(beside))
     exported = run.processes.all_gather(exported)[0]
     if job.export.merge and run.processes.is_main_process:
+        # Merged on the host, because the GPU still holds the trained model.
         host = Compute(torch.device("cpu"), compute.dtype)
         base = load_transformer(run.data.pipeline, host)
         with plain_disk_errors(run.folder.export):
@@ -48,11 +49,11 @@ def export_result(run: Context) -> Path:
 
 
 def sample_from_export(run: Context, exported: Path) -> CogVideoXTransformer3DModel:
-    """The last videos come from what was written, which is returned, not from the model in memory, which is freed."""
+    """Samples the final videos from the export, which is returned; the model in memory is freed."""
     job, training, compute = run.job, run.training, run.data.compute
     free_weights(training.transformer, compute.device)
-    run.memory.record("export")  # what was there until now is no part of the next phase
-    # A whole transformer needs no base; two of them would not fit where one was trained.
+    run.memory.record("export")  # ends the previous phase, whose memory does not count in the next one
+    # A full transformer needs no base; both would not fit where one was trained.
     transformer = (
         load_whole(exported, compute)
         if exported.is_dir()
@@ -66,14 +67,14 @@ def sample_from_export(run: Context, exported: Path) -> CogVideoXTransformer3DMo
 
 
 def finish(run: Context, exported: Path, seconds: float, unsaved: str) -> dict[str, Any]:
-    """Sums the run up.
+    """Writes the summary and prints the result.
 
     Raises:
-        UserError: the last checkpoint could not be written, as `unsaved` says; all else is there.
+        UserError: the last checkpoint could not be written (`unsaved`); everything else was.
     """
     job, folder, training = run.job, run.folder, run.training
     lines = read_metrics(folder.metrics)
-    if lines:  # else the run has only exported a checkpoint
+    if lines:  # otherwise the run only exported a checkpoint
         plot_loss(lines, folder.path / "loss.png", job.name)
     summary = _summary(job, lines, run.memory, exported, seconds)
     summary |= {"held_out": read_metrics(folder.held_out)[-1]} if training.held_out else {}
@@ -83,7 +84,7 @@ def finish(run: Context, exported: Path, seconds: float, unsaved: str) -> dict[s
     write_json(folder.path / "summary.json", summary)
     run.trackers.finish()
     if unsaved:
-        raise UserError(f"{unsaved}. The run has finished, and its result is in {exported}")
+        raise UserError(f"{unsaved}. The run is finished, and its result is in {exported}")
     write_status(folder, "finished", step=training.steps)
     draw_strip(folder)
     _say_result(folder, summary)
@@ -115,9 +116,9 @@ def _say_result(folder: RunFolder, summary: dict[str, Any]) -> None:
     if console.only_results:
         console.result(f"Done in {summary['seconds']:.0f} s: {folder.path}")
         return
-    console.print(f"\nDone in {summary['seconds']:.0f} s, {summary['seconds_per_step']:.2f} s a step")
+    console.print(f"\nDone in {summary['seconds']:.0f} s, {summary['seconds_per_step']:.2f} s per step")
     figures = "  ".join(f"{name.replace('_', ' ')} {size:.2f}" for name, size in summary["memory_figures"].items())
-    console.print(f"Memory, GiB at most:  {figures}", soft_wrap=True)
+    console.print(f"Peak memory, GiB:  {figures}", soft_wrap=True)
     results = {
         "page": folder.path / "report" / "index.html",
         "loss": folder.path / "loss.png",
@@ -130,4 +131,4 @@ def _say_result(folder: RunFolder, summary: dict[str, Any]) -> None:
     for label, path in results.items():
         if path.exists():
             console.print(f"  {label:<12} {path}", soft_wrap=True)
-    console.print(f"Sample from it:  python -m cogvx_exp.generate generate.adapter={folder.path}", soft_wrap=True)
+    console.print(f"To sample from it:  python -m cogvx_exp.generate generate.adapter={folder.path}", soft_wrap=True)

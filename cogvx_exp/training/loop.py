@@ -23,49 +23,49 @@ from cogvx_exp.training.monitor.memory import memory_in_use
 from cogvx_exp.training.monitor.throughput import Work, WorkMeter, peak_flops
 
 QUARTER = 250
-"""Timesteps of the parts in which the loss is reported."""
+"""Timesteps per reported part of the loss."""
 
 
 @dataclass(frozen=True)
 class Callback:
-    """Something to do between steps."""
+    """A function called between steps."""
 
     run: Callable[[int], None]
-    """Is given the number of the step that was done."""
+    """Called with the number of the completed step."""
     every: int | None
-    """Steps between two times; None: never."""
+    """Interval in steps; None: never."""
     at_end: bool = True
-    """Whether it is also done after the last step."""
+    """Whether it also runs after the last step."""
 
     def is_due(self, step: int, last: int) -> bool:
-        """Whether it is to be done after this step."""
+        """Whether it runs after this step."""
         return self.at_end if step == last else bool(self.every and step % self.every == 0)
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How long, how often."""
+    """Settings of the loop."""
 
     first_step: int
-    """Steps that are already done."""
+    """Completed steps."""
     steps: int
     accumulation: int
     max_grad_norm: float | None
     seed: int
     processes: ProcessGroup
     wants_stop: Callable[[], bool]
-    """Whether this process was asked to stop after the step."""
+    """Whether this process was asked to stop after the current step."""
     callbacks: list[Callback]
-    """What is done between steps, in this order."""
+    """Called between steps, in this order."""
     smoothed_loss: float | None = None
-    """Of the steps that are already done, if it is known."""
+    """Smoothed loss of the completed steps, if known."""
     profiler: Profiler = field(default_factory=NoProfiler)
     """Is told which part of a step begins and ends."""
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimizer step tells."""
+    """Results of one optimizer step."""
 
     loss: float
     """Mean over the step's samples."""
@@ -76,7 +76,7 @@ class StepResult:
     stop: bool
     """Whether a process was asked to stop."""
     work: Work
-    """Of all processes."""
+    """Summed over all processes."""
     by_timestep: dict[str, float]
     """Mean loss of the samples in each part of the schedule, as `loss_t0_249`."""
 
@@ -88,10 +88,10 @@ def train_loop(
     metrics: Metrics | NoMetrics,
     schedule: LoopConfig,
 ) -> int:
-    """Trains from `schedule.first_step` to `schedule.steps`, or until asked to stop. Returns the last step done.
+    """Trains from `schedule.first_step` to `schedule.steps`, or until asked to stop. Returns the last completed step.
 
     Raises:
-        UserError: the loss is not finite; the step's clips are named.
+        UserError: the loss is not finite; names the step's clips.
     """
     step, smoothed, profiler = schedule.first_step, schedule.smoothed_loss, schedule.profiler
     meter = WorkMeter(state.transformer.config, state.strategy.shapes())
@@ -139,7 +139,7 @@ def _optimizer_step(
     step: int,
     meter: WorkMeter,
 ) -> StepResult:
-    """Accumulates gradients over the step's batches, then moves the weights."""
+    """Accumulates gradients over the step's batches, then steps the weights."""
     strategy, device, around = state.strategy, state.transformer.device, schedule.profiler.range
     total, waited, clips, work, by_sample = torch.zeros((), device=device), 0.0, [], Work(), []
     for number in range(1, schedule.accumulation + 1):
@@ -149,6 +149,7 @@ def _optimizer_step(
         waited += time.perf_counter() - waiting_since
         clips += batch.clips
         work += meter.of(batch)
+        # Adapter dropout is keyed like all other randomness, so a resumed run draws the same masks.
         torch.manual_seed(keyed_seed(schedule.seed, batch.samples[0], "dropout"))
         with strategy.accumulating(last=number == schedule.accumulation):
             losses = forward_backward(strategy, loss, batch, schedule.accumulation, around)
@@ -159,9 +160,11 @@ def _optimizer_step(
     with around("losses to the host"):
         local, grad_norm = _on_host(total, torch.cat(by_sample, dim=1), norm)
     local |= {"work": astuple(work), "clips": sorted(set(clips)), "stop": schedule.wants_stop()}
+    # One exchange per step: losses and stop flags together, so that all processes stop after the same step.
     with around("exchange"):
         gathered = schedule.processes.all_gather_in_step(local)
     value = sum(process["loss"] for process in gathered) / len(gathered)
+    # Checked before the step, so nothing non-finite enters the weights or the optimizer's moments.
     if not math.isfinite(value):
         bad = sorted({clip for process in gathered if not math.isfinite(process["loss"]) for clip in process["clips"]})
         raise UserError(
@@ -169,6 +172,7 @@ def _optimizer_step(
             "Lower optim.lr, check these clips, or use model.dtype=float32"
         )
     if schedule.processes.world > 1:
+        # Stochastic rounding draws from the global generator, whose state differs between processes by now.
         torch.manual_seed(strategy.rounding_seed(schedule.seed, step))
     with around("optimizer"):
         norm_of_step = strategy.step()
@@ -185,17 +189,17 @@ def _optimizer_step(
 
 
 def _on_host(total: torch.Tensor, each: torch.Tensor, norm: torch.Tensor | None) -> tuple[dict[str, Any], float]:
-    """A step's figures, brought to the host in one copy, for which it waits; the only time in a step on a GPU.
+    """Copies a step's values to the host in a single transfer, the only synchronization of a step on a GPU.
 
-    It is before the weights move, so the host can queue that and the next step's work without waiting for it.
+    It precedes the optimizer step, so the host can queue that step and the next one's work without waiting.
 
     Args:
         total: the loss.
         each: timesteps and losses of the samples, (2, samples).
-        norm: of the gradients, if it is known already.
+        norm: norm of the gradients, if already known.
 
     Returns:
-        The loss with (timestep, loss) of each sample; and the norm, NaN if it is not known.
+        The loss with (timestep, loss) of each sample, and the norm, NaN if unknown.
     """
     known = torch.full_like(total, math.nan) if norm is None else norm.to(total)
     loss, grad_norm, *values = torch.cat([torch.stack([total, known]), each.flatten()]).tolist()
@@ -204,7 +208,7 @@ def _on_host(total: torch.Tensor, each: torch.Tensor, norm: torch.Tensor | None)
 
 
 def _by_timestep(losses: list[tuple[float, float]]) -> dict[str, float]:
-    """Means of (timestep, loss) in each quarter of a schedule of 1000; quarters without a sample are left out."""
+    """Means of (timestep, loss) in each quarter of a schedule of 1000; quarters without samples are omitted."""
     quarters: dict[int, list[float]] = {}
     for timestep, loss in losses:
         quarters.setdefault(int(timestep) // QUARTER * QUARTER, []).append(loss)

@@ -1,4 +1,4 @@
-"""Where a run stands that goes on from a checkpoint, and what is said about it. Does not need torch."""
+"""Position of a resumed run, and messages about it. Does not need torch."""
 
 import math
 
@@ -12,16 +12,16 @@ from cogvx_exp.runs.checkpoint_folder import CheckpointFolder
 
 
 def batches_done(checkpoint: CheckpointFolder, batch_size: int) -> int:
-    """Batches of a size that have been seen at a checkpoint, by all processes; one that is begun counts."""
+    """Batches seen at a checkpoint by all processes, counted in the current batch size and rounded up."""
     before = checkpoint.manifest["config"].get("batch_size", batch_size)
     return int(-(-checkpoint.manifest["batches"] * before // batch_size))
 
 
 def run_steps(job: TrainJob, batches_per_epoch: int, batches_per_step: int, checkpoint: CheckpointFolder | None) -> int:
-    """Optimizer steps of the whole run, those of the checkpoint included.
+    """Optimizer steps of the whole run, including those of the checkpoint.
 
     Raises:
-        UserError: the checkpoint has more.
+        UserError: the checkpoint has more steps.
     """
     if job.epochs is None:
         return job.steps
@@ -33,20 +33,20 @@ def run_steps(job: TrainJob, batches_per_epoch: int, batches_per_step: int, chec
 
 
 def refuse_fewer_steps(steps: int, checkpoint: CheckpointFolder, given: str) -> None:
-    """Stops a run that ends before its checkpoint.
+    """Rejects a run that ends before its checkpoint.
 
     Args:
-        steps: of the whole run.
-        checkpoint: what it is to go on from.
-        given: the setting that says so.
+        steps: steps of the whole run.
+        checkpoint: the checkpoint to resume from.
+        given: the setting that determines the steps.
 
     Raises:
-        UserError: it does.
+        UserError: the run ends before the checkpoint.
     """
     if steps < checkpoint.step:
         raise UserError(
-            f"{given} ends before {checkpoint.path}, which has {checkpoint.step} steps; raise it to go on, set "
-            f"steps={checkpoint.step} to export that checkpoint as it is, or name an older one with resume=PATH"
+            f"{given} ends before {checkpoint.path}, which has {checkpoint.step} steps; raise it to continue, set "
+            f"steps={checkpoint.step} to export that checkpoint, or choose an older one with resume=PATH"
         )
 
 
@@ -67,15 +67,15 @@ def refuse_too_few_to_profile(job: TrainJob, steps: int, checkpoint: CheckpointF
 
 
 def changes_around(checkpoint: CheckpointFolder, processes: int, dataset: Dataset) -> list[str]:
-    """What has changed besides the settings: processes and data."""
+    """Changes apart from settings: processes and data."""
     before = checkpoint.manifest.get("processes", 1)
-    notes = [f"processes were {before}, are {processes}"] if before != processes else []
+    notes = [f"{before} processes, now {processes}"] if before != processes else []
     return notes + dataset_changes(checkpoint.manifest.get("dataset"), identity_of(dataset))
 
 
 def say_resumed(checkpoint: CheckpointFolder, changes: list[str], steps: int) -> None:
-    """Prints what has changed, and where the run goes on."""
+    """Prints changes, and where the run continues."""
     for change in changes:
         console.warn(f"Changed since the checkpoint: {change}")
-    what = "Going on from" if checkpoint.step < steps else "Nothing is left to train; exporting"
+    what = "Resuming from" if checkpoint.step < steps else "Nothing left to train; exporting"
     console.print(f"{what} step {checkpoint.step} ({checkpoint.path})", soft_wrap=True, markup=False)

@@ -1,4 +1,4 @@
-"""One training run, from a checked job to a folder with its results."""
+"""A training run, from a checked job to a folder with its results."""
 
 import logging
 import time
@@ -41,15 +41,15 @@ from cogvx_exp.training.stopping import Stopped, StopRequest
 logger = logging.getLogger(__name__)
 
 DEFAULT_TIMEOUT = 1800
-"""Seconds that a process waits for the others in a step, as in the reference."""
+"""Default timeout of collectives in a step in seconds, as in CogVideoX Factory."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gives back to the program that started it."""
+    """Result of a run for the calling program."""
 
     transformer: CogVideoXTransformer3DModel
-    """The trained model: with validation, as loaded from what was exported."""
+    """The trained model; with validation, as loaded from the export."""
     summary: dict[str, Any]
     """The content of summary.json."""
 
@@ -61,23 +61,23 @@ def train(
     checkpoint: CheckpointFolder | None,
     opening: Opening | None = None,
 ) -> Result:
-    """Prepares the data, trains, validates and exports. Of several processes, the first one writes.
+    """Prepares the data, trains, validates and exports. With several processes, the first one writes.
 
     Args:
         job: the checked configuration.
-        folder: where everything is written.
+        folder: the run folder.
         dataset: the clips.
-        checkpoint: the state to go on from.
-        opening: if the folder has a run: what is written when all is ready, and nothing before.
+        checkpoint: the checkpoint to resume from.
+        opening: for an existing run folder: delays writing until everything is ready.
 
     Raises:
-        UserError: anything only the user can fix; or a checkpoint could not be written, and the rest was.
+        UserError: for problems that only the user can fix, or if a checkpoint could not be written.
         Stopped: the run was asked to stop and has saved its state.
     """
     started = time.monotonic()
     stop = StopRequest(job.checkpoint.max_minutes)
     with explained_out_of_memory(job), stop.listening(), joined(job) as processes:
-        assert processes.world == job.distributed.processes * job.distributed.nodes, "all of the processes are there"
+        assert processes.world == job.distributed.processes * job.distributed.nodes, "every process has joined"
         compute = choose_compute(local_device(job.device), job.model)
         check_devices(processes, compute.device)
         check_attention(job.attention, compute)
@@ -100,14 +100,14 @@ def train(
         logger.info("trained to step %d of %d; asked to stop: %s", last, training.steps, stop.reason or "no")
         if last < training.steps:
             run.trackers.finish()
-            processes.barrier()  # the first one writes, and whatever starts the processes ends all when one has ended
+            processes.barrier()  # the first one still writes, and the launcher stops all when one exits
             if unsaved:
                 raise UserError(unsaved)
             raise Stopped(
-                f"Stopped after step {last} of {training.steps}: {stop.reason}; resume=auto goes on from there"
+                f"Stopped after step {last} of {training.steps}: {stop.reason}; resume=auto continues from there"
             )
         exported = export_result(run)
-        training.state.free()  # in a sweep, the next job needs the memory, too
+        training.state.free()  # the final videos and the next job of a sweep need the memory
         transformer = training.transformer
         if data.validator:
             transformer = sample_from_export(run, exported)
@@ -126,7 +126,7 @@ def _open(
     opening: Opening | None,
     processes: ProcessGroup,
 ) -> Trackers:
-    """Writes what a run starts with, now that nothing but training can fail."""
+    """Writes the run's initial files, once only training itself can fail."""
     if not processes.is_main_process:
         return Trackers()
     if opening:
@@ -136,7 +136,7 @@ def _open(
 
 
 def set_tf32(allowed: bool) -> None:
-    """Whether float32 products may use TensorFloat-32: cuDNN has a flag of its own, which is on by default."""
+    """Sets whether float32 products may use TensorFloat-32: cuDNN has a separate flag, which is on by default."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
@@ -144,8 +144,8 @@ def set_tf32(allowed: bool) -> None:
 def joined(job: TrainJob) -> Iterator[ProcessGroup]:
     """Joins the processes that share the job, if there are others.
 
-    After an error this process does not take leave of them: with nccl that waits for kernels, and those wait for the
-    other processes, which may never come. It has to end for them to notice.
+    After an error the process group is not destroyed: with nccl that waits for kernels, which wait for other processes
+    that may never come. The process has to exit for the others to notice.
     """
     cuda = local_device(job.device) != "cpu" and torch.cuda.is_available()
     processes = init_process_group(cuda, job.distributed.timeout or DEFAULT_TIMEOUT)
@@ -155,10 +155,10 @@ def joined(job: TrainJob) -> Iterator[ProcessGroup]:
 
 
 def _train(run: Context, stop: StopRequest) -> tuple[int, str]:
-    """The training loop with what happens between steps.
+    """Runs the training loop with its callbacks.
 
     Returns:
-        The last step done, and what is wrong with its checkpoint if that could not be written.
+        The last completed step, and why its checkpoint could not be written, if so.
     """
     job, training, folder = run.job, run.training, run.folder
     saver = CheckpointSaver(folder.checkpoints, job.checkpoint)
@@ -197,7 +197,7 @@ def _train(run: Context, stop: StopRequest) -> tuple[int, str]:
 
 @contextmanager
 def accelerator_for(compute: Compute) -> Iterator[Accelerator]:
-    """An Accelerator whose process-wide state ends with the run, so that the next job can choose its own."""
+    """An Accelerator whose process-wide state ends with the run, so the next job can configure its own."""
     try:
         yield Accelerator(
             cpu=compute.device.type == "cpu",

@@ -1,4 +1,4 @@
-"""Builds what the loop works on: the encoded data, the trainable model, the order of the batches."""
+"""Builds the inputs of the loop: encoded data, trainable model, batch order."""
 
 import logging
 from collections.abc import Iterator
@@ -63,7 +63,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PreparedData:
-    """The dataset as the loop reads it; no context is in memory any more."""
+    """The encoded dataset; no encoder is in memory any more."""
 
     context: PipelineContext
     encoded: EncodedDataset
@@ -76,7 +76,7 @@ class PreparedData:
 
     @property
     def compute(self) -> Compute:
-        """Where and in which type the run computes."""
+        """Device and dtype of the run."""
         return self.context.compute
 
     @property
@@ -102,29 +102,29 @@ class Training:
     steps: int
     """Optimizer steps of the whole run."""
     positions_dropped: bool
-    """Whether the model's learned positions were taken out."""
+    """Whether the model's learned positions were removed."""
     held_out: HeldOutLoss | None = None
     first_step: int = 0
-    """Steps that are already done."""
+    """Completed steps."""
     first_batch: int = 0
-    """Batches that are already done, of all processes together."""
+    """Completed batches, over all processes."""
     seconds_for_checkpoints: dict[str, float] = field(default_factory=dict)
-    """How long the training stood still for checkpoints, and how long they were being written."""
+    """Time that training waited for checkpoints, and time spent writing them."""
 
     def batches_done(self, step: int, batches_per_step: int) -> int:
-        """Batches that are done after a step, of all processes together."""
+        """Completed batches after a step, over all processes."""
         return self.first_batch + (step - self.first_step) * batches_per_step
 
     @property
     def about(self) -> dict[str, Any]:
-        """What has to be known, besides the weights, to use what was trained."""
+        """Information, besides the weights, needed to use the result."""
         return {"learned_positions": "dropped"} if self.positions_dropped else {}
 
     def resume(self, checkpoint: CheckpointFolder, dataset: Dataset) -> None:
-        """Takes over a checkpoint's state and its position in the data; says what has changed.
+        """Loads a checkpoint's state and position in the data; prints what has changed.
 
         Raises:
-            UserError: the checkpoint has other weights than the model.
+            UserError: the checkpoint's weights do not match the model.
         """
         notes = self.state.load(checkpoint)
         self.first_batch = self.stream.start = batches_done(checkpoint, self.stream.batch_size)
@@ -132,7 +132,7 @@ class Training:
         say_resumed(checkpoint, notes + changes_around(checkpoint, self.stream.world, dataset), self.steps)
 
     def batches(self, job: TrainJob, data: PreparedData, wait: Wait = nullcontext) -> Iterator[Batch]:
-        """The batches from the current position on; `wait` is entered while one is waited for."""
+        """The batches from the current position on; `wait` is entered while waiting for one."""
         if job.data.encode == "online":
             batches = online_batches(self.samples, self.stream, data.clips, job.data, data.context)
         else:
@@ -148,17 +148,17 @@ def prepare_data(
     Args:
         job: the checked configuration.
         dataset: the clips.
-        compute: where and in which type the run computes.
-        faults: file for the faults that encoding finds.
+        compute: device and dtype.
+        faults: file for faults found during encoding.
         processes: the processes that share the work.
 
     Raises:
         UserError: the data or the model cannot be used.
     """
-    build_objective(job.objective)  # a function that cannot be imported is reported before anything is encoded
+    build_objective(job.objective)  # reports functions that cannot be imported before anything is encoded
     console.print(dataset.describe())
     if not processes.is_main_process:
-        processes.barrier()  # the first one downloads or builds
+        processes.barrier()  # wait while the first process downloads or builds the model
     pipeline = pipeline_folder(job.model, job.cache_dir)
     logger.info("%s, computing in %s, pipeline %s", compute.device, compute.dtype, pipeline)
     if processes.is_main_process:
@@ -188,7 +188,7 @@ def prepare_data(
 def build_training(
     job: TrainJob, data: PreparedData, accelerator: Accelerator, checkpoint: CheckpointFolder | None = None
 ) -> Training:
-    """Loads the transformer, makes it trainable, and builds everything that moves it; then takes over a checkpoint.
+    """Loads the transformer, makes it trainable, builds optimizer and schedule, and loads the checkpoint.
 
     Raises:
         UserError: the settings do not fit the model, the data or the checkpoint.
@@ -207,9 +207,9 @@ def build_training(
     positions_dropped = not fits_learned_positions(transformer.config, _shapes(job, data.clips), scale)
     if positions_dropped:
         drop_learned_positions(transformer)
-        console.warn(f"{job.model.name}'s learned positions fit its native shape only: dropped for this run")
+        console.warn(f"{job.model.name}'s learned positions only fit its native shape: they are dropped for this run")
     dtype = trained_dtype(job.optim)
-    # Where states are split, the strategy sets the types: float32 copies of all weights might not fit before.
+    # For sharded states, the strategy casts: float32 copies of all weights might not fit on one device.
     make_trainable(transformer, job.method, job.seed, dtype if how in ("single", "ddp") else None, data.compute.device)
     if job.method.init_from:
         load_adapter_weights(transformer, find_adapter(job.method.init_from, "method.init_from").file)
@@ -257,9 +257,9 @@ def build_training(
 
 
 def load_base(job: TrainJob, data: PreparedData, *, on_host: bool = False) -> CogVideoXTransformer3DModel:
-    """The frozen transformer as the run stores it: quantized, or with its blocks on the host.
+    """The frozen transformer as used by the run: quantized, or with its blocks on the host.
 
-    `on_host`: all of it stays there. Its weights are then pages of the files, which processes of a machine share.
+    `on_host`: all of it stays on the host, as memory-mapped pages of the files, which a machine's processes share.
     """
     return load_transformer(
         data.pipeline,
@@ -273,13 +273,13 @@ def load_base(job: TrainJob, data: PreparedData, *, on_host: bool = False) -> Co
 def _say_parameters(job: TrainJob, transformer: CogVideoXTransformer3DModel, steps: int) -> None:
     trained = sum(parameter.numel() for parameter in trainable_parameters(transformer).values())
     everything = transformer.num_parameters()
-    of = f" of {everything:,}" if job.quant.name == "none" else ""  # packed weights cannot be counted
+    of = f" of {everything:,}" if job.quant.name == "none" else ""  # packed weights have fewer elements
     stored = f", the base in {job.quant.name}," if job.quant.name != "none" else ""
     console.print(f"Training {trained:,}{of} parameters of {job.model.name}{stored} for {steps} steps")
 
 
 def _held_out(job: TrainJob, data: PreparedData, space: LatentSpace, loss: Loss) -> HeldOutLoss | None:
-    """The measure on held-out clips, if there are any. Its loss is the same whatever the objective."""
+    """The held-out loss, if there are held-out clips. It does not depend on the objective."""
     if not data.encoded.held_out.names:
         return None
     plain = job.data.model_copy(update={"caption_dropout": 0.0, "random_flip": 0.0})
@@ -289,7 +289,7 @@ def _held_out(job: TrainJob, data: PreparedData, space: LatentSpace, loss: Loss)
 
 
 def _shapes(job: TrainJob, clips: list[Clip]) -> set[Bucket]:
-    """All shapes of videos that the run will see."""
+    """All shapes of videos in the run."""
     shapes = {clip.bucket for clip in clips}
     if isinstance(job.validation, Validation):
         shapes.add(Bucket(job.validation.num_frames, job.validation.height, job.validation.width))

@@ -1,4 +1,4 @@
-"""Stops a run so that it can go on later: on SIGTERM, on SIGUSR1 (Slurm's warning), or after a given time."""
+"""Stops a run so that it can be resumed: on SIGTERM, SIGUSR1 (Slurm's warning), or after a given time."""
 
 import os
 import signal
@@ -9,18 +9,18 @@ from contextlib import contextmanager
 from types import FrameType
 
 EXIT_CODE = 75
-"""Of a run that has saved its state and is to be started again (EX_TEMPFAIL of sysexits.h)."""
+"""Exit code of a run that has saved its state and should be restarted (EX_TEMPFAIL in sysexits.h)."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 PATIENCE = 10
-"""Seconds that a run that was asked to stop waits for what may never come: a late batch, another process."""
+"""Seconds that a stopping run waits for something that may never come: a late batch, another process."""
 before_exit: list[Callable[["Stopped"], None]] = []
-"""Called before a process ends itself that could not be stopped otherwise."""
+"""Called before a process that cannot be stopped otherwise exits."""
 
 
 class Stopped(SystemExit):
-    """A run that was asked to stop and has saved its state. Ends a sweep, too: all of it is to be resumed."""
+    """A run was asked to stop and has saved its state. Also ends a sweep, all of which can be resumed."""
 
     def __init__(self, message: str):
         super().__init__(EXIT_CODE)
@@ -31,10 +31,10 @@ class Stopped(SystemExit):
 
 
 class StopRequest:
-    """Notes that the run is to stop after the current step.
+    """Records that the run should stop after the current step.
 
     Args:
-        max_minutes: after this time; None: never.
+        max_minutes: time limit; None: no limit.
     """
 
     def __init__(self, max_minutes: float | None):
@@ -45,7 +45,7 @@ class StopRequest:
     def __call__(self) -> bool:
         """Whether to stop."""
         if self.reason is None and self._end is not None and time.monotonic() >= self._end:
-            self.reason = "checkpoint.max_minutes have passed"
+            self.reason = "checkpoint.max_minutes has passed"
         return self.reason is not None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -58,10 +58,10 @@ class StopRequest:
             if self._waiting:
                 signal.alarm(PATIENCE)
         else:
-            raise Stopped(f"Stopped: {self.reason}; nothing is lost, resume=auto goes on")
+            raise Stopped(f"Stopped: {self.reason}; nothing is lost, resume=auto continues")
 
     def _watch(self, hear: int) -> None:
-        """Ends a process whose main thread waits for another process in C, where Python calls no handler."""
+        """Exits if the main thread waits for another process in C code, where Python cannot run signal handlers."""
         with os.fdopen(hear, "rb", buffering=0) as signals:
             while number := signals.read(1):
                 if number[0] not in SIGNALS or self._after_step or self._settled:
@@ -70,23 +70,23 @@ class StopRequest:
                 if self._listening and not self._after_step and not self._settled:
                     name = signal.Signals(number[0]).name
                     for say in before_exit:
-                        say(Stopped(f"Stopped: {name} was received; nothing is lost, resume=auto goes on"))
+                        say(Stopped(f"Stopped: {name} was received; nothing is lost, resume=auto continues"))
                     os._exit(EXIT_CODE)
 
     def settle(self) -> None:
-        """The run is stopping: from here on signals change nothing, so that its state is saved whole.
+        """Ignores further signals while the state is saved.
 
-        Several processes get theirs at different moments, and under Slurm more than once.
+        Several processes receive theirs at different times, and under Slurm more than once.
         """
         self._settled = True
-        self.reason = self.reason or "another of its processes was asked to"
+        self.reason = self.reason or "another process was asked to stop"
 
     def _end_step(self, *about: object) -> None:
-        raise Stopped(f"Stopped in the middle of a step: {self.reason}; resume=auto goes on from the last checkpoint")
+        raise Stopped(f"Stopped in the middle of a step: {self.reason}; resume=auto continues from the last checkpoint")
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Inside, what may never come is waited for: then a run that is asked to stop does not end its step."""
+        """Marks a wait that may never end, so that a run asked to stop does not wait for its step to complete."""
         self._waiting = self._listening
         if self._waiting and self():
             signal.alarm(PATIENCE)
@@ -99,7 +99,7 @@ class StopRequest:
 
     @contextmanager
     def after_step(self) -> Iterator[None]:
-        """Inside, the signals are noted, and training stops after the step; a second SIGTERM stops it at once."""
+        """Delays stopping until after the step inside the block; a second SIGTERM stops immediately."""
         self._after_step = True
         try:
             yield
@@ -108,7 +108,7 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Inside, the signals end the run with `EXIT_CODE`. In another thread than the main one: nothing."""
+        """Handles the signals inside the block, which then end the run with `EXIT_CODE`. Only in the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -116,10 +116,10 @@ class StopRequest:
         before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._end_step)
         self._listening = True
         hear, told = os.pipe()
-        os.set_blocking(told, False)
+        os.set_blocking(told, False)  # required by set_wakeup_fd
         wakeup = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(hear,), name="stopping", daemon=True).start()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # one that came too early has waited
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # delivers signals that arrived too early
         try:
             yield
         finally:

@@ -38,7 +38,7 @@ BAD = {
     "empty.mp4": "is empty (0 bytes)",
     "header-only.mp4": "frames",
     "text.mp4": "cannot be decoded (Invalid data found",
-    "audio-only.mp4": "has no video, only sound",
+    "audio-only.mp4": "has no video stream, only audio",
     "no-frames.mp4": "has no frames",
     "one-frame.mp4": "has 1 usable frames; the smallest of data.frame_buckets is 9",
     "short.mp4": "has 5 usable frames",
@@ -70,7 +70,7 @@ def test_a_file_that_may_not_be_read(zoo: Path, load) -> None:
 
     os.seteuid(65534)
     try:
-        with pytest.raises(ClipError, match="may not be read"):
+        with pytest.raises(ClipError, match="is not readable"):
             _stamp(str(locked))
     finally:
         os.seteuid(0)
@@ -123,7 +123,7 @@ def test_jsonl_with_several_captions_and_a_broken_line(clips: Path, load) -> Non
     told = [(fault.row, fault.what) for fault in dataset.faults]
     assert [row for row, _ in told] == [2, 3, 4, 5]
     for (_, what), words in zip(
-        told, ("is not JSON", "caption and video", "caption and video", "no text"), strict=True
+        told, ("is not JSON", "caption and video", "caption and video", "not text"), strict=True
     ):
         assert words in what
 
@@ -146,7 +146,7 @@ def test_captions_that_cannot_be_used(clips: Path, load) -> None:
 
 
 def test_manifests_that_cannot_be_read(clips: Path, load) -> None:
-    with pytest.raises(UserError, match=r"prompt\.txt does not exist; set data.root and data.caption_column"):
+    with pytest.raises(UserError, match=r"prompt\.txt does not exist; check data.root and data.caption_column"):
         load("files", clips)
     write_manifest(clips, *((name, "x") for name in NAMES))
     (clips / "prompt.txt").write_text("only one")
@@ -186,8 +186,8 @@ def test_faults_stop_a_run_before_torch_or_are_skipped(
     assert not (run / "environment.json").exists()
     assert main([*settings, "data.on_error=skip", f"run_dir='{run}-2'"]) == 0
     out = capsys.readouterr().out
-    assert "Going on without 1 rows" in out
-    assert "Caption cut from" in out
+    assert "Skipping 1 rows" in out
+    assert "Caption truncated from" in out
     assert "to 226 tokens" in out
 
 

@@ -36,7 +36,7 @@ def expected(**chosen: str) -> list[tuple[str, str]]:
     faults: list[tuple[str, str]] = []
     model, task = chosen.get("model", "tiny"), chosen.get("task", "t2v")
     if DOES[model] != task:
-        faults.append((f"task={task}", f"model={model} does {DOES[model]} only"))
+        faults.append((f"task={task}", f"model={model} only supports {DOES[model]}"))
     optim = chosen.get("optim", "adamw")
     if optim.startswith("cpu_offload") and model == "2b":
         faults.append((f"optim={optim}", "add model.dtype=bfloat16"))
@@ -45,10 +45,10 @@ def expected(**chosen: str) -> list[tuple[str, str]]:
     distributed = chosen.get("distributed", "single")
     together = f"distributed={distributed}"
     if distributed != "single" and optim.startswith("cpu_offload"):
-        faults.append((together, "is for one process"))
+        faults.append((together, "only supports one process"))
     if distributed not in ("single", "ddp"):
         if optim not in ("adamw", "adam", "cpu_offload"):
-            faults.append((f"optim={optim}", "splits the states of adamw and adam only"))
+            faults.append((f"optim={optim}", "only shards the states of adamw and adam"))
         if model == "2b":
             faults.append((together, "add model.dtype=bfloat16"))
     return faults

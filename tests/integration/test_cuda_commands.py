@@ -113,5 +113,5 @@ def test_a_run_that_fits_is_let_through_with_its_prediction(tmp_path: Path) -> N
     settings += [f"cache_dir={tmp_path}/cache", f"run_dir={tmp_path}/run", "device=cuda"]
     (outcome,) = run_all([Case(settings, total_mib=2048)])
     assert outcome.code == 0, outcome.text[-4000:]
-    assert "GiB at most, of 2.0" in outcome.text
+    assert "of 2.0 GiB" in outcome.text
     assert len(outcome.losses) == 2

@@ -127,7 +127,7 @@ def test_losses_are_those_of_the_cpu(name: str, outcomes: dict[str, list[Outcome
         assert cuda.synchronizations == [WAITS[name]] * 2
 
 
-def test_a_gpu_that_is_too_small_is_told_before_and_in_a_run(tmp_path: Path) -> None:
+def test_a_gpu_that_is_too_small_is_reported_before_and_in_a_run(tmp_path: Path) -> None:
     """The check before a run refuses it; without the check, it ends with what was there and what helps."""
     shared = ["steps=2", "lr_scheduler=constant", "data.workers=0", "device=cuda", "validation=none", "method=sft"]
     shared += [f"cache_dir={tmp_path}/cache", "model.transformer.num_layers=4", "memory.activations=keep"]
@@ -139,10 +139,16 @@ def test_a_gpu_that_is_too_small_is_told_before_and_in_a_run(tmp_path: Path) -> 
         ]
     )
     assert refused.code == 2, refused.text
-    assert "is more than the 0.3 GiB of this Software CUDA" in refused.text
+    assert "exceeds the 0.3 GiB of this Software CUDA" in refused.text
     assert not (tmp_path / "a").exists()
     assert ended.code == 2, ended.text
-    for words in ("CUDA out of memory", "Predicted were", "The GPU has 0.3 GiB", "memory=24gb", "optim=adamw8bit"):
+    for words in (
+        "CUDA out of memory",
+        "The predicted peak was",
+        "The GPU has 0.3 GiB",
+        "memory=24gb",
+        "optim=adamw8bit",
+    ):
         assert words in ended.text
     assert "Traceback" not in ended.text
 

@@ -55,7 +55,7 @@ def test_gradients_are_averaged_also_after_videos_were_sampled(tmp_path: Path) -
 
 @pytest.mark.cuda_matrix
 @pytest.mark.parametrize(("how", "more"), WAYS)
-def test_every_way_of_sharing_trains_samples_and_goes_on(how: str, more: list[str], tmp_path: Path) -> None:
+def test_every_strategy_trains_samples_and_resumes(how: str, more: list[str], tmp_path: Path) -> None:
     """The last run goes on from the second step of one process."""
     shared = [*more, f"distributed={how}", "device=cuda"]
     alone = [*more, "device=cpu", "gradient_accumulation=2"]

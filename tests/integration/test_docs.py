@@ -67,7 +67,7 @@ def test_the_tour_of_the_tiny_model(in_tmp: Path, shared_cache: Path, capsys: py
                 smaller = [*smaller, "steps=3"]
             code = ENTRY_POINTS[command.entry](replaced(words, [*smaller, f"cache_dir={shared_cache}"]))
         assert code == 0, f"{command}\n{capsys.readouterr().err}"
-    assert "Going on from step 2" in capsys.readouterr().out
+    assert "Resuming from step 2" in capsys.readouterr().out
     assert list(Path("outputs/generated").glob("*.mp4"))
     assert {path.name for path in RunFolder(newest_run()).checkpoints.iterdir()} >= {"step-000002", "step-000003"}
 

@@ -45,7 +45,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(trained: Path, tmp_path: Pa
     assert done.returncode == 2, done.stderr
     assert "the checkpoint of step 6 could not be written" in done.stdout.replace("\n", " ")
     assert "the checkpoint of step 8 could not be written" in done.stderr
-    assert "step-000004 is the last good one" in done.stderr
+    assert "step-000004 is the last valid one" in done.stderr
     assert len(read_metrics(run.metrics)) == 8, "the training went on"
     checkpoint, passed_over = newest_checkpoint(run.path)
     assert checkpoint is not None
@@ -88,7 +88,7 @@ def test_every_damage_of_a_checkpoint_is_found(
     assert main([*SETTINGS, "steps=4", f"run_dir={run}", f"cache_dir={shared_cache}", "resume=auto"]) == 0
     out = capsys.readouterr().out
     assert "Skipped" in out
-    assert "Going on from step 2" in out
+    assert "Resuming from step 2" in out
     assert open_checkpoint(RunFolder(run).checkpoint(4)).manifest["files"] == open_checkpoint(newest).manifest["files"]
 
 
@@ -122,7 +122,7 @@ def test_the_best_checkpoint_stays(tmp_path: Path, shared_cache: Path) -> None:
     assert {path.name for path in run.checkpoints.glob("step-*")} == {f"step-{best:06d}", "step-000008"}
 
 
-def test_other_settings_are_refused_unless_told(
+def test_other_settings_are_refused_without_resume_changed(
     trained: Path, tmp_path: Path, shared_cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"

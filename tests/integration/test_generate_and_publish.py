@@ -86,19 +86,19 @@ def test_a_replay_is_the_same_frame_for_frame(runs, sample, in_tmp: Path, shared
     assert again.read_bytes() == last.read_bytes(), "the last videos of a run come from its export"
     (early,) = runs["first"].validation(0).glob("*.json")
     assert generate([f"cache_dir={shared_cache}", f"generate.replay={early}"]) == 2
-    assert "cannot be made again" in capsys.readouterr().err
+    assert "cannot be reproduced" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["generate.images=a.png"], "does t2v: it needs no images"),
-        (["model=tiny-5b-i2v"], "does i2v: it needs one image for each of the 1 prompts"),
+        (["generate.images=a.png"], "is for t2v and needs no images"),
+        (["model=tiny-5b-i2v"], "is for i2v and needs one image per prompt (1)"),
         (["model=tiny-5b-i2v", "generate.images=nowhere.png"], "the image nowhere.png cannot be opened"),
         (["generate.adapter=[{first},{image}]"], "trained on different models: tiny-5b, tiny-5b-i2v"),
-        (["generate.adapter=[{first},{whole}]"], "a whole transformer cannot be combined"),
+        (["generate.adapter=[{first},{whole}]"], "a full transformer cannot be combined"),
         (["generate.adapter={first}", "generate.weights=[1,2]"], "has 2 values for 1 adapters"),
-        (["generate.adapter={whole}", "generate.strength=0.5"], "this is a whole transformer"),
+        (["generate.adapter={whole}", "generate.strength=0.5"], "this is a full transformer"),
         (["generate.adapter={first}/export/pytorch_lora_weights.safetensors", "model=tiny-2b"], "does not fit"),
     ],
 )

@@ -48,7 +48,7 @@ def test_losses_are_those_of_the_cpu(name: str, cache: Path, tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("optim", ["adamw", "adamw8bit", "paged_adamw8bit", "cpu_offload", "ao_adamw8bit", "muon"])
-def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(optim: str, cache: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(optim: str, cache: Path, tmp_path: Path) -> None:
     needs_compiler(optim)
     shared = [*BASE[1:], f"cache_dir={cache}", f"optim={optim}", "validation=none", "device=cuda", "steps=4"]
     whole = losses([*shared, "checkpoint.every=2", f"run_dir={tmp_path}/run"])

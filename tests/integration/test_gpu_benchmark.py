@@ -45,7 +45,7 @@ def test_one_measurement_from_random_weights_to_the_page(tmp_path: Path) -> None
     assert "0 are left" in again.stdout
 
 
-def test_what_cannot_be_run_is_said_in_a_line(tmp_path: Path) -> None:
+def test_impossible_runs_are_reported_in_one_line(tmp_path: Path) -> None:
     unknown = bench(tmp_path, "6b")
     assert unknown.returncode == 2
     assert unknown.stdout.startswith("there is no piece 6b; there are tests, 2b, 5b,")
@@ -53,7 +53,7 @@ def test_what_cannot_be_run_is_said_in_a_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.cuda_matrix
-def test_a_measurement_that_fails_is_written_down_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_a_failed_measurement_is_recorded_and_the_rest_continues(tmp_path: Path) -> None:
     """A card that is too small, and a Factory that is not there."""
     one = ["reference", "--only", "model=2b method=lora", "--reference", str(tmp_path / "nothing")]
     done = bench(tmp_path, *one, SOFTWARE_CUDA_TOTAL_MIB="2")

@@ -41,7 +41,7 @@ def test_little_shared_memory_is_enough(in_tmp: Path, shared_cache: Path) -> Non
     done = in_namespace("mount -t tmpfs -o size=64k tmpfs /dev/shm", command, in_tmp)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert "going on with" not in done.stdout, "there is room for two"
+    assert "using data.workers=0" not in done.stdout, "there is room for two"
     assert read_status(in_tmp / "run")["status"] == "finished"
 
 
@@ -52,7 +52,7 @@ def group_umask() -> Iterator[None]:
     os.umask(before)
 
 
-def test_a_shared_cache_that_was_damaged_is_mended(
+def test_a_damaged_shared_cache_is_repaired(
     in_tmp: Path, group_umask: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Everything that is written has the mode of the umask and the group of its folder."""
@@ -69,7 +69,7 @@ def test_a_shared_cache_that_was_damaged_is_mended(
     capsys.readouterr()
     assert train([*SHORT, "data.workers=0", f"cache_dir={cache}", f"run_dir={run}"]) == 0
     told = capsys.readouterr().out
-    assert told.count("it is encoded again") == 2
+    assert told.count("encoding it again") == 2
     assert told.count("Rebuilding") == 1
     assert {path: path.read_bytes() for path in entries} == entries
     for path in [*cache.rglob("*"), *run.rglob("*")]:
@@ -82,7 +82,7 @@ def test_a_cache_dir_that_is_a_file_is_named(command, in_tmp: Path, capsys: pyte
     (in_tmp / "file").write_text("")
     assert command(["cache_dir=file"]) == 2
     told = capsys.readouterr()
-    assert "cache_dir=file: this, or a folder above it, is a file" in told.err
+    assert "cache_dir=file: this path or one of its parents is a file" in told.err
     assert "Encoded" not in told.out
 
 
@@ -110,7 +110,7 @@ def test_runs_and_sweeps_of_one_second_have_folders_of_their_own(
     assert not list(Path("outputs/multirun/taken").iterdir())
 
 
-def test_a_read_only_working_directory_is_told(in_tmp: Path, shared_cache: Path) -> None:
+def test_a_read_only_working_directory_is_reported(in_tmp: Path, shared_cache: Path) -> None:
     """Every command: one line, or plain work."""
     prepare = "mount --bind . . && mount -o remount,ro,bind . && cd /proc/self/cwd/."
     run = [sys.executable, "-m"]

@@ -26,7 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> RunFold
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder.parent, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    for line in ("8 clips (frames x height x width): 8 of 9x32x48", "Training 12/12  loss", "Sample from it:"):
+    for line in ("8 clips (frames x height x width): 8 of 9x32x48", "Training 12/12  loss", "To sample from it:"):
         assert line in done.stdout
     assert not re.search("warning|deprecat|failed|unable", done.stdout, re.IGNORECASE), done.stdout
     return RunFolder(folder)
@@ -80,7 +80,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     out = capsys.readouterr().out
     assert re.search(r"Skipped: checkpoint \S+/step-000012: trainable.safetensors is damaged", out)
     assert re.findall("Changed since the checkpoint: (.*)", out) == ["checkpoint.keep: 3 -> 7, from step 7"]
-    assert "Going on from step 6" in out
+    assert "Resuming from step 6" in out
     resumed, whole = (load_file(folder.checkpoint(12) / "trainable.safetensors") for folder in (copy, run))
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
     resumed, whole = (load_file(folder.checkpoint(12) / "optimizer.safetensors") for folder in (copy, run))

@@ -17,12 +17,12 @@ def test_a_run_that_will_not_fit_is_refused_before_anything_is_loaded(
     settings = ["memory.budget=0.72", f"cache_dir={shared_cache}", "run_dir=run", "memory.activations=keep"]
     assert train([*settings, "batch_size=16", "steps=1"]) == 2
     message = capsys.readouterr().err
-    assert "which is more than memory.budget=0.72" in message
+    assert "which exceeds memory.budget=0.72" in message
     assert "With these settings it takes 0.0 GiB, which would fit:\n  " in message
     assert "Traceback" not in message
     assert not Path("run").exists()
     assert train([*settings, "memory.budget=4", "steps=1", "validation=none"]) == 0
-    assert "Predicted memory" in capsys.readouterr().out
+    assert "Predicted peak memory" in capsys.readouterr().out
     summary = json.loads(Path("run/summary.json").read_text())
     assert set(summary["memory_figures"]) == {"before_training", "before_validation"}
 

@@ -103,7 +103,7 @@ def test_two_processes_go_on_where_one_stopped(
         RunFolder(run).checkpoint(4) / "optimizer.safetensors",
         RunFolder(alone[method]).checkpoint(4) / "optimizer.safetensors",
     )
-    assert "processes were 1, are 2" in capfd.readouterr().out
+    assert "1 processes, now 2" in capfd.readouterr().out
 
 
 def start(*settings: str) -> subprocess.Popen:
@@ -147,9 +147,7 @@ LONG = ["steps=2000", "validation=none", "data.workers=0", "checkpoint.every=100
     ("how", "number"),
     [("", signal.SIGUSR1), ("ddp", signal.SIGTERM), ("-m", signal.SIGUSR2), extended("", signal.SIGTERM)],
 )
-def test_a_warned_run_saves_and_goes_on_later(
-    how: str, number: signal.Signals, in_tmp: Path, shared_cache: Path
-) -> None:
+def test_a_warned_run_saves_and_resumes(how: str, number: signal.Signals, in_tmp: Path, shared_cache: Path) -> None:
     """SIGUSR2 is submitit's, for a job of a sweep."""
     run = RunFolder(in_tmp / "run")
     settings = [*LONG, f"run_dir={run.path}", f"cache_dir={shared_cache}", "resume=auto"]

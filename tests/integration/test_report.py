@@ -19,7 +19,7 @@ RATES = ("0.001", "0.01", "0.1")
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory, make_job) -> Path:
-    """Three finished runs, one that failed before it had a configuration, one whose process is gone."""
+    """Three finished runs, one that failed before it had a configuration, one whose process disappeared."""
     folder = tmp_path_factory.mktemp("sweep")
     video = write_clip(folder / "clip" / "clip.mp4")
     for number, rate in enumerate(RATES):
@@ -55,7 +55,7 @@ def test_the_same_figures_as_csv_and_as_a_frame(sweep: Path, tmp_path: Path, cap
 
 def test_folders_without_runs_are_named(tmp_path: Path, capsys) -> None:
     assert main([str(tmp_path)]) == 2
-    assert f"{tmp_path} has no run in it" in capsys.readouterr().err
+    assert f"{tmp_path} contains no run" in capsys.readouterr().err
     assert main([str(tmp_path / "no")]) == 2
     assert list(tmp_path.iterdir()) == []
 
@@ -84,7 +84,7 @@ def test_the_page_in_a_browser(sweep: Path, tmp_path: Path) -> None:
         assert [name.strip() for name in falling[:3]] == [name.strip() for name in rising[:3]][::-1]
 
         assert "must</b> be greater" in page.locator("#failures").inner_text()
-        assert "process is gone" in page.locator("#failures").inner_text()
+        assert "process exited without an error message" in page.locator("#failures").inner_text()
 
         assert page.locator("#profiles summary").all_inner_texts() == ["0: lr 0.001. Step 5: 9.2 ms"]
         assert page.locator("#profiles td").all_text_contents() == ["attention", "6.0", "step", "9.3"]

@@ -87,7 +87,7 @@ def test_new_settings_hold_from_the_first_resumed_step(
 def test_a_rate_of_zero_and_a_new_average(run: RunFolder, go: Go, capsys: pytest.CaptureFixture[str]) -> None:
     """Weights that do not move are their own average, if it starts with them."""
     assert go("resume=latest", "steps=8", "optim.lr=0", "ema_decay=0.9") == 0
-    assert "the running average starts from the checkpoint's weights" in capsys.readouterr().out
+    assert "the EMA starts from the checkpoint's weights" in capsys.readouterr().out
     assert equal(weights(run, 8), weights(run, 6))
     exported = load_file(run.export / "pytorch_lora_weights.safetensors")
     sums = [sum(float(tensor.abs().sum()) for tensor in found.values()) for found in (exported, weights(run, 6))]
@@ -149,32 +149,32 @@ def test_an_older_checkpoint_begins_a_branch(
     assert go(older, "steps=5", "checkpoint.keep=1", "seed=7") == 0
     out = capsys.readouterr().out
     (branch,) = (run.path / "branches").iterdir()
-    assert f"Set aside what this run had after step 2: {branch}" in out
+    assert f"Moved the results after step 2 to {branch}" in out
     assert [path.name for path in run.checkpoints.iterdir()] == ["step-000005"]
     assert sorted(path.name for path in (branch / "checkpoints").iterdir()) == ["step-000004", "step-000006"]
     assert len(rates(run)) == 5
     assert len(read_metrics(branch / "metrics.jsonl")) == 6
     assert go("resume=latest", "steps=6", "seed=7") == 0
-    assert "Going on from step 5" in capsys.readouterr().out
+    assert "Resuming from step 5" in capsys.readouterr().out
     assert not equal(weights(run, 6), old), "the new branch goes on, not the old one"
     assert train([*settings(branch, shared_cache), "resume=auto", "steps=7"]) == 0
-    assert "Going on from step 6" in capsys.readouterr().out
+    assert "Resuming from step 6" in capsys.readouterr().out
     assert equal(weights(RunFolder(branch), 6), old)
     assert len(rates(run)) == 6
 
 
-def test_another_optimizer_starts_afresh_and_says_so(
-    run: RunFolder, go: Go, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_optimizer_starts_with_a_new_state(run: RunFolder, go: Go, capsys: pytest.CaptureFixture[str]) -> None:
     change = ("resume=latest", "steps=7", "optim=prodigy")
     assert go(*change) == 2
-    assert "optim.target was torch.optim.AdamW, is pytorch_optimizer.Prodigy" in capsys.readouterr().err
+    assert "optim.target was torch.optim.AdamW, now pytorch_optimizer.Prodigy" in capsys.readouterr().err
     assert go(*change, "resume_changed=true") == 0
-    assert "the optimizer starts afresh with the trained weights" in capsys.readouterr().out
+    assert "the optimizer starts with a new state" in capsys.readouterr().out
     assert rates(run)[6] == pytest.approx(cosine(7, 7, 0.001))
 
 
-def test_other_clips_are_told_and_epochs_count_on(run: RunFolder, go: Go, capsys: pytest.CaptureFixture[str]) -> None:
+def test_changed_clips_are_reported_and_epochs_continue(
+    run: RunFolder, go: Go, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert go("resume=latest", "epochs=1", "data.clips=10", "lr_scheduler.warmup_steps=50") == 0
     out = capsys.readouterr().out
     assert "the dataset: 8 clips, now 10" in out
@@ -227,11 +227,11 @@ def test_an_export_that_does_not_fit(
         patch.setattr(export.CogVideoXPipeline, "save_lora_weights", no_room)
         assert go("resume=latest", "steps=6") == 2
     told = capsys.readouterr()
-    assert "Nothing is left to train; exporting step 6" in told.out
+    assert "Nothing left to train; exporting step 6" in told.out
     assert f"{run.export}: No space left on device" in told.err
-    assert f"resume=auto goes on from {run.checkpoint(6)}" in told.err
+    assert f"resume=auto continues from {run.checkpoint(6)}" in told.err
     assert read_status(run.path)["status"] == "failed"
-    assert tree(run.export) == before, "the last good one"
+    assert tree(run.export) == before, "the last valid one"
     assert {path.name for path in run.path.glob(".*")} == set()
 
 
@@ -260,5 +260,5 @@ def test_a_cache_that_does_not_fit(
         assert prepare([f"cache_dir={tmp_path / 'cache'}"]) == 2
     error = capsys.readouterr().err
     assert f"cogvx_exp.prepare: {tmp_path / 'cache'}/" in error
-    assert ": No space left on device; make room there, or set cache_dir" in error
+    assert ": No space left on device; free some space, or set cache_dir" in error
     assert prepare([f"cache_dir={tmp_path / 'cache'}"]) == 0

@@ -113,7 +113,7 @@ def test_the_same_command_again_runs_what_is_missing_or_failed(
 
     assert statuses() == ["finished"] * 3
     assert (finished / "metrics.jsonl").stat().st_mtime_ns == before, "it was not run again"
-    assert "Going on from step 2" in (killed / "output.log").read_text()
+    assert "Resuming from step 2" in (killed / "output.log").read_text()
     for path, exported in weights.items():
         again = load_file(path / "export" / LORA_FILE)
         assert all(torch.equal(again[name], exported[name]) for name in exported), path

@@ -45,7 +45,7 @@ def test_wandb_and_tensorboard_get_what_the_run_writes(tmp_path: Path, shared_ca
     ):
         assert f" INFO cogvx_exp.{logger}: " in done.stderr
     assert re.search(r"^\S+ INFO diffusers\.", done.stderr, re.MULTILINE)
-    assert "going on without" not in done.stdout
+    assert "continuing without" not in done.stdout
     (wandb,) = run.path.glob("wandb/offline-run-*/run-*.wandb")
     assert b"grad_norm" in wandb.read_bytes()
     assert len(list(run.path.glob("wandb/offline-run-*/files/media/videos/**/*.mp4"))) == 3
@@ -93,7 +93,7 @@ def test_a_tracker_that_fails_costs_a_note(
 
     monkeypatch.setattr(trackers.TensorBoardTracker, "metrics", fail)
     assert main([*SHORT, "tracker=tensorboard", f"run_dir={tmp_path / 'run'}", f"cache_dir={shared_cache}"]) == 0
-    assert "going on without tensorboard: no such thing" in capsys.readouterr().out
+    assert "continuing without tensorboard: no such thing" in capsys.readouterr().out
     assert len(read_metrics(tmp_path / "run" / "metrics.jsonl")) == 4
 
 

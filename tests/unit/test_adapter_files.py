@@ -158,19 +158,19 @@ def one_more(raw: Tensors, key: str, *shape: int) -> Tensors:
 REFUSED: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     "another model's layers": (
         lambda raw: renamed(raw, "diffusion_model.{layer}.lora_{half}.weight", ("transformer_blocks", "double_blocks")),
-        "16 of its keys belong to no layer of it (diffusion_model.double_blocks.0.attn1.to_k.lora_A.weight",
+        "16 of its keys match none of its layers (diffusion_model.double_blocks.0.attn1.to_k.lora_A.weight",
     ),
     "a deeper model's": (
         lambda raw: renamed(raw, "{layer}.lora_{half}.weight", ("blocks.1", "blocks.7")),
-        "8 of its keys belong to no layer",
+        "8 of its keys match none of its layers",
     ),
     "a wider model's": (
         lambda raw: {key: torch.cat([weight] * 2, int("B" not in key)) for key, weight in raw.items()},
-        "goes from 128 to 128 channels in the file and from 64 to 64 in the model",
+        "maps 128 to 128 channels in the file, but 64 to 64 in the model",
     ),
     "the text encoder, too": (
         lambda raw: one_more(raw, "lora_te_text_model_q.lora_down.weight", 4, 8),
-        "1 of its keys belong to no layer of it (lora_te_text_model_q.lora_down.weight)",
+        "1 of its keys match none of its layers (lora_te_text_model_q.lora_down.weight)",
     ),
     "an unknown part": (
         lambda raw: one_more(raw, "transformer_blocks.0.attn1.to_q.lora_mid.weight", 1),
@@ -184,10 +184,13 @@ REFUSED: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
         lambda raw: one_more(kohya(raw), "lora_unet_transformer_blocks_0_attn1_to_q.dora_scale", 64, 1),
         "1 keys are of kohya's DoRA",
     ),
-    "whole weights": (lambda raw: {"patch_embed.proj.weight": torch.ones(3)}, "has no LoRA keys but patch_embed.proj"),
+    "whole weights": (
+        lambda raw: {"patch_embed.proj.weight": torch.ones(3)},
+        "has no LoRA keys, only patch_embed.proj",
+    ),
     "half of a layer": (lambda raw: without(raw, "to_q.lora_B"), "has only one of lora_A and lora_B"),
     "nothing": (lambda raw: {}, "has no LoRA keys"),
-    "nan": (lambda raw: {key: weight / 0 for key, weight in raw.items()}, "has values that are not finite"),
+    "nan": (lambda raw: {key: weight / 0 for key, weight in raw.items()}, "has non-finite values"),
     "zeros": (
         lambda raw: {key: weight * ("lora_A" in key) for key, weight in raw.items()},
         "changes none of its 8 layers",
@@ -234,8 +237,8 @@ def test_files_that_hold_no_adapter_are_refused_before_a_model_is_loaded(raw: Te
     (tmp_path / "pointer.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
     assert "is a Git LFS pointer" in why("pointer.safetensors")
     torch.save(raw, tmp_path / "lora.pt")
-    assert "is a pickle, which can run any code" in why("lora.pt")
-    assert "has 2 files; name one of them" in why("")
+    assert "is a pickle, which can run arbitrary code" in why("lora.pt")
+    assert "has 2 files; choose one" in why("")
     (tmp_path / "one").mkdir()
     save_file(raw, tmp_path / "one/some.safetensors")
     assert find_adapter(tmp_path / "one").file == tmp_path / "one/some.safetensors"

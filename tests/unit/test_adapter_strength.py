@@ -95,13 +95,13 @@ def test_a_run_that_starts_from_a_lora_starts_as_strong(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"rank": 8}, "has rank 4 and method.rank=8; use its rank and its targets: method.rank=4"),
-        ({"rank": 3}, "has rank 4 and method.rank=3"),
+        ({"rank": 8}, "has rank 4, but method.rank=8; use its rank and targets: method.rank=4"),
+        ({"rank": 3}, "has rank 4, but method.rank=3"),
         (
             {"targets": ["to_q"]},
-            "has 8 layers and this run trains 2; use its rank and its targets: 'method.targets=[to_k,",
+            "has 8 layers, but this run trains 2; use its rank and targets: 'method.targets=[to_k,",
         ),
-        ({"targets": ["to_q", "to_k", "to_v", "to_out.0", "ff.net.2"]}, "has 8 layers and this run trains 10"),
+        ({"targets": ["to_q", "to_k", "to_v", "to_out.0", "ff.net.2"]}, "has 8 layers, but this run trains 10"),
     ],
     ids=str,
 )
@@ -116,7 +116,9 @@ def test_a_start_from_another_rank_or_other_layers_is_refused(
 
 def test_layers_that_cannot_be_decomposed_are_named(job: TrainJob) -> None:
     method = job.method.model_copy(update={"init": "pissa", "targets": ["proj"]})
-    with pytest.raises(UserError, match=r"method\.init=pissa decomposes linear layers, and patch_embed\.proj is none"):
+    with pytest.raises(
+        UserError, match=r"method\.init=pissa decomposes linear layers, but patch_embed\.proj is not linear"
+    ):
         make_trainable(new_model(job), method, 0)
 
 

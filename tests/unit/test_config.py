@@ -60,19 +60,19 @@ def refused(capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
         ("data=mix", "list the sources"),
         ("data=mix 'data.sources=[{source: csv}]'", "data.sources[0].root=null"),
         ("data.reshape=random", "add data.encode=online"),
-        ("data.holdout=1.5", "a share must be below 1"),
+        ("data.holdout=1.5", "a fraction must be from 0 to below 1"),
         ("data=latents data.root=x data.encode=online", "has no videos to encode"),
         ("model.weights=pretrained", "set model.path"),
         ("hydra.run.dir=x", "set run_dir=FOLDER"),
         ("optim=cpu_offload gradient_accumulation=2", "or optim.offload_gradients=false"),
-        ("optim.release_gradients=true gradient_accumulation=2", "released gradients cannot be added to"),
-        ("optim.release_gradients=true", "max_grad_norm=1  the weights have moved"),
+        ("optim.release_gradients=true gradient_accumulation=2", "released gradients cannot be accumulated"),
+        ("optim.release_gradients=true", "max_grad_norm=1  weights are stepped"),
         ("optim=cpu_offload model.dtype=float16", "add model.dtype=bfloat16"),
         ("optim=ao_adamw optim.stochastic_rounding=true", "computes in float32; add model.dtype=bfloat16"),
         ("optim.stochastic_rounding=true", "only for optim=ao_adamw or"),
-        ("method=sft memory=12gb", "trains the blocks themselves"),
+        ("method=sft memory=12gb", "trains the blocks"),
         ("memory=12gb quant=nf4", "choose one"),
-        ("memory.stream_blocks=true", "memory.activations=keep  blocks that are streamed must be computed again"),
+        ("memory.stream_blocks=true", "memory.activations=keep  streamed blocks must be recomputed"),
         ("quant=int8 method=sft", "only for method=lora or lora_ff, not sft"),
         ("quant=nf4 method.init=pissa", "use default"),
         ("model.name=${nothing}", "nothing"),
@@ -93,7 +93,7 @@ def test_a_section_that_can_be_enabled_is_so_by_its_name(capsys: pytest.CaptureF
     assert readable("compile=true", TrainJob) == "compile=true"
 
 
-def test_all_faults_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_errors_are_reported_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     settings = ["model=5c", "optim.lrr=1", "+foo=2", "steps=0", "optim.eps=x", "task=i2v", "validation.height=7"]
     first, *lines = refused(capsys, *settings).strip().splitlines()
     assert "7 settings" in first
@@ -102,10 +102,10 @@ def test_all_faults_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_split_runs_refuse_what_cannot_be_split_only(capsys: pytest.CaptureFixture[str], make_job: MakeJob) -> None:
     message = refused(capsys, "distributed=fsdp", "method=sft", "optim=adafactor")
-    assert "optim=adafactor  distributed=fsdp splits every weight, and this optimizer needs whole ones" in message
+    assert "optim=adafactor  distributed=fsdp shards every weight, and this optimizer needs whole weights" in message
     assert "ao_adamw8bit" in message
     message = refused(capsys, "distributed=zero3", "ema_decay=0.9", "optim=ao_adamw")
-    assert "distributed=zero3 keeps the float32 weights in buffers of its own" in message
+    assert "distributed=zero3 keeps the float32 weights in its own buffers" in message
     assert "optim=ao_adamw" in message
     make_job("distributed=fsdp", "optim=adamw8bit")  # an adapter is not split
     make_job("distributed=fsdp", "method=sft", "optim=ao_adamw8bit", "ema_decay=0.9", "max_grad_norm=0.5")

@@ -51,7 +51,7 @@ def test_a_damaged_entry_counts_as_absent(damage: str, tmp_path: Path, capsys: p
     SEEN_AT_ONCE[damage](cache._path(key))
     for _ in range(2):
         assert not cache.has(key, (2, 3))
-    assert capsys.readouterr().out.replace("\n", "").count("encoded again") == 1
+    assert capsys.readouterr().out.replace("\n", "").count("encoding it again") == 1
     cache.save(key, torch.arange(6).reshape(2, 3))
     assert cache.has(key, (2, 3))
     assert cache.load(key).tolist() == [[0, 1, 2], [3, 4, 5]]

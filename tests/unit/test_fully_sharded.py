@@ -113,6 +113,6 @@ def test_quantized_states_are_split_evenly_only(group: None, monkeypatch: pytest
         monkeypatch.setattr(shards.dist, "get_world_size", lambda world=world: world)
         shards.check_even(optimizer)  # type: ignore[arg-type]
     monkeypatch.setattr(shards.dist, "get_world_size", lambda: 3)
-    with pytest.raises(UserError, match="100 rows of a weight do not divide by 3 processes"):
+    with pytest.raises(UserError, match="100 rows of a weight are not divisible by 3 processes"):
         shards.check_even(optimizer)  # type: ignore[arg-type]
     shards.check_even(torch.optim.AdamW([weight]))

@@ -36,27 +36,27 @@ def test_a_caption_with_commas_is_not_cut(tmp_path: Path) -> None:
     assert captions == {"b1.mp4": "quoted, fine"}
     told = [(fault.row, fault.what) for fault in faults]
     assert told == [
-        (1, "line 2: has 3 fields, and the header has 2"),
-        (3, "line 4: has 3 fields, and the header has 2"),
-        (4, "line 5: has 1 fields, and the header has 2"),
+        (1, "line 2: has 3 fields, but the header has 2"),
+        (3, "line 4: has 3 fields, but the header has 2"),
+        (4, "line 5: has 1 fields, but the header has 2"),
     ]
     assert "put a caption with commas" in faults[0].fix
 
 
-def test_an_open_quote_swallows_nothing_in_silence(tmp_path: Path) -> None:
+def test_an_open_quote_is_reported(tmp_path: Path) -> None:
     head = 'video,caption\nb0.mp4,"a 5 inch" doll\n'
     captions, faults = of_csv(tmp_path, head + 'b1.mp4,"an unclosed quote\nb2.mp4,third\nb3.mp4,fourth\n')
     assert captions == {}
     assert [fault.what for fault in faults] == [
-        "line 2: a quoted field goes on behind its closing quote",
-        "lines 3 to 5: a quote is opened and never closed, so all that follows belongs to it",
+        "line 2: a quoted field continues after its closing quote",
+        "lines 3 to 5: a quote is opened and never closed, so everything after it belongs to the field",
     ]
     captions, faults = of_csv(tmp_path, 'video,caption\nb1.mp4,"open\nb2.mp4,"closed here, by chance"\nb3.mp4,c\n')
     assert captions == {"b3.mp4": "c"}
     assert faults[0].what.startswith("lines 2 to 3:")
     captions, faults = of_csv(tmp_path, 'video,caption\nb1.mp4,"open\nb2.mp4,size 12"\nb3.mp4,c\n')
     assert captions == {"b3.mp4": "c"}, "a legal caption of two lines, but the second one is a row"
-    assert faults[0].what == "lines 2 to 3: a quote is open, and line 3 looks like a row of its own"
+    assert faults[0].what == "lines 2 to 3: a quote is still open, but line 3 looks like a separate row"
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -72,9 +72,9 @@ def test_what_is_legal_in_csv_is_read(tmp_path: Path, end: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("video;caption\nb.mp4;x", "has semicolons between its columns; save it with commas"),
-        ('"video";"caption"\n"b.mp4";"x"', "has semicolons between its columns"),
-        ("video\tcaption\nb.mp4\tx", "has tabs between its columns"),
+        ("video;caption\nb.mp4;x", "is separated by semicolons; save it with commas"),
+        ('"video";"caption"\n"b.mp4";"x"', "is separated by semicolons"),
+        ("video\tcaption\nb.mp4\tx", "is separated by tabs"),
         ("video,caption,caption\n", "has the column caption twice"),
         ("", "has no column caption and video; it has nothing"),
         ('video,"cap"tion\n', "the header in line 1 cannot be read"),
@@ -94,7 +94,7 @@ def test_a_table_that_cannot_be_read_says_why(tmp_path: Path, text: str | bytes,
     assert "\n" not in str(told.value)
 
 
-def test_the_iconv_line_mends_the_file(tmp_path: Path) -> None:
+def test_the_suggested_iconv_command_works(tmp_path: Path) -> None:
     root = tmp_path / "it's a folder"
     root.mkdir()
     with pytest.raises(UserError) as told:
@@ -117,11 +117,11 @@ def test_json_lines_are_read_strictly(tmp_path: Path) -> None:
     (tmp_path / "dataset.jsonl").write_text("\n".join(lines))
     rows, faults, _ = read("jsonl", tmp_path)
     assert [row.captions for row in rows] == [("fine",)]
-    expected = ["has caption twice", "half of a character", "not UTF-8", "nested too deeply", "has no video"]
+    expected = ["has caption twice", "an incomplete character", "not UTF-8", "nested too deeply", "has no video"]
     assert [fault.row for fault in faults] == [1, 2, 3, 4, 6]
     assert all(words in fault.what for words, fault in zip(expected, faults, strict=True)), faults
     (tmp_path / "dataset.jsonl").write_text(json.dumps([{"video": "a.mp4", "caption": "x"}], indent=1))
-    with pytest.raises(UserError, match="is one JSON list, not a JSON object a line; convert it: jq"):
+    with pytest.raises(UserError, match="is one JSON list, not one JSON object per line; convert it: jq"):
         read("jsonl", tmp_path)
 
 
@@ -149,7 +149,7 @@ def test_names_are_found_as_they_are_written(tmp_path: Path, monkeypatch: pytest
     assert f"{root}/ a.mp4" in [row.path for row in rows]
 
 
-def test_what_systems_leave_is_left_out(tmp_path: Path) -> None:
+def test_system_files_are_skipped(tmp_path: Path) -> None:
     good = tmp_path / "sub" / "a.mp4"
     junk = ["._a.mp4", "__MACOSX/sub/a.mp4", "sub/.ipynb_checkpoints/a-checkpoint.mp4", "@eaDir/a.mp4"]
     for path in (good, *(tmp_path / name for name in junk), tmp_path / ".DS_Store", tmp_path / "Thumbs.db"):
@@ -163,7 +163,7 @@ def test_what_systems_leave_is_left_out(tmp_path: Path) -> None:
     assert ([row.path for row in rows], faults, len(left_out)) == ([str(good)], [], 4)
 
 
-def test_links_to_folders_are_followed_or_told(tmp_path: Path) -> None:
+def test_links_to_folders_are_followed_or_reported(tmp_path: Path) -> None:
     root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
     for path in (root / "own" / "a.mp4", elsewhere / "deep" / "b.mp4"):
         path.parent.mkdir(parents=True)
@@ -190,7 +190,7 @@ def test_links_to_folders_are_followed_or_told(tmp_path: Path) -> None:
     assert len(read("files", root, outside=True)[0]) == 1
 
 
-def test_a_folder_that_may_not_be_looked_into_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_folder_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "closed").mkdir()
     original = os.scandir
 
@@ -201,7 +201,7 @@ def test_a_folder_that_may_not_be_looked_into_is_told(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr("cogvx_exp.data.forms.folders.os.scandir", scandir)
     (fault,) = read("folder", tmp_path)[1]
-    assert (Path(fault.file).name, fault.what) == ("closed", "cannot be looked into (Permission denied)")
+    assert (Path(fault.file).name, fault.what) == ("closed", "cannot be read (Permission denied)")
 
 
 def test_the_hubs_cache_may_link_to_its_own_blobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ def test_variables_without_sense_are_named(
     for name, value in left.items():
         monkeypatch.setenv(name, value)
     assert train(["model=tiny-5b"]) == 2
-    assert f"RANK={left['RANK']} and WORLD_SIZE=2 place no process" in capsys.readouterr().err
+    assert f"RANK={left['RANK']} and WORLD_SIZE=2 are not a valid rank" in capsys.readouterr().err
 
 
 def test_folders_made_at_the_same_time_differ(tmp_path: Path) -> None:

@@ -63,5 +63,5 @@ def test_each_part_of_the_objective_can_be_replaced() -> None:
 
 
 def test_a_part_that_cannot_be_imported_is_named() -> None:
-    with pytest.raises(UserError, match=r"objective\.error=nowhere\.at_all is no function that can be imported"):
+    with pytest.raises(UserError, match=r"objective\.error=nowhere\.at_all cannot be imported"):
         build_objective(Settings(error="nowhere.at_all"))

@@ -19,7 +19,7 @@ from tests.conftest import MakeJob
     [
         (23.0, 23.6, 23.4, "the 23.6 GiB of this Card"),
         (23.6, 23.6, 23.6, "the 23.6 GiB of this Card"),
-        (5.0, 23.6, 5.4, "the 5.4 GiB that are free of the 23.6 of this Card"),
+        (5.0, 23.6, 5.4, "the 5.4 GiB free of this Card's 23.6"),
     ],
 )
 def test_the_memory_that_is_free_counts(
@@ -48,7 +48,7 @@ def test_a_known_card_is_told_the_time(
         monkeypatch.setattr(module, "_gpu", lambda device, name=name: (79.0, 80.0, name))
         module.preflight(job, [], {Bucket(9, 32, 48)})
         out = capsys.readouterr().out
-        assert f"Predicted memory: 1.0 GiB at most, of 79.4{said}" in out
+        assert f"Predicted peak memory: 1.0 of 79.4 GiB{said}" in out
         assert ("cost " in out) == bool(said)
 
 
@@ -58,8 +58,10 @@ def test_more_than_the_host_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     host.check_host(kinds, 1)
     with pytest.raises(UserError, match=r"2 processes, each 13\.6 GiB") as refused:
         host.check_host(kinds, 2)
-    assert "more than the 16.0 GiB of this machine" in str(refused.value)
-    assert "memory.stream_blocks=false memory.activations=checkpoint validation.offload=false (" in str(refused.value)
+    assert "exceeds the 16.0 GiB of this machine" in str(refused.value)
+    assert "memory.stream_blocks=false memory.activations=checkpoint validation.offload=false would" in str(
+        refused.value
+    )
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_prompts_stand_in_the_card_as_they_were_written(make_job: MakeJob, tmp_p
     for (cell, link, _), prompt in zip(rows, PROMPTS, strict=True):
         assert unescaped(cell) == " ".join(prompt.split())
         assert link.startswith("videos/")
-    assert "Put <code>a `tick` &lt;b&gt;</code> in front" in html
+    assert "Put <code>a `tick` &lt;b&gt;</code> at the start" in html
     assert html.count("<table>") == 2
 
 

@@ -65,7 +65,7 @@ def test_readers_need_room_for_their_locks(monkeypatch: pytest.MonkeyPatch, caps
     _room(monkeypatch, 64 << 10)
     monkeypatch.setattr(readers.os, "sched_getaffinity", lambda pid: set(range(4)))
     assert readers._possible(8) == 8
-    assert "data.workers=8 and 4 cores" in capsys.readouterr().out
+    assert "data.workers=8 with 4 cores" in capsys.readouterr().out
     assert readers._possible(4) == 4
     assert capsys.readouterr().out == ""
 

@@ -181,16 +181,16 @@ def test_as_many_images_as_prompts_and_only_where_they_are_used(make_job: MakeJo
     Image.new("RGB", (48, 32)).save(tmp_path / "a.png")
     one = f"validation.images=['{tmp_path}/a.png']"
     check_named_files(make_job(*I2V, one, "validation.prompts=[x]"))
-    with pytest.raises(UserError, match=r"validation\.images has 1 images for 2 prompts; give one for each"):
+    with pytest.raises(UserError, match=r"validation\.images has 1 images for 2 prompts; give one per prompt"):
         check_named_files(make_job(*I2V, one, "validation.prompts=[x,y]"))
     job = make_job()
     given = job.model_copy(update={"validation": job.validation.model_copy(update={"images": ["a.png"]})})
     assert [fault.problem for fault in check_train(given)] == [
-        "task=t2v starts from no images; take them out, or use task=i2v"
+        "task=t2v does not use images; remove them, or use task=i2v"
     ]
     job = make_job(*I2V)
     empty = job.model_copy(update={"validation": job.validation.model_copy(update={"images": []})})
-    assert "names no image" in check_train(empty)[0].problem
+    assert "is empty; use null" in check_train(empty)[0].problem
 
 
 def test_generate_names_a_missing_image_before_anything_is_loaded(

@@ -51,7 +51,7 @@ def test_a_hint_gives_the_text_when_it_is_pasted(text: str) -> None:
         (["data=files", "data.root="], "data.root=  is empty"),
         (["resume="], "resume=  is empty"),
         (["data=files", "data.root=~nobody-x/y"], "there is no user nobody-x"),
-        (["data.holdout=videos/b0.mp4"], "must be a count, a share below 1, or a list of paths"),
+        (["data.holdout=videos/b0.mp4"], "must be a count, a fraction below 1, or a list of paths"),
         (["device=mps"], "must be auto, cpu, cuda or cuda:N"),
         (["optim.lr=true"], "must be a number of 0 or more, not true or false"),
         (["compile=maybe"], "must be true or false"),

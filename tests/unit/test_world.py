@@ -19,7 +19,7 @@ def test_every_part_of_a_scene_is_seen() -> None:
         assert all(seen.follows(scene).values()), (scene, seen)
 
 
-def test_a_sketch_is_told_from_all_else() -> None:
+def test_a_sketch_is_distinguished() -> None:
     chance = random.Random(0)
     for scene in chance.sample([scene for scene in all_scenes() if scene.style == "plain"], 30):
         sketch = look_at(draw_scene(varied(with_concept(scene, "sketch"), chance), 9, 32, 32))

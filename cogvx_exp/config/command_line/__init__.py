@@ -1,1 +1,1 @@
-"""From a command line to a checked job."""
+"""Turns a command line into a checked job."""

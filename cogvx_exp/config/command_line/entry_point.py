@@ -1,6 +1,6 @@
-"""The door of every entry point: command line in, checked and typed job out.
+"""Common code of all entry points: turns a command line into a checked, typed job.
 
-Everything here runs before torch is imported, so that a wrong setting is answered at once.
+Everything here runs before torch is imported, so invalid settings are reported immediately.
 """
 
 import math
@@ -52,30 +52,30 @@ def _print_failure(overrides: list[str], error: UserError | CrashError) -> None:
 
 @dataclass(frozen=True)
 class EntryPoint(Generic[Job]):
-    """A command: its primary config, the type of its job, its rules and what it does."""
+    """A command: its primary config, job type, rules and action."""
 
     name: str
     """Name of the module."""
     schema: type[Job]
     """Type of the whole configuration."""
     run: Callable[[Job, list[str]], Any]
-    """Does the work, given the job and the overrides it was made from."""
+    """Runs the job, given the job and its overrides."""
     check: Callable[[Job], list[Fault]] = lambda job: []
-    """The rules between settings, if they can be known from the configuration alone."""
+    """Rules between settings that depend on the configuration alone."""
     config: str = ""
-    """Primary config in conf/, if it is not that of the module's name."""
+    """Primary config in conf/, if it differs from the module's name."""
     finish: Callable[[list[Any]], None] = lambda results: None
-    """Is given what `run` returned, for all jobs of a sweep."""
+    """Called with the results of `run` for all jobs of a sweep."""
     extra: Callable[[list[str]], list[str]] = lambda overrides: []
-    """Overrides of Hydra's own settings, given those of the command line."""
+    """Additional overrides for Hydra, given those of the command line."""
     failed: Callable[[list[str], UserError | CrashError], None] = _print_failure
-    """Is called for each job of a sweep that failed."""
+    """Called for each failed job of a sweep."""
 
     def __call__(self, argv: Sequence[str] | None = None) -> int:
-        """Runs the command and returns its exit code: 0, 1 for a crash, 2 for a user's error, 130 for Ctrl-C.
+        """Runs the command and returns its exit code: 0, 1 for a crash, 2 for a user error, 130 for Ctrl-C.
 
         Raises:
-            Stopped: (an exit with code 75) the run was asked to stop and has saved its state.
+            Stopped: (exit code 75) the run was asked to stop and has saved its state.
         """
         if argv is None:
             expect_one_command()
@@ -116,9 +116,9 @@ class EntryPoint(Generic[Job]):
         met: set[str] = set()
         overrides = [readable(renamed_override(text, met), self.schema) for text in flags.overrides]
         note_renames(met)
-        # Hydra's own parser wants all flags before, or all behind, the overrides.
+        # Hydra's own parser wants all flags either before or after the overrides.
         argv = [*(word for word in argv if word not in flags.overrides), *overrides]
-        # Also what --cfg prints is checked, so that it can be used to test a configuration.
+        # --cfg also checks the configuration, so it can be used to test one.
         runs_once = not (flags.multirun or flags.info or flags.shell_completion or flags.hydra_help)
         config_dir = expanded(Path(flags.config_dir)) if flags.config_dir else None
         extra = [f"hydra.searchpath=[{quoted(f'file://{config_dir.resolve()}')}]"] if config_dir else []
@@ -139,7 +139,7 @@ class EntryPoint(Generic[Job]):
         return 0
 
     def _is_sweep(self, overrides: list[str], extra: list[str]) -> bool:
-        """Whether values are swept, and a config asks for a sweep as the flag -m does."""
+        """Whether values are swept and a config enables multirun, like the flag -m."""
         parsed = OverridesParser.create().parse_overrides(overrides)
         single = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
         if len(single) == len(overrides):
@@ -150,8 +150,8 @@ class EntryPoint(Generic[Job]):
     def _try(self, overrides: list[str], extra: list[str]) -> tuple[Job | None, list[Fault]]:
         """The job made from `overrides`, and its faults.
 
-        A value of a wrong type hides the rules that would read it. So the overrides at fault are
-        taken out and the rest is tried again, until all faults are known.
+        A value of the wrong type hides the rules that would read it. Overrides with errors are therefore removed and
+        the rest is tried again, until all errors are known.
         """
         try:
             return self.job(compose(self._config, [*extra, *overrides])), []
@@ -173,7 +173,7 @@ class EntryPoint(Generic[Job]):
         """Types and checks a composed configuration.
 
         Raises:
-            ConfigError: with every fault found.
+            ConfigError: with all errors found.
         """
         job = typed(config, self.schema)
         faults = self.check(job)
@@ -182,12 +182,12 @@ class EntryPoint(Generic[Job]):
         return job
 
     def _hand_to_hydra(self, argv: list[str]) -> None:
-        """Lets Hydra compose again and start the job, or the jobs of a sweep, in its own way."""
-        # Hydra would print its own report and exit; this makes it raise, so that we can.
+        """Lets Hydra compose again and start the job, or the jobs of a sweep."""
+        # Hydra would print its own report and exit; with this it raises, so we can report the error ourselves.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         sys.argv = [sys.argv[0], *argv]
 
-        failed: list[UserError | CrashError] = []  # raised below: a sweep goes on with its next job
+        failed: list[UserError | CrashError] = []  # raised at the end: a sweep continues with its next job
         results: list[Any] = []
 
         def start(config: DictConfig) -> Any:
@@ -207,7 +207,7 @@ class EntryPoint(Generic[Job]):
             if not in_sweep:
                 return None
             self.failed(overrides, failed[-1])
-            return math.nan  # a sweeper that searches takes it as failed
+            return math.nan  # sweepers that optimize treat it as failed
 
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=self._config)(start)()
         self.finish(results)
@@ -216,7 +216,7 @@ class EntryPoint(Generic[Job]):
 
 
 def _setting(fault: Fault) -> str:
-    """The name of the setting that a fault, perhaps of an item of its list, belongs to."""
+    """The name of the setting that a fault, possibly of a list item, belongs to."""
     return re.split(r"[=\[]", fault.setting, maxsplit=1)[0]
 
 
@@ -232,7 +232,7 @@ def _ignore_leftovers() -> None:
 
 
 def _yaml_fault(error: yaml.YAMLError) -> str:
-    """Where a file is no YAML."""
+    """Where a file is not valid YAML."""
     mark = getattr(error, "problem_mark", None)
     where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}" if mark else "a configuration file"
     problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
@@ -241,7 +241,7 @@ def _yaml_fault(error: yaml.YAMLError) -> str:
 
 
 def _explained(error: HydraException) -> str:
-    """The part of Hydra's message that says what is wrong."""
+    """The informative part of Hydra's message."""
     text = " ".join(str(error).split("\n")[:2])
     plugin = re.search(r"hydra/(launcher|sweeper)/\w+", text)
-    return f"{text}; pip install 'cogvx-exp[sweeps]' has it, if it is one of this project's" if plugin else text
+    return f"{text}; pip install 'cogvx-exp[sweeps]' installs the plugins this project uses" if plugin else text

@@ -1,6 +1,6 @@
-"""Flags of the CogVideoX Factory scripts and the settings that took their place.
+"""Flags of the CogVideoX Factory scripts and the settings that replace them.
 
-Used to answer someone who types the old name; docs/migrating-from-cogvideox-factory.md has the same table.
+Used for hints when an old name is given; docs/migrating-from-cogvideox-factory.md has the same table.
 """
 
 FLAGS = {

@@ -1,4 +1,4 @@
-"""`--help`: the groups and every setting with its value and its meaning."""
+"""`--help`: the groups, and every setting with its value and description."""
 
 import types
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ COGVX_LOG=info (or debug) in the environment writes a log to standard error.
 
 
 def print_help(entry: str, job: Section) -> None:
-    """Prints the groups and all settings of a composed job, with its values."""
+    """Prints the groups and all settings of a composed job with their values."""
     console.result(HEADER.format(entry=entry))
     console.result("Groups (GROUP=CHOICE):", style="bold")
     console.result(_groups(type(job)))
@@ -59,7 +59,7 @@ def _fields(section: BaseModel, prefix: str) -> Iterator[tuple[str, Any, FieldIn
         value = getattr(section, name)
         if isinstance(value, BaseModel):
             yield from _fields(value, f"{prefix}{name}.")
-        elif value is not None or field.is_required():  # else it belongs to another choice of the group
+        elif value is not None or field.is_required():  # otherwise it belongs to another choice of the group
             yield f"{prefix}{name}", value, field
 
 
@@ -72,7 +72,7 @@ def _show(value: Any) -> str:
 
 
 def _allowed(annotation: Any) -> str:
-    """The choices of a Literal field."""
+    """The allowed values of a Literal field."""
     options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else [annotation]
     literals = [str(choice) for option in options for choice in get_args(option) if isinstance(choice, str)]
     return f" [{' | '.join(literals)}]" if len(literals) > 1 else ""

@@ -1,7 +1,7 @@
-"""Checks the names on a command line before anything is composed from them.
+"""Checks the names on a command line before anything is composed.
 
-Hydra reports the first unknown name it meets and accepts any name behind a `+`. Here every name is
-held against the groups and settings of `conf/`, so that all typing errors are reported at once.
+Hydra reports only the first unknown name and accepts any name after a `+`. Here every name is checked against the
+groups and settings of `conf/`, so all misspelled names are reported at once.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ from cogvx_exp.config.faults import ConfigError, Fault, did_you_mean
 from cogvx_exp.core.text import is_text
 
 OPEN = "optim.kwargs"
-"""Here a `+` may add any name: an argument of the optimizer's class."""
+"""A `+` may add any name below it: arguments of the optimizer's class."""
 
 
 def check_names(
@@ -36,19 +36,19 @@ def check_names(
     config_dir: Path | None = None,
     schema: type[BaseModel] | None = None,
 ) -> tuple[list[str], list[Fault]]:
-    """Splits `overrides` into those whose names exist and the faults of the others.
+    """Splits `overrides` into those with valid names and the faults of the others.
 
     Hydra must be initialized (`hydra.initialize_config_dir`).
 
     Args:
         config_name: the primary config.
-        overrides: of the command line.
+        overrides: from the command line.
         extra: overrides for Hydra itself.
         config_dir: the user's own folder of groups (`--config-dir`).
-        schema: type of the whole configuration, which tells how a setting is written.
+        schema: type of the whole configuration, for hints about syntax.
 
     Raises:
-        ConfigError: overrides cannot even be parsed.
+        ConfigError: overrides cannot be parsed.
     """
     parsed = _parse_all(overrides, schema)
     loader = Groups(GlobalHydra.instance().config_loader(), config_dir)
@@ -68,20 +68,20 @@ def check_names(
             faults.append(fault)
     for override in hydras:
         if override.key_or_group in ("hydra.run.dir", "hydra.output_subdir", "hydra.job.chdir"):
-            faults.append(Fault(_text(override), "is not used here; set run_dir=FOLDER"))
+            faults.append(Fault(_text(override), "is not supported; set run_dir=FOLDER"))
     bad = {fault.setting for fault in faults}
     return [_text(override) for override in parsed if _text(override) not in bad], faults
 
 
 @dataclass(frozen=True)
 class Groups:
-    """The groups of conf/ and of the user's own folder."""
+    """The groups of conf/ and of the user's config folder."""
 
     loader: ConfigLoader
     config_dir: Path | None
 
     def choices(self, group: str) -> list[str]:
-        """Names of a group's choices; none if there is no such group."""
+        """Names of a group's choices; empty if the group does not exist."""
         names = set(self.loader.get_group_options(group, results_filter=ObjectType.CONFIG))
         if self.config_dir:
             names |= {path.stem for path in (self.config_dir / group).glob("*.yaml")}
@@ -92,7 +92,7 @@ def _parse_all(overrides: list[str], schema: type[BaseModel] | None) -> list[Ove
     parsed, faults = [], []
     cut, rest = cut_by_the_shell(overrides, schema)
     for text, missing in cut:
-        faults.append(Fault(text, f"has lost what follows at a blank; {hint(f'{text} {missing}', schema)}"))
+        faults.append(Fault(text, f"was split at a space by the shell; {hint(f'{text} {missing}', schema)}"))
     for text in rest:
         try:
             parsed.append(_parse(text))
@@ -107,7 +107,7 @@ def _parse_all(overrides: list[str], schema: type[BaseModel] | None) -> list[Ove
 def _parse(text: str) -> Override:
     override = OverridesParser.create().parse_override(text)
     if not override.key_or_group:
-        raise HydraException("it has no name")
+        raise HydraException("the name is missing")
     return override
 
 
@@ -129,7 +129,7 @@ def _values(override: Override) -> Iterator[Any]:
         yield from override.sweep_iterator()
     elif override.value_type is not ValueType.GLOB_CHOICE_SWEEP:
         value = override.value()
-        yield from value if isinstance(value, list) else [value]  # several choices of a group
+        yield from value if isinstance(value, list) else [value]  # several choices from one group
 
 
 def _choice_faults(override: Override, groups: Groups) -> Iterator[Fault]:
@@ -137,7 +137,7 @@ def _choice_faults(override: Override, groups: Groups) -> Iterator[Fault]:
     choices = groups.choices(group)
     for value in _values(override):
         if isinstance(value, dict):
-            yield Fault(_text(override), f"{group} can be {', '.join(choices)}; a setting of it is {group}.NAME=VALUE")
+            yield Fault(_text(override), f"{group} can be {', '.join(choices)}; its settings are {group}.NAME=VALUE")
         if value is None or isinstance(value, dict | list):
             continue
         if str(value) not in choices:
@@ -146,7 +146,7 @@ def _choice_faults(override: Override, groups: Groups) -> Iterator[Fault]:
 
 
 def _known_settings(config_name: str, groups: list[Override], extra: list[str]) -> set[str]:
-    """Full names of all settings (the leaves) of the chosen groups. Of a swept group, the first choice counts."""
+    """Full names of all settings (the leaves) of the chosen groups. For a swept group, its first choice is used."""
     chosen = list(extra)
     for override in groups:
         values = list(_values(override))
@@ -172,7 +172,7 @@ def _setting_fault(override: Override, known: set[str]) -> Fault | None:
     if key in known or any(name.startswith(f"{key}.") for name in known):
         return None
     if key == OPEN or key.startswith(f"{OPEN}."):
-        return None if override.is_add() else Fault(_text(override), f"not set yet; write +{_text(override)}")
+        return None if override.is_add() else Fault(_text(override), f"is new; write +{_text(override)}")
     flag = FLAGS.get(key.lstrip("-"))
     if flag:
         return Fault(_text(override), f"no such setting; the flag --{key} is now {flag}")

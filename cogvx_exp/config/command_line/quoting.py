@@ -1,4 +1,4 @@
-"""Text on a command line: read where it can only mean one thing, else shown as it has to be written."""
+"""Quoting of texts on a command line: unambiguous values are accepted, for others the correct syntax is shown."""
 
 import os
 import re
@@ -15,27 +15,27 @@ from pydantic import BaseModel
 from cogvx_exp.config.kinds import Kind, kind_of
 
 HOME = re.compile(r"(?<=[=,\[:])(\s*)(~[\w.-]*(?:/[^,\[\]{}'\"]*)?)(?=[,\]}]|$)")
-"""A path that begins with `~`, as a value or an item of a list. Hydra has no unquoted `~`."""
+"""A path that begins with `~`, as a value or an item of a list. Hydra does not accept an unquoted `~`."""
 SWITCH = re.compile(r"([\w.]+)=((?:true|false)(?:,(?:true|false))*)", re.IGNORECASE)
 """A setting that is turned on, off, or both in a sweep."""
 INTERPOLATION = re.compile(r"(\\*)\$\{")
 
 
 def quoted(text: str) -> str:
-    """A text as Hydra reads it from a command line, whatever characters it has."""
+    """A text quoted for Hydra's parser, whatever characters it contains."""
     plain = INTERPOLATION.sub(lambda match: f"{match[1] * 2}\\${{", text)
     only_double = '"' in text and "'" not in text
     return QuotedString(plain, Quote.single if only_double else Quote.double).with_quotes()
 
 
 def argument(setting: str, value: str | Sequence[str]) -> str:
-    """A setting with a text, or a list of texts, as it can be pasted into a shell."""
+    """A setting with a text or a list of texts, ready to paste into a shell."""
     written = quoted(value) if isinstance(value, str) else f"[{','.join(map(quoted, value))}]"
     return shlex.quote(f"{setting}={written}")
 
 
 def hint(text: str, schema: type[BaseModel] | None) -> str:
-    """How to write an override that cannot be parsed, as far as its setting tells."""
+    """How to write an override that cannot be parsed, based on its setting's type."""
     setting, _, value = text.partition("=")
     kind = kind_of(schema, setting.lstrip("+")) if schema else None
     if kind is None or not _takes_text(text, schema):
@@ -46,10 +46,10 @@ def hint(text: str, schema: type[BaseModel] | None) -> str:
 
 
 def hint_for_several(override: Override, schema: type[BaseModel]) -> str:
-    """How to write a value that was read as several, in a run that is no sweep."""
+    """How to write a value that was parsed as several, outside of a sweep."""
     setting, _, value = (override.input_line or "").partition("=")
     kind = kind_of(schema, setting.lstrip("+"))
-    ways = ["for a run of each, add -m"]
+    ways = ["to run each of them, add -m"]
     if kind is None or _takes_list(kind):
         ways.append("for a list, write " + shlex.quote(f"{setting}=[{value}]"))
     if kind is not None and kind.takes(str, Path):
@@ -58,10 +58,10 @@ def hint_for_several(override: Override, schema: type[BaseModel]) -> str:
 
 
 def readable(text: str, schema: type[BaseModel]) -> str:
-    """An override that Hydra reads as it was meant, or the same one.
+    """The override, rewritten if needed so that Hydra reads the intended value.
 
-    `~` is quoted, for the setting's own type to replace. A text or a path that looks like a number keeps its
-    form: `run_dir=2024_01` is no 202401. A section that can be enabled is so by its name: `profile=true`.
+    `~` is quoted and expanded later by the setting's type. A text or path that looks like a number stays a text:
+    `run_dir=2024_01` does not become 202401. A section that can be enabled is so by its name: `profile=true`.
     """
     switch = SWITCH.fullmatch(text)
     if switch and kind_of(schema, f"{switch[1]}.enabled"):
@@ -81,7 +81,7 @@ def readable(text: str, schema: type[BaseModel]) -> str:
 
 
 def cut_by_the_shell(words: Sequence[str], schema: type[BaseModel] | None) -> tuple[list[tuple[str, str]], list[str]]:
-    """Texts that a shell has cut at blanks, each with what follows it; and all other words."""
+    """Texts that a shell has split at spaces, each with the words that follow it, and all other words."""
     groups: list[list[str]] = []
     for word in words:
         takes_words = bool(groups) and _takes_text(groups[-1][0], schema)
@@ -100,7 +100,7 @@ def _takes_text(override: str, schema: type[BaseModel] | None) -> bool:
 
 
 def expanded(path: Path) -> Path:
-    """A path of a flag, with `~` replaced."""
+    """The path of a flag, with `~` expanded."""
     return Path(os.path.expanduser(path))
 
 

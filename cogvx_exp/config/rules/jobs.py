@@ -1,4 +1,4 @@
-"""Rules that hold between settings. Each returns the faults it finds, with the change that fixes them."""
+"""Rules between settings. Each yields the faults it finds, with the change that fixes them."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -46,7 +46,7 @@ def check_train(job: TrainJob) -> list[Fault]:
 
 
 def check_memory(job: TrainJob) -> list[Fault]:
-    """Faults of a job whose memory is predicted: as for training, but it needs neither data nor weights."""
+    """Faults of a job whose memory is predicted: like training, but without data and weights."""
     needless = ("data.root", "data.sources", "model.path", "hub.", "validation.prompts")
     return [fault for fault in check_train(job) if not fault.setting.startswith(needless)]
 
@@ -56,9 +56,9 @@ def check_prepare(job: PrepareJob) -> list[Fault]:
     rules = (_weights_can_be_found, _data_is_complete, _encoding_is_possible, _buckets_are_legal)
     faults = [fault for rule in rules for fault in rule(job)]
     if job.distributed.name not in ("single", "ddp"):
-        faults.append(Fault(f"distributed={job.distributed.name}", "encoding can use single or ddp"))
+        faults.append(Fault(f"distributed={job.distributed.name}", "encoding supports single and ddp"))
     if job.mode == "encode" and job.data.encode == "online":
-        faults.append(Fault("data.encode=online", "there is nothing to prepare; use data.encode=cache"))
+        faults.append(Fault("data.encode=online", "nothing can be encoded in advance; use data.encode=cache"))
     return faults
 
 
@@ -70,34 +70,32 @@ def check_generate(job: GenerateJob) -> list[Fault]:
 
 
 def train_notes(job: TrainJob) -> list[str]:
-    """Things that are legal but probably not what the user wants."""
-    note = warmup_note(job.lr_scheduler, job.steps) if job.epochs is None else None  # else known with the data
+    """Notes about settings that are valid but probably not intended."""
+    note = warmup_note(job.lr_scheduler, job.steps) if job.epochs is None else None  # otherwise known once the data is
     notes = [note] if note else []
     schedule_free = job.optim.name == "schedule_free"
     if schedule_free and job.lr_scheduler.name not in ("constant", "constant_with_warmup"):
-        notes.append("optim=schedule_free needs no falling learning rate; use lr_scheduler=constant_with_warmup")
+        notes.append("optim=schedule_free needs no learning rate decay; use lr_scheduler=constant_with_warmup")
     if job.model.native_dtype == "float16" and job.model.dtype == "bfloat16":
-        notes.append(f"model.dtype=bfloat16 has given NaN with {job.model.name}, which was trained in float16")
+        notes.append(f"model.dtype=bfloat16 can give NaN with {job.model.name}, which was trained in float16")
     return notes
 
 
 def _optimizer_is_possible(job: TrainJob) -> Faults:
     optim, release = job.optim, "optim.release_gradients=true"
     if optim.offload_gradients and not optim.offload:
-        yield Fault("optim.offload_gradients=true", f"optim={optim.name} keeps its states; use optim=cpu_offload")
+        yield Fault("optim.offload_gradients=true", f"optim={optim.name} does not offload; use optim=cpu_offload")
     if optim.offload_gradients and job.gradient_accumulation > 1:
-        problem = "gradients that have left the GPU cannot be added to; use 1, or optim.offload_gradients=false"
+        problem = "offloaded gradients cannot be accumulated; use 1, or optim.offload_gradients=false"
         yield Fault(f"gradient_accumulation={job.gradient_accumulation}", problem)
     if optim.release_gradients:
         if optim.offload:
             yield Fault(release, f"optim={optim.name} has optim.offload_gradients for this")
         if job.gradient_accumulation > 1:
-            problem = "released gradients cannot be added to; use 1, or optim.release_gradients=false"
+            problem = "released gradients cannot be accumulated; use 1, or optim.release_gradients=false"
             yield Fault(f"gradient_accumulation={job.gradient_accumulation}", problem)
         if job.max_grad_norm is not None:
-            problem = (
-                "the weights have moved before the norm is known; with optim.release_gradients=true set it to null"
-            )
+            problem = "weights are stepped before the norm is known; with optim.release_gradients=true set it to null"
             yield Fault(f"max_grad_norm={job.max_grad_norm:g}", problem)
     dtype = gpu_dtype(job.model)
     if dtype == "float16" and job.device != "cpu" and (optim.release_gradients or optim.offload):
@@ -107,7 +105,7 @@ def _optimizer_is_possible(job: TrainJob) -> Faults:
         can = ", ".join(choices_with("optim.rounding_argument"))
         yield Fault("optim.stochastic_rounding=true", f"optim={optim.name} cannot; these can: {can}")
     if optim.stochastic_rounding and dtype != "bfloat16":
-        problem = f"trains bfloat16 weights, and the model computes in {dtype}; add model.dtype=bfloat16"
+        problem = f"trains bfloat16 weights, but the model computes in {dtype}; add model.dtype=bfloat16"
         yield Fault("optim.stochastic_rounding=true", problem)
 
 
@@ -115,26 +113,24 @@ def _memory_settings_fit(job: TrainJob) -> Faults:
     memory, quant, method = job.memory, job.quant.name, job.method
     if memory.stream_blocks:
         if method.kind == "full":
-            problem = f"method={method.name} trains the blocks themselves; use optim=cpu_offload_bf16 to save memory"
+            problem = f"method={method.name} trains the blocks; use optim=cpu_offload_bf16 to save memory"
             yield Fault("memory.stream_blocks=true", problem)
         if quant != "none":
             yield Fault("memory.stream_blocks=true", f"quant={quant} keeps the blocks on the device; choose one")
         if memory.activations in ("keep", "selective"):
-            problem = "blocks that are streamed must be computed again; use checkpoint or offload"
+            problem = "streamed blocks must be recomputed; use checkpoint or offload"
             yield Fault(f"memory.activations={memory.activations}", problem)
     if quant != "none":
         if method.adapter != "lora":
             yield Fault(f"quant={quant}", f"only for method=lora or lora_ff, not {method.name}")
         elif method.init not in (None, "default", "gaussian"):
-            yield Fault(
-                f"method.init={method.init}", f"reads the base's weights, which quant={quant} packs; use default"
-            )
+            yield Fault(f"method.init={method.init}", f"reads the base weights, which quant={quant} packs; use default")
 
 
 def _task_suits_model(job: TrainJob) -> Faults:
     if job.task.name not in job.model.tasks:
         can = ", ".join(models_for(job.task.name))
-        problem = f"model={job.model.name} does {' and '.join(job.model.tasks)} only; models for it: {can}"
+        problem = f"model={job.model.name} only supports {' and '.join(job.model.tasks)}; models for this task: {can}"
         yield Fault(f"task={job.task.name}", problem)
 
 
@@ -144,7 +140,7 @@ def _weights_can_be_found(job: DataJob) -> Faults:
 
 def _model_path_faults(model: Model) -> Faults:
     if model.weights == "pretrained" and not model.path:
-        yield Fault("model.path=null", "with model.weights=pretrained, set model.path to a folder or a Hub name")
+        yield Fault("model.path=null", "with model.weights=pretrained, set model.path to a folder or a Hub repository")
     if model.weights == "bundled" and model.name not in (names := models_with_weights("bundled")):
         yield Fault("model.weights=bundled", f"only model={' and model='.join(names)} come with the package")
 
@@ -163,7 +159,7 @@ def _data_is_complete(job: DataJob) -> Faults:
     if weights and not any(weight is None or weight > 0 for weight in weights):
         yield Fault("data.sources", "at least one weight must be above 0")
     if isinstance(data.holdout, float) and not 0 <= data.holdout < 1:
-        problem = "a share must be below 1 and not below 0; a count is a whole number"
+        problem = "a fraction must be from 0 to below 1; a count is a whole number"
         yield Fault(f"data.holdout={data.holdout:g}", problem)
 
 
@@ -171,11 +167,11 @@ def _encoding_is_possible(job: DataJob) -> Faults:
     data = job.data
     encoded = any(source.source == "latents" for source in data.all_sources())
     if data.reshape == "random" and data.encode == "cache":
-        yield Fault("data.reshape=random", "a cached clip has one crop; add data.encode=online, or use center")
+        yield Fault("data.reshape=random", "cached clips have a fixed crop; add data.encode=online, or use center")
     if encoded and data.encode == "online":
         yield Fault("data.encode=online", "data=latents has no videos to encode; use data.encode=cache")
     if encoded and data.random_flip:
-        yield Fault(f"data.random_flip={data.random_flip}", "latents cannot be mirrored; set data.random_flip=0")
+        yield Fault(f"data.random_flip={data.random_flip}", "latents cannot be flipped; set data.random_flip=0")
 
 
 def _buckets_are_legal(job: DataJob) -> Faults:
@@ -203,7 +199,7 @@ def _validation_is_legal(job: TrainJob) -> Faults:
 
 def _resume_has_a_folder(job: TrainJob) -> Faults:
     if job.resume == "auto" and job.run_dir is None:
-        yield Fault("resume=auto", "add run_dir=FOLDER, so that the same command finds its own run")
+        yield Fault("resume=auto", "add run_dir=FOLDER, so that the command finds its run again")
 
 
 def _trackers_are_installed(job: TrainJob) -> Faults:
@@ -246,5 +242,5 @@ def _size_faults(model: Model, setting: str, size: int) -> Faults:
 def _sweep_has_gpus(job: TrainJob) -> Faults:
     gpus, needed = job.sweep.gpus, job.sweep.gpus_per_job
     if gpus is not None and len(set(gpus)) < max(needed, len(gpus)):
-        problem = f"names too few GPUs for sweep.gpus_per_job={needed}" if len(gpus) < needed else "names one twice"
+        problem = f"names too few GPUs for sweep.gpus_per_job={needed}" if len(gpus) < needed else "contains duplicates"
         yield Fault(f"sweep.gpus={gpus}", f"{problem}; list each GPU of this machine once")

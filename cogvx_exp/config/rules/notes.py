@@ -1,16 +1,16 @@
-"""What is said about the number of steps, which in some runs is known with the data only."""
+"""Notes about the number of steps, which some runs only know once the data is read."""
 
 from cogvx_exp.config.schema import LrScheduler, Profile
 
 
 def warmup_note(lr_scheduler: LrScheduler, steps: int) -> str | None:
-    """What to say about a warm-up that is not over when a run of `steps` steps ends."""
+    """A note about a warm-up that is longer than a run of `steps` steps."""
     warmup = lr_scheduler.warmup_steps or 0
     if warmup < max(steps, 1):
         return None
     return (
         f"lr_scheduler.warmup_steps={warmup} is not over when the run ends after steps={steps}: "
-        f"the learning rate gets to {steps / warmup:.0%} of optim.lr"
+        f"the learning rate only reaches {steps / warmup:.0%} of optim.lr"
     )
 
 

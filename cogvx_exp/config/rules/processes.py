@@ -1,4 +1,4 @@
-"""Rules between settings for several processes."""
+"""Rules for several processes."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from cogvx_exp.config.schema import Model, TrainJob
 Faults = Iterator[Fault]
 
 ZERO_OPTIMIZERS = ("torch.optim.AdamW", "torch.optim.Adam")
-"""Those whose states DeepSpeed splits here."""
+"""Optimizers whose states DeepSpeed shards here."""
 
 SHARD_OPTIMIZERS = {
     "torch.optim.AdamW": "adamw",
@@ -20,17 +20,17 @@ SHARD_OPTIMIZERS = {
     "pytorch_optimizer.Muon": "muon",
     "pytorch_optimizer.ScheduleFreeAdamW": "schedule_free",
 }
-"""Those that give the same step with FSDP's parts of weights (DTensor). The kernels of bitsandbytes take plain tensors;
-Adafactor and CAME change norms of rows in place, and Prodigy sums over parts, which DTensor refuses."""
+"""Optimizers whose step is the same on FSDP's sharded weights (DTensor). The kernels of bitsandbytes need plain
+tensors; Adafactor and CAME modify row norms in place, and Prodigy sums over shards, which DTensor does not support."""
 
 
 def gpu_dtype(model: Model) -> str:
-    """The type that a model computes in on a GPU."""
+    """The dtype a model computes in on a GPU."""
     return model.native_dtype if model.dtype == "auto" else model.dtype
 
 
 def processes_fit(job: TrainJob) -> Faults:
-    """Settings that several processes cannot have."""
+    """Settings that several processes do not support."""
     distributed, optim = job.distributed, job.optim
     if distributed.name == "single":
         return
@@ -41,30 +41,32 @@ def processes_fit(job: TrainJob) -> Faults:
         yield Fault(f"distributed.node_rank={distributed.node_rank}", problem)
     together = f"distributed={distributed.name}"
     if optim.offload:
-        yield Fault(together, f"optim={optim.name} is for one process; use distributed=zero2_offload with optim=adamw")
+        yield Fault(
+            together, f"optim={optim.name} only supports one process; use distributed=zero2_offload optim=adamw"
+        )
     if optim.release_gradients:
-        yield Fault(together, "optim.release_gradients=true is for one process; set it to false")
+        yield Fault(together, "optim.release_gradients=true only supports one process; set it to false")
     if distributed.name != "ddp":
         yield from _splitting_is_possible(job, together)
     if job.device.startswith("cuda:"):
-        yield Fault(f"device={job.device}", "each process takes a GPU of its own; use device=cuda")
+        yield Fault(f"device={job.device}", "each process uses its own GPU; use device=cuda")
 
 
 def _splitting_is_possible(job: TrainJob, together: str) -> Faults:
-    """What fsdp and zero cannot do."""
+    """Settings that fsdp and zero do not support."""
     zero = job.distributed.name.startswith("zero")
     optim = f"optim={job.optim.name}"
     if zero and job.optim.target not in ZERO_OPTIMIZERS:
-        yield Fault(optim, f"{together} splits the states of adamw and adam only; or use fsdp or ddp")
+        yield Fault(optim, f"{together} only shards the states of adamw and adam; or use fsdp or ddp")
     if not zero and job.method.kind == "full" and job.optim.target not in SHARD_OPTIMIZERS:
         can = ", ".join(SHARD_OPTIMIZERS.values())
-        yield Fault(optim, f"{together} splits every weight, and this optimizer needs whole ones; these do not: {can}")
+        yield Fault(optim, f"{together} shards every weight, and this optimizer needs whole weights; supported: {can}")
     if job.quant.name != "none":
-        yield Fault(f"quant={job.quant.name}", f"{together} cannot split packed weights; use distributed=ddp")
+        yield Fault(f"quant={job.quant.name}", f"{together} cannot shard packed weights; use distributed=ddp")
     if job.memory.stream_blocks:
         yield Fault("memory.stream_blocks=true", f"{together} moves the blocks itself; set it to false")
     if job.ema_decay and zero:
-        problem = f"{together} keeps the float32 weights in buffers of its own; use distributed=fsdp or ddp"
+        problem = f"{together} keeps the float32 weights in its own buffers; use distributed=fsdp or ddp"
         yield Fault(f"ema_decay={job.ema_decay}", problem)
     if gpu_dtype(job.model) == "float16" and job.device != "cpu":
         yield Fault(together, "float16 needs a GradScaler, which is not supported here; add model.dtype=bfloat16")

@@ -1,4 +1,4 @@
-"""Reads prompts as a setting gives them. Needs no torch, so that a missing file is reported before anything starts."""
+"""Reads prompts from a setting. Does not need torch, so a missing file is reported before anything starts."""
 
 import os
 import re
@@ -11,6 +11,7 @@ from cogvx_exp.core.text import NotUtf8, read_text
 
 TEXT_FILE = ".txt"
 FILE_ENDINGS = (TEXT_FILE, ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".md")
+# Not str.splitlines, which also splits at characters that prompts may contain, such as U+2028.
 LINE_END = re.compile(r"\r\n|\n|\r")
 
 
@@ -18,7 +19,7 @@ def read_prompts(given: str | list[str], separator: str, setting: str) -> list[s
     """Prompts from a list, from one text with separators, or from the lines of a .txt file.
 
     Raises:
-        ConfigError: there is no prompt, or what looks like a file is none that can be read.
+        ConfigError: there is no prompt, or a prompt file cannot be read.
     """
     if isinstance(given, str) and separator not in given and looks_like_a_file(given):
         found = _lines(given, setting)
@@ -26,19 +27,19 @@ def read_prompts(given: str | list[str], separator: str, setting: str) -> list[s
         found = given.split(separator) if isinstance(given, str) else given
         for text in found:
             if text.strip().lower().endswith(FILE_ENDINGS) and not re.search(r"\s", text.strip()):
-                problem = f"a list has the prompts themselves; give a file alone: {argument(setting, text.strip())}"
+                problem = f"a list contains prompts, not files; for the file, write {argument(setting, text.strip())}"
                 raise ConfigError([Fault(f"{setting}={text.strip()}", problem)])
     prompts = [text.strip() for text in found if text.strip()]
     if not prompts:
         shown = given if isinstance(given, str) else "[]"
         training = setting.startswith("validation.")
-        instead = "; null takes captions, and validation=none samples nothing" if training else ""
+        instead = "; null uses captions, and validation=none samples nothing" if training else ""
         raise ConfigError([Fault(f"{setting}={shown}", f"has no prompts{instead}")])
     return prompts
 
 
 def prompt_faults(section: str, settings: SamplingSettings, prompts: str | list[str] | None) -> list[Fault]:
-    """What is wrong with the prompts of a section, and with its negative prompt; null is nothing wrong."""
+    """Errors in the prompts and the negative prompt of a section; null prompts are valid."""
     faults = []
     if looks_like_a_file(settings.negative_prompt):
         problem = "must be the text itself, not a file"
@@ -52,7 +53,7 @@ def prompt_faults(section: str, settings: SamplingSettings, prompts: str | list[
 
 
 def looks_like_a_file(text: str) -> bool:
-    """Whether a text ends as a file's name does, or is a path: with a slash, without blanks, in ASCII."""
+    """Whether a text ends like a file name, or is a path: ASCII with a slash and no spaces."""
     text = text.strip()
     is_path = "/" in text and text.isascii() and not re.search(r"\s", text)
     return text.lower().endswith(FILE_ENDINGS) or is_path
@@ -62,11 +63,11 @@ def _lines(given: str, setting: str) -> list[str]:
     file = Path(os.path.expanduser(given.strip()))
     prompt = f"for a prompt, write {argument(setting, [given])}"
     if not file.exists():
-        problem = f"does not exist; name a .txt file with a prompt a line; {prompt}"
+        problem = f"does not exist; give a .txt file with one prompt per line; {prompt}"
     elif file.is_dir():
-        problem = f"is a folder; name a .txt file with a prompt a line; {prompt}"
+        problem = f"is a folder; give a .txt file with one prompt per line; {prompt}"
     elif file.suffix.lower() != TEXT_FILE:
-        problem = f"is not a .txt file; name one with a prompt a line; {prompt}"
+        problem = f"is not a .txt file; give one with one prompt per line; {prompt}"
     else:
         try:
             return LINE_END.split(read_text(file))

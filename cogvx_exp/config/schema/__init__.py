@@ -1,4 +1,4 @@
-"""The type, the meaning and the unit of every setting. The values live in `conf/`."""
+"""Types, meaning and units of all settings. Their values live in `conf/`."""
 
 from cogvx_exp.config.schema.attention import Attention
 from cogvx_exp.config.schema.data import Data

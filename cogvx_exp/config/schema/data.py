@@ -13,97 +13,95 @@ class Source(Section):
     """Where clips and captions are."""
 
     source: Literal["demo", "files", "csv", "jsonl", "folder", "hub", "latents"]
-    """Form of the dataset; the choice of `data=` sets it."""
+    """Format of the dataset, set by the choice of `data=`."""
     root: PathText | None = None
-    """Folder of the dataset; paths in it are relative to it. hub: the repository, as owner/name. Default: null."""
+    """Folder of the dataset; paths are relative to it. hub: the repository, as owner/name. Default: null."""
     caption_column: PathText = "prompt.txt"
-    """files: name of the file with one caption a line. csv, jsonl: name of the captions' column.
-    Default: prompt.txt."""
+    """files: file with one caption per line. csv, jsonl: column with the captions. Default: prompt.txt."""
     video_column: PathText = "videos.txt"
-    """files: name of the file with one video path a line. csv, jsonl: name of the paths' column.
-    Default: videos.txt."""
+    """files: file with one video path per line. csv, jsonl: column with the paths. Default: videos.txt."""
     dataset_file: PathText | None = None
     """csv, jsonl: name of the table."""
     form: Literal["files", "csv", "jsonl", "folder"] | None = None
-    """hub: form of the dataset in the repository."""
+    """hub: format of the dataset in the repository."""
     revision: FilledText | None = None
     """hub: branch, tag or commit."""
     clips: PositiveInt | None = None
-    """demo: how many clips of the concept are drawn, and as many ordinary ones. Default: 22."""
+    """demo: number of clips of the concept, and of ordinary clips. Default: 22."""
     concept: Literal["none", "sketch", "cross", "diagonally"] | None = None
-    """demo: what is new to the tiny model. sketch: a style, with the trigger word SKETCH. cross: a shape. diagonally:
-    a motion. none: ordinary clips only. Default: sketch."""
+    """demo: what the tiny model has not seen. sketch: a style, with the trigger word SKETCH. cross: a shape.
+    diagonally: a motion. none: ordinary clips only. Default: sketch."""
     drawn: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
     """demo: frames, height and width of the clips, pixels."""
     id_token: FilledText | None = None
-    """Trigger word put in front of every caption. Default: null."""
+    """Trigger word prepended to every caption. Default: null."""
     repeats: PositiveFloat = 1.0
-    """How often each clip is seen in an epoch. Default: 1.0."""
+    """How often each clip is seen per epoch. Default: 1.0."""
 
 
 class MixedSource(Source):
     """One of several sources that are mixed."""
 
     weight: NonNegativeFloat | None = None
-    """Share of the samples that come from this source, relative to the other weights. With weights,
-    an epoch has as many samples as there are clips. Set it for all sources or for none."""
+    """Fraction of the samples from this source, relative to the other weights. An epoch still has as many samples as
+    there are clips. Set it for all sources or for none."""
 
 
 class Data(Source):
     """Where the clips are and how they become training samples."""
 
     source: Literal["demo", "files", "csv", "jsonl", "folder", "hub", "latents", "mix"]  # type: ignore[assignment]
-    """Form of the dataset; the choice of `data=` sets it."""
+    """Format of the dataset, set by the choice of `data=`."""
     sources: list[MixedSource] | None = None
-    """mix: the sources, each with a `source` (its form), a `root` and what else it needs."""
+    """mix: the sources, each with a `source` (its format), a `root` and its other settings."""
     allow_outside_root: bool = False
     """Whether videos may lie outside `root`. Default: false."""
     caption_dropout: float = Field(ge=0, le=1)
-    """Share of the samples trained with an empty caption, which guidance needs. Default: 0.1."""
+    """Fraction of the samples trained with an empty caption, for classifier-free guidance. Default: 0.1."""
     random_flip: float = Field(ge=0, le=1)
-    """Probability of a mirrored clip. With encode=cache every clip is encoded twice. Default: 0.0."""
+    """Probability of flipping a clip horizontally. With encode=cache every clip is encoded twice. Default: 0.0."""
     skip_frames_start: NonNegativeInt
-    """Frames left out at the beginning of every video. Default: 0."""
+    """Frames skipped at the beginning of every video. Default: 0."""
     skip_frames_end: NonNegativeInt
-    """Frames left out at the end of every video. Default: 0."""
+    """Frames skipped at the end of every video. Default: 0."""
     fps: PositiveFloat | None
-    """Frames a second at which a video is read, by time. null: the frames of a bucket are spread
-    evenly over the whole video. Default: null."""
+    """Frames per second at which a video is sampled. null: the frames of a bucket are spread evenly over the whole
+    video. Default: null."""
     max_num_frames: PositiveInt
-    """Most frames of a training clip. Default: 49."""
+    """Maximum frames of a training clip. Default: 49."""
     height_buckets: list[PositiveInt] = Field(min_length=1)
-    """Heights in pixels; with the widths they form the sizes a clip may be resized to. Default: [480]."""
+    """Heights in pixels; with the widths they define the sizes clips are resized to. Default: [480]."""
     width_buckets: list[PositiveInt] = Field(min_length=1)
     """Widths in pixels. Default: [720]."""
     frame_buckets: list[PositiveInt] = Field(min_length=1)
-    """Numbers of frames. A clip goes to the largest that it fills. Default: [49]."""
+    """Numbers of frames. A clip goes to the largest one it can fill. Default: [49]."""
     reshape: Literal["center", "resize", "random", "pad"]
-    """How a clip is brought to its bucket's size: center (scale, then crop the middle), resize
-    (distort), random (crop anywhere; needs encode=online), pad (black borders). Default: center."""
+    """How a clip is resized to its bucket: center (scale, then center crop), resize (stretch), random (random crop;
+    needs encode=online), pad (black borders). Default: center."""
     holdout: Annotated[
         NonNegativeInt | float | list[FilledText],
-        Allowed("a count, a share below 1, or a list of paths below data.root, written [A,B]"),
+        Allowed("a count, a fraction below 1, or a list of paths below data.root, written [A,B]"),
     ]
-    """Clips that never enter training: how many, which share (below 1), or their paths below the root.
+    """Clips kept out of training: a count, a fraction below 1, or their paths below the root.
     All rows of a video are held out together. Default: 0."""
     on_error: Literal["raise", "skip"]
-    """What to do about clips that cannot be used: stop before any model loads, or go on without them.
+    """What to do about unusable clips: stop before any model is loaded, or continue without them.
     Default: raise."""
     encode: Literal["cache", "online"]
-    """cache: encode every clip once, before training. online: in the loop, with fresh crops and flips;
-    captions are cached all the same. Default: cache."""
+    """cache: encode every clip once, before training. online: in the training loop, with fresh crops and flips;
+    captions are still cached. Default: cache."""
     encode_batch_size: PositiveInt
-    """Clips of one bucket that the VAE encodes at a time. Default: 1."""
+    """Clips of one bucket per VAE batch. Default: 1."""
     remainder: Literal["pad", "drop"]
-    """Last batch of a bucket that is not full: filled with clips of the bucket, or dropped. Default: pad."""
+    """Incomplete last batch of a bucket: pad fills it with clips of the bucket, drop discards it. Default: pad."""
     workers: NonNegativeInt
-    """Processes that load samples while training. Default: 2."""
+    """Processes that load samples during training. Default: 2."""
     decode_workers: PositiveInt
     """Processes that decode videos. Default: 2."""
     decode_timeout: PositiveFloat
-    """Seconds that decoding one clip may take. Default: 120."""
+    """Time limit in seconds for decoding one clip. Default: 120."""
     pin_memory: bool
-    """Whether batches and decoded clips are put in pinned memory, for faster copies to a GPU. Default: true."""
+    """Whether batches and decoded clips are copied to pinned memory, for faster copies to a GPU. Default: true."""
 
     @model_validator(mode="before")
     @classmethod
@@ -114,7 +112,7 @@ class Data(Source):
         return values | {"sources": [_completed(source, values) for source in values["sources"]]}
 
     def all_sources(self) -> list[MixedSource]:
-        """The sources: those of a mix, or the one that the settings describe."""
+        """The sources: all of a mix, or the single one described by the settings."""
         if self.sources is not None:
             return self.sources
         own = {name: getattr(self, name) for name in Source.model_fields}

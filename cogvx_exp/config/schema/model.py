@@ -1,4 +1,4 @@
-"""Group `model`: what is known about a checkpoint."""
+"""Group `model`: facts about a checkpoint."""
 
 from typing import Literal
 
@@ -19,20 +19,20 @@ class Native(Section):
     width: PositiveInt
     """Width in pixels."""
     fps: PositiveInt
-    """Frames a second."""
+    """Frames per second."""
 
 
 class Sampling(Section):
-    """How a checkpoint is sampled by its authors; `validation` and `generate` start from these."""
+    """The authors' sampling settings; `validation` and `generate` default to these."""
 
     scheduler: Literal["ddim", "dpm"]
     """Sampler: ddim (2b) or dpm (5b and 1.5)."""
     num_inference_steps: PositiveInt
     """Denoising steps."""
     guidance_scale: float = Field(ge=1)
-    """Classifier-free guidance; 1 is none."""
+    """Classifier-free guidance; 1 turns it off."""
     dynamic_cfg: bool
-    """Whether guidance rises along a cosine during sampling."""
+    """Whether guidance increases along a cosine during sampling."""
 
 
 class DefaultLr(Section):
@@ -71,17 +71,17 @@ class TransformerArchitecture(Section):
     num_layers: PositiveInt
     """Transformer blocks."""
     num_attention_heads: PositiveInt
-    """Attention heads of a block."""
+    """Attention heads per block."""
     attention_head_dim: PositiveInt
-    """Channels of a head."""
+    """Channels per head."""
     in_channels: PositiveInt
-    """Latent channels that come in: twice `out_channels` for image-to-video."""
+    """Input latent channels: twice `out_channels` for image-to-video."""
     out_channels: PositiveInt
-    """Latent channels that come out."""
+    """Output latent channels."""
     text_embed_dim: PositiveInt
     """Width of a text embedding."""
     max_text_seq_length: PositiveInt
-    """Text tokens of a prompt; longer prompts are cut."""
+    """Text tokens per prompt; longer prompts are truncated."""
     time_embed_dim: PositiveInt
     """Width of the timestep embedding."""
     ofs_embed_dim: PositiveInt | None
@@ -95,11 +95,11 @@ class TransformerArchitecture(Section):
     patch_size: PositiveInt
     """Latent pixels on each side of a patch."""
     patch_size_t: PositiveInt | None
-    """Latent frames of a patch (1.5 only)."""
+    """Latent frames per patch (1.5 only)."""
     patch_bias: bool
     """Whether the patch projection has a bias."""
     temporal_compression_ratio: PositiveInt
-    """Video frames of a latent frame."""
+    """Video frames per latent frame."""
     spatial_interpolation_scale: PositiveFloat
     """Scale of the sin-cos positions in space."""
     temporal_interpolation_scale: PositiveFloat
@@ -114,23 +114,23 @@ class VaeArchitecture(Section):
     """Arguments of diffusers' AutoencoderKLCogVideoX that differ between checkpoints."""
 
     block_out_channels: list[PositiveInt]
-    """Channels of each level; every level but the first halves height and width."""
+    """Channels of each level; each level after the first halves height and width."""
     layers_per_block: PositiveInt
-    """Residual layers of a level."""
+    """Residual layers per level."""
     latent_channels: PositiveInt
     """Channels of a latent."""
     norm_num_groups: PositiveInt
     """Groups of the group norms."""
     temporal_compression_ratio: PositiveInt
-    """Video frames of a latent frame."""
+    """Video frames per latent frame."""
     scaling_factor: PositiveFloat
-    """A latent times this has about unit variance."""
+    """Factor that scales latents to about unit variance."""
     invert_scale_latents: bool
     """Whether the 1.5 pipelines divide image latents by the factor."""
 
     @property
     def spatial_compression_ratio(self) -> int:
-        """Pixels of a latent pixel, on each side."""
+        """Pixels per latent pixel, on each side."""
         return int(2 ** (len(self.block_out_channels) - 1))
 
 
@@ -146,27 +146,27 @@ class TextEncoderArchitecture(Section):
     num_layers: PositiveInt
     """Encoder layers."""
     num_heads: PositiveInt
-    """Attention heads of a layer."""
+    """Attention heads per layer."""
     vocab_size: PositiveInt
-    """Token embeddings."""
+    """Vocabulary size."""
 
 
 class RandomTextEncoder(Section):
     """Size of the text encoder built with `weights=random`.
 
-    A random T5-XXL would say no more about a caption than a small one and takes 9 GiB.
+    A random T5-XXL encodes captions no better than a small one, and needs 9 GiB.
     """
 
     num_layers: PositiveInt
     """Encoder layers."""
     num_heads: PositiveInt
-    """Attention heads of a layer."""
+    """Attention heads per layer."""
     d_ff: PositiveInt
     """Width of the feed-forward layers."""
 
 
 class SchedulerArchitecture(Section):
-    """The noise schedule a checkpoint was trained with."""
+    """The noise schedule the checkpoint was trained with."""
 
     num_train_timesteps: PositiveInt
     """Timesteps of the schedule."""
@@ -179,12 +179,12 @@ class SchedulerArchitecture(Section):
 
 
 class Model(Section):
-    """A CogVideoX checkpoint: where it is, what it can do, how it is built."""
+    """A CogVideoX checkpoint: its location, tasks and architecture."""
 
     name: FilledText
     """Name of the choice, as in `model=NAME`."""
     path: PathText | None
-    """Hub repository or local folder of the pretrained pipeline."""
+    """Hub repository or local folder with the pretrained pipeline."""
     revision: FilledText | None
     """Branch, tag or commit of the Hub repository. Default: null."""
     weights: Literal["pretrained", "random", "bundled"]
@@ -196,22 +196,22 @@ class Model(Section):
     random_text_encoder: RandomTextEncoder
     """Size of the text encoder with `weights=random`."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"]
-    """Type of the frozen weights and of the computation. auto: the native type, but float32 where the
-    native type is float16 and there is no GPU. Default: auto."""
+    """Dtype of the frozen weights and the computation. auto: the native dtype, but float32 where the
+    native dtype is float16 and there is no GPU. Default: auto."""
     native_dtype: Dtype
-    """Type the checkpoint was trained in."""
+    """Dtype the checkpoint was trained in."""
     tasks: list[Literal["t2v", "i2v"]]
-    """Tasks the checkpoint can do: its input channels decide."""
+    """Tasks the checkpoint supports, determined by its input channels."""
     frame_step: PositiveInt
-    """A clip must have N times this plus one frames."""
+    """Clips must have N times this plus one frames."""
     max_num_frames: PositiveInt
-    """Most frames of a clip."""
+    """Maximum frames of a clip."""
     size_multiple: PositiveInt
     """Height and width in pixels must be multiples of this."""
     native: Native
     """Native shape of a video."""
     sampling: Sampling
-    """How the authors sample."""
+    """The authors' sampling settings."""
     training_defaults: TrainingDefaults
     """Settings that suit this model."""
     transformer: TransformerArchitecture

@@ -1,4 +1,4 @@
-"""What all sections of the configuration have in common."""
+"""Base class and common types of all sections of the configuration."""
 
 import os
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from pydantic_core import PydanticCustomError
 
 
 class Section(BaseModel):
-    """A typed part of the configuration: unknown keys are refused, values cannot change later.
+    """A typed part of the configuration. Unknown keys are rejected; values are immutable.
 
-    The docstring under each field is its documentation: `--help` prints it.
+    The docstring under each field is its documentation, printed by `--help`.
     """
 
     model_config = ConfigDict(
@@ -26,16 +26,16 @@ class Section(BaseModel):
 
 @dataclass(frozen=True)
 class Allowed:
-    """Part of a field's annotation: what is allowed, in words, where the type does not say it well."""
+    """Annotation of a field with the allowed values in words, where the type does not say it well."""
 
     words: str
 
 
 def filled(value: Any) -> Any:
-    """The value, unless it is a text with nothing in it: null is how a setting is left open.
+    """The value itself, unless it is an empty text: an unset setting is written null.
 
     Raises:
-        PydanticCustomError: it is.
+        PydanticCustomError: it is an empty text.
     """
     if isinstance(value, str) and not value.strip():
         raise PydanticCustomError("empty", "is empty; perhaps a shell variable in it is not set")
@@ -43,7 +43,7 @@ def filled(value: Any) -> Any:
 
 
 def local_path(value: Any) -> Any:
-    """The path with `~` and `~user` replaced by the home folder; what is no text stays.
+    """The path with `~` and `~user` replaced by the home folder; non-text values are returned as they are.
 
     Raises:
         PydanticCustomError: it is empty, is not UTF-8, or names a user who does not exist.
@@ -63,7 +63,7 @@ def local_path(value: Any) -> Any:
 
 
 def local_paths(paths: Any, separator: str) -> Any:
-    """The same for a list of paths, or for one text with separators between them."""
+    """`local_path` for a list of paths, or a text of paths with separators."""
     if isinstance(paths, str):
         return separator.join(map(local_path, paths.split(separator)))
     return list(map(local_path, paths)) if isinstance(paths, list) else paths
@@ -74,6 +74,6 @@ FilledText = Annotated[str, BeforeValidator(filled)]
 LocalPath = Annotated[Path, BeforeValidator(local_path)]
 """A file or folder."""
 PathText = Annotated[str, BeforeValidator(local_path)]
-"""A file or folder, or something else that a name may stand for, such as a repository."""
+"""A file or folder, or another name, such as a repository."""
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Allowed("auto, cpu, cuda or cuda:N")]
-"""Where a job computes."""
+"""Device of a job."""

@@ -1,4 +1,4 @@
-"""The groups that say what a model is trained to do: task and objective."""
+"""Groups `task` and `objective`."""
 
 from typing import Literal
 
@@ -15,27 +15,27 @@ class Task(Section):
     target: FilledText | None = None
     """Class of the task. Default: cogvx_exp.tasks.text_to_video.TextToVideo."""
     image_dropout: float | None = Field(default=None, ge=0, le=1)
-    """i2v: share of the samples trained without the image."""
+    """i2v: fraction of the samples trained without the image."""
     image_noise_mean: float | None = None
-    """i2v: the image's noise is exp(N(mean, std)), in pixels of [-1, 1]."""
+    """i2v: the image's noise is exp(N(mean, std)), for pixels in [-1, 1]."""
     image_noise_std: NonNegativeFloat | None = None
     """i2v: see image_noise_mean."""
     image_scale: Literal["auto", "multiply", "divide"] | None = None
-    """i2v: whether the image's latent is multiplied or divided by the VAE's scaling factor. auto: as the
-    checkpoint's diffusers pipeline does (1.5 divides). Public trainers multiply for 1.5, too."""
+    """i2v: whether the image latent is multiplied or divided by the VAE's scaling factor. auto: like the
+    checkpoint's diffusers pipeline (1.5 divides). Public trainers multiply for 1.5 as well."""
 
 
 class Objective(Section):
-    """What the model is trained to do: three functions, by their import paths."""
+    """What the model is trained to do: three functions, named by import path."""
 
     name: str = "default"
     """Name of the choice, as in `objective=NAME`. Default: default."""
     timesteps: FilledText = "cogvx_exp.diffusion.objective.uniform"
-    """(timesteps of the noise schedule, torch.Generator) to the timestep of one sample.
+    """Maps (timesteps of the noise schedule, torch.Generator) to the timestep of one sample.
     Default: cogvx_exp.diffusion.objective.uniform."""
     weighting: FilledText = "cogvx_exp.diffusion.objective.unweighted"
-    """alphas_cumprod of each sample's timestep, (B,), to the weight of its error, (B,).
+    """Maps the alphas_cumprod at each sample's timestep, (B,), to the weights of their errors, (B,).
     Default: cogvx_exp.diffusion.objective.unweighted."""
     error: FilledText = "cogvx_exp.diffusion.objective.squared_error"
-    """(prediction, target) to the error of each sample, (B,).
+    """Maps (prediction, target) to the error of each sample, (B,).
     Default: cogvx_exp.diffusion.objective.squared_error."""

@@ -1,4 +1,4 @@
-"""Group `tracker`: where metrics go besides the run's folder."""
+"""Group `tracker`: where metrics go in addition to the run folder."""
 
 from typing import Literal
 
@@ -9,28 +9,28 @@ class Wandb(Section):
     """Weights & Biases."""
 
     project: FilledText
-    """Project that the run belongs to."""
+    """Project of the run."""
     entity: FilledText | None
-    """User or team; null: the default one."""
+    """User or team; null: the default."""
     group: FilledText | None
     """Group of runs; null: the sweep's folder, if the run is part of one."""
     tags: list[str]
     """Tags of the run."""
     mode: Literal["online", "offline", "disabled"]
-    """offline: written into the run's folder, for `wandb sync`."""
+    """offline: written to the run folder, for `wandb sync`."""
     videos: bool
-    """Whether the validation's videos are sent."""
+    """Whether to upload the validation videos."""
 
 
 class TensorBoard(Section):
     """TensorBoard's event files."""
 
     videos: bool
-    """Whether frames of the validation's videos are written, too."""
+    """Whether to also log frames of the validation videos."""
 
 
 class Tracker(Section):
-    """Where metrics go besides the run's folder."""
+    """Where metrics go in addition to the run folder."""
 
     wandb: Wandb | None = None
     """Weights & Biases."""

@@ -1,1 +1,1 @@
-"""The forms that a dataset can have on disk: rows of videos and captions."""
+"""Readers of dataset formats: rows of videos and captions."""

@@ -1,4 +1,4 @@
-"""Looks for videos below a folder, links to other folders included."""
+"""Searches for videos below a folder, including linked folders."""
 
 import os
 from dataclasses import dataclass, field
@@ -8,24 +8,24 @@ from cogvx_exp.data.faults import DataFault
 from cogvx_exp.data.forms.rows import VIDEO_ENDINGS, LeftOut, Place, is_junk
 
 Identity = tuple[int, int]
-"""Device and inode of a folder: the same whatever its path."""
+"""Device and inode of a folder, independent of its path."""
 
 
 @dataclass
 class Search:
-    """Finds each folder once, by its own path before that of a link to it; so links in a circle do no harm."""
+    """Visits each folder once, by its own path before that of a link to it, so circular links do no harm."""
 
     place: Place
     videos: list[Path] = field(default_factory=list)
-    """In no particular order."""
+    """In arbitrary order."""
     faults: list[DataFault] = field(default_factory=list)
-    """Folders that cannot be looked into."""
+    """Folders that cannot be read."""
     left_out: list[LeftOut] = field(default_factory=list)
     _seen: set[Identity] = field(default_factory=set)
     _links: list[str] = field(default_factory=list)
 
     def run(self) -> "Search":
-        """Looks below the root."""
+        """Searches below the root."""
         self._look_below(str(self.place.root))
         while self._links:
             links, self._links = sorted(self._links), []
@@ -51,11 +51,11 @@ class Search:
                 with os.scandir(folder) as entries:
                     waiting += [entry.path for entry in entries if self._is_folder(entry)]
             except OSError as error:
-                what = f"cannot be looked into ({error.strerror})"
-                self.faults.append(DataFault(None, folder, what, "change its permissions, or take it out"))
+                what = f"cannot be read ({error.strerror})"
+                self.faults.append(DataFault(None, folder, what, "change its permissions, or remove it"))
 
     def _is_folder(self, entry: os.DirEntry) -> bool:
-        """Notes a file or a link; of a folder it says that it is one."""
+        """Records a video, link or junk file; returns whether the entry is a folder to search."""
         is_video = os.path.splitext(entry.name)[1].lower() in VIDEO_ENDINGS
         is_folder = entry.is_dir(follow_symlinks=False)
         if is_junk(entry.name):
@@ -71,6 +71,6 @@ class Search:
     def _note_link(self, path: str) -> None:
         if os.path.isdir(path):
             self._links.append(path)
-        elif not os.path.exists(path) and not os.path.splitext(path)[1]:  # a folder's, as it seems
+        elif not os.path.exists(path) and not os.path.splitext(path)[1]:  # without a suffix, so presumably of a folder
             what = f"is a link to {os.readlink(path)}, which does not exist"
-            self.faults.append(DataFault(None, path, what, "fix the link or take it out"))
+            self.faults.append(DataFault(None, path, what, "fix or remove the link"))

@@ -1,4 +1,4 @@
-"""Rows of a dataset, and the rules for what may be in one."""
+"""Rows of a dataset and their checks."""
 
 import os
 import unicodedata
@@ -16,24 +16,24 @@ JUNK = {
     *("Thumbs.db", "desktop.ini", "$RECYCLE.BIN", "System Volume Information"),  # Windows
     *(".ipynb_checkpoints", "@eaDir", "#recycle", "lost+found"),  # Jupyter, NAS boxes, Linux
 }
-"""Names of files and folders that systems leave in a dataset."""
+"""Files and folders that operating systems and tools leave in a dataset."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A video and its captions, as the manifest has them."""
+    """A video and its captions, from the manifest."""
 
     number: int
     """Line or record of the manifest, counted from 1."""
     path: str
-    """The video's file."""
+    """Path of the video."""
     captions: tuple[str, ...]
     """One of them is drawn each time the clip is used."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A file that no one means to train on."""
+    """A file that is not meant as training data."""
 
     path: str
 
@@ -43,26 +43,26 @@ Found = Row | DataFault | LeftOut
 
 @dataclass(frozen=True)
 class Place:
-    """Where a dataset is, and where its files may be."""
+    """The root of a dataset, and where its files may be."""
 
     root: Path
     allowed: str | None
-    """Real path of the folder that no file may lie outside of; None: they may be anywhere."""
+    """Real path of the folder that files must lie in; None: no restriction."""
 
     def holds(self, path: str) -> bool:
-        """Whether a file, behind its links, is where it may be."""
+        """Whether a file, with links resolved, is in an allowed place."""
         if self.allowed is None:
             return True
         return f"{os.path.realpath(path)}{os.sep}".startswith(self.allowed.rstrip(os.sep) + os.sep)
 
 
 def is_junk(name: str) -> bool:
-    """Whether a file or folder is one that a system leaves, such as macOS's `._clip.mp4`."""
+    """Whether a file or folder is left by a system, such as macOS's `._clip.mp4`."""
     return name.startswith(("._", ".Trash-")) or name in JUNK
 
 
 def make_row(root: Path, number: int, video: Any, captions: Any) -> Found:
-    """The row for what a manifest has as video and caption (or captions)."""
+    """The row for a manifest's video and caption (or captions)."""
     if not isinstance(video, str) or not video.strip():
         return DataFault(number, "", "has no video", "add its path or remove the row")
     path = find_file(root, video)
@@ -72,25 +72,25 @@ def make_row(root: Path, number: int, video: Any, captions: Any) -> Found:
 
 
 def row_of(number: int, path: str, captions: Any) -> Row | DataFault:
-    """The row of a video's file and its caption (or captions)."""
+    """The row for a video file and its caption (or captions)."""
     if "\0" in path or not is_text(path):
-        return DataFault(number, path, "has a name that is not UTF-8", "rename the file (convmv helps)")
+        return DataFault(number, path, "has a name that is not UTF-8", "rename the file (e.g. with convmv)")
     listed = captions if isinstance(captions, list) else [captions]
     if not all(isinstance(caption, str) for caption in listed):
-        return DataFault(number, path, "its caption is no text", "write a text or a list of texts")
+        return DataFault(number, path, "its caption is not text", "write a text or a list of texts")
     texts = tuple(caption.strip() for caption in listed if caption.strip())
     if not texts:
         return DataFault(number, path, "has an empty caption", "write one, or remove the row")
     if not all(map(is_text, texts)):
-        return DataFault(number, path, "its caption has half of a character (a lone surrogate)", "write it again")
+        return DataFault(number, path, "its caption has an incomplete character (a lone surrogate)", "write it again")
     return Row(number, path, texts)
 
 
 def find_file(root: Path, name: str) -> str:
-    """The file that a manifest names, relative to the root.
+    """The file a manifest refers to, relative to the root.
 
-    Blanks around a name count only if there is a file with them. `~` is the home folder. Accents may be composed
-    or not (macOS writes them in two parts).
+    Spaces around a name are kept only if such a file exists. `~` is the home folder. Accents may be composed or
+    decomposed (as on macOS).
     """
     stripped = name.strip()
     path = str(root / stripped)

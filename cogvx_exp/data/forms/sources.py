@@ -1,4 +1,4 @@
-"""The forms a dataset can have. Each reader gives rows (a video and its captions) and the faults it met."""
+"""Reads dataset formats. Each reader yields rows (a video and its captions) and the faults it found."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -18,12 +18,12 @@ def read_source(source: Source, allow_outside_root: bool) -> tuple[list[Row], li
     """Reads a manifest. Videos are not opened.
 
     Returns:
-        The rows that can be used, what is wrong with the others, and files that no one means to train on.
+        The usable rows, the faults of the others, and files that are not meant as training data.
 
     Raises:
         UserError: the manifest itself cannot be read.
     """
-    assert source.root is not None, "the config check asks for it"
+    assert source.root is not None, "required by the config check"
     root = _fetch(source) if source.source == "hub" else Path(source.root)
     form = source.form if source.source == "hub" else source.source
     if source.source == "demo":
@@ -50,15 +50,15 @@ def read_source(source: Source, allow_outside_root: bool) -> tuple[list[Row], li
 
 
 def read_files(place: Place, source: Source) -> Iterator[Found]:
-    """One caption a line in one file, and line by line its video in another."""
+    """Captions in one file, and their videos on the same lines of another."""
     captions = _lines(place.root / source.caption_column, "data.caption_column")
     videos = _lines(place.root / source.video_column, "data.video_column")
-    if len(captions) != len(videos):  # then empty lines can only be there for the eye
+    if len(captions) != len(videos):  # then empty lines are only formatting
         captions, videos = ([line for line in lines if line.strip()] for lines in (captions, videos))
     if len(captions) != len(videos):
         raise UserError(
             f"{source.caption_column} has {len(captions)} captions and {source.video_column} has {len(videos)} videos "
-            f"in {place.root}; line N of one belongs to line N of the other, so add or take out the odd ones"
+            f"in {place.root}; line N of one belongs to line N of the other; add or remove lines"
         )
     for number, (caption, video) in enumerate(zip(captions, videos, strict=True), 1):
         if video.strip() or caption.strip():
@@ -77,11 +77,11 @@ def read_folder(place: Place, source: Source) -> Iterator[Found]:
         try:
             text = read_text(caption)
         except FileNotFoundError:
-            yield DataFault(number, str(video), f"has no caption {caption.name}", "write one beside it")
+            yield DataFault(number, str(video), f"has no caption {caption.name}", "add the file next to the video")
         except NotUtf8 as error:
             yield DataFault(number, str(caption), error.what, error.fix)
         except OSError as error:
-            yield DataFault(number, str(caption), f"cannot be read ({error.strerror})", "fix it, or take it out")
+            yield DataFault(number, str(caption), f"cannot be read ({error.strerror})", "fix or remove it")
         else:
             yield row_of(number, str(video), " ".join(text.split()))
 
@@ -105,14 +105,14 @@ def _fetch(source: Source) -> Path:
 
 
 def _allowed(root: Path, source: Source) -> str:
-    """The folder that no file may lie outside of. The Hub's cache keeps files elsewhere and links to them."""
+    """The folder that files must lie in. The Hub's cache stores files elsewhere and links to them."""
     repository = root.parents[1] if len(root.parents) > 1 else root
     in_hub_cache = source.source == "hub" and (repository / "blobs").is_dir()
     return os.path.realpath(repository if in_hub_cache else root)
 
 
 def _checked(row: Row, place: Place) -> Row | DataFault:
-    """The row, or the fault that its path leaves the root (by ../, an absolute path or a link)."""
+    """The row, or a fault if its path leaves the root (by ../, an absolute path or a link)."""
     if place.holds(row.path):
         return row
     fix = "move it there, or set data.allow_outside_root=true"
@@ -132,16 +132,16 @@ def _duplicates(rows: list[Row]) -> list[tuple[Row, ClipError]]:
         earlier = first.setdefault((row.path, row.captions), row.number)
         if earlier != row.number:
             what = f"repeats the video and the caption of row {earlier}"
-            found.append((row, ClipError(what, "take it out; to see clips more often, set data.repeats")))
+            found.append((row, ClipError(what, "remove it; to see clips more often, set data.repeats")))
     return found
 
 
 def _lines(path: Path, setting: str) -> list[str]:
-    """Lines of a text file, without those at its end that are empty."""
+    """Lines of a text file, without trailing empty lines."""
     try:
         text = read_text(path)
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; set data.root and {setting} to where it is") from None
+        raise UserError(f"{path} does not exist; check data.root and {setting}") from None
     except NotUtf8 as error:
         raise UserError(f"{path} {error}") from None
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Manifests that are tables: CSV and JSON lines. They are read strictly: what is doubtful is a fault, not a guess."""
+"""Manifests in CSV and JSON Lines. They are read strictly: ambiguities are faults, never guessed."""
 
 import csv
 import io
@@ -18,17 +18,19 @@ from cogvx_exp.core.text import NotUtf8, read_text
 from cogvx_exp.data.faults import DataFault
 from cogvx_exp.data.forms.rows import VIDEO_ENDINGS, Found, Place, make_row
 
+# Not str.splitlines, which also splits at characters that captions may contain, such as U+2028.
 LINE_END = re.compile(r"\r\n|\n|\r")
 OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 QUOTE = 'put a caption with commas, quotes or line breaks in quotes, and double the quotes in it: "a ""b"", c"'
 
 
 def read_csv(place: Place, source: Source) -> Iterator[Found]:
-    """A table with a header; a caption may have commas and line breaks if it is quoted."""
+    """A table with a header; captions may contain commas and line breaks if they are quoted."""
     path, name = _dataset_file(place, source), source.dataset_file or ""
     text = _read(path)
     lines = LINE_END.split(text) if '"' in text else []
     with _fields_of_any_size():
+        # Without `strict`, csv silently accepts broken quotes.
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         _refuse_other_delimiters(LINE_END.split(text, maxsplit=1)[0], path, source)
         header = _header(reader, path, source)
@@ -42,12 +44,12 @@ def read_csv(place: Place, source: Source) -> Iterator[Found]:
 
 
 def read_jsonl(place: Place, source: Source) -> Iterator[Found]:
-    """One JSON object a line; its caption is a text or a list of texts."""
+    """One JSON object per line; its caption is a text or a list of texts."""
     path, name = _dataset_file(place, source), source.dataset_file or ""
     text = _read(path)
     if text.lstrip().startswith("[") and not _is_json(text.lstrip().partition("\n")[0]):
         convert = f"jq -c '.[]' {shlex.quote(str(path))} > NEW.jsonl"
-        raise UserError(f"{path} is one JSON list, not a JSON object a line; convert it: {convert}")
+        raise UserError(f"{path} is one JSON list, not one JSON object per line; convert it: {convert}")
     for number, line in enumerate(LINE_END.split(text), 1):
         if not line.strip():
             continue
@@ -57,16 +59,16 @@ def read_jsonl(place: Place, source: Source) -> Iterator[Found]:
         except json.JSONDecodeError as error:
             yield DataFault(number, name, f"is not JSON ({error.msg})", "fix the line")
         except RecursionError:
-            yield DataFault(number, name, "is not JSON that can be read (nested too deeply)", "fix the line")
+            yield DataFault(number, name, "is JSON that is nested too deeply", "fix the line")
         except _Repeated as error:
             yield DataFault(number, name, f"has {error} twice", "keep one of them")
         except (KeyError, TypeError):
             keys = f"{source.caption_column} and {source.video_column}"
-            yield DataFault(number, name, f"is not an object with {keys}", "add what is missing")
+            yield DataFault(number, name, f"is not an object with {keys}", "add the missing keys")
 
 
 class _Repeated(Exception):  # noqa: N818
-    """A JSON object has a key twice."""
+    """A JSON object contains a key twice."""
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -87,10 +89,10 @@ def _is_json(text: str) -> bool:
 
 
 def _header(reader: Any, path: Path, source: Source) -> list[str]:
-    """The names of the columns.
+    """The column names.
 
     Raises:
-        UserError: those that are needed are not there, or there twice.
+        UserError: required columns are missing or duplicated.
     """
     try:
         header = [name.strip() for name in next(reader, [])]
@@ -113,7 +115,7 @@ def _refuse_other_delimiters(first_line: str, path: Path, source: Source) -> Non
     for delimiter, name in OTHER_DELIMITERS.items():
         columns = {part.strip().strip('"') for part in first_line.split(delimiter)}
         if {source.caption_column, source.video_column} <= columns:
-            raise UserError(f"{path} has {name} between its columns; save it with commas")
+            raise UserError(f"{path} is separated by {name}; save it with commas")
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class _Record:
 
 
 def _records(reader: Any) -> Iterator[_Record]:
-    """The records; empty lines are passed over."""
+    """The records; empty lines are skipped."""
     while True:
         first = reader.line_num + 1
         try:
@@ -150,24 +152,24 @@ def _records(reader: Any) -> Iterator[_Record]:
 
 def _explained(error: csv.Error) -> str:
     if "unexpected end" in str(error):
-        return "a quote is opened and never closed, so all that follows belongs to it"
-    return "a quoted field goes on behind its closing quote" if "expected after" in str(error) else str(error)
+        return "a quote is opened and never closed, so everything after it belongs to the field"
+    return "a quoted field continues after its closing quote" if "expected after" in str(error) else str(error)
 
 
 def _wrong(record: _Record, header: list[str], lines: list[str], source: Source) -> tuple[str, str] | None:
-    """What is wrong with a record that could be split into fields, and how to fix it."""
+    """What is wrong with a record, and how to fix it; None if it is valid."""
     fields = record.fields
     if len(fields) < len(header) or any(field.strip() for field in fields[len(header) :]):
-        what = f"{record.lines}: has {len(fields)} fields, and the header has {len(header)}"
-        return what, f"{QUOTE}, with no blank before the first quote" if len(fields) > len(header) else "add the others"
+        what = f"{record.lines}: has {len(fields)} fields, but the header has {len(header)}"
+        return what, f"{QUOTE}, with no space before the first quote" if len(fields) > len(header) else "add the others"
     for line in range(record.first + 1, record.last + 1):
         if _is_row(lines[line - 1], header, source):
-            return f"{record.lines}: a quote is open, and line {line} looks like a row of its own", QUOTE
+            return f"{record.lines}: a quote is still open, but line {line} looks like a separate row", QUOTE
     return None
 
 
 def _is_row(line: str, header: list[str], source: Source) -> bool:
-    """Whether a line alone looks like a row: as many fields, with the path of a video where it should be."""
+    """Whether a line on its own looks like a row: enough fields, with a video path in the right column."""
     try:
         fields = next(csv.reader([line]), [])
     except csv.Error:
@@ -179,7 +181,7 @@ def _is_row(line: str, header: list[str], source: Source) -> bool:
 
 @contextmanager
 def _fields_of_any_size() -> Iterator[None]:
-    """Inside, a field may have more than the csv module's 128 KiB."""
+    """Lifts the csv module's limit of 128 KiB per field inside the block."""
     before = csv.field_size_limit(sys.maxsize)
     try:
         yield

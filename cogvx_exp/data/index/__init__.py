@@ -1,1 +1,1 @@
-"""Remembers what was found out about files."""
+"""Caches information about files."""

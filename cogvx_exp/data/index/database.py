@@ -1,4 +1,4 @@
-"""An SQLite file of what can be found out again: whatever is wrong with it, a run goes on without it."""
+"""An SQLite file of data that can be recomputed: runs continue without it if it is damaged or unusable."""
 
 import os
 import sqlite3
@@ -10,19 +10,19 @@ from cogvx_exp.console.progress import console
 from cogvx_exp.distributed.waiting import report_long_wait
 
 LOCK_TIMEOUT = 60.0
-"""Seconds to wait for another process that writes."""
+"""Seconds to wait for another writing process."""
 JOURNALS = ("", "-journal", "-wal", "-shm")
-"""Endings of the files that belong to a database; a new one must not read an old journal."""
+"""Suffixes of a database's files; a new database must not read an old journal."""
 CREATE = "CREATE TABLE IF NOT EXISTS "
 
 
 class Rebuildable:
-    """A database that is begun anew when it is damaged or has other tables, and kept in memory when it cannot be used.
+    """A database that is recreated if it is damaged or has different tables, and kept in memory if it is unusable.
 
-    What takes its place starts empty. The old file stays beside it, with the ending `.damaged`.
+    The new database starts empty. The old file is kept with the suffix `.damaged`.
 
     Args:
-        path: the file; its folder is made.
+        path: the file; its folder is created.
         tables: the statements that create the tables, each beginning with `CREATE`.
     """
 
@@ -32,7 +32,7 @@ class Rebuildable:
         self._connection: sqlite3.Connection | None = None
 
     def select(self, query: str, values: Sequence[object]) -> list[tuple]:
-        """All rows of a query; none if the database had to be begun anew."""
+        """All rows of a query; empty if the database had to be recreated."""
         try:
             return self._opened().execute(query, values).fetchall()
         except sqlite3.Error as error:
@@ -40,11 +40,11 @@ class Rebuildable:
             return []
 
     def insert(self, query: str, rows: Iterable[Sequence[object]]) -> None:
-        """Writes rows, all or none."""
+        """Inserts rows, all or none."""
         rows = list(rows)
         if not rows:
             return
-        for _ in range(2):
+        for _ in range(2):  # the second attempt uses the database that replaces a damaged one
             try:
                 with report_long_wait(f"{self._path}, which another process holds"), self._opened() as database:
                     database.executemany(query, rows)
@@ -62,9 +62,9 @@ class Rebuildable:
         if self._connection is None:
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._path.touch()  # SQLite would ignore the umask
+                self._path.touch()  # SQLite ignores the umask
             except OSError:
-                pass  # it may still be read
+                pass  # it may still be readable
             self._connection = sqlite3.connect(self._path, timeout=LOCK_TIMEOUT)
             with suppress(OSError):
                 self._inode = self._path.stat().st_ino
@@ -80,16 +80,16 @@ class Rebuildable:
             if name not in there:
                 self._connection.execute(table)
             elif there[name] != f"CREATE TABLE {definition}":
-                raise sqlite3.DatabaseError(f"its table {name} is another one")
+                raise sqlite3.DatabaseError(f"its table {name} has different columns")
 
     def _replace(self, error: sqlite3.Error) -> None:
-        """Begins anew: in a file if the old one is no good, in memory if it cannot be used."""
+        """Starts a new database: in a file if the old one is damaged, in memory if files cannot be used."""
         self.close()
         if isinstance(error, sqlite3.OperationalError) and "malformed" not in str(error):
             self._forget(f"cannot be used ({error})")
             return
         try:
-            # Another process may have begun anew already.
+            # Another process may have replaced it already.
             if self._path.stat().st_ino == self._inode or not self._inode:
                 for ending in JOURNALS:
                     file = self._path.with_name(self._path.name + ending)

@@ -1,4 +1,4 @@
-"""Remembers what was found out about files, by path, size and times of change (SQLite)."""
+"""Caches information about files, keyed by path, size and modification times (SQLite)."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,15 +9,15 @@ from cogvx_exp.data.index.database import Rebuildable
 from cogvx_exp.media.video import VideoInfo
 
 AT_ONCE = 500
-"""Files asked for in one query; SQLite allows 999 variables."""
+"""Files per query; SQLite allows 999 variables."""
 
 VERSION = 2
-"""Of the tables and of what they say, part of their names: of another version, nothing is read."""
+"""Version of the tables and their contents, part of their names: tables of other versions are not read."""
 
 Stamp = tuple[str, int, int, int]
-"""A file at a moment: path, size in bytes, and in nanoseconds the times of change of its content and of its inode.
+"""A file at some time: path, size in bytes, and its mtime and ctime in nanoseconds.
 
-The second cannot be set by a program: it reveals a file that was overwritten with its time of change kept (cp -p)."""
+Programs cannot set the ctime, so it reveals a file that was overwritten with its mtime preserved (cp -p)."""
 
 _STAMP = "path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, ctime INTEGER"
 FILES, HASHES = f"files_v{VERSION}", f"hashes_v{VERSION}"
@@ -29,13 +29,13 @@ TABLES = (
 
 
 def stamp_of(path: str) -> Stamp:
-    """The file's stamp now."""
+    """The current stamp of a file."""
     status = os.stat(path)
     return path, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 class FileIndex:
-    """What is known about video files. Several processes may use it at once."""
+    """Information about video files. Several processes may use it at once."""
 
     def __init__(self, path: Path):
         self._database = Rebuildable(path, TABLES)
@@ -47,12 +47,12 @@ class FileIndex:
         self._database.close()
 
     def infos(self, stamps: Sequence[Stamp]) -> dict[str, VideoInfo]:
-        """What is known about the files that have not changed since."""
+        """Information about the files that have not changed since."""
         found: dict[str, VideoInfo] = {}
         shared: dict[tuple, VideoInfo] = {}
         for stamp, row in self._rows(FILES, stamps):
             if row[:4] == stamp:
-                # A million clips have few different infos: equal ones are one object.
+                # A million clips have few distinct infos, so equal ones share one object.
                 values = row[4:]
                 found[stamp[0]] = shared.setdefault(values, VideoInfo(*values))
         return found
@@ -63,12 +63,12 @@ class FileIndex:
         return {stamp[0]: row[4] for stamp, row in rows if row[:4] == stamp}
 
     def add_infos(self, items: Iterable[tuple[Stamp, VideoInfo]]) -> None:
-        """Remembers what was found out about files."""
+        """Stores information about files."""
         rows = ((*stamp, *astuple(info)) for stamp, info in items)
         self._database.insert(f"INSERT OR REPLACE INTO {FILES} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def add_hashes(self, items: Iterable[tuple[Stamp, str]]) -> None:
-        """Remembers hashes of files."""
+        """Stores hashes of files."""
         rows = ((*stamp, digest) for stamp, digest in items)
         self._database.insert(f"INSERT OR REPLACE INTO {HASHES} VALUES (?, ?, ?, ?, ?)", rows)
 

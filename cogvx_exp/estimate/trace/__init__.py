@@ -1,1 +1,1 @@
-"""Goes through a run without data, and counts the bytes that are alive."""
+"""Runs training steps with fake tensors and counts the live bytes."""

@@ -1,4 +1,4 @@
-"""Memory of the VAE and of the text encoder: each alone on the device, or the VAE in the training loop."""
+"""Memory of the VAE and the text encoder, alone on the device, or of the VAE in the training loop."""
 
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -39,18 +39,18 @@ def vae_pass(
     batch_size: int,
     what: Literal["encode", "decode"],
 ) -> VaePass:
-    """Encodes or decodes clips without data."""
+    """Encodes or decodes clips with fake tensors."""
     tiles = (memory.vae_slicing, memory.vae_tiling)
     return _vae_pass(architecture.model_dump_json(), *tiles, dtype, shape, batch_size, what)
 
 
 def text_encoder_peak(architecture: TextEncoderArchitecture, dtype: torch.dtype, tokens: tuple[int, int]) -> int:
-    """Most bytes while (captions, length) tokens are encoded, the weights included."""
+    """Peak bytes while (captions, length) tokens are encoded, including the weights."""
     return _text_encoder_peak(architecture.model_dump_json(), dtype, tokens)
 
 
 class EncodersInTheLoop:
-    """The VAEs that encode while a run trains: clips (data.encode=online), and the images of image-to-video.
+    """The VAEs that encode during training: clips (data.encode=online), and images for image-to-video.
 
     A run loads them with its first batch (`cogvx_exp.loading.online`, `cogvx_exp.loading.condition`).
     """

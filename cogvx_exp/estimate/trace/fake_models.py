@@ -1,4 +1,4 @@
-"""Models of the real classes whose parameters are fake tensors: a shape and a type without data."""
+"""The real model classes with fake tensors as parameters, which have a shape and dtype but no data."""
 
 import weakref
 from collections.abc import Iterator
@@ -29,9 +29,9 @@ from cogvx_exp.tasks.base import build_task
 
 @contextmanager
 def fake_tensors() -> Iterator[MemoryTracker]:
-    """Inside, tensors have no data, and their bytes are counted."""
+    """Makes tensors fake inside the block, and counts their bytes."""
     tracker = MemoryTracker()
-    forget_rotary_positions()  # cached ones: those with data must not get in, nor those without get out
+    forget_rotary_positions()  # cached real tensors must not be used inside, nor fake ones outside
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), tracker:
             yield tracker
@@ -40,13 +40,13 @@ def fake_tensors() -> Iterator[MemoryTracker]:
 
 
 class TrackedHostMemory(HostMemory):
-    """Host memory whose tensors are not counted as the device's, but as pinned memory of the host."""
+    """Host memory whose tensors count as pinned host memory, not as the device's."""
 
     def __init__(self, tracker: MemoryTracker):
         super().__init__(torch.device("cpu"))
         self._tracker = tracker
         self.pinned = 0
-        """Bytes now."""
+        """Current bytes."""
 
     def empty(self, nbytes: int) -> torch.Tensor:
         """Memory for weights."""
@@ -57,7 +57,7 @@ class TrackedHostMemory(HostMemory):
         return self._counted(super().empty_like(tensor))
 
     def empty_on_device(self, nbytes: int) -> torch.Tensor:
-        """Memory of the device for streamed weights."""
+        """Device memory for streamed weights."""
         with self._tracker.category("weights"):
             return super().empty_on_device(nbytes)
 
@@ -89,7 +89,7 @@ def fake_transformer(job: TrainJob, dtype: torch.dtype, shapes: set[Bucket]) -> 
         few_rows = layers_with_few_rows(block)
         for layer in quantized_layers(block, job.quant.name):
             _pack(layer, job.quant, in_8_bits=job.quant.compute == "8bit" and layer not in few_rows)
-    # How an adapter begins changes no size, and may read weights.
+    # The initialization of an adapter does not affect sizes, but may read weights.
     plain = {"init": "default"} if job.method.adapter == "lora" else {}
     with torch.device("meta"):
         make_trainable(transformer, job.method.model_copy(update=plain), job.seed, trained_dtype(job.optim))
@@ -125,9 +125,9 @@ def _traceable(attention: Attention) -> Attention:
 
 
 class _Never:
-    """Replaces peft's module_dropout, which is 0: every draw is above it, and no value is looked at.
+    """Replaces peft's module_dropout of 0: every draw is above it, without looking at values.
 
-    peft asks `torch.rand(1) > module_dropout` in each forward pass, which a tensor without data cannot answer.
+    peft evaluates `torch.rand(1) > module_dropout` in each forward pass, which a fake tensor cannot answer.
     """
 
     @classmethod
@@ -136,7 +136,7 @@ class _Never:
 
 
 def norm_as_on_cuda(module: nn.Module) -> None:
-    """Computes layer norms as CUDA's autocast does: in float32 (aten/src/ATen/autocast_mode.h). The CPU's does not."""
+    """Computes layer norms in float32, as autocast does on CUDA (aten/src/ATen/autocast_mode.h) but not on the CPU."""
     for part in module.modules():
         if type(part) is nn.LayerNorm:
             part.__class__ = CudaLayerNorm
@@ -178,7 +178,7 @@ def fake_text_encoder(architecture: TextEncoderArchitecture, dtype: torch.dtype)
 
 
 def materialize(module: nn.Module, tracker: MemoryTracker, kind: str) -> None:
-    """Inside `fake_tensors`: replaces a module's parameters and buffers on the meta device by allocated ones."""
+    """Replaces a module's meta tensors by allocated ones, inside `fake_tensors`."""
     with tracker.category(kind):
         for part in module.modules():
             for name, parameter in part._parameters.items():
@@ -197,7 +197,7 @@ def _set_dtype(module: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _pack(layer: nn.Linear, quant: Quant, *, in_8_bits: bool) -> None:
-    """Gives a layer as many bytes as it has when quantized, and what its forward and backward pass unpack."""
+    """Gives a layer its quantized size, and a forward and backward pass that unpack it."""
     assert quant.bytes_per_weight
     layer.weight = nn.Parameter(
         torch.empty(int(layer.weight.numel() * quant.bytes_per_weight), dtype=torch.uint8, device="meta"),
@@ -218,7 +218,7 @@ def _packed_linear(layer: nn.Linear, quant: str, x: torch.Tensor) -> torch.Tenso
 
 
 class _PackedLinear(torch.autograd.Function):
-    """A linear layer whose weight is unpacked for the moment that it is used, as in `model.quantization.quantize`."""
+    """A linear layer whose weight is unpacked only while it is used, as in `model.quantization.quantize`."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, bias: torch.Tensor, width: int, quant: str) -> torch.Tensor:
@@ -236,15 +236,15 @@ class _PackedLinear(torch.autograd.Function):
 
 
 def _unpack(quant: str, like: torch.Tensor, width: int, inputs: int) -> torch.Tensor:
-    """An unpacked weight, in the type of `like`.
+    """An unpacked weight, in the dtype of `like`.
 
-    torchao's functions (quantization/quant_primitives.py) make temporary copies, the scaled one in float32; a kernel of
-    bitsandbytes unpacks nf4.
+    torchao's functions (quantization/quant_primitives.py) create temporary copies, the scaled one in float32; nf4 is
+    unpacked by a bitsandbytes kernel.
     """
     if quant == "nf4":
         return like.new_empty(width, inputs)
     values = like.new_empty(width, inputs, dtype=torch.float32 if quant == "fp8" else like.dtype)
     scaled = values * like.new_empty(width, 1, dtype=torch.float32)
-    if quant == "int8":  # fp8 keeps them until the end
+    if quant == "int8":  # fp8 keeps `values` until the end
         del values
     return scaled.to(like.dtype)

@@ -1,4 +1,4 @@
-"""Tracks allocated bytes, as a device's allocator would count them."""
+"""Tracks allocated bytes like a device's allocator."""
 
 import weakref
 from collections import Counter
@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import conv_flop_count
 
 BLOCK = 512
-"""Bytes that torch's CUDA allocator rounds up to."""
+"""Rounding of torch's CUDA allocator, in bytes."""
 
 aten = torch.ops.aten
 KINDS = {
@@ -27,25 +27,25 @@ KINDS = {
     "gelu": (aten.gelu, aten.gelu_backward),
     "convolutions": (aten.convolution, aten.conv2d, aten.conv3d, aten.convolution_backward),
 }
-"""What a tensor is counted as, by the operation that made it; by default, it is `other`."""
+"""Kind of a tensor, by the operation that created it; `other` by default."""
 
 FLASH_BACKWARD = KINDS["attention"][1]
 
 
 class MemoryTracker(TorchDispatchMode):
-    """Counts the bytes of each storage that is allocated inside, until it is freed.
+    """Counts the bytes of each storage allocated inside, until it is freed.
 
-    torch's own (torch.distributed._tools.mem_tracker) fails where weights are frozen.
+    torch's own tracker (torch.distributed._tools.mem_tracker) fails with frozen weights.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.allocated = 0
-        """Bytes now."""
+        """Current bytes."""
         self.peak = 0
-        """Most bytes since the last `reset_peak`."""
+        """Peak bytes since the last `reset_peak`."""
         self.by_kind: Counter[str] = Counter()
-        """Bytes now, by kind."""
+        """Current bytes, by kind."""
         self.at_peak: Counter[str] = Counter()
         """Bytes at the peak, by kind."""
         self.convolved = 0.0
@@ -65,13 +65,13 @@ class MemoryTracker(TorchDispatchMode):
         if kind == "convolutions" and packet is not aten.convolution_backward:
             self.convolved += conv_flop_count(args[0].shape, args[1].shape, result.shape)
         if packet is FLASH_BACKWARD:
-            # On a GPU, FlashAttention-2 sums the gradient of the queries in float32 beside the result.
+            # On a GPU, FlashAttention-2 accumulates the queries' gradient in float32 in addition to the result.
             self._see_peak("attention", 4 * args[1].numel())
         return result
 
     @contextmanager
     def category(self, kind: str) -> Iterator[None]:
-        """Inside, new tensors are of this kind, unless their operation says otherwise."""
+        """Gives new tensors this kind, unless their operation determines it."""
         before, self._new = self._new, kind
         try:
             yield
@@ -79,7 +79,7 @@ class MemoryTracker(TorchDispatchMode):
             self._new = before
 
     def label(self, tensor: torch.Tensor, kind: str) -> None:
-        """Counts a tensor as another kind from now on."""
+        """Changes the kind of a tensor."""
         key = tensor.untyped_storage()._cdata
         if key in self._kind_of:
             old, size = self._kind_of[key]
@@ -88,7 +88,7 @@ class MemoryTracker(TorchDispatchMode):
             self._kind_of[key] = (kind, size)
 
     def exclude(self, tensor: torch.Tensor) -> None:
-        """Counts a tensor no longer, nor its views: it is not on the device."""
+        """Stops counting a tensor and its views, because it is not on the device."""
         storage = tensor.untyped_storage()
         key = storage._cdata
         self._forget(key)
@@ -96,7 +96,7 @@ class MemoryTracker(TorchDispatchMode):
         self._references[key] = weakref.ref(storage, lambda _: self._excluded.discard(key))
 
     def reset_peak(self) -> None:
-        """Forgets the peak so far."""
+        """Restarts the peak from the current state."""
         self.peak, self.at_peak = self.allocated, Counter(self.by_kind)
 
     def _count(self, tensor: torch.Tensor, kind: str) -> None:

@@ -1,4 +1,4 @@
-"""Goes through training steps, and one step of sampling, without data."""
+"""Runs training steps and one sampling step with fake tensors."""
 
 from collections import Counter
 from contextlib import AbstractContextManager
@@ -30,13 +30,13 @@ from cogvx_exp.optim.state import OFFLOADED_FROM
 from cogvx_exp.strategies.micro_batch import forward_backward
 
 DEPTHS = (5, 8)
-"""Depths of model at which deep ones are gone through. Not less: where blocks are streamed, the peak of a shallower one
-is elsewhere."""
+"""Depths at which deep models are traced. Smaller values would not do: with streamed blocks, shallower models have
+their peak elsewhere."""
 
 
 @dataclass(frozen=True)
 class StepBytes:
-    """Bytes by kind at the moments of training that matter."""
+    """Bytes by kind at the relevant points of training."""
 
     resident: Counter[str]
     """Before the first step."""
@@ -45,30 +45,30 @@ class StepBytes:
     backward: Counter[str]
     """At the peak of the backward pass."""
     between: Counter[str]
-    """After a step: what stays while videos are sampled."""
+    """After a step: what stays during sampling."""
     sampling: Counter[str]
     """At the peak of a denoising step."""
     gradients: Counter[str]
     """Held at the end of a backward pass."""
     host: Counter[str]
-    """In host memory, at most; all but `optimizer states` is pinned."""
+    """Peak of host memory; everything except `optimizer states` is pinned."""
 
     @property
     def peak(self) -> Counter[str]:
-        """The higher of the two peaks of a step."""
+        """The higher of a step's two peaks."""
         return max(self.forward, self.backward, key=Counter.total)
 
 
 def step_bytes(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: str) -> StepBytes:
-    """What two training steps and a denoising step of a job take.
+    """Memory of two training steps and a denoising step of a job.
 
-    All blocks are alike, so a deep model is gone through at two depths, and the rest follows: the result is that
-    of the whole depth (a test compares them), in a third of the time.
+    All blocks are alike, so a deep model is traced at two depths and extrapolated. The result equals that of the full
+    depth, as a test checks, in a third of the time.
 
     Args:
         job: a checked job.
-        largest: the shape of the clips in the batch.
-        buckets: all shapes of the data.
+        largest: shape of the batch's clips.
+        buckets: all shapes of the dataset.
         device: cuda or cpu.
     """
     depth = job.model.transformer.num_layers
@@ -86,7 +86,7 @@ def _extend(low: Counter[str], high: Counter[str], times: float) -> Counter[str]
 
 
 def trace_steps(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: str) -> StepBytes:
-    """Builds the job's model without data and takes the steps with it."""
+    """Builds the job's model with fake tensors and runs the steps."""
     compute = Compute(torch.device("cpu"), resolve_dtype(job.model, device))
     transformer = fake_transformer(job, compute.dtype, buckets)
     config = dict(transformer.config)
@@ -124,14 +124,14 @@ def trace_steps(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: st
             _denoise(transformer, config, job, compute)
         on_host = Counter({"streamed blocks": passes.streamed, "activations": passes.activations_on_host})
         on_host += _offloaded(transformer, job) + _optimizer_on_host(parameters, job.optim, states)
-        del average  # in memory until here, as in a run
+        del average  # kept until here, as in a run
         return StepBytes(
             resident, passes.at_forward, passes.at_backward, between, Counter(tracker.at_peak), held, on_host
         )
 
 
 class _TrackedPasses:
-    """Makes passes like `cogvx_exp.strategies.single.Strategy`, and keeps the peaks of both."""
+    """Runs passes like `cogvx_exp.strategies.single.Strategy`, and records the peaks of both."""
 
     def __init__(
         self,
@@ -145,19 +145,19 @@ class _TrackedPasses:
         self.streamed = host.pinned
         """Bytes of frozen weights in host memory."""
         self.activations_on_host = 0
-        """Bytes, at most."""
+        """Peak bytes."""
         self.forget()
 
     def forget(self) -> None:
-        """Before a step: its peaks are those to keep."""
+        """Discards the peaks of earlier steps."""
         self.at_forward, self.at_backward = Counter[str](), Counter[str]()
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Around a forward pass: mixed precision."""
+        """Mixed precision for a forward pass."""
         return self._compute.autocast()
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Adds the gradients of a loss."""
+        """Accumulates the gradients of a loss."""
         self.at_forward = max(self.at_forward, self._tracker.at_peak, key=Counter.total)
         self.activations_on_host = max(self.activations_on_host, self._host.pinned - self.streamed)
         self._tracker.reset_peak()
@@ -166,7 +166,7 @@ class _TrackedPasses:
 
 
 class _Gradients:
-    """Labels gradients as they come, and frees those that leave at once."""
+    """Labels gradients as they accumulate, and frees those that are released or offloaded."""
 
     def __init__(self, parameters: dict[str, torch.nn.Parameter], optim: Optim, tracker: MemoryTracker):
         self._parameters = parameters
@@ -190,7 +190,7 @@ class _Gradients:
 def _optimizer_states(
     parameters: dict[str, torch.nn.Parameter], optim: Optim, tracker: MemoryTracker
 ) -> list[torch.Tensor]:
-    """A tensor for each parameter with as many bytes as its optimizer state."""
+    """A tensor per parameter with the size of its optimizer state."""
     sizes = [
         int(parameter.numel() * (optim.state_values * parameter.element_size() + optim.state_bytes))
         for parameter in parameters.values()
@@ -206,7 +206,7 @@ def _optimizer_states(
 def _optimizer_on_host(
     parameters: dict[str, torch.nn.Parameter], optim: Optim, states: list[torch.Tensor]
 ) -> Counter[str]:
-    """What an offloaded optimizer has there: its states, and a weight and a gradient for each of the device."""
+    """Host memory of an offloaded optimizer: its states, and a copy of each weight and gradient."""
     if not optim.offload:
         return Counter()
     large = [at for at, parameter in enumerate(parameters.values()) if parameter.numel() >= OFFLOADED_FROM]
@@ -220,7 +220,7 @@ def _optimizer_on_host(
 
 
 def _offloaded(transformer: CogVideoXTransformer3DModel, job: TrainJob) -> Counter[str]:
-    """Copies of the weights that are made when videos are decoded, and kept."""
+    """Copies of the weights that are made when videos are decoded, and then kept."""
     if not (isinstance(job.validation, Validation) and job.validation.offload):
         return Counter()
     sizes = [pinned_size(weight.nbytes) for weight in transformer.parameters() if weight.numel()]
@@ -228,7 +228,7 @@ def _offloaded(transformer: CogVideoXTransformer3DModel, job: TrainJob) -> Count
 
 
 def _label_checkpoints(transformer: CogVideoXTransformer3DModel, tracker: MemoryTracker) -> None:
-    """The inputs that checkpointed blocks keep are counted as checkpoints."""
+    """Counts the inputs kept by checkpointed blocks as checkpoints."""
     run = transformer._gradient_checkpointing_func
     if run is None:
         return
@@ -243,7 +243,7 @@ def _label_checkpoints(transformer: CogVideoXTransformer3DModel, tracker: Memory
 
 @torch.no_grad()
 def _denoise(transformer: CogVideoXTransformer3DModel, config: dict, job: TrainJob, compute: Compute) -> None:
-    """One step of sampling the validation's videos: with guidance, two at once."""
+    """A denoising step of validation, with a batch of two for guidance."""
     validation = job.validation
     assert isinstance(validation, Validation)
     shape = Bucket(validation.num_frames, validation.height, validation.width)

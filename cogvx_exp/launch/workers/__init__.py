@@ -1,1 +1,1 @@
-"""The processes that a run starts."""
+"""Worker processes of a run."""

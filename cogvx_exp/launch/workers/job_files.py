@@ -1,4 +1,4 @@
-"""What a run and the processes that it starts tell each other, as files in the run's folder."""
+"""Files in the run folder through which a run and its worker processes communicate."""
 
 import time
 from dataclasses import asdict, dataclass
@@ -14,17 +14,17 @@ from cogvx_exp.training.stopping import Stopped
 
 @dataclass(frozen=True)
 class Work:
-    """What the processes of a run are to do."""
+    """The work of a run's processes."""
 
     job: TrainJob
     checkpoint: Path | None
-    """What to go on from."""
+    """Checkpoint to resume from."""
     opening: Opening | None
-    """What is written when the run goes on in a folder that has one."""
+    """The changes to make when the run resumes in an existing run folder."""
 
 
 def write_job(logs: Path, work: Work) -> None:
-    """Writes what is to be done; removes what failures of before have left."""
+    """Writes the job; removes failure files of earlier attempts."""
     logs.mkdir(parents=True, exist_ok=True)
     for left in logs.glob("failure-*.json"):
         left.unlink()
@@ -37,7 +37,7 @@ def write_job(logs: Path, work: Work) -> None:
 
 
 def read_job(logs: Path) -> Work:
-    """What `write_job` has left."""
+    """Reads the job written by `write_job`."""
     work = read_json(logs / "job.json")
     checkpoint, opening = work["checkpoint"], work["opening"]
     return Work(
@@ -48,7 +48,7 @@ def read_job(logs: Path) -> Work:
 
 
 def write_failure(logs: Path, rank: int, error: BaseException, traceback: str = "") -> None:
-    """Called in a worker: says what ended it."""
+    """Records the error that ended a worker. Called in the worker."""
     about = {
         "rank": rank,
         "time": time.time(),
@@ -61,6 +61,6 @@ def write_failure(logs: Path, rank: int, error: BaseException, traceback: str = 
 
 
 def first_failure(logs: Path) -> dict[str, Any] | None:
-    """What the process that failed first has left."""
+    """The error of the process that failed first, if any."""
     failures = [read_json(path) for path in logs.glob("failure-*.json")]
     return min(failures, key=lambda failure: failure["time"], default=None)

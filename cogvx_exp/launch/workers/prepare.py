@@ -1,4 +1,4 @@
-"""One of several processes that encode a dataset. Knows nothing of Hydra: its job is JSON on standard input."""
+"""A worker that encodes a share of a dataset. Independent of Hydra: its job is JSON on standard input."""
 
 import sys
 

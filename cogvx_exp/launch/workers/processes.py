@@ -1,4 +1,4 @@
-"""Starts several processes that share a job without talking to each other."""
+"""Starts several processes that share a job without communicating."""
 
 import ctypes
 import os
@@ -15,10 +15,10 @@ PR_SET_PDEATHSIG = 1
 def run_processes(module: str, job: str, distributed: Distributed) -> None:
     """Starts `distributed.processes` processes of a module, gives each the job and waits for all.
 
-    They end when this process ends, however it ends.
+    They exit when this process does, for whatever reason.
 
     Raises:
-        UserError: a process failed; its own message is on the screen.
+        UserError: a process failed; it has printed its error.
     """
     world = distributed.nodes * distributed.processes
     children = []
@@ -41,10 +41,10 @@ def run_processes(module: str, job: str, distributed: Distributed) -> None:
     failed = [rank for rank, code in enumerate(codes) if code]
     if failed:
         raise UserError(
-            f"process {', '.join(map(str, failed))} of {len(codes)} failed; see above. Run it again to go on"
+            f"process {', '.join(map(str, failed))} of {len(codes)} failed; see above. Run it again to continue"
         )
 
 
 def die_with_parent() -> None:
-    """Called in a new process: it is sent SIGTERM when the one that started it ends, however that ends."""
+    """Makes the kernel send SIGTERM to this new process when its parent exits, for whatever reason."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

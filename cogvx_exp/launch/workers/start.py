@@ -1,7 +1,7 @@
-"""Runs a training job in processes of its own: several through torchrun, or one, as each job of a sweep has it.
+"""Runs a training job in worker processes: several through torchrun, or one for each job of a sweep.
 
-The processes know nothing of Hydra: their job is a JSON file in the run's folder. Whatever ends this process ends them:
-the kernel signals torchrun when its parent dies, and the workers when torchrun dies.
+Workers are independent of Hydra: their job is a JSON file in the run folder. They exit with this process: the kernel
+signals torchrun when its parent dies, and the workers when torchrun dies.
 """
 
 import logging
@@ -33,29 +33,29 @@ logger = logging.getLogger(__name__)
 WORKER = "cogvx_exp.launch.workers.train"
 
 ERRORS = "stderr.log"
-"""What the started process writes there: torchrun's account of its workers, or a job's own warnings."""
+"""File for the started process's stderr: torchrun's report about its workers, or a job's warnings."""
 
 ASK_TO_STOP = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""Of Slurm, of a user, and of submitit when the time of a job is nearly up."""
+"""Sent by Slurm or a user, and by submitit when a job's time is nearly up."""
 
 LONGEST_BUILD = 600
-"""Seconds after which a lock on the compilation of an operation (which takes about 100) is left over."""
+"""Age in seconds after which a lock on compiling an operation (which takes about 100) is considered stale."""
 
 LONGEST_MEETING = 1800
-"""Seconds that a machine waits for the first one, which may be reading its data, if distributed.timeout is not set."""
+"""Seconds a machine waits for the first one, which may be reading its data, if distributed.timeout is not set."""
 
 
 def run_workers(work: Work, folder: RunFolder, log: Path | None = None) -> None:
-    """Runs a job in `distributed.processes` processes of this machine.
+    """Runs a job in `distributed.processes` processes on this machine.
 
     Args:
-        work: the job and what it goes on from.
+        work: the job and its checkpoint.
         folder: the run.
-        log: takes what they would say on the terminal.
+        log: file for their terminal output.
 
     Raises:
         Stopped: the run was asked to stop and has saved its state.
-        UserError: a process failed with one.
+        UserError: a process failed with a UserError.
         CrashError: a process failed with another error.
     """
     job = work.job
@@ -71,7 +71,7 @@ def run_workers(work: Work, folder: RunFolder, log: Path | None = None) -> None:
             stdout=files.enter_context(log.open("w", encoding="utf-8")) if log else None,
             stderr=files.enter_context((logs / ERRORS).open("w", encoding="utf-8")),
             env=_environment(job) | gpus,
-            start_new_session=True,
+            start_new_session=True,  # Ctrl-C only reaches this process, which then stops the workers
             preexec_fn=_before_start,
         )
         with _passing_signals_on(process, alone=job.distributed.name == "single"):
@@ -86,7 +86,7 @@ def run_workers(work: Work, folder: RunFolder, log: Path | None = None) -> None:
 
 
 def _meet(distributed: Distributed) -> None:
-    """Of several machines: checks that this one can find the first, and waits for it."""
+    """With several machines: checks that this one can reach the first, and waits for it."""
     if distributed.nodes == 1:
         return
     assert distributed.rendezvous
@@ -94,14 +94,14 @@ def _meet(distributed: Distributed) -> None:
     setting = f"distributed.rendezvous={distributed.rendezvous}"
     if distributed.node_rank == 0:
         check_first(host, int(port), setting)
-        text = f"Machine 0 of {distributed.nodes} at {distributed.rendezvous}; training begins when all are there"
+        text = f"Machine 0 of {distributed.nodes} at {distributed.rendezvous}; training begins when all have joined"
         console.print(text, soft_wrap=True)
     else:
         wait_for_first(host, int(port), setting, distributed.timeout or LONGEST_MEETING)
 
 
 def _command(job: TrainJob, logs: Path) -> list[str]:
-    """Starts the worker of a job that has one process, or torchrun, which starts several."""
+    """The command of a job's single worker, or of torchrun, which starts several."""
     distributed = job.distributed
     if distributed.name == "single":
         return [sys.executable, "-m", WORKER, str(logs)]
@@ -112,7 +112,7 @@ def _command(job: TrainJob, logs: Path) -> list[str]:
 
 
 def _raise_failure(logs: Path, code: int) -> None:
-    """Raises what the process that failed first has left, if one has."""
+    """Raises the error of the process that failed first, if any."""
     failure = first_failure(logs)
     if failure and failure["stopped"]:
         raise Stopped(failure["message"])
@@ -126,7 +126,7 @@ def _raise_failure(logs: Path, code: int) -> None:
 
 
 def _remove_stale_locks() -> None:
-    """A process that was killed while it compiled an operation of DeepSpeed leaves a lock that all others wait for."""
+    """Removes locks of processes killed while compiling a DeepSpeed operation, for which all others would wait."""
     default = Path.home() / ".cache" / "torch_extensions"
     for lock in Path(os.environ.get("TORCH_EXTENSIONS_DIR", default)).glob("**/lock"):
         with suppress(OSError):
@@ -138,7 +138,7 @@ def _remove_stale_locks() -> None:
 def _torchrun_flags(distributed: Distributed) -> list[str]:
     flags = [f"--nproc-per-node={distributed.processes}"]
     if distributed.nodes == 1:
-        return [*flags, "--standalone"]  # a free port of its own
+        return [*flags, "--standalone"]  # picks a free port itself
     assert distributed.rendezvous
     host, _, port = distributed.rendezvous.partition(":")
     flags += [f"--nnodes={distributed.nodes}", f"--node-rank={distributed.node_rank}"]
@@ -146,27 +146,27 @@ def _torchrun_flags(distributed: Distributed) -> list[str]:
 
 
 def _redirects(distributed: Distributed) -> str:
-    """The first process of all speaks on the terminal, the others into files."""
+    """The first process of all prints on the terminal, the others into files."""
     speaks = 0 if distributed.node_rank == 0 else None
     return ",".join(f"{local}:3" for local in range(distributed.processes) if local != speaks) or "0:0"
 
 
 def _environment(job: TrainJob) -> dict[str, str]:
     threads = max((os.cpu_count() or 1) // job.distributed.processes, 1)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # ninja, for DeepSpeed
-    quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # c10d's attempts to connect
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # DeepSpeed needs ninja
+    quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # hides c10d's connection attempts
     return {"OMP_NUM_THREADS": str(threads), **quiet, **os.environ, "PATH": path}
 
 
 def _before_start() -> None:
-    """Lets SIGUSR1 wait until the worker, or those of torchrun, can take it (`StopRequest.listening`)."""
+    """Blocks SIGUSR1 until the worker, or torchrun's workers, can handle it (`StopRequest.listening`)."""
     die_with_parent()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 
 
 @contextmanager
 def _passing_signals_on(process: subprocess.Popen, alone: bool) -> Iterator[None]:
-    """Inside, signals of `ASK_TO_STOP` reach the workers, which save and end. A second SIGTERM ends them at once.
+    """Forwards `ASK_TO_STOP` signals to the workers, which save and exit. A second SIGTERM kills them.
 
     Args:
         process: the worker, or torchrun.
@@ -191,13 +191,13 @@ def _passing_signals_on(process: subprocess.Popen, alone: bool) -> Iterator[None
 
 
 def _kill(process: subprocess.Popen) -> None:
-    """Ends a process and those that it has started at once."""
+    """Kills a process and those that it has started."""
     for pid in (process.pid, *_started_by(process.pid, recursive=True)):
         _send(pid, signal.SIGKILL)
 
 
 def _started_by(pid: int, recursive: bool = False) -> list[int]:
-    """Processes that a process has started; `recursive`: and those that they have started."""
+    """The child processes of a process; `recursive`: all descendants."""
     try:
         return [child.pid for child in psutil.Process(pid).children(recursive)]
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""One of the processes that train together. Knows nothing of Hydra: its job is a file."""
+"""A training worker. Independent of Hydra: its job is a file."""
 
 import logging
 import os
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """Trains, and returns the exit code. What ends it is left as a file for the process that started all."""
+    """Trains, and returns the exit code. An error is left as a file for the parent process."""
     die_with_parent()
     logs, rank = Path(sys.argv[1]), int(os.environ.get("RANK", "0"))
     console.quiet = rank > 0
@@ -45,6 +45,7 @@ def main() -> int:
             train(job, folder, dataset, open_checkpoint(path) if path else None, work.opening)
     except Stopped as stopped:
         write_failure(logs, rank, stopped)
+        # Not sys.exit: interpreter shutdown can wait for other processes (nccl) or threads that never finish.
         os._exit(EXIT_CODE)
     except UserError as error:
         write_failure(logs, rank, error)

@@ -1,1 +1,1 @@
-"""LoRA and its relatives: their files, formats and strength."""
+"""LoRA and other adapters: files, formats and strength."""

@@ -1,4 +1,4 @@
-"""Puts trained adapters on a transformer, and says how many layers they change."""
+"""Applies trained adapters to a transformer, and reports how many layers they change."""
 
 import re
 from collections.abc import Iterable
@@ -20,26 +20,26 @@ from cogvx_exp.model.adapters.strength import peft_config
 from cogvx_exp.runs.run_folder import checkpoint_of
 
 UNDERSTOOD = ("LORA", "LOHA", "LOKR")
-"""Adapters of peft, as adapter_config.json names them."""
+"""Kinds of peft adapters, as named in adapter_config.json."""
 
 
 @dataclass(frozen=True)
 class Applied:
-    """What an adapter does to a model."""
+    """Effect of an adapter on a model."""
 
     layers: int
-    """Layers that it has weights for."""
+    """Number of layers with adapter weights."""
     changed: int
-    """Those that it changes."""
+    """Number of layers that the adapter changes."""
     description: str
-    """Its kind and strength."""
+    """Kind, rank and alpha."""
 
 
 def apply_adapter(transformer: CogVideoXTransformer3DModel, file: Path, name: str) -> Applied:
-    """Adds a trained adapter of any kind to a transformer.
+    """Adds a trained adapter of any supported kind to a transformer.
 
     Raises:
-        UserError: it does not fit the model in every key, or is not understood.
+        UserError: a key does not match the model, or the kind is not supported.
     """
     method = checkpoint_of(file).get("config", {}).get("method")
     config = peft_config(file)
@@ -48,7 +48,7 @@ def apply_adapter(transformer: CogVideoXTransformer3DModel, file: Path, name: st
         if method and method["adapter"] in ("loha", "lokr"):
             return _put_peft(transformer, file, peft_config_of(Method.model_validate(method)), name)
         if kind not in UNDERSTOOD:
-            raise UserError(f"{file} is an adapter of peft's kind {kind}; {', '.join(UNDERSTOOD)} are understood")
+            raise UserError(f"{file} is an adapter of peft's kind {kind}; {', '.join(UNDERSTOOD)} are supported")
         if kind != "LORA":
             return _put_peft(transformer, file, PeftConfig.from_pretrained(file.parent), name)
         return _put_lora(transformer, read_lora(file, layer_sizes(transformer)), name)
@@ -59,9 +59,9 @@ def apply_adapter(transformer: CogVideoXTransformer3DModel, file: Path, name: st
 
 
 def start_from(transformer: CogVideoXTransformer3DModel, file: Path) -> Applied:
-    """Lets the LoRA that is being trained start from a LoRA file, as strong as that is.
+    """Initializes the LoRA to be trained from a LoRA file, at the same strength.
 
-    The update keeps its size whatever both alphas are: lora_B is divided by the ratio of their scales.
+    The update is independent of the two alphas: lora_B is divided by the ratio of their scales.
 
     Raises:
         UserError: the file has other layers or another rank.
@@ -73,20 +73,19 @@ def start_from(transformer: CogVideoXTransformer3DModel, file: Path) -> Applied:
     ranks = {layer.rank for layer in lora.layers.values()}
     if _mutates_base(lora):
         raise UserError(
-            f"{setting} was trained on changed base weights (init_lora_weights), so it cannot be started from"
+            f"{setting} was trained on changed base weights (init_lora_weights), so training cannot start from it"
         )
     if any(layer.magnitude is not None or layer.bias is not None for layer in lora.layers.values()):
-        raise UserError(f"{setting} is a DoRA or has biases; only plain LoRAs can be started from")
+        raise UserError(f"{setting} is a DoRA or has biases; training can only start from a plain LoRA")
     if ranks != {config.r}:
         theirs = " and ".join(map(str, sorted(ranks)))
         raise UserError(
-            f"{setting} has rank {theirs} and method.rank={config.r}; "
-            f"use its rank and its targets: method.rank={theirs}"
+            f"{setting} has rank {theirs}, but method.rank={config.r}; use its rank and targets: method.rank={theirs}"
         )
     if lora.layers.keys() != own:
         targets = sorted({re.sub(r"^transformer_blocks\.\d+\.(attn1\.)?", "", name) for name in lora.layers})
         raise UserError(
-            f"{setting} has {len(lora.layers)} layers and this run trains {len(own)}; use its rank and its targets: "
+            f"{setting} has {len(lora.layers)} layers, but this run trains {len(own)}; use its rank and targets: "
             f"'method.targets=[{','.join(targets)}]'"
         )
     weights = {}
@@ -99,7 +98,7 @@ def start_from(transformer: CogVideoXTransformer3DModel, file: Path) -> Applied:
 
 
 def layer_sizes(transformer: torch.nn.Module) -> dict[str, tuple[int, int]]:
-    """Inputs and outputs of the layers that can have an adapter, by name, whether they have one or not."""
+    """Input and output sizes of the layers that can have an adapter, by name, with or without one."""
     sizes = {}
     for name, module in transformer.named_modules():
         if ".base_layer" in name or ".lora_" in name:
@@ -140,13 +139,13 @@ def _put_lora(transformer: CogVideoXTransformer3DModel, lora: Lora, name: str) -
 
 
 def _put_peft(transformer: CogVideoXTransformer3DModel, file: Path, config: PeftConfig, name: str) -> Applied:
-    """LoHa and LoKr, whose keys only peft writes."""
+    """Applies LoHa and LoKr files, which only peft writes."""
     transformer.add_adapter(config, name)
     weights = {key.removeprefix("base_model.model."): weight for key, weight in load_file(file).items()}
     weights = {key.removesuffix(".default"): weight for key, weight in weights.items()}
     bad = next((key for key, weight in weights.items() if not torch.isfinite(weight).all()), None)
     if bad:
-        raise UserError(f"{file}: {bad} has values that are not finite; the adapter is damaged")
+        raise UserError(f"{file}: {bad} has non-finite values; the adapter is damaged")
     _set_weights(transformer, weights, name)
     modules: Any = [module for _, module in _tuned(transformer, name)]
     with torch.no_grad():
@@ -156,10 +155,10 @@ def _put_peft(transformer: CogVideoXTransformer3DModel, file: Path, config: Peft
 
 
 def _mutates_base(lora: Lora) -> bool:
-    """Whether the LoRA was trained on a base from which its beginning was taken away.
+    """Whether the LoRA was trained on a base from which its initial value was subtracted.
 
     Raises:
-        UserError: that cannot be done again.
+        UserError: the change of the base cannot be reproduced.
     """
     init = lora.strength.config.get("init_lora_weights")
     if init in MOVE_THE_BASE:
@@ -176,7 +175,7 @@ def _tuned(transformer: torch.nn.Module, name: str) -> Iterable[tuple[str, BaseT
 
 
 def _magnitudes(transformer: torch.nn.Module, name: str) -> dict[str, torch.Tensor]:
-    """Copies of the magnitudes of a DoRA's layers."""
+    """Copies of a DoRA's magnitude vectors."""
     found = {}
     for key, module in _tuned(transformer, name):
         vectors = getattr(module, "lora_magnitude_vector", {})
@@ -186,10 +185,10 @@ def _magnitudes(transformer: torch.nn.Module, name: str) -> dict[str, torch.Tens
 
 
 def _set_weights(transformer: CogVideoXTransformer3DModel, weights: dict[str, torch.Tensor], name: str) -> None:
-    """Fills an adapter that is there.
+    """Loads weights into an existing adapter.
 
     Raises:
-        ValueError: it has other weights.
+        ValueError: keys are missing or unexpected.
     """
     result = set_peft_model_state_dict(transformer, weights, name)
     missing = [key for key in result.missing_keys if f".{name}." in key or key.endswith(f".{name}")]
@@ -199,5 +198,5 @@ def _set_weights(transformer: CogVideoXTransformer3DModel, weights: dict[str, to
 
 
 def _exactly(name: str) -> str:
-    """A pattern of peft's that matches this layer only."""
+    """A peft pattern that matches only this layer."""
     return f"^{re.escape(name)}"

@@ -1,7 +1,7 @@
-"""Reads LoRA files as the common trainers and tools write them.
+"""Reads LoRA files in the key formats of common trainers and tools.
 
-Every key of a file must belong to a layer of the model: a key that is passed over is a part of the adapter that is
-not applied, and nobody would see it. Understood are, with any of the usual prefixes:
+Every key must match a layer of the model: silently skipping a key would apply only a part of the adapter. Supported,
+with any of the usual prefixes:
 
 - diffusers and peft: `transformer.LAYER.lora_A.weight`, `base_model.model.LAYER.lora_A.NAME.weight`, `LAYER.lora_A`;
 - ComfyUI and diffusion-pipe: `diffusion_model.LAYER.lora_A.weight`;
@@ -22,30 +22,30 @@ from safetensors.torch import load_file
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.model.adapters.strength import Strength, stored_strength
 
-UNDERSTOOD = "LoRA keys of diffusers, peft, ComfyUI, kohya and SAT are understood"
+UNDERSTOOD = "LoRA keys of diffusers, peft, ComfyUI, kohya and SAT are supported"
 PREFIXES = ("base_model_", "model_", "module_", "diffusion_model_", "transformer_", "unet_", "lora_unet_", "lora_")
-"""What may stand before a layer's name, in keys with underscores."""
+"""Possible prefixes of layer names, in keys with underscores."""
 PARTS = {"A": "down", "B": "up", "down": "down", "up": "up"}
 WEIGHT = re.compile(
     r"(?P<layer>.+?)(?:\.lora_(?P<a>A|B|down|up)|[._]lora\.(?P<b>down|up)|\.lora_linear_layer\.(?P<c>down|up))"
     r"(?:\.(?!weight$|bias$)\w+)?(?P<bias>\.bias)?(?:\.weight)?"
 )
-"""`.NAME` after lora_A is the adapter's name, as in a checkpoint."""
+"""`.NAME` after lora_A is the adapter's name, as in checkpoints."""
 MAGNITUDE = re.compile(r"(?P<layer>.+?)\.lora_magnitude_vector(?:\.\w+)?(?:\.weight)?")
 ALPHA = re.compile(r"(?P<layer>.+?)\.(?:lora_)?alpha")
 SAT = re.compile(r".*\blayers\.(\d+)\.attention\.(query_key_value|dense)\.matrix_([AB])\.(\d)")
 OTHERS = {"hada_": "LoHa", "lokr_": "LoKr", "dora_scale": "kohya's DoRA", ".diff": "differences of whole weights"}
-"""Parts of the keys of other adapters."""
+"""Markers of other adapters' keys."""
 
 
 @dataclass(frozen=True)
 class LoraLayer:
-    """What a LoRA adds to a layer: alpha / rank * up @ down."""
+    """The LoRA update of a layer: alpha / rank * up @ down."""
 
     down: torch.Tensor
-    """lora_A: (rank, inputs), of a convolution (rank, inputs, height, width)."""
+    """lora_A: (rank, inputs), for a convolution (rank, inputs, height, width)."""
     up: torch.Tensor
-    """lora_B: (outputs, rank), of a convolution (outputs, rank, 1, 1)."""
+    """lora_B: (outputs, rank), for a convolution (outputs, rank, 1, 1)."""
     alpha: float
     bias: torch.Tensor | None = None
     """(outputs,)."""
@@ -59,26 +59,26 @@ class LoraLayer:
 
     @property
     def scale(self) -> float:
-        """What the update is multiplied with."""
+        """Factor of the update."""
         return self.alpha / self.rank
 
     @property
     def changes(self) -> bool:
-        """Whether the update is anything but zero."""
+        """Whether the update is nonzero."""
         low_rank = bool(self.down.any()) and bool(self.up.any()) and self.alpha != 0
         return low_rank or (self.bias is not None and bool(self.bias.any()))
 
 
 @dataclass(frozen=True)
 class Lora:
-    """A LoRA whose layers all are layers of the model."""
+    """A LoRA whose layers all exist in the model."""
 
     layers: dict[str, LoraLayer]
-    """By the names of the model's layers."""
+    """By the model's layer names."""
     strength: Strength
 
     def describe(self) -> str:
-        """Rank and alpha, and where alpha comes from."""
+        """Rank and alpha, and the source of alpha."""
         ranks = sorted({layer.rank for layer in self.layers.values()})
         alphas = sorted({layer.alpha for layer in self.layers.values()})
         return f"rank {_span(ranks)}, alpha {_span(alphas)} {self.strength.origin}"
@@ -88,12 +88,12 @@ def read_lora(file: Path, sizes: Mapping[str, tuple[int, int]]) -> Lora:
     """Reads a LoRA file.
 
     Args:
-        file: a safetensors file; its strength may be in its metadata or in files beside it.
-        sizes: inputs and outputs of the model's layers that can have an adapter, by name.
+        file: a safetensors file; alpha may be in its metadata or in files next to it.
+        sizes: input and output sizes of the model's layers that can have an adapter, by name.
 
     Raises:
-        UserError: some of its keys belong to no layer, or to layers of another size; its weights are not finite; what
-            it says about its strength contradicts itself.
+        UserError: keys match no layer or layers of another size, weights are not finite, or the information about rank
+            and alpha is inconsistent.
     """
     tensors = load_file(file)
     strength = stored_strength(file, tensors)
@@ -104,14 +104,14 @@ def read_lora(file: Path, sizes: Mapping[str, tuple[int, int]]) -> Lora:
         raise UserError(_why_not(file, tensors, unknown, halves, len(parts)))
     bad = [name for name, found in parts.items() if not all(torch.isfinite(value).all() for value in found.values())]
     if bad:
-        raise UserError(f"{file}: {_some(bad)} has values that are not finite; the adapter is damaged")
+        raise UserError(f"{file}: {_some(bad)} has non-finite values; the adapter is damaged")
     return Lora({name: _layer(name, found, strength, file) for name, found in sorted(parts.items())}, strength)
 
 
 def _sort_keys(
     tensors: Mapping[str, torch.Tensor], layers: Mapping[str, str]
 ) -> tuple[dict[str, dict[str, torch.Tensor]], list[str]]:
-    """The tensors by layer and part, and the keys that belong to no layer."""
+    """The tensors by layer and part, and the keys that match no layer."""
     parts: dict[str, dict[str, torch.Tensor]] = {}
     unknown = []
     for key, tensor in tensors.items():
@@ -125,7 +125,7 @@ def _sort_keys(
 
 
 def _part_of(key: str) -> tuple[str | None, str]:
-    """Name of a key's layer as the file has it, and which part of the layer's adapter it is."""
+    """The layer name in a key, and which part of the layer's adapter the key is."""
     if sat := SAT.fullmatch(key):
         block, kind, half, number = sat.groups()
         name = f"to_{'qkv'[int(number)]}" if kind == "query_key_value" else "to_out.0"
@@ -141,15 +141,15 @@ def _part_of(key: str) -> tuple[str | None, str]:
 
 
 def _by_flat_name(names: Iterable[str]) -> dict[str, str]:
-    """The layers by their names with underscores, as kohya writes them."""
+    """The layers by their names with underscores, as in kohya's keys."""
     flat = {name.replace(".", "_"): name for name in names}
     return flat | {name.removesuffix("_0"): flat[name] for name in flat if name.endswith("to_out_0")}
 
 
 def _find_layer(path: str, layers: Mapping[str, str]) -> str | None:
-    """The model's layer of a name in a file, whatever stands before it."""
+    """The model's layer for a name in a file, ignoring prefixes."""
     candidates = [path.replace(".", "_").replace("_processor_to_", "_to_")]
-    for candidate in candidates:  # grows meanwhile
+    for candidate in candidates:  # the list grows during the loop
         if candidate in layers:
             return layers[candidate]
         candidates += [candidate.removeprefix(prefix) for prefix in PREFIXES if candidate.startswith(prefix)]
@@ -175,26 +175,26 @@ def _refuse_other_sizes(
         if (inputs, outputs) != sizes[name]:
             ours = " to ".join(map(str, sizes[name]))
             raise UserError(
-                f"{file} does not fit this model: {name} goes from {inputs} to {outputs} channels in the file and from "
-                f"{ours} in the model; the adapter was trained on another model, choose that one with model="
+                f"{file} does not fit this model: {name} maps {inputs} to {outputs} channels in the file, but "
+                f"{ours} in the model; if the adapter was trained on another model, choose it with model="
             )
         if down is not None and up is not None and (down.ndim < 2 or up.ndim < 2 or up.shape[1] != len(down)):
             raise UserError(f"{file}: {name} has lora_A {tuple(down.shape)} and lora_B {tuple(up.shape)}")
 
 
 def _why_not(file: Path, keys: Iterable[str], unknown: list[str], halves: list[str], layers: int) -> str:
-    """Why a file is refused, in words."""
+    """The reason for refusing a file."""
     other = [name for part, name in OTHERS.items() if any(part in key for key in unknown)]
     if other:
         count = sum(any(part in key for part in OTHERS) for key in unknown)
-        way = "LoHa and LoKr load as peft writes them (adapter_config.json beside adapter_model.safetensors)"
-        return f"{file}: {count} keys are of {' and '.join(other)}, such as {unknown[0]}, which no LoRA has; {way}"
+        way = "LoHa and LoKr need peft's files (adapter_config.json next to adapter_model.safetensors)"
+        return f"{file}: {count} keys are of {' and '.join(other)}, such as {unknown[0]}, not of a LoRA; {way}"
     if not layers and not any("lora" in key or "matrix_A" in key for key in keys):
-        return f"{file} has no LoRA keys but {_some(unknown)}; {UNDERSTOOD}. Whole transformers are given as a folder"
+        return f"{file} has no LoRA keys, only {_some(unknown)}; {UNDERSTOOD}. For a full transformer, give its folder"
     if unknown:
         return (
-            f"{file} does not fit this model: {len(unknown)} of its keys belong to no layer of it ({_some(unknown)}), "
-            f"and none may be left out; {UNDERSTOOD}. If it was trained on another model, choose that one with model="
+            f"{file} does not fit this model: {len(unknown)} of its keys match none of its layers ({_some(unknown)}); "
+            f"{UNDERSTOOD}. If it was trained on another model, choose it with model="
         )
     return f"{file}: {_some(halves)} has only one of lora_A and lora_B; the file is incomplete"
 
@@ -208,5 +208,5 @@ def _span(values: list[int] | list[float]) -> str:
 
 
 def most_common(values: Iterable[float]) -> float:
-    """The value that occurs most often."""
+    """The most frequent value."""
     return Counter(values).most_common(1)[0][0]

@@ -1,4 +1,4 @@
-"""Alpha of a LoRA, wherever a file keeps it. The update is scaled by alpha / rank."""
+"""Finds the alpha of a LoRA, wherever a file stores it. The update is scaled by alpha / rank."""
 
 import json
 import math
@@ -15,29 +15,29 @@ from cogvx_exp.model.adapters.weights_file import read_settings
 from cogvx_exp.runs.run_folder import PEFT_FILE, checkpoint_of
 
 DIFFUSERS_KEY = "lora_adapter_metadata"
-"""Key of a safetensors file's metadata under which diffusers keeps the adapter's configuration."""
+"""Metadata key of a safetensors file under which diffusers stores the adapter's configuration."""
 SAT_ALPHA = 1.0
-"""SAT's default (sat/model/finetune/lora2.py); its files do not say."""
+"""SAT's default (sat/model/finetune/lora2.py), which its files do not store."""
 
 
 @dataclass(frozen=True)
 class Strength:
-    """How strong a LoRA's layers are, for those that have no alpha of their own in the file."""
+    """Alphas and ranks of a LoRA's layers that have no alpha of their own in the file."""
 
     origin: str
-    """Where that is said, in words."""
+    """Where they were found, for messages."""
     config: dict[str, Any] = field(default_factory=dict)
-    """As in peft's LoraConfig; empty: alpha is the rank."""
+    """In the format of peft's LoraConfig; empty: alpha equals the rank."""
 
     def alpha(self, layer: str, rank: int, file: Path) -> float:
-        """Alpha of a layer, such that its update is scaled by alpha / rank.
+        """Alpha of a layer, so that its update is scaled by alpha / rank.
 
         Raises:
-            UserError: the layer has another rank than is said.
+            UserError: the layer's rank contradicts the configuration.
         """
         said = self._of(layer, "rank_pattern", "r", rank)
         if said != rank:
-            raise UserError(f"{file}: {layer} has rank {rank}, but {said:g} {self.origin}; which is right is unknown")
+            raise UserError(f"{file}: {layer} has rank {rank}, but {said:g} {self.origin}; one of them is wrong")
         alpha = self._of(layer, "alpha_pattern", "lora_alpha", rank)
         return alpha * math.sqrt(rank) if self.config.get("use_rslora") else alpha
 
@@ -48,10 +48,10 @@ class Strength:
 
 
 def stored_strength(file: Path, keys: Iterable[str]) -> Strength:
-    """What a LoRA file, or a file beside it, says about the strength.
+    """Alphas and ranks stored in a LoRA file or in a file next to it.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the stored values cannot be read.
     """
     keys = list(keys)
     metadata = file_metadata(file)
@@ -72,7 +72,7 @@ def stored_strength(file: Path, keys: Iterable[str]) -> Strength:
         return Strength("from its checkpoint", config)
     if any("matrix_A" in key for key in keys):
         return Strength("as SAT's default", {"lora_alpha": SAT_ALPHA})
-    return Strength("as its rank, since nothing else is said")
+    return Strength("as its rank, since none is stored")
 
 
 def _from_kohya(metadata: dict[str, str], file: Path) -> Strength:
@@ -83,7 +83,7 @@ def _from_kohya(metadata: dict[str, str], file: Path) -> Strength:
 
 
 def peft_config(file: Path) -> dict[str, Any]:
-    """The configuration that peft has written beside an adapter; empty if there is none."""
+    """The peft configuration next to an adapter; empty if there is none."""
     beside = file.parent / "adapter_config.json"
     its_own = file.name == PEFT_FILE or len(list(file.parent.glob("*.safetensors"))) == 1
     return read_settings(beside, str(file)) if its_own and beside.is_file() else {}

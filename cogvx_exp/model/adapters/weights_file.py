@@ -1,4 +1,4 @@
-"""Checks files of weights and settings before anything loads them. Does not need torch."""
+"""Checks weight and configuration files before anything loads them. Does not need torch."""
 
 import json
 from pathlib import Path
@@ -9,25 +9,25 @@ from safetensors import SafetensorError, safe_open
 from cogvx_exp.core.errors import UserError
 
 LFS_POINTER = b"version https://git-lfs"
-"""How the small file begins that Git leaves in the place of a large one."""
+"""Start of the pointer file that Git LFS leaves in place of a large file."""
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
-"""Endings of files that run code when they are loaded."""
+"""Suffixes of files that can run code when loaded."""
 
 
 def check_weights(path: Path, setting: str) -> None:
-    """Reads the header of a safetensors file, whose length must be that of the file.
+    """Checks the header of a safetensors file and that the file has the size given there.
 
     Args:
         path: the file.
-        setting: what named it, for messages.
+        setting: the setting that gives it, for messages.
 
     Raises:
-        UserError: it is missing, cut off, a Git LFS pointer, or of another format.
+        UserError: it is missing, truncated, a Git LFS pointer, or in another format.
     """
     check_file(path, setting)
     if path.suffix in PICKLES:
         raise UserError(
-            f"{setting}: {path} is a pickle, which can run any code when it is loaded; convert it to .safetensors "
+            f"{setting}: {path} is a pickle, which can run arbitrary code when loaded; convert it to .safetensors "
             "(safetensors.torch.save_file)"
         )
     try:
@@ -43,7 +43,7 @@ def check_weights(path: Path, setting: str) -> None:
 
 
 def check_file(path: Path, setting: str) -> None:
-    """Looks at the first bytes of a file.
+    """Checks the first bytes of a file.
 
     Raises:
         UserError: it is missing, empty, unreadable or a Git LFS pointer.
@@ -52,7 +52,7 @@ def check_file(path: Path, setting: str) -> None:
         with path.open("rb") as file:
             start = file.read(len(LFS_POINTER))
     except FileNotFoundError:
-        what = "a link to a file that is not there" if path.is_symlink() else "missing"
+        what = "a broken link" if path.is_symlink() else "missing"
         raise UserError(f"{setting}: {path} is {what}; download or copy it again") from None
     except OSError as error:
         raise UserError(f"{setting}: {path} cannot be read ({error.strerror})") from None
@@ -66,10 +66,10 @@ def check_file(path: Path, setting: str) -> None:
 
 
 def read_settings(path: Path, setting: str) -> dict[str, Any]:
-    """The content of a JSON file that holds an object.
+    """The content of a JSON file with an object.
 
     Raises:
-        UserError: it is missing, or holds something else.
+        UserError: it is missing, or contains something else.
     """
     check_file(path, setting)
     try:
@@ -77,5 +77,5 @@ def read_settings(path: Path, setting: str) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{setting}: {path} is not valid JSON ({error}); download or copy it again") from None
     if not isinstance(content, dict):
-        raise UserError(f"{setting}: {path} should hold a JSON object; download or copy it again")
+        raise UserError(f"{setting}: {path} should contain a JSON object; download or copy it again")
     return content

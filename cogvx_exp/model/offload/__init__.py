@@ -1,1 +1,1 @@
-"""Weights and activations that wait in host memory."""
+"""Offloads weights and activations to host memory."""

@@ -1,4 +1,4 @@
-"""How the transformer's blocks are run while training: what they keep, compute again, or fetch from the host."""
+"""How the transformer's blocks run in training: what is kept, recomputed or fetched from the host."""
 
 from collections.abc import Callable
 from functools import partial
@@ -21,16 +21,16 @@ ATTENTION = [
     torch.ops.aten._scaled_dot_product_cudnn_attention.default,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
 ]
-"""The kernels of attention: their outputs are kept by `selective`."""
+"""Attention kernels, whose outputs `selective` keeps."""
 
 WORTH_PARKING = 1 << 20
-"""Values of a tensor from which it is offloaded: smaller ones save little."""
+"""Minimum number of values of an offloaded tensor: smaller ones save little."""
 
 
 def apply_memory_options(
     transformer: CogVideoXTransformer3DModel, memory: Memory, device: torch.device, host: HostMemory | None = None
 ) -> None:
-    """Sets how all blocks are run from now on. `host`: where tensors are offloaded to, if not to the device's host."""
+    """Applies the memory options to all blocks. `host`: target of offloading, by default the host of `device`."""
     host = host or HostMemory(device)
     # Classes rather than functions on the instances, which torch.compile would compile for each block anew.
     if memory.norms == "model":
@@ -47,7 +47,7 @@ def apply_memory_options(
 
 
 def _runner(activations: str, host: HostMemory) -> Callable[..., Any]:
-    """The function that diffusers runs each block with."""
+    """The function with which diffusers runs each block."""
     if activations == "selective":
         contexts = partial(create_selective_checkpoint_contexts, ATTENTION)
         return partial(checkpoint, use_reentrant=False, context_fn=contexts)
@@ -64,7 +64,7 @@ def _runner(activations: str, host: HostMemory) -> Callable[..., Any]:
 
 
 class ModelTypeNorm(nn.LayerNorm):
-    """A layer norm in the type of its input, as in the diffusers pipelines; autocast would make it float32 on a GPU.
+    """A layer norm in the dtype of its input, as in the diffusers pipelines; autocast would return float32 on a GPU.
 
     The kernel computes mean and variance in float32 either way.
     """
@@ -77,7 +77,7 @@ class ModelTypeNorm(nn.LayerNorm):
 
 
 class ChunkedFeedForward(FeedForward):
-    """A feed-forward layer, a part of the tokens at a time."""
+    """A feed-forward layer that runs on chunks of the tokens (dimension 1)."""
 
     chunks: int
 
@@ -90,11 +90,11 @@ class ChunkedFeedForward(FeedForward):
 
 
 class OffloadedInputs(saved_tensors_hooks):
-    """Inside, large tensors that autograd saves are offloaded to host memory until the backward pass.
+    """Offloads large tensors saved by autograd to host memory until the backward pass.
 
-    Around a checkpointed block those are the block's inputs. They leave the device when the block is done, which is
-    when the block's caller drops them, too. In the backward pass, those of the previous block are prefetched while a
-    block is computed.
+    Around a checkpointed block these are the block's inputs. They are released on the device after the block has run,
+    which is also when its caller drops them. In the backward pass, the inputs of the previous block are prefetched
+    while a block is recomputed.
     """
 
     def __init__(self, host: HostMemory):
@@ -121,6 +121,7 @@ class OffloadedInputs(saved_tensors_hooks):
     def _unpack(self, saved: torch.Tensor | OffloadedTensor) -> torch.Tensor:
         if isinstance(saved, torch.Tensor):
             return saved
+        # The backward pass reaches this block for the first time: prefetch the inputs of the one before it.
         while self._blocks and (saved in self._blocks[-1] or not self._blocks[-1]):
             self._blocks.pop()
             for offloaded in self._blocks[-1] if self._blocks else []:

@@ -1,4 +1,4 @@
-"""Moves tensors between a device and host memory, beside the computation."""
+"""Copies tensors between a device and host memory, overlapped with computation."""
 
 from dataclasses import dataclass
 
@@ -6,15 +6,15 @@ import torch
 from torch.torch_version import TorchVersion
 
 PINNED_ROUNDING_LIMIT = 1 << 20
-"""Bytes up to which a pinned tensor takes the next power of two. A larger one takes what it needs: `choose_compute`
-gives this limit to torch's allocator, which by default has none (ATen/core/CachingHostAllocator.h)."""
+"""Pinned tensors up to this many bytes are rounded up to a power of two; larger ones are not. `choose_compute` sets
+this limit in torch's allocator, which has none by default (ATen/core/CachingHostAllocator.h)."""
 
 HAS_ROUNDING_LIMIT = TorchVersion(torch.__version__) >= "2.13"
-"""Whether the allocator knows a limit; older versions round all sizes."""
+"""Whether the allocator supports the limit; older versions round all sizes."""
 
 
 def pinned_size(nbytes: int) -> int:
-    """Bytes of host memory that a pinned tensor of `nbytes` takes."""
+    """Host memory used by a pinned tensor of `nbytes`."""
     if HAS_ROUNDING_LIMIT and nbytes > PINNED_ROUNDING_LIMIT:
         return nbytes
     return 1 << max(nbytes - 1, 0).bit_length()
@@ -30,20 +30,19 @@ class OffloadedTensor:
     on_device: torch.Tensor | None = None
     """Its copy on the device, between `HostMemory.prefetch` and `fetch`."""
     copied: torch.cuda.Event | None = None
-    """When the last copy is complete."""
+    """Completion of the last copy."""
 
 
 class HostMemory:
-    """Copies between a device and (on a GPU pinned) host memory.
+    """Copies between a device and host memory, which is pinned for a GPU.
 
-    On a GPU the copies run on a stream of their own, so that the computation goes on meanwhile: `prefetch` ahead of
-    need, then `fetch`. Elsewhere they are plain copies.
+    On a GPU, copies run on a separate stream and overlap with the computation: call `prefetch` ahead of need, then
+    `fetch`. On other devices they are plain copies.
 
-    All device memory is allocated on the computation's stream. Events order each copy after the computation that used
-    the memory before, and the computation after the copy. `Tensor.record_stream` would do with fewer, but memory that
-    it marks is not used again before the host has seen that both streams are done with it
-    (c10/cuda/CUDACachingAllocator.cpp, `process_events`). The host runs several blocks ahead of a GPU, and the tensors
-    of all of those would be in memory.
+    All device memory is allocated on the computation's stream. Events order each copy after the computation that last
+    used the memory, and the computation after the copy. `Tensor.record_stream` would need fewer events, but memory it
+    marks is only reused once the host has seen both streams finish with it (c10/cuda/CUDACachingAllocator.cpp,
+    `process_events`). The host runs several blocks ahead of a GPU, so the tensors of all of these would be in memory.
     """
 
     def __init__(self, device: torch.device):
@@ -51,25 +50,25 @@ class HostMemory:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def empty(self, nbytes: int) -> torch.Tensor:
-        """Host memory without content: uint8, (nbytes,)."""
+        """Uninitialized host memory: uint8, (nbytes,)."""
         return torch.empty(nbytes, dtype=torch.uint8, pin_memory=self._stream is not None)
 
     def empty_like(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A tensor in host memory without content."""
+        """An uninitialized tensor in host memory."""
         return torch.empty_like(tensor, device="cpu", pin_memory=self._stream is not None)
 
     def empty_on_device(self, nbytes: int) -> torch.Tensor:
-        """Device memory without content: uint8, (nbytes,)."""
+        """Uninitialized device memory: uint8, (nbytes,)."""
         return torch.empty(nbytes, dtype=torch.uint8, device=self.device)
 
     def computed(self) -> torch.cuda.Event | None:
-        """An event for all that the computation has queued so far."""
+        """An event after all computation queued so far."""
         return torch.cuda.current_stream(self.device).record_event() if self._stream else None
 
     def copy(
         self, target: torch.Tensor, source: torch.Tensor, after: torch.cuda.Event | None
     ) -> torch.cuda.Event | None:
-        """Copies between device and host when `after` is past; returns an event for the end of the copy."""
+        """Copies between device and host after `after`; returns an event for the end of the copy."""
         if self._stream is None:
             target.copy_(source)
             return None
@@ -80,28 +79,28 @@ class HostMemory:
         return self._stream.record_event()
 
     def wait(self, copied: torch.cuda.Event | None) -> None:
-        """Lets the computation go on when a copy is complete."""
+        """Makes the computation wait for a copy."""
         if copied:
             torch.cuda.current_stream(self.device).wait_event(copied)
 
     def offload(self, tensor: torch.Tensor) -> OffloadedTensor:
-        """Begins to copy a tensor to the host. It stays on the device until `release`."""
+        """Starts copying a tensor to the host. It stays on the device until `release`."""
         on_host = self.empty_like(tensor)
         return OffloadedTensor(on_host, original=tensor, copied=self.copy(on_host, tensor, self.computed()))
 
     def release(self, offloaded: OffloadedTensor) -> None:
-        """Gives the original tensor's memory back to the computation, from its present point on."""
+        """Returns the original tensor's memory to the computation, once it has been copied."""
         self.wait(offloaded.copied)
         offloaded.original = None
 
     def prefetch(self, offloaded: OffloadedTensor) -> None:
-        """Begins to copy a tensor to the device. `fetch` has to follow."""
+        """Starts copying a tensor to the device. `fetch` must follow."""
         if offloaded.on_device is None:
             offloaded.on_device = torch.empty_like(offloaded.on_host, device=self.device)
             offloaded.copied = self.copy(offloaded.on_device, offloaded.on_host, self.computed())
 
     def fetch(self, offloaded: OffloadedTensor) -> torch.Tensor:
-        """The tensor on the device, for the computation from now on. `offloaded` no longer holds it there."""
+        """The tensor on the device, ready for computation. `offloaded` no longer keeps it there."""
         self.prefetch(offloaded)
         tensor, offloaded.on_device = offloaded.on_device, None
         assert tensor is not None

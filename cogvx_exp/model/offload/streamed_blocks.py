@@ -1,4 +1,4 @@
-"""Frozen weights of the transformer's blocks in host memory, brought to the device block by block."""
+"""Keeps frozen block weights in host memory and streams them to the device, block by block."""
 
 import math
 from collections.abc import Iterator
@@ -13,17 +13,17 @@ from torch import nn
 from cogvx_exp.model.offload.host_memory import HostMemory
 
 DEVICE_BUFFERS = 2
-"""One for the block that computes and one for the block that is copied. A third would only help if some blocks took
-longer to copy than others to compute, but all are alike."""
+"""One for the current block and one for the block being copied. A third would only help if some blocks took longer to
+copy than others to compute, but all blocks are alike."""
 
 ALIGNMENT = 256
-"""Bytes; what torch's kernels and cuBLAS find where each weight is a tensor of its own."""
+"""Bytes; the alignment that separately allocated weights have, which torch's kernels and cuBLAS expect."""
 
 
 class FlatWeights:
-    """The frozen weights of a block, one after the other in one buffer of host memory.
+    """A block's frozen weights, in one contiguous buffer of host memory.
 
-    One pinned buffer takes one allocation and one copy a block, and is rounded up once, not weight by weight.
+    A single pinned buffer needs one allocation and one copy per block, and only one rounding of its size.
     """
 
     def __init__(self, block: nn.Module, host: HostMemory):
@@ -39,18 +39,18 @@ class FlatWeights:
         self.detach()
 
     def attach(self, buffer: torch.Tensor) -> None:
-        """Points the weights into a copy of the buffer on the device."""
+        """Points the weights to a copy of the buffer on the device."""
         for weight, view in self._views(buffer):
             weight.data = view
 
     def detach(self) -> None:
-        """Leaves the weights without values."""
+        """Leaves the weights empty."""
         for weight in self._weights:
-            # On the device, since DistributedDataParallel refuses a model on two kinds of devices.
+            # On the device, because DistributedDataParallel rejects models on two kinds of devices.
             weight.data = torch.empty(0, dtype=weight.dtype, device=self._device)
 
     def free(self) -> None:
-        """Frees the host memory; the block cannot be run any more."""
+        """Frees the host memory; the block can no longer be run."""
         self.detach()
         self.on_host = torch.empty(0, dtype=torch.uint8)
 
@@ -62,26 +62,25 @@ class FlatWeights:
 
 @dataclass(eq=False)
 class DeviceBuffer:
-    """Memory of the device for the weights of one block at a time."""
+    """Device memory for the weights of one block at a time."""
 
     data: torch.Tensor | None = None
     block: int | None = None
-    """Whose weights are in it, or are being copied."""
+    """Index of the block whose weights are in it or being copied."""
     copied: torch.cuda.Event | None = None
-    """When they are there."""
+    """Completion of that copy."""
     attached: bool = False
-    """Whether the block may be computing with them."""
+    """Whether the block may be computing with it."""
     computed: torch.cuda.Event | None = None
-    """When the block that was in it before has been computed, after `attached` has ended."""
+    """End of the previous block's computation with it, set once `attached` is false."""
 
 
 class BlockStream:
-    """Frozen weights of the blocks wait in host memory; each block's are on the device while it is run.
+    """Keeps the blocks' frozen weights in host memory; each block's are on the device only while it runs.
 
-    The next block's weights (in the backward pass the previous one's) are copied while a block computes, into one of
-    `DEVICE_BUFFERS`. The copy waits on its stream for an event that the computation has recorded when it was done
-    with what the buffer held. Needs activations to be computed again: between a block's forward and backward pass its
-    weights are not there.
+    While a block computes, the weights of the next one (in the backward pass, the previous one) are copied into one of
+    `DEVICE_BUFFERS`. The copy stream waits for an event recorded after the last computation that used the buffer.
+    Activations must be recomputed: a block's weights are not on the device between its forward and its backward pass.
     """
 
     def __init__(self, transformer: CogVideoXTransformer3DModel, host: HostMemory):
@@ -89,23 +88,23 @@ class BlockStream:
         self._weights: list[FlatWeights] = []
         self._buffers = [DeviceBuffer() for _ in range(DEVICE_BUFFERS)]
         for index, block in enumerate(transformer.transformer_blocks):
-            # One block after the other: two copies of all blocks might not fit the host.
+            # Block by block: two copies of all blocks might not fit on the host.
             self._weights.append(FlatWeights(block, host))
-            for parameter in block.parameters():  # an adapter, which was made where its base was
+            for parameter in block.parameters():  # adapters were created on the device of their base
                 parameter.data = parameter.data.to(host.device)
             block.register_forward_pre_hook(partial(self._before, index), with_kwargs=True)
             block.register_forward_hook(partial(self._after, index), always_call=True)
         transformer.block_stream = self
 
     def free_buffers(self) -> None:
-        """Frees the device's memory until the next pass."""
+        """Frees the device memory until the next pass."""
         for buffer in self._buffers:
             self._detach(buffer)
-            self._host.wait(buffer.copied)  # the memory is the computation's again
+            self._host.wait(buffer.copied)  # the copy stream no longer uses the memory
             buffer.data, buffer.block, buffer.copied = None, None, None
 
     def free(self) -> None:
-        """Frees all memory; the transformer cannot be run any more."""
+        """Frees all memory; the transformer can no longer be run."""
         self.free_buffers()
         for weights in self._weights:
             weights.free()
@@ -115,7 +114,7 @@ class BlockStream:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         backward = in_backward()
         for buffer in self._buffers:
-            # Where a backward pass has ended: the gradients of its inputs are not asked for, so nothing has said so.
+            # A backward pass may have ended unnoticed: `_watched` adds no node if the block's inputs need no gradients.
             if not backward and buffer.block != index:
                 self._detach(buffer)
         self._attach(index)
@@ -127,13 +126,13 @@ class BlockStream:
         return self._watched(index, args, kwargs)
 
     def _after(self, index: int, block: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if not in_backward():  # else the gradients of this block are still to come
+        if not in_backward():  # otherwise this block's gradients are still to be computed
             self._leave(index)
 
     def _watched(
         self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Lets the weights go in the backward pass when the gradients of a block's inputs are there."""
+        """Releases the weights in the backward pass once the gradients of the block's inputs are computed."""
         every = [*args, *kwargs.values()]
         wanted = [at for at, value in enumerate(every) if isinstance(value, torch.Tensor) and value.requires_grad]
         if wanted:
@@ -156,20 +155,20 @@ class BlockStream:
             self._detach(buffer)
 
     def _detach(self, buffer: DeviceBuffer) -> None:
-        """The weights stay in the buffer, in case that the same block is next, but the buffer may be used again."""
+        """Allows the buffer to be reused. The weights stay in it in case the same block is next."""
         if buffer.attached and buffer.block is not None:
             self._weights[buffer.block].detach()
             buffer.computed = self._host.computed()
             buffer.attached = False
 
     def _prefetch(self, index: int) -> None:
-        """Begins to copy a block's weights, if they are not there and a buffer is not in use."""
+        """Starts copying a block's weights, unless they are on the device or no buffer is free."""
         buffer = next((buffer for buffer in self._buffers if not buffer.attached), None)
         if self._holding(index) or buffer is None:
             return
         if buffer.data is None:
             buffer.data = self._host.empty_on_device(max(weights.nbytes for weights in self._weights))
-            buffer.computed = self._host.computed()  # with whatever had this memory before
+            buffer.computed = self._host.computed()  # what used this memory before
         weights = self._weights[index]
         buffer.block = index
         buffer.copied = self._host.copy(buffer.data[: weights.nbytes], weights.on_host, buffer.computed)
@@ -179,10 +178,11 @@ class BlockStream:
 
 
 class _BlockInputs(torch.autograd.Function):
-    """Passes a block's inputs on, and calls a function in the backward pass when the block is done.
+    """Passes a block's inputs through, and calls a function in the backward pass once the block is done.
 
-    Hooks on the inputs would come too late: autograd calls them when it gets to what has made each input, which may be
-    after the previous block has begun. FSDP2 does the same (torch/distributed/fsdp/_fully_shard/_fsdp_param_group.py).
+    Hooks on the inputs would fire too late: autograd calls them when it reaches the node that produced each input,
+    possibly after the previous block has started. FSDP2 uses the same technique
+    (torch/distributed/fsdp/_fully_shard/_fsdp_param_group.py).
     """
 
     @staticmethod
@@ -198,5 +198,5 @@ class _BlockInputs(torch.autograd.Function):
 
 
 def in_backward() -> bool:
-    """Whether a block is being computed again by a backward pass."""
+    """Whether a block is being recomputed by a backward pass."""
     return bool(torch._C._current_graph_task_id() != -1)

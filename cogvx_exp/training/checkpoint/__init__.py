@@ -1,1 +1,1 @@
-"""What a checkpoint holds, and how it is written while training goes on."""
+"""Contents of checkpoints, and writing them in the background."""

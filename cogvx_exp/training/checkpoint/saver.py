@@ -1,4 +1,4 @@
-"""Saves checkpoints while training goes on."""
+"""Saves checkpoints in the background."""
 
 import logging
 import shutil
@@ -16,13 +16,13 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointSaver:
-    """Writes one checkpoint at a time, in a thread; the training waits only if the one before is not done.
+    """Writes one checkpoint at a time in a thread; training only waits if the previous one is not finished.
 
-    A checkpoint that cannot be written (a full disk) is reported and leaves those before it alone.
+    A checkpoint that cannot be written (full disk) is reported, and earlier ones are kept.
 
     Args:
-        folder: where the checkpoints of the run are.
-        settings: which stay, and whether writing happens in the background.
+        folder: the run's checkpoint folder.
+        settings: which are kept, and whether to write in the background.
     """
 
     def __init__(self, folder: Path, settings: Checkpoint):
@@ -32,7 +32,7 @@ class CheckpointSaver:
         self._writing: Future[None] | None = None
         self._failure = ""
         self.seconds_waited = 0.0
-        """How long the training has stood still for checkpoints."""
+        """Time that training has waited for checkpoints."""
         self.seconds_writing = 0.0
         self.written = 0
 
@@ -41,8 +41,8 @@ class CheckpointSaver:
 
         Args:
             path: the checkpoint's folder.
-            take: copies the state and returns what writes the copy into a folder.
-            about: goes into the manifest.
+            take: copies the state and returns a function that writes the copy into a folder.
+            about: contents of the manifest.
         """
         self.wait_for_last()
         started = time.perf_counter()
@@ -53,19 +53,19 @@ class CheckpointSaver:
         self.seconds_waited += time.perf_counter() - started
 
     def wait_for_last(self) -> None:
-        """Returns when the checkpoint before is written; the training stands still meanwhile."""
+        """Waits until the previous checkpoint is written, counting the time."""
         started = time.perf_counter()
         self.wait()
         self.seconds_waited += time.perf_counter() - started
 
     def wait(self) -> None:
-        """Returns when nothing is being written."""
+        """Waits until nothing is being written."""
         if self._writing:
             writing, self._writing = self._writing, None
             writing.result()
 
     def finish(self) -> str:
-        """Waits for the last checkpoint. Returns what is wrong with it if it could not be written, else nothing."""
+        """Waits for the last checkpoint. Returns why it could not be written, empty if it was."""
         self.wait()
         self._thread.shutdown()
         return self._failure
@@ -89,4 +89,4 @@ class CheckpointSaver:
 
     def _last(self) -> str:
         kept = sorted(path.name for path in self._folder.glob("step-*"))
-        return f"{self._folder / kept[-1]} is the last good one" if kept else "There is no other one"
+        return f"{self._folder / kept[-1]} is the last valid one" if kept else "There is no earlier one"

@@ -1,4 +1,4 @@
-"""What a checkpoint holds: written to and read from tensors and JSON, never pickle."""
+"""The state in a checkpoint, stored as tensors and JSON, never as pickle."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -30,13 +30,13 @@ WEIGHTS, OPTIMIZER, STATE = CHECKPOINT_FILE, "optimizer.safetensors", "state.jso
 
 
 class TrainingState:
-    """Everything that changes while training, besides the step.
+    """Everything that changes during training, except the step.
 
     Args:
         strategy: the model and its optimizer.
-        optim: the settings of the optimizer.
-        schedule: builds the schedule of the learning rate, given how many steps are done.
-        ema: the running average of the weights.
+        optim: the optimizer's settings.
+        schedule: builds the learning-rate schedule, given the number of completed steps.
+        ema: the exponential moving average of the weights.
     """
 
     def __init__(
@@ -52,14 +52,14 @@ class TrainingState:
 
     @contextmanager
     def ema_weights(self) -> Iterator[None]:
-        """Inside, the trained weights are those to use: their running average, if there is one.
+        """Uses the EMA weights inside the block, if there are any.
 
-        A schedule-free optimizer averages by itself and swaps the weights in its own way.
+        Schedule-free optimizers have their own average and swap the weights themselves.
         """
         parameters = list(trainable_parameters(self.transformer).values())
         optimizer = getattr(
             self.strategy.optimizer, "optimizer", self.strategy.optimizer
-        )  # out of accelerate's wrapper
+        )  # unwrap accelerate's wrapper
         averages_itself = hasattr(optimizer, "eval")
         if averages_itself:
             optimizer.eval()
@@ -75,29 +75,32 @@ class TrainingState:
                 optimizer.train()
 
     def free(self) -> None:
-        """Frees the optimizer's states and the running average; no step comes any more."""
+        """Frees the optimizer's states and the EMA; no step may follow."""
         self.strategy.forget_optimizer_state()
         self.ema = None
 
     def update_ema(self) -> None:
-        """Counts the weights of a new step into the running average."""
+        """Updates the EMA with the weights of a step."""
         if self.ema:
             self.ema.step(trainable_parameters(self.transformer).values())
 
     def take(self, processes: ProcessGroup) -> Callable[[Path], None]:
-        """Copies the state to the host, and returns what writes the copy into an existing folder.
+        """Copies the state to the host, and returns a function that writes the copy into an existing folder.
+
+        The copy is made in the training thread, because the next step changes the tensors while a thread writes them.
 
         Args:
-            processes: the processes that call it: all if the strategy gathers; the main process gets all.
+            processes: the calling processes: all if the strategy gathers, in which case the main process gets the
+            state.
 
         Raises:
             UserError: a weight is not finite.
         """
         weights = self.strategy.weights()
         bad = next((name for name, weight in weights.items() if not torch.isfinite(weight).all()), None)
-        bad = processes.all_gather(bad)[0]  # the others have no weights to look at
+        bad = processes.all_gather(bad)[0]  # only the main process has the weights
         if bad:
-            raise UserError(f"{bad} has values that are not finite, so no checkpoint was written; lower optim.lr")
+            raise UserError(f"{bad} has non-finite values, so no checkpoint was written; lower optim.lr")
         assert weights, "something is trained"
         tensors: dict[str, torch.Tensor] = {}
         state = {
@@ -109,6 +112,7 @@ class TrainingState:
 
         def write(folder: Path) -> None:
             with plain_disk_errors(folder):
+                # safetensors only stores contiguous tensors.
                 save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / WEIGHTS)
                 save_file(tensors, folder / OPTIMIZER)
             write_json(folder / STATE, state)
@@ -116,10 +120,10 @@ class TrainingState:
         return write
 
     def load(self, checkpoint: CheckpointFolder) -> list[str]:
-        """Reads what was learned from a checkpoint; the settings stay those that this state was built with.
+        """Loads the learned state from a checkpoint; current settings are kept.
 
         Returns:
-            What could not be carried over, to be reported.
+            Notes about state that could not be carried over.
 
         Raises:
             UserError: the checkpoint has other weights than the model.
@@ -129,7 +133,7 @@ class TrainingState:
         logger.info("taking over %d weights and the optimizer's state from %s", len(weights), folder)
         shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
         if shapes != self.strategy.shapes():
-            raise UserError(f"checkpoint {folder} was trained with another model or method; resume with its settings")
+            raise UserError(f"checkpoint {folder} was trained with another model or method; use its settings to resume")
         self.strategy.load_weights(weights)
         tensors = load_file(folder / OPTIMIZER)
         state = read_json(folder / STATE)
@@ -141,21 +145,21 @@ class TrainingState:
         return notes + self._load_average(unflatten_state(state["ema"], tensors) if state["ema"] else None)
 
     def _carried_over(self, state: dict[str, Any], checkpoint: CheckpointFolder) -> tuple[OptimizerStates, list[str]]:
-        """What this optimizer can take over of the state of the one in the checkpoint."""
+        """The part of the checkpoint's optimizer state that this optimizer can load."""
         try:
             before = Optim.model_validate(checkpoint.manifest["config"]["optim"])
-        except ValidationError:  # of another version, which had other settings
+        except ValidationError:  # from a version with other settings
             before = self.optim
-        fresh = "the optimizer starts afresh with the trained weights"
+        fresh = "the optimizer starts with a new state"
         if before.target != self.optim.target:
             return NOTHING, [f"optim.target: {before.target} -> {self.optim.target}: {fresh}"]
         shapes, like = self.strategy.shapes(), next(iter(trainable_parameters(self.transformer).values()))
         try:
             learned = read_learned(state, shapes, before)
         except (KeyError, ValueError):
-            return NOTHING, [f"the state of the optimizer in {checkpoint.path} is not one of {before.target}: {fresh}"]
+            return NOTHING, [f"the optimizer state in {checkpoint.path} does not belong to {before.target}: {fresh}"]
         if not states_fit(learned, shapes, before, self.optim, like):
-            return NOTHING, [f"with these settings of optim, {before.target} keeps other states: {fresh}"]
+            return NOTHING, [f"with these settings of optim, {before.target} keeps different states: {fresh}"]
         return learned, []
 
     def _average(self, ema: EMAModel) -> dict[str, Any]:
@@ -163,14 +167,14 @@ class TrainingState:
         return state | {"shadow_params": self.strategy.gathered(ema.shadow_params)}
 
     def _load_average(self, saved: dict[str, Any] | None) -> list[str]:
-        """Takes over the running average of the weights, or starts one from the weights as they are now."""
+        """Loads the EMA, or starts one from the current weights."""
         if not self.ema:
-            return ["ema_decay=null: the running average of the weights is dropped"] if saved else []
+            return ["ema_decay=null: the EMA weights are dropped"] if saved else []
         decay = self.ema.decay
         if saved:
             self.ema.load_state_dict(saved | {"shadow_params": None})
             self.ema.shadow_params = self.strategy.placed(saved["shadow_params"])
-            self.ema.decay = decay
+            self.ema.decay = decay  # the current setting, not the checkpoint's
             return []
         self.ema = EMAModel(trainable_parameters(self.transformer).values(), decay=decay)
-        return [f"ema_decay={decay}: the running average starts from the checkpoint's weights"]
+        return [f"ema_decay={decay}: the EMA starts from the checkpoint's weights"]

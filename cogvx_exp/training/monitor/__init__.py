@@ -1,1 +1,1 @@
-"""Memory, throughput, and what is said when memory runs out."""
+"""Memory, throughput, and messages about running out of memory."""

@@ -1,4 +1,4 @@
-"""How much memory a run takes, by phase."""
+"""Records a run's memory by phase."""
 
 import resource
 from dataclasses import dataclass, field
@@ -9,13 +9,13 @@ from cogvx_exp.core.units import GIB
 from cogvx_exp.distributed.process_group import ProcessGroup
 
 FIGURES = ("before_training", "before_validation", "after_validation", "after_testing")
-"""The moments that the CogVideoX Factory reports. Memory up to then: of the loaded model, of training, of the
-validations before and between steps, of the validation at the end."""
+"""The points reported by CogVideoX Factory: memory of the loaded model, of training, of validation before and between
+steps, and of the final validation."""
 
 
 @dataclass
 class MemoryLog:
-    """Records memory at named moments, in GiB: of several processes, that of the one that takes most."""
+    """Records memory in GiB at named points; with several processes, the maximum over them."""
 
     device: torch.device
     processes: ProcessGroup
@@ -23,7 +23,7 @@ class MemoryLog:
     """For each phase: allocated and peak on the GPU, and the peak of the process."""
 
     def record(self, phase: str) -> None:
-        """Notes the memory in use now and the peak since the last record. Of a repeated phase, the highest counts."""
+        """Records current memory and the peak since the last record. For repeated phases, the maximum is kept."""
         figures = {"process_peak_gib": process_peak()}
         if self.device.type == "cuda":
             figures["allocated_gib"] = torch.cuda.memory_allocated(self.device) / GIB
@@ -36,9 +36,9 @@ class MemoryLog:
         self.phases[phase] = {name: round(max(value, before.get(name, 0.0)), 6) for name, value in figures.items()}
 
     def figures(self) -> dict[str, float]:
-        """The four figures of the CogVideoX Factory's tables, as far as the run has them: peaks, GiB.
+        """The figures of CogVideoX Factory's tables that the run has: peaks in GiB.
 
-        As there and in the prediction, the figure of training with validations is not below that without.
+        As in those tables and the prediction, training with validation is never below training without.
         """
         which = "peak_gib" if self.device.type == "cuda" else "process_peak_gib"
         peaks = {phase: self.phases[phase][which] for phase in FIGURES if phase in self.phases}
@@ -48,12 +48,12 @@ class MemoryLog:
 
 
 def memory_in_use(device: torch.device) -> float:
-    """GiB: on a GPU the peak since the last record, else the peak of the process."""
+    """GiB: on a GPU the peak since the last record, otherwise the peak of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
     return process_peak()
 
 
 def process_peak() -> float:
-    """The most memory this process has had, GiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)  # Linux counts KiB
+    """Peak memory of this process, GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)  # KiB on Linux

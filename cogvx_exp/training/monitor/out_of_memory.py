@@ -1,4 +1,4 @@
-"""What a user reads when a GPU has no memory left."""
+"""The message for a GPU that runs out of memory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,10 +12,10 @@ from cogvx_exp.core.units import GIB
 
 @contextmanager
 def explained_out_of_memory(job: TrainJob) -> Iterator[None]:
-    """Inside, an allocation that a GPU refuses becomes an error for people.
+    """Turns a GPU's out-of-memory error inside the block into a UserError.
 
     Raises:
-        UserError: in place of torch.OutOfMemoryError.
+        UserError: instead of torch.OutOfMemoryError.
     """
     try:
         yield
@@ -24,16 +24,16 @@ def explained_out_of_memory(job: TrainJob) -> Iterator[None]:
         message = f"{refused}\n{_predicted(job)}{_found()}"
     else:
         return
-    # Raised here, the traceback of the first error, and the tensors that its frames hold, are gone.
+    # Raised outside the except block: the traceback of the first error keeps the tensors of its frames alive.
     raise UserError(f"{message}\n{_what_helps(job)}")
 
 
 def _predicted(job: TrainJob) -> str:
-    """What the run was predicted to take, if that is known."""
+    """The predicted memory, if it can be computed."""
     from cogvx_exp.estimate.prediction import predict
 
-    with suppress(Exception):  # the error that is being reported matters more
-        return f"Predicted were {predict(job).peak:.1f} GiB at most. "
+    with suppress(Exception):  # must not hide the error being reported
+        return f"The predicted peak was {predict(job).peak:.1f} GiB. "
     return ""
 
 
@@ -41,13 +41,13 @@ def _found() -> str:
     free, total = torch.cuda.mem_get_info()
     others = max(total - free - torch.cuda.memory_reserved(), 0)
     return (
-        f"The GPU has {total / GIB:.1f} GiB, of which this run's tensors took up to "
+        f"The GPU has {total / GIB:.1f} GiB, of which this run's tensors used up to "
         f"{torch.cuda.max_memory_allocated() / GIB:.1f} and CUDA itself and other programs {others / GIB:.1f}."
     )
 
 
 def _what_helps(job: TrainJob) -> str:
-    """Settings that take less, as far as the job has not got them."""
+    """Settings that reduce memory and are not yet used by the job."""
     several = job.distributed.name != "single"
     helps = {
         "batch_size=1 with gradient_accumulation": job.batch_size > 1,
@@ -61,6 +61,6 @@ def _what_helps(job: TrainJob) -> str:
     }
     chosen = ", ".join(name for name, applies in helps.items() if applies)
     return (
-        f"These take less: {chosen}. python -m cogvx_exp.memory with this run's settings and memory.budget=GIB finds "
-        "what fits; resume=latest goes on from the last checkpoint"
+        f"These need less: {chosen}. python -m cogvx_exp.memory with this run's settings and memory.budget=GIB "
+        "finds more; resume=latest continues from the last checkpoint"
     )

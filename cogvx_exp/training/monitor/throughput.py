@@ -1,4 +1,4 @@
-"""How much work a training step is, and what share of the device's peak it reaches."""
+"""The work of a training step, and the achieved fraction of the device's peak."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from cogvx_exp.estimate.time.flops import FlopCount, Shape
 
 @dataclass(frozen=True)
 class Work:
-    """What was done in a forward and backward pass."""
+    """Work of a forward and backward pass."""
 
     clips: int = 0
     tokens: int = 0
-    """Of videos and captions."""
+    """Video and caption tokens."""
     flops: float = 0.0
 
     def __add__(self, other: "Work") -> "Work":
@@ -27,10 +27,10 @@ class Work:
 class WorkMeter:
     """Counts the work of batches.
 
-    The floating-point operations are those that the step needs, whatever is computed twice to save memory.
+    FLOPs are those the step requires, without recomputation.
 
     Args:
-        config: the transformer's.
+        config: the transformer's configuration.
         trained: shapes of the trained weights by name.
     """
 
@@ -45,6 +45,6 @@ class WorkMeter:
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """The most that a device can do a second in a 16-bit type, if it is known."""
+    """A device's peak FLOP/s in a 16-bit dtype, if known."""
     card = card_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     return card.peak_tflops * 1e12 if card and card.peak_tflops else None
