@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 from safetensors.torch import load_file
 
-from cogvx_exp.runs.run_folder import read_metrics
+from cogvx_exp.runs.metrics import read_metrics
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "kills.md"
 

@@ -31,7 +31,7 @@ from cogvx_exp.model.compilation import compile_blocks
 from cogvx_exp.model.device import Compute
 from cogvx_exp.model.offload.blocks import apply_memory_options
 
-SMALL = ["model=5b", "model.transformer.num_layers=4", "model.transformer.num_attention_heads=8", "method.rank=32"]
+SMALL = ["model=5b", "model.transformer.num_layers=4", "model.transformer.num_attention_heads=8", "++method.rank=32"]
 ARRANGEMENTS = {
     "keep": [],
     "checkpoint": ["memory.activations=checkpoint"],

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cogvx_exp.config.paths import PACKAGE, conf_dir
-from cogvx_exp.runs.run_folder import RunFolder, read_metrics, read_status
+from cogvx_exp.runs.metrics import read_metrics
+from cogvx_exp.runs.run_folder import RunFolder, read_status
 
 TWINS = {"tiny-2b": "t2v", "tiny-5b": "t2v", "tiny-5b-i2v": "i2v", "tiny-1.5": "t2v", "tiny-1.5-i2v": "i2v"}
 """Random twins of the five checkpoints, and the task of each."""

@@ -30,7 +30,7 @@ from cogvx_exp.data.dataset import load_dataset
 from cogvx_exp.distributed.process_group import ProcessGroup
 from cogvx_exp.evaluation.validation import Validator
 from cogvx_exp.model.device import choose_compute
-from cogvx_exp.runs.run_folder import Metrics, read_metrics
+from cogvx_exp.runs.metrics import Metrics, read_metrics
 from cogvx_exp.training.loop import LoopConfig, train_loop
 from cogvx_exp.training.run import accelerator_for, set_tf32
 from cogvx_exp.training.setup import PreparedData, Training, build_training, prepare_data

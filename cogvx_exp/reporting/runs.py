@@ -10,7 +10,8 @@ from typing import Any
 from cogvx_exp.config.renames import renamed_override
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import read_json
-from cogvx_exp.runs.run_folder import RunFolder, read_config, read_metrics, read_status, settings_by_name
+from cogvx_exp.runs.metrics import read_metrics
+from cogvx_exp.runs.run_folder import RunFolder, read_config, read_status, settings_by_name
 
 DEEPEST = 4
 """Maximum depth of the search for runs."""

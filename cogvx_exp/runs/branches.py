@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cogvx_exp.core.files import atomic_write, read_json, write_json
-from cogvx_exp.runs.run_folder import RunFolder, read_metrics, step_of
+from cogvx_exp.runs.metrics import read_metrics
+from cogvx_exp.runs.run_folder import RunFolder, step_of
 
 BRANCHES = "branches"
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.console.progress import console
 from cogvx_exp.runs.branches import set_aside
-from cogvx_exp.runs.run_folder import Metrics, RunFolder, write_status
+from cogvx_exp.runs.metrics import Metrics
+from cogvx_exp.runs.run_folder import RunFolder, write_status
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,16 @@
 import json
 import platform
 import shlex
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import psutil
 import yaml
 
 from cogvx_exp.config.renames import renamed_config, renamed_override
 from cogvx_exp.config.schema import TrainJob
-from cogvx_exp.console.progress import console
 from cogvx_exp.core.disk import FULL
 from cogvx_exp.core.files import read_json, write_text
 
@@ -33,8 +30,6 @@ PROGRAM = ("python", "-m", "cogvx_exp.train")
 """Start of a run's command line."""
 IGNORED_KEYS = ("run_dir", "cache_dir", "resume", "name", "hub", "model.training_defaults", "sweep", "hardware")
 """Prefixes of settings that do not affect a run's results."""
-LONGEST_LINE = 1 << 14
-"""Bytes at the end of a metrics file that are searched for its last line."""
 ROOM_FOR_STATUS = 4000
 """Size of status.json during a run, so the final status fits into the same bytes on a full disk."""
 ABOUT = "cogvx_exp"
@@ -214,92 +209,7 @@ def settings_by_name(config: dict[str, Any], prefix: str = "") -> dict[str, Any]
     return settings
 
 
-class Metrics:
-    """Appends metrics to a run's metrics.jsonl.
-
-    A resumed run drops the lines after its checkpoint, whose steps are repeated. On a full disk, lines are kept in
-    memory until there is space.
-
-    Args:
-        path: the file.
-        after_step: the last step whose line is kept.
-        tell: called with each line.
-    """
-
-    def __init__(self, path: Path, after_step: int, tell: Callable[[dict[str, Any]], None] = lambda values: None):
-        self._tell = tell
-        kept = [line for line in read_metrics(path) if line["step"] <= after_step]
-        self.last: dict[str, Any] = kept[-1] if kept else {}
-        """The last line that was kept."""
-        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._path, self._waiting, self._told = path, b"", False
-        self._file = path.open("ab", buffering=0)  # unbuffered: lines survive a kill, and reports see them
-
-    def __enter__(self) -> "Metrics":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._append()
-        self._file.close()
-
-    def write(self, **values: Any) -> None:
-        """Appends one line."""
-        self._waiting += json.dumps(values).encode() + b"\n"
-        self._append()
-        self._tell(values)
-
-    def _append(self) -> None:
-        try:
-            while self._waiting:
-                self._waiting = self._waiting[self._file.write(self._waiting) :]
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            if not self._told:
-                console.warn(f"Note: {self._path}: {error.strerror}; its lines are kept in memory")
-            self._told = True
-
-
-class NoMetrics:
-    """Replaces `Metrics` in processes that do not write."""
-
-    last: ClassVar[dict[str, Any]] = {}
-
-    def __enter__(self) -> "NoMetrics":
-        return self
-
-    def __exit__(self, *exception: object) -> None: ...
-
-    def write(self, **values: Any) -> None:
-        """Drops the values."""
-
-
 def step_of(path: Path) -> int | None:
     """The step in the name of a checkpoint or video folder; None if there is none."""
     number = path.name.removeprefix("step-")
     return int(number) if number.isdecimal() else None
-
-
-def last_metrics(path: Path) -> dict[str, Any]:
-    """The last complete line of a metrics file, without reading the whole file; empty if there is none."""
-    if not path.exists():
-        return {}
-    with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - LONGEST_LINE, 0))
-        lines = file.read().split(b"\n")[:-1]
-    for line in reversed(lines):
-        with suppress(json.JSONDecodeError):
-            return dict(json.loads(line))
-    return {}
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file, without a truncated last line."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    metrics = []
-    for line in lines:
-        try:
-            metrics.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return metrics

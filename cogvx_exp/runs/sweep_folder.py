@@ -6,7 +6,8 @@ from pathlib import Path
 
 from cogvx_exp.config.renames import renamed_override
 from cogvx_exp.core.files import read_json, write_json
-from cogvx_exp.runs.run_folder import RunFolder, last_metrics, read_status, seconds_of
+from cogvx_exp.runs.metrics import last_metrics
+from cogvx_exp.runs.run_folder import RunFolder, read_status, seconds_of
 
 SWEEPS = Path("outputs/multirun")
 ABOUT = "sweep.json"

@@ -11,7 +11,7 @@ from cogvx_exp.data.identity import identity_of
 from cogvx_exp.distributed.process_group import ProcessGroup
 from cogvx_exp.model.device import device_name
 from cogvx_exp.reporting.page import write_run_page
-from cogvx_exp.runs.run_folder import Metrics
+from cogvx_exp.runs.metrics import Metrics
 from cogvx_exp.training.checkpoint.saver import CheckpointSaver
 from cogvx_exp.training.context import Context
 from cogvx_exp.training.loop import Callback

@@ -18,7 +18,8 @@ from cogvx_exp.model.device import Compute
 from cogvx_exp.model.load import load_trained, load_transformer, load_whole
 from cogvx_exp.model.offload.blocks import apply_memory_options
 from cogvx_exp.model.offload.module import free_weights
-from cogvx_exp.runs.run_folder import RunFolder, read_metrics, write_status
+from cogvx_exp.runs.metrics import read_metrics
+from cogvx_exp.runs.run_folder import RunFolder, write_status
 from cogvx_exp.tracking.plot import plot_loss
 from cogvx_exp.tracking.publish import publish
 from cogvx_exp.tracking.strip import draw_strip

@@ -15,7 +15,7 @@ from cogvx_exp.diffusion.batch import Batch
 from cogvx_exp.diffusion.denoise import Loss
 from cogvx_exp.distributed.process_group import ProcessGroup
 from cogvx_exp.profiling.ranges import NoProfiler, Profiler
-from cogvx_exp.runs.run_folder import Metrics, NoMetrics
+from cogvx_exp.runs.metrics import Metrics, NoMetrics
 from cogvx_exp.strategies.micro_batch import forward_backward
 from cogvx_exp.tracking.smoothing import smoother
 from cogvx_exp.training.checkpoint.state import TrainingState

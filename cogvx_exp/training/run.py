@@ -24,8 +24,9 @@ from cogvx_exp.model.device import Compute, check_devices, choose_compute
 from cogvx_exp.model.quantization.quantize import check_products
 from cogvx_exp.runs.checkpoint_folder import CheckpointFolder
 from cogvx_exp.runs.environment import environment
+from cogvx_exp.runs.metrics import Metrics, NoMetrics
 from cogvx_exp.runs.opening import Opening
-from cogvx_exp.runs.run_folder import Metrics, NoMetrics, RunFolder
+from cogvx_exp.runs.run_folder import RunFolder
 from cogvx_exp.tracking.trackers import Trackers
 from cogvx_exp.training.callbacks import Callbacks
 from cogvx_exp.training.checkpoint.saver import CheckpointSaver

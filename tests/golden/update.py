@@ -4,7 +4,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from cogvx_exp.runs.run_folder import read_metrics
+from cogvx_exp.runs.metrics import read_metrics
 from tests.entry import train as main
 
 FILE = Path(__file__).with_name("tiny-t2v-lora.json")

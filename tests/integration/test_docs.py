@@ -16,7 +16,8 @@ from safetensors import safe_open
 
 from cogvx_exp.media.video import write_video
 from cogvx_exp.report import main as report
-from cogvx_exp.runs.run_folder import LORA_FILE, RunFolder, read_job, read_metrics
+from cogvx_exp.runs.metrics import read_metrics
+from cogvx_exp.runs.run_folder import LORA_FILE, RunFolder, read_job
 from tests import entry
 from tests.doc_pages import ENTRY_POINTS, ROOT, Command, check_configuration, commands, write_shown_files
 

@@ -13,7 +13,8 @@ import pytest
 from safetensors.torch import load_file
 
 from cogvx_exp.runs.checkpoint_folder import newest_checkpoint, open_checkpoint
-from cogvx_exp.runs.run_folder import RunFolder, read_metrics, read_status
+from cogvx_exp.runs.metrics import read_metrics
+from cogvx_exp.runs.run_folder import RunFolder, read_status
 from tests.entry import train as main
 from tests.entry import with_twin
 

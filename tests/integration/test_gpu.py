@@ -11,7 +11,8 @@ import torch
 
 from cogvx_exp.core.files import read_json
 from cogvx_exp.model.offload import blocks
-from cogvx_exp.runs.run_folder import RunFolder, read_metrics
+from cogvx_exp.runs.metrics import read_metrics
+from cogvx_exp.runs.run_folder import RunFolder
 from tests.conftest import needs_compiler
 from tests.entry import generate, prepare, train
 from tests.integration.test_cuda_matrix import BASE, CASES, both, tolerance

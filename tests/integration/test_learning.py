@@ -14,7 +14,7 @@ from cogvx_exp.evaluation.held_out import HeldOutLoss
 from cogvx_exp.loading.sampler import SampleIndex
 from cogvx_exp.loading.samples import TrainingSamples
 from cogvx_exp.model.device import choose_compute
-from cogvx_exp.runs.run_folder import Metrics, read_metrics
+from cogvx_exp.runs.metrics import Metrics, read_metrics
 from cogvx_exp.training.loop import LoopConfig, train_loop
 from cogvx_exp.training.run import accelerator_for
 from cogvx_exp.training.setup import PreparedData, Training, build_training, prepare_data

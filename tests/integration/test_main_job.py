@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from cogvx_exp.media.video import probe_video
-from cogvx_exp.runs.run_folder import RunFolder, read_job, read_metrics
+from cogvx_exp.runs.metrics import read_metrics
+from cogvx_exp.runs.run_folder import RunFolder, read_job
 from tests.entry import generate, train, with_twin
 
 SHORT = ["steps=12", "lr_scheduler.warmup_steps=2", "checkpoint.every=6"]

@@ -19,7 +19,8 @@ from cogvx_exp.distributed.process_group import ProcessGroup
 from cogvx_exp.evaluation.sampling import Sampler
 from cogvx_exp.model.device import choose_compute
 from cogvx_exp.model.load import load_trained, load_transformer, pipeline_folder
-from cogvx_exp.runs.run_folder import LORA_FILE, PEFT_FILE, RunFolder, read_metrics
+from cogvx_exp.runs.metrics import read_metrics
+from cogvx_exp.runs.run_folder import LORA_FILE, PEFT_FILE, RunFolder
 from tests.conftest import extended
 from tests.entry import train as main
 from tests.integration.test_parity import SHAPES

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from cogvx_exp.config.schema import LrScheduler
 from cogvx_exp.optim.build import build_lr_scheduler
-from cogvx_exp.runs.run_folder import RunFolder, read_metrics
+from cogvx_exp.runs.metrics import read_metrics
+from cogvx_exp.runs.run_folder import RunFolder
 from tests.conftest import extended, needs_compiler
 from tests.entry import generate
 from tests.entry import train as main

@@ -23,7 +23,7 @@ from cogvx_exp.latents.context import PipelineContext
 from cogvx_exp.loading.sampler import SampleIndex
 from cogvx_exp.model.device import choose_compute
 from cogvx_exp.model.load import pipeline_folder
-from cogvx_exp.runs.run_folder import read_metrics
+from cogvx_exp.runs.metrics import read_metrics
 from cogvx_exp.tasks.base import build_task
 from cogvx_exp.training.run import accelerator_for
 from cogvx_exp.training.setup import build_training, prepare_data

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from cogvx_exp.core.files import read_json
 from cogvx_exp.runs.checkpoint_folder import newest_checkpoint
-from cogvx_exp.runs.run_folder import RunFolder, read_metrics, read_status
+from cogvx_exp.runs.metrics import read_metrics
+from cogvx_exp.runs.run_folder import RunFolder, read_status
 from cogvx_exp.runs.sweep_folder import job_folders, read_sweep_job
 from tests.conftest import extended, needs_compiler
 from tests.entry import train as main

@@ -11,7 +11,8 @@ from diffusers import CogVideoXTransformer3DModel
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.core.files import read_json
 from cogvx_exp.data.dataset import load_dataset
-from cogvx_exp.runs.run_folder import RunFolder, read_metrics
+from cogvx_exp.runs.metrics import read_metrics
+from cogvx_exp.runs.run_folder import RunFolder
 from tests.conftest import MakeJob
 from tests.entry import train
 from tests.integration.conftest import Train

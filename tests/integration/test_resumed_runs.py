@@ -16,7 +16,8 @@ from cogvx_exp.core.files import read_json
 from cogvx_exp.evaluation.adapter import find_adapter
 from cogvx_exp.latents import cache
 from cogvx_exp.runs.checkpoint_folder import MANIFEST_HASH, write_checkpoint
-from cogvx_exp.runs.run_folder import MANIFEST, RunFolder, read_metrics, read_status
+from cogvx_exp.runs.metrics import read_metrics
+from cogvx_exp.runs.run_folder import MANIFEST, RunFolder, read_status
 from cogvx_exp.training import export
 from tests.conftest import needs_compiler
 from tests.entry import prepare, train

@@ -8,7 +8,8 @@ from diffusers import CogVideoXImageToVideoPipeline
 
 from cogvx_exp.model.device import choose_compute
 from cogvx_exp.model.load import load_scheduler, load_vae, pipeline_folder
-from cogvx_exp.runs.run_folder import read_job, read_metrics
+from cogvx_exp.runs.metrics import read_metrics
+from cogvx_exp.runs.run_folder import read_job
 from cogvx_exp.tasks.image_to_video import ImageToVideo
 from tests.integration.test_matrix import train
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from cogvx_exp.console import quiet
-from cogvx_exp.runs.run_folder import RunFolder, read_metrics, read_status
+from cogvx_exp.runs.metrics import read_metrics
+from cogvx_exp.runs.run_folder import RunFolder, read_status
 from tests.entry import train as main
 from tests.entry import with_twin
 

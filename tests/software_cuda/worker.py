@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from cogvx_exp.model.offload import blocks
-from cogvx_exp.runs.run_folder import Metrics
+from cogvx_exp.runs.metrics import Metrics
 from tests import entry
 
 WORTH_PARKING = blocks.WORTH_PARKING

@@ -18,7 +18,8 @@ from cogvx_exp.estimate.time.cards import is_card
 from cogvx_exp.estimate.time.flops import FlopCount
 from cogvx_exp.estimate.time.seconds import rates, seconds
 from cogvx_exp.estimate.time.work import flop_count, shape_of, step_work
-from cogvx_exp.runs.run_folder import RunFolder, read_job, read_metrics
+from cogvx_exp.runs.metrics import read_metrics
+from cogvx_exp.runs.run_folder import RunFolder, read_job
 
 PATTERNS = ("*/summary.json", "multirun/*/*/summary.json")
 """Where finished runs are in an output folder."""
