@@ -7,6 +7,7 @@ from torch import nn
 ATTENTION = "attention"
 FEED_FORWARD = "feed-forward"
 NORMS = "norms and modulation"
+COMPILED = "compiled blocks"
 ADAPTER = "adapter"
 EMBEDDINGS = "embeddings"
 LOSS = "inputs and loss"
@@ -24,6 +25,7 @@ PARTS = (
     ATTENTION,
     FEED_FORWARD,
     NORMS,
+    COMPILED,
     ADAPTER,
     EMBEDDINGS,
     LOSS,
@@ -75,15 +77,23 @@ def module_parts(transformer: CogVideoXTransformer3DModel) -> dict[nn.Module, tu
     modules = dict(transformer.named_modules())
     for number, block in enumerate(transformer.transformer_blocks):
         name = f"transformer_blocks.{number}"
+        if is_compiled(block):  # its kernels belong to several modules at once
+            parts[block] = (name, COMPILED)
+            continue
         parts[block] = (name, NORMS)
         parts |= {getattr(block, child): (f"{name}.{child}", part) for child, part in OF_A_BLOCK.items()}
     parts |= {modules[name]: (name, part) for name, part in OF_THE_MODEL.items() if name in modules}
     for name, module in modules.items():
-        if isinstance(module, BaseTunerLayer):
+        if isinstance(module, BaseTunerLayer) and not is_compiled(modules[".".join(name.split(".")[:2])]):
             base = module.get_base_layer()
             parts[base] = (f"{name}.base_layer", _enclosing(name, modules, parts))
             parts[module] = (name, ADAPTER)
     return parts
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module's forward pass is compiled (`compile=blocks`)."""
+    return hasattr(module.forward, "_torchdynamo_orig_callable")
 
 
 def _enclosing(name: str, modules: dict[str, nn.Module], parts: dict[nn.Module, tuple[str, str]]) -> str:

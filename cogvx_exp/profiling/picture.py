@@ -12,6 +12,7 @@ COLOURS = {
     parts.ATTENTION: "#1f5a94",
     parts.FEED_FORWARD: "#5c7da8",
     parts.NORMS: "#9bb8d3",
+    parts.COMPILED: "#5f88b0",
     parts.ADAPTER: "#4f8a5b",
     parts.EMBEDDINGS: "#a7c9a0",
     parts.LOSS: "#cfe0b4",

@@ -16,7 +16,7 @@ from cogvx_exp.profiling.analysis.attribution import NODE, attribute
 from cogvx_exp.profiling.analysis.breakdown import OWN_RANGE, break_down
 from cogvx_exp.profiling.analysis.flops import flops_of
 from cogvx_exp.profiling.analysis.trace import STEP, Trace, parse_trace, read_trace
-from cogvx_exp.profiling.parts import RANGES
+from cogvx_exp.profiling.parts import RANGES, module_parts
 from cogvx_exp.profiling.recorder import _ModuleRanges
 
 PARTS = {**RANGES, "attn1": "attention", "ff": "feed-forward"}
@@ -92,6 +92,15 @@ def test_a_module_that_is_left_by_an_exception_closes_its_range(tmp_path: Path) 
 
     around = [event.parent and event.parent.name for event in recorded(step, tmp_path).host if event.name == "attn1"]
     assert around == ["transformer_blocks.0", "transformer_blocks.0", None]
+
+
+def test_a_compiled_block_is_a_part_of_its_own() -> None:
+    block = nn.ModuleDict({name: nn.Linear(2, 2) for name in ("attn1", "ff", "norm1", "norm2")})
+    transformer = nn.Module()
+    transformer.transformer_blocks = nn.ModuleList([block])
+    assert {part for _, part in module_parts(transformer).values()} >= {"attention", "feed-forward"}  # type: ignore
+    block.forward = torch.compile(block.forward)
+    assert {part for _, part in module_parts(transformer).values()} == {"embeddings", "compiled blocks"}  # type: ignore
 
 
 def test_operations_are_counted_as_torch_counts_them(tmp_path: Path) -> None:
