@@ -51,6 +51,8 @@ def expected(**chosen: str) -> list[tuple[str, str]]:
             faults.append((f"optim={optim}", "only shards the states of adamw and adam"))
         if model == "2b":
             faults.append((together, "add model.dtype=bfloat16"))
+    if chosen.get("attention") == "flex":
+        faults.append(("attention=flex", "add compile=blocks"))
     return faults
 
 
@@ -67,12 +69,15 @@ def _hydra():
         yield
 
 
+OTHERS = ("data", "lr_scheduler", "validation", "memory", "quant", "tracker", "attention", "hardware")
+
+
 def test_no_group_is_forgotten() -> None:
-    known = {"model", "task", "objective", "method", "optim", "distributed", "data", "lr_scheduler", "validation"}
-    assert {path.name for path in conf_dir().iterdir() if path.is_dir()} == known | {
-        "memory",
-        "quant",
-        "tracker",
+    in_the_product = {"model", "task", "method", "optim", "distributed"}
+    assert {path.name for path in conf_dir().iterdir() if path.is_dir()} == {
+        *in_the_product,
+        *OTHERS,
+        "objective",
         "experiment",
     }
     assert set(choices("model")) == set(DOES)
@@ -100,9 +105,7 @@ def test_the_random_twins() -> None:
         check(model=model, task=task, optim=optim)
 
 
-@pytest.mark.parametrize(
-    "group", ["data", "distributed", "optim", "lr_scheduler", "validation", "memory", "quant", "tracker"]
-)
+@pytest.mark.parametrize("group", [*OTHERS, "distributed", "optim"])
 def test_every_choice_of_the_other_groups_with_every_model(group: str) -> None:
     for model, choice in product(("tiny", "2b", "5b-i2v", "1.5-5b"), choices(group)):
         check(**{"model": model, group: choice})
