@@ -67,8 +67,8 @@ def measure(count: int) -> tuple[list[float], float]:
         with FileIndex(root / "index.sqlite") as index:
             infos = index.infos(stamps)
         times.append(time.perf_counter())
-        clips, faults = assign_buckets(rows, infos, data, 0)
-        assert (len(clips), faults) == (count, [])
+        clips, issues = assign_buckets(rows, infos, data, 0)
+        assert (len(clips), issues) == (count, [])
         times.append(time.perf_counter())
         buckets = {bucket: number for number, bucket in enumerate(sorted({clip.bucket for clip in clips}))}
         numbers = np.array([buckets[clip.bucket] for clip in clips])

@@ -61,8 +61,8 @@ def job_of(settings: str) -> TrainJob:
     """A checked job."""
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         job = typed(compose("train", settings.split()), TrainJob)
-    faults = check_memory(job)
-    assert not faults, faults
+    issues = check_memory(job)
+    assert not issues, issues
     return job
 
 

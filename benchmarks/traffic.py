@@ -48,8 +48,8 @@ def job_of(settings: Sequence[str]) -> TrainJob:
     """A checked job."""
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         job = typed(compose("train", list(settings)), TrainJob)
-    faults = check_memory(job)
-    assert not faults, faults
+    issues = check_memory(job)
+    assert not issues, issues
     return job
 
 

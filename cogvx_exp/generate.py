@@ -3,7 +3,7 @@
 import sys
 
 from cogvx_exp.config.command_line.entry_point import EntryPoint
-from cogvx_exp.config.faults import ConfigError
+from cogvx_exp.config.issues import ConfigError
 from cogvx_exp.config.rules.jobs import check_generate
 from cogvx_exp.config.schema import GenerateJob
 from cogvx_exp.data.start_image import listed_images
@@ -22,9 +22,9 @@ def run(job: GenerateJob, overrides: list[str]) -> None:
         return
     adapters = find_adapters(job.generate)
     job = with_base_model(job, adapters, overrides)
-    faults = check_generate(job)  # the model is only known now
-    if faults:
-        raise ConfigError(faults)
+    issues = check_generate(job)  # the model is only known now
+    if issues:
+        raise ConfigError(issues)
     if job.generate.images and "i2v" in job.model.tasks:
         listed_images(job.generate.images, job.generate.separator, "generate.images").check()
     quiet_libraries()

@@ -8,7 +8,7 @@ from pathlib import Path
 from cogvx_exp.console.log import logging_as_asked
 from cogvx_exp.console.progress import console
 from cogvx_exp.console.terminal import never_fail_to_print, visible
-from cogvx_exp.core.disk import disk_fault
+from cogvx_exp.core.disk import disk_issue
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.reporting.page import write_report
 from cogvx_exp.reporting.runs import find_runs
@@ -38,9 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(visible(f"cogvx_exp.report: {error}"), file=sys.stderr)
         return 2
     except OSError as error:
-        if (fault := disk_fault(error)) is None:
+        if (issue := disk_issue(error)) is None:
             raise
-        print(f"cogvx_exp.report: {fault}; choose a folder for the page with --output", file=sys.stderr)
+        print(f"cogvx_exp.report: {issue}; choose a folder for the page with --output", file=sys.stderr)
         return 2
     count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
     console.result(str(page) if arguments.quiet else f"{count}: open {page} in a browser")

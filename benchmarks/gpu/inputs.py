@@ -33,9 +33,9 @@ def job_of(settings: str, cache: Path, *, steps: int, validation: bool) -> Train
         own.append(f"validation.images={_image(cache)}")
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         job = typed(compose("train", [*own, *settings.split()]), TrainJob)
-    faults = check_train(job)
-    if faults:
-        raise UserError("; ".join(str(fault) for fault in faults))
+    issues = check_train(job)
+    if issues:
+        raise UserError("; ".join(str(issue) for issue in issues))
     return job.model_copy(update={"data": job.data.model_copy(update={"root": str(write_clips(job, cache))})})
 
 

@@ -6,7 +6,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, OmegaConfBaseException
 from pydantic import ValidationError
 
-from cogvx_exp.config.faults import ConfigError, Fault, did_you_mean
+from cogvx_exp.config.issues import ConfigError, Issue, did_you_mean
 from cogvx_exp.config.kinds import Kind, kind_of, locate, misplaced_bools
 from cogvx_exp.config.schema import Section
 
@@ -29,42 +29,42 @@ def typed(config: DictConfig, schema: type[Job]) -> Job:
         problem = str(error).splitlines()[0]
         if isinstance(error, InterpolationKeyError | InterpolationResolutionError):
             problem += r"; ${NAME} refers to another setting; for the literal text write \${NAME}"
-        raise ConfigError([Fault(str(error.full_key), problem)]) from None
+        raise ConfigError([Issue(str(error.full_key), problem)]) from None
     assert isinstance(values, dict)
-    faults = [_bool_fault(setting, schema) for setting in misplaced_bools(schema, dict(values))]
-    if faults:
-        raise ConfigError(faults)
+    issues = [_bool_issue(setting, schema) for setting in misplaced_bools(schema, dict(values))]
+    if issues:
+        raise ConfigError(issues)
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_faults(error.errors(), schema)) from None
+        raise ConfigError(_issues(error.errors(), schema)) from None
 
 
-def _faults(errors: list[Any], schema: type[Section]) -> list[Fault]:
-    """One fault per setting: pydantic reports one for each alternative of a union."""
+def _issues(errors: list[Any], schema: type[Section]) -> list[Issue]:
+    """One issue per setting: pydantic reports one for each alternative of a union."""
     by_setting: dict[str, list[tuple[Any, Kind | None]]] = {}
     for item in errors:
         setting, kind = locate(schema, item["loc"])
         by_setting.setdefault(setting, []).append((item, kind))
-    return [_fault(setting, found) for setting, found in by_setting.items()]
+    return [_issue(setting, found) for setting, found in by_setting.items()]
 
 
-def _bool_fault(setting: str, schema: type[Section]) -> Fault:
+def _bool_issue(setting: str, schema: type[Section]) -> Issue:
     kind = kind_of(schema, setting)
     assert kind
-    return Fault(setting, f"must be {kind.words()}, not true or false")
+    return Issue(setting, f"must be {kind.words()}, not true or false")
 
 
-def _fault(setting: str, found: list[tuple[Any, Kind | None]]) -> Fault:
+def _issue(setting: str, found: list[tuple[Any, Kind | None]]) -> Issue:
     item, kind = next((pair for pair in found if pair[0]["type"] in OUR_OWN), found[0])
     if item["type"] == "missing":
-        return Fault(setting, "is missing; set it, or remove the override that deletes it")
+        return Issue(setting, "is missing; set it, or remove the override that deletes it")
     if item["type"] == "union_tag_invalid":
         allowed = str(item["ctx"]["expected_tags"]).replace("'", "").replace(", ", " or ")
-        return Fault(f"{setting}.name={item['ctx']['tag']}", f"must be {allowed}")
+        return Issue(f"{setting}.name={item['ctx']['tag']}", f"must be {allowed}")
     if item["type"] == "extra_forbidden":
-        return Fault(f"{setting}={shown(item['input'])}", "no such setting")
-    return Fault(f"{setting}={shown(item['input'])}", _problem(setting, item, kind, alone=len(found) == 1))
+        return Issue(f"{setting}={shown(item['input'])}", "no such setting")
+    return Issue(f"{setting}={shown(item['input'])}", _problem(setting, item, kind, alone=len(found) == 1))
 
 
 def _problem(setting: str, item: Any, kind: Kind | None, alone: bool) -> str:

@@ -87,7 +87,7 @@ def cache_trouble(cache_dir: Path) -> AbstractContextManager[None]:
     )
 
 
-def disk_fault(error: OSError) -> UserError | None:
+def disk_issue(error: OSError) -> UserError | None:
     """A UserError for a system error about a file's path, if it is one."""
     if error.errno not in PLACE_ERRORS or error.filename is None:
         return None

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from itertools import product
 
 from cogvx_exp.config.schema import Data
-from cogvx_exp.data.faults import ClipError
 from cogvx_exp.data.frames import usable_frames
+from cogvx_exp.data.issues import ClipError
 from cogvx_exp.media.video import VideoInfo
 
 

@@ -1,4 +1,4 @@
-"""From sources to clips: each row is probed and gets a bucket, or is a fault. No video is fully decoded."""
+"""From sources to clips: each row is probed and gets a bucket, or is an issue. No video is fully decoded."""
 
 import logging
 import os
@@ -14,10 +14,10 @@ from cogvx_exp.core.files import fingerprint, make_folder
 from cogvx_exp.data.buckets import Bucket, choose_bucket
 from cogvx_exp.data.decoding import DecodingPool
 from cogvx_exp.data.factory_latents import LatentFiles, latent_files, latent_info
-from cogvx_exp.data.faults import ClipError, DataFault, fault_of, print_faults, write_faults
 from cogvx_exp.data.forms.rows import Place, Row, find_file
 from cogvx_exp.data.forms.sources import read_source
 from cogvx_exp.data.index.files import FileIndex, Stamp, stamp_of
+from cogvx_exp.data.issues import ClipError, DataIssue, issue_of, print_issues, write_issues
 from cogvx_exp.media.video import VideoInfo, probe_video
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Dataset:
     """Never trained on."""
     rates: list[float]
     """How often a clip of each source is seen per epoch."""
-    faults: list[DataFault] = field(default_factory=list)
+    issues: list[DataIssue] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     """System files that were skipped, such as macOS's `._clip.mp4`."""
 
@@ -69,19 +69,19 @@ class Dataset:
 
 
 def load_dataset(data: Data, cache_dir: Path) -> Dataset:
-    """Reads all sources and probes all videos; faults are collected, not raised.
+    """Reads all sources and probes all videos; issues are collected, not raised.
 
     Raises:
         UserError: a manifest cannot be read, or cache_dir is not a folder.
     """
     make_folder(cache_dir, "cache_dir")
     clips: list[Clip] = []
-    faults: list[DataFault] = []
+    issues: list[DataIssue] = []
     left_out: list[str] = []
     sources = data.all_sources()
     for number, source in enumerate(sources):
         rows, of_manifest, junk = read_source(source, data.allow_outside_root)
-        faults += of_manifest
+        issues += of_manifest
         left_out += junk
         if source.source == "latents":
             allowed = None if data.allow_outside_root or source.root is None else os.path.realpath(source.root)
@@ -89,57 +89,57 @@ def load_dataset(data: Data, cache_dir: Path) -> Dataset:
         else:
             infos, of_files = _examine_videos(rows, data, cache_dir)
             found, of_buckets = assign_buckets(rows, infos, data, number)
-            faults += of_buckets
+            issues += of_buckets
         clips += found
-        faults += of_files
+        issues += of_files
     training, held_out = split_holdout(clips, data)
     counts = Counter(clip.source for clip in training)
     rates = _rates([source.repeats for source in sources], [source.weight for source in sources], counts)
-    faults.sort(key=lambda fault: fault.row or 0)
+    issues.sort(key=lambda issue: issue.row or 0)
     left_out = [_shown(path, _roots(data)) for path in left_out]
-    return Dataset(training, held_out, rates, short_paths(faults, data), left_out)
+    return Dataset(training, held_out, rates, short_paths(issues, data), left_out)
 
 
 def accept(dataset: Dataset, data: Data, console: PlainConsole, report: Path | None) -> None:
-    """Reports the faults; stops if there are any and data.on_error=raise, or if no clip is left.
+    """Reports the issues; stops if there are any and data.on_error=raise, or if no clip is left.
 
     Raises:
         UserError: the dataset cannot be used.
     """
-    faults, good = dataset.faults, len(dataset.clips) + len(dataset.held_out)
-    if faults:
-        print_faults(faults, console)
+    issues, good = dataset.issues, len(dataset.clips) + len(dataset.held_out)
+    if issues:
+        print_issues(issues, console)
         where = f" (all of them: {report})" if report else ""
         if report:
-            write_faults(faults, report)
+            write_issues(issues, report)
         if data.on_error == "raise":
             raise UserError(
-                f"{len(faults)} of {len(faults) + good} rows cannot be used{where}; fix them, or skip them with "
+                f"{len(issues)} of {len(issues) + good} rows cannot be used{where}; fix them, or skip them with "
                 "data.on_error=skip"
             )
-        console.warn(f"Skipping {len(faults)} rows that cannot be used{where}")
+        console.warn(f"Skipping {len(issues)} rows that cannot be used{where}")
     if not dataset.clips:
         raise UserError(f"data.root={data.root} has no clips to train on")
 
 
 def assign_buckets(
     rows: list[Row], infos: dict[str, VideoInfo], data: Data, source: int
-) -> tuple[list[Clip], list[DataFault]]:
+) -> tuple[list[Clip], list[DataIssue]]:
     """Assigns a bucket to every row whose video was probed."""
-    clips, faults = [], []
+    clips, issues = [], []
     chosen: dict[VideoInfo, Bucket | ClipError] = {}
     for row in rows:
         info = infos.get(row.path)
         if info is None:
             continue
         if info not in chosen:
-            chosen[info] = _bucket_or_fault(info, data)
+            chosen[info] = _bucket_or_issue(info, data)
         bucket = chosen[info]
         if isinstance(bucket, ClipError):
-            faults.append(fault_of(row.number, row.path, bucket))
+            issues.append(issue_of(row.number, row.path, bucket))
         else:
             clips.append(Clip(row, source, info, bucket))
-    return clips, faults
+    return clips, issues
 
 
 def split_holdout(clips: list[Clip], data: Data) -> tuple[list[Clip], list[Clip]]:
@@ -162,10 +162,10 @@ def split_holdout(clips: list[Clip], data: Data) -> tuple[list[Clip], list[Clip]
     return [clip for clip in clips if clip.row.path not in held], [clip for clip in clips if clip.row.path in held]
 
 
-def short_paths(faults: list[DataFault], data: Data) -> list[DataFault]:
-    """The faults with paths relative to the root, safe to print and write."""
+def short_paths(issues: list[DataIssue], data: Data) -> list[DataIssue]:
+    """The issues with paths relative to the root, safe to print and write."""
     roots = _roots(data)
-    return [replace(fault, file=_shown(fault.file, roots), what=visible(fault.what)) for fault in faults]
+    return [replace(issue, file=_shown(issue.file, roots), what=visible(issue.what)) for issue in issues]
 
 
 def _roots(data: Data) -> list[str]:
@@ -182,15 +182,15 @@ def _share(share: float, count: int) -> int:
     return max(round(share * count), 1) if share > 0 and count else 0
 
 
-def _examine_videos(rows: list[Row], data: Data, cache_dir: Path) -> tuple[dict[str, VideoInfo], list[DataFault]]:
+def _examine_videos(rows: list[Row], data: Data, cache_dir: Path) -> tuple[dict[str, VideoInfo], list[DataIssue]]:
     """Information about each video; videos not in the index are probed in worker processes."""
     stamps: dict[str, Stamp] = {}
-    faults = []
+    issues = []
     for row in rows:
         try:
             stamps[row.path] = _stamp(row.path)
         except ClipError as error:
-            faults.append(fault_of(row.number, row.path, error))
+            issues.append(issue_of(row.number, row.path, error))
     with FileIndex(cache_dir / "index.sqlite") as index:
         infos = index.infos(list(stamps.values()))
         unknown = [path for path in stamps if path not in infos]
@@ -207,23 +207,23 @@ def _examine_videos(rows: list[Row], data: Data, cache_dir: Path) -> tuple[dict[
                         infos[path] = result
                         logger.debug("%s: %s", path, result)
             index.add_infos((stamps[path], infos[path]) for path in unknown if path in infos)
-    faults += [fault_of(row.number, row.path, failed[row.path]) for row in rows if row.path in failed]
-    return infos, faults
+    issues += [issue_of(row.number, row.path, failed[row.path]) for row in rows if row.path in failed]
+    return infos, issues
 
 
-def _latent_clips(rows: list[Row], source: int, allowed: str | None) -> tuple[list[Clip], list[DataFault]]:
+def _latent_clips(rows: list[Row], source: int, allowed: str | None) -> tuple[list[Clip], list[DataIssue]]:
     """Clips that are already encoded; their bucket is their encoded shape."""
-    clips, faults = [], []
+    clips, issues = [], []
     for row in rows:
         try:
             files = latent_files(row.path)
             _check_place(files, allowed)
             info = latent_info(files)
         except ClipError as error:
-            faults.append(fault_of(row.number, row.path, error))
+            issues.append(issue_of(row.number, row.path, error))
         else:
             clips.append(Clip(row, source, info, Bucket(info.num_frames, info.height, info.width), files))
-    return clips, faults
+    return clips, issues
 
 
 def _check_place(files: LatentFiles, allowed: str | None) -> None:
@@ -261,7 +261,7 @@ def _stamp(path: str) -> Stamp:
     return stamp
 
 
-def _bucket_or_fault(info: VideoInfo, data: Data) -> Bucket | ClipError:
+def _bucket_or_issue(info: VideoInfo, data: Data) -> Bucket | ClipError:
     try:
         return choose_bucket(info, data)
     except ClipError as error:

@@ -14,8 +14,8 @@ from pebble import ProcessExpired, ProcessFuture, ProcessPool
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.shared_memory import has_room, no_room
 from cogvx_exp.data.buckets import Bucket
-from cogvx_exp.data.faults import ClipError
 from cogvx_exp.data.frames import FrameChoice
+from cogvx_exp.data.issues import ClipError
 from cogvx_exp.data.resize import ResizeSpec, fit_frame
 from cogvx_exp.media.errors import REENCODE
 from cogvx_exp.media.video import VideoInfo, open_video

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cogvx_exp.data.faults import ClipError
+from cogvx_exp.data.issues import ClipError
 from cogvx_exp.media.video import VideoInfo
 
 VIDEO_FOLDERS = ("video_latents", "latents")

@@ -23,7 +23,7 @@ class ProcessGroup:
     """A process's rank among the processes of a job. This base class has no communication: each process runs alone."""
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
 
     @property
     def is_main_process(self) -> bool:
@@ -65,12 +65,12 @@ class TorchProcessGroup(ProcessGroup):
         # Not all_gather_object: it unpickles what other machines send, which lets anyone on the network run code here.
         # JSON bytes differ in length and all_gather needs equal shapes, so the sizes are exchanged first.
         encoded = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)]
         all_gather(sizes, torch.tensor([len(encoded)]), group=group)
         longest = int(max(sizes))
         padded = torch.zeros(longest, dtype=torch.uint8)
         padded[: len(encoded)] = encoded
-        received = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.world)]
+        received = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.world_size)]
         all_gather(received, padded, group=group)
         texts = [bytes(data[: int(size)].tolist()) for data, size in zip(received, sizes, strict=True)]
         return [json.loads(text) for text in texts]
@@ -84,12 +84,15 @@ def rank_and_world_size() -> tuple[int, int] | None:
     Raises:
         UserError: the variables are inconsistent.
     """
-    for rank, world, started in (("RANK", "WORLD_SIZE", "RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_ID")):
+    for rank, number, started in (
+        ("RANK", "WORLD_SIZE", "RANK"),
+        ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_ID"),
+    ):
         if rank not in os.environ or started not in os.environ:
             continue
-        place, size = os.environ[rank], os.environ.get(world, "1")
+        place, size = os.environ[rank], os.environ.get(number, "1")
         if not (place.isdecimal() and size.isdecimal() and (int(size) <= 1 or int(place) < int(size))):
-            raise UserError(f"{rank}={place} and {world}={size} are not a valid rank; unset both to run one process")
+            raise UserError(f"{rank}={place} and {number}={size} are not a valid rank; unset both to run one process")
         if int(size) > 1:
             return int(place), int(size)
     return None
@@ -125,40 +128,40 @@ def init_process_group(cuda: bool, timeout: int) -> ProcessGroup:
         return ProcessGroup()
     import torch.distributed as dist
 
-    rank, world = place
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world))
+    rank, world_size = place
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size))
     os.environ.setdefault("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if name not in os.environ:
             source = "RANK" if "SLURM_PROCID" not in os.environ else "SLURM_PROCID"
             raise UserError(
-                f"this is process {rank} of {world}, but {name} is not set; export it for all of them, or unset "
+                f"this is process {rank} of {world_size}, but {name} is not set; export it for all of them, or unset "
                 f"{source} to run a single process"
             )
     if not dist.is_initialized():
-        _meet(rank, world, timeout)
+        _meet(rank, world_size, timeout)
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        logger.info("joining %d processes at %s (%s), timeout of a step %d s", world, where, backend, timeout)
+        logger.info("joining %d processes at %s (%s), timeout of a step %d s", world_size, where, backend, timeout)
         started = time.monotonic()
         try:
-            with report_long_wait(f"the other processes ({world} in all) at {where}"):
+            with report_long_wait(f"the other processes ({world_size} in all) at {where}"):
                 dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
                 # Timeouts belong to groups, so long waits outside of steps need a second one.
                 group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
         except (RuntimeError, TimeoutError) as error:  # torch's errors of stores, networks and gloo
             reason = str(error).partition("\n")[0][:200]
             raise UserError(
-                f"the {world} processes did not meet at {where} ({reason}); check that all of them run and that the "
-                "machines reach each other (GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name the network interface)"
+                f"the {world_size} processes did not meet at {where} ({reason}); check that all of them run and that "
+                "the machines reach each other (GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name the network interface)"
             ) from error
-        assert dist.get_world_size() == world
+        assert dist.get_world_size() == world_size
         logger.info("joined after %.1f s", time.monotonic() - started)
-        return TorchProcessGroup(rank, world, group)
-    return TorchProcessGroup(rank, world, dist.new_group(backend="gloo", timeout=LONGEST_WAIT))
+        return TorchProcessGroup(rank, world_size, group)
+    return TorchProcessGroup(rank, world_size, dist.new_group(backend="gloo", timeout=LONGEST_WAIT))
 
 
-def _meet(rank: int, world: int, timeout: float) -> None:
+def _meet(rank: int, world_size: int, timeout: float) -> None:
     """Waits for the first process, unless torchrun has done so."""
     host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
     if not port.isdecimal():

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cogvx_exp.config.faults import ConfigError
+from cogvx_exp.config.issues import ConfigError
 from cogvx_exp.config.schema import TrainJob, Validation
 from cogvx_exp.estimate.prediction import Prediction
 

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from cogvx_exp.config.faults import ConfigError
+from cogvx_exp.config.issues import ConfigError
 from cogvx_exp.config.rules.jobs import check_memory
 from cogvx_exp.config.schema import Hardware, TrainJob
 from cogvx_exp.config.typed import typed
@@ -70,9 +70,9 @@ def _recompose(overrides: list[str], more: list[str]) -> TrainJob:
     replaced = {text.partition("=")[0] for text in more}
     kept = [text for text in overrides if text.lstrip("+").partition("=")[0] not in replaced]
     job = typed(compose("train", [*kept, *more]), TrainJob)
-    faults = check_memory(job)
-    if faults:
-        raise ConfigError(faults)
+    issues = check_memory(job)
+    if issues:
+        raise ConfigError(issues)
     return job
 
 

@@ -26,7 +26,7 @@ class _Share:
     """Quantities that determine the memory of one process."""
 
     how: str
-    world: int
+    world_size: int
     compute: int
     """Bytes per value in the dtype of the computation."""
     frozen: int
@@ -46,21 +46,21 @@ class _Share:
 
 def split_over(step: StepBytes, job: TrainJob, device: str = "cuda") -> StepBytes:
     """The bytes of one of the job's processes."""
-    world = job.distributed.processes * job.distributed.nodes
-    if job.distributed.name in ("single", "ddp") or world == 1:
+    world_size = job.distributed.processes * job.distributed.nodes
+    if job.distributed.name in ("single", "ddp") or world_size == 1:
         return step
     compute = resolve_dtype(job.model, device).itemsize
     frozen, size = step.resident["weights"], trained_dtype(job.optim).itemsize
     trained = step.resident[TRAINED] // size // (2 if job.ema_decay else 1)
     block = (frozen // compute + trained) // job.model.transformer.num_layers
-    share = _Share(job.distributed.name, world, compute, frozen, trained, size, block)
+    share = _Share(job.distributed.name, world_size, compute, frozen, trained, size, block)
     return _fully_sharded(step, share) if share.how == "fsdp" else _zero(step, share)
 
 
 def _fully_sharded(step: StepBytes, share: _Share) -> StepBytes:
     """FSDP2. Trained weights are sharded in full fine-tuning and replicated otherwise."""
     split = ("weights", TRAINED, "gradients", "optimizer") if share.full else ("weights",)
-    parts = _each(step, lambda moment: _divided(moment, split, share.world))
+    parts = _each(step, lambda moment: _divided(moment, split, share.world_size))
     gathered = share.block * share.compute
     forward = Counter({GATHERED: BLOCKS_GATHERED * gathered})
     backward = forward
@@ -81,11 +81,11 @@ def _fully_sharded(step: StepBytes, share: _Share) -> StepBytes:
 def _zero(step: StepBytes, share: _Share) -> StepBytes:
     """DeepSpeed (runtime/zero/stage_1_and_2.py, stage3.py): computes with copies of sharded float32 weights."""
     splits, offload = splits_weights(share.how), share.how == "zero2_offload"
-    part = -(-share.trained // share.world)
+    part = -(-share.trained // share.world_size)
     of_weights = (part if splits else share.trained) * share.compute + (0 if offload else part * FLOAT32)
 
     def own(moment: Counter[str]) -> Counter[str]:
-        result = _divided(moment, ("optimizer", *(("weights",) if splits else ())), share.world)
+        result = _divided(moment, ("optimizer", *(("weights",) if splits else ())), share.world_size)
         result["optimizer"] *= not offload
         return result + Counter({"gradients": -result["gradients"], TRAINED: of_weights - result[TRAINED]})
 
@@ -115,5 +115,5 @@ def _each(step: StepBytes, change: Callable[[Counter[str]], Counter[str]]) -> St
     return replace(step, **{moment: change(getattr(step, moment)) for moment in moments})
 
 
-def _divided(moment: Counter[str], kinds: tuple[str, ...], world: int) -> Counter[str]:
-    return Counter({kind: size // world if kind in kinds else size for kind, size in moment.items()})
+def _divided(moment: Counter[str], kinds: tuple[str, ...], world_size: int) -> Counter[str]:
+    return Counter({kind: size // world_size if kind in kinds else size for kind, size in moment.items()})

@@ -45,8 +45,8 @@ class HeldOutLoss:
         items = [(clip, number) for clip in range(len(self.clips.names)) for number in range(len(timesteps))]
         measured: list[float] = []
         # All processes must run equally many passes: a sharded model needs all of them for each.
-        for position in range(-(-len(items) // processes.world)):
-            clip, number = items[min(position * processes.world + processes.rank, len(items) - 1)]
+        for position in range(-(-len(items) // processes.world_size)):
+            clip, number = items[min(position * processes.world_size + processes.rank, len(items) - 1)]
             # Negative sample numbers: training never uses the same noise.
             batch = self.samples[SampleIndex(-1 - clip * len(timesteps) - number, clip)].to(compute.device)
             batch = replace(batch, timesteps=torch.full_like(batch.timesteps, timesteps[number]))
@@ -56,7 +56,7 @@ class HeldOutLoss:
         gathered = processes.all_gather(measured)
         by_timestep: dict[int, list[float]] = {timestep: [] for timestep in timesteps}
         for index, (_, number) in enumerate(items):
-            by_timestep[timesteps[number]].append(gathered[index % processes.world][index // processes.world])
+            by_timestep[timesteps[number]].append(gathered[index % processes.world_size][index // processes.world_size])
         logger.debug("held-out loss: %d clips x %d timesteps", len(self.clips.names), len(timesteps))
         del vae
         release(compute.device)

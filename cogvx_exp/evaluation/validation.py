@@ -53,11 +53,11 @@ class Validator:
         scheduler = load_scheduler(context.folder, self.model.sampling.scheduler)
         sampler = Sampler(transformer, vae, scheduler, self.embeds, compute, offload=self.offload, images=self.images)
         paths = [folder / file_name(index, request.prompt) for index, request in enumerate(self.requests)]
-        rounds = -(-len(paths) // processes.world)
+        rounds = -(-len(paths) // processes.world_size)
         latents: dict[int, torch.Tensor] = {}
         try:
             for number in progress(f"Sampling at step {step}", range(rounds)):
-                index = number * processes.world + processes.rank
+                index = number * processes.world_size + processes.rank
                 latents[index] = sampler.sample_latents(self.requests[min(index, len(paths) - 1)])
             with sampler.without_transformer():  # only once, as offloading may take longer than decoding
                 for index in (index for index in latents if index < len(paths)):

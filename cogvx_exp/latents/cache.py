@@ -26,7 +26,7 @@ from cogvx_exp.console.progress import console
 from cogvx_exp.core.disk import plain_disk_errors
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import atomic_write, fingerprint
-from cogvx_exp.data.faults import ClipError
+from cogvx_exp.data.issues import ClipError
 
 logger = logging.getLogger(__name__)
 

@@ -33,7 +33,7 @@ def prepare_captions(captions: Iterable[str], context: PipelineContext) -> dict[
     # Sorted, so that batches, and thus the last bits of embeddings, do not depend on the order of rows.
     ordered = sorted(keys)
     groups = [ordered[first : first + CAPTIONS_AT_ONCE] for first in range(0, len(ordered), CAPTIONS_AT_ONCE)]
-    groups = groups[context.processes.rank :: context.processes.world]
+    groups = groups[context.processes.rank :: context.processes.world_size]
     missing = [group for group in groups if not all(cache.has(keys[caption], shape) for caption in group)]
     logger.info("captions: %d distinct, %d to encode here", len(keys), sum(map(len, missing)))
     if missing:

@@ -6,7 +6,7 @@ from pathlib import Path
 from cogvx_exp.config.schema import Data
 from cogvx_exp.console.progress import console
 from cogvx_exp.data.dataset import Clip, Dataset, accept, short_paths
-from cogvx_exp.data.faults import DataFault
+from cogvx_exp.data.issues import DataIssue
 from cogvx_exp.latents.cache import TensorCache
 from cogvx_exp.latents.captions import import_embeds, prepare_captions
 from cogvx_exp.latents.context import PipelineContext
@@ -58,12 +58,12 @@ def encode_dataset(
     # Held-out clips are always cached, so their loss is measured on the same pixels every time.
     to_cache = everything if data.encode == "cache" else dataset.held_out
     if to_cache:
-        found, faults = prepare_videos(to_cache, data, context)
-        gathered = context.processes.all_gather([astuple(fault) for fault in faults])
-        faults = [DataFault(*fault) for of_process in gathered for fault in of_process]
+        found, issues = prepare_videos(to_cache, data, context)
+        gathered = context.processes.all_gather([astuple(issue) for issue in issues])
+        issues = [DataIssue(*issue) for of_process in gathered for issue in of_process]
         entries = {clip.name: entry for clip, entry in zip(to_cache, found, strict=True)}
-        dataset = _without(dataset, {(fault.row, fault.file) for fault in faults})
-        accept(replace(dataset, faults=short_paths(faults, data)), data, console, report)
+        dataset = _without(dataset, {(issue.row, issue.file) for issue in issues})
+        accept(replace(dataset, issues=short_paths(issues, data)), data, console, report)
 
     def gather(clips: list[Clip]) -> EncodedClips:
         return EncodedClips(

@@ -21,8 +21,8 @@ from cogvx_exp.core.files import write_text
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.dataset import Clip, Dataset
 from cogvx_exp.data.decoding import DecodingPool, read_clip
-from cogvx_exp.data.faults import ClipError, print_faults
 from cogvx_exp.data.frames import choose_frames
+from cogvx_exp.data.issues import ClipError, print_issues
 from cogvx_exp.data.resize import ResizeSpec, cropped_share
 
 THUMBNAIL_HEIGHT = 96
@@ -61,9 +61,9 @@ def inspect_dataset(dataset: Dataset, job: PrepareJob, console: PlainConsole) ->
         console.print(_table(("read by", "clips"), [(reader, str(count)) for reader, count in readers]))
     if why_no_tokens:
         console.print(f"\nCaption lengths are unknown: {why_no_tokens}", soft_wrap=True)
-    if dataset.faults:
-        console.warn(f"\n{len(dataset.faults)} rows cannot be used:")
-        print_faults(dataset.faults, console)
+    if dataset.issues:
+        console.warn(f"\n{len(dataset.issues)} rows cannot be used:")
+        print_issues(dataset.issues, console)
     path = job.inspect.output_dir / "index.html"
     cards = _cards(clips[: job.inspect.clips], job, tokens)
     page = Environment(loader=PackageLoader("cogvx_exp.latents"), autoescape=True).get_template("inspect.html.j2")

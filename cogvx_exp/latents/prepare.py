@@ -24,9 +24,9 @@ from cogvx_exp.core.files import file_hash, read_json
 from cogvx_exp.data.dataset import Clip
 from cogvx_exp.data.decoding import DecodingPool, read_clip
 from cogvx_exp.data.factory_latents import load_tensor
-from cogvx_exp.data.faults import ClipError, DataFault, fault_of
 from cogvx_exp.data.frames import choose_frames
 from cogvx_exp.data.index.files import FileIndex, stamp_of
+from cogvx_exp.data.issues import ClipError, DataIssue, issue_of
 from cogvx_exp.data.resize import ResizeSpec
 from cogvx_exp.latents.cache import TensorCache
 from cogvx_exp.latents.context import PipelineContext
@@ -82,27 +82,27 @@ class _Work:
 
 def prepare_videos(
     clips: list[Clip], data: Data, context: PipelineContext
-) -> tuple[list[tuple[Entry, ...]], list[DataFault]]:
+) -> tuple[list[tuple[Entry, ...]], list[DataIssue]]:
     """Encodes clips that are not in the cache.
 
     Returns:
-        The entries of every clip (with data.random_flip, of the clip and its mirror image), and the faults of those
+        The entries of every clip (with data.random_flip, of the clip and its mirror image), and the issues of those
         that
             could not be encoded.
     """
     works = _all_work(clips, data, context)
-    faults: dict[str, ClipError] = {}
-    groups = _groups(works, data.encode_batch_size)[context.processes.rank :: context.processes.world]
+    issues: dict[str, ClipError] = {}
+    groups = _groups(works, data.encode_batch_size)[context.processes.rank :: context.processes.world_size]
     missing = [group for group in groups if not all(work.done(context.cache, context.task) for work in group)]
     logger.info("clips: %d entries, %d to encode or import here", len(works), sum(map(len, missing)))
     _log_missing(missing, context)
     for work in (work for group in missing for work in group if work.clip.latents):
-        _import(work, context, faults)
+        _import(work, context, issues)
     missing = [group for group in missing if not group[0].clip.latents]
     if missing:
         started = time.perf_counter()
         vae = load_vae(context.folder, context.compute, context.memory)
-        done = _encode_groups(missing, data, vae, context, faults)
+        done = _encode_groups(missing, data, vae, context, issues)
         for _ in progress("Encoding clips", done, sum(map(len, missing))):
             pass
         del vae
@@ -111,9 +111,9 @@ def prepare_videos(
     entries: dict[str, list[Entry]] = {}
     for work in works:
         entries.setdefault(_id(work.clip), []).append(work.entry)
-    bad = [clip for clip in clips if _id(clip) in faults]
+    bad = [clip for clip in clips if _id(clip) in issues]
     return [tuple(dict.fromkeys(entries[_id(clip)])) for clip in clips], [
-        fault_of(clip.row.number, clip.row.path, faults[_id(clip)]) for clip in bad
+        issue_of(clip.row.number, clip.row.path, issues[_id(clip)]) for clip in bad
     ]
 
 
@@ -170,13 +170,13 @@ def _imported_entry(clip: Clip, hashes: dict[str, str], context: PipelineContext
     return Entry(context.cache.key({"moments": hashes[clip.latents.moments]}), extras)
 
 
-def _import(work: _Work, context: PipelineContext, faults: dict[str, ClipError]) -> None:
+def _import(work: _Work, context: PipelineContext, issues: dict[str, ClipError]) -> None:
     """Copies an already encoded clip into the cache."""
     assert work.clip.latents
-    _try(faults, work.clip, context.cache, work.entry.moments, load_tensor(work.clip.latents.moments, 4))
+    _try(issues, work.clip, context.cache, work.entry.moments, load_tensor(work.clip.latents.moments, 4))
     for name, key in work.entry.extras:
         imported = load_tensor(context.task.cached[name].imported(work.clip.latents), 4)
-        _try(faults, work.clip, context.cache, key, imported)
+        _try(issues, work.clip, context.cache, key, imported)
 
 
 def _groups(works: list[_Work], size: int) -> list[list[_Work]]:
@@ -191,7 +191,7 @@ def _groups(works: list[_Work], size: int) -> list[list[_Work]]:
 
 
 def _encode_groups(
-    groups: list[list[_Work]], data: Data, vae: Any, context: PipelineContext, faults: dict[str, ClipError]
+    groups: list[list[_Work]], data: Data, vae: Any, context: PipelineContext, issues: dict[str, ClipError]
 ) -> Iterator[None]:
     """Encodes and saves groups; yields once per clip."""
     tasks = (_decoding_task(work, data) for group in groups for work in group)
@@ -199,13 +199,13 @@ def _encode_groups(
         decoded = pool.map(read_clip, tasks)
         for group in groups:
             frames = {work: next(decoded) for work in group}
-            faults |= {_id(work.clip): found for work, found in frames.items() if isinstance(found, ClipError)}
+            issues |= {_id(work.clip): found for work, found in frames.items() if isinstance(found, ClipError)}
             good = [work for work in group if isinstance(frames[work], np.ndarray)]
             if good:
                 pixels = to_pixels([frames[work] for work in good], vae.device, data.pin_memory)
                 moments = encode_videos(pixels, vae)
                 for work, of_clip in zip(good, moments, strict=True):
-                    _save(work, of_clip, frames[work], context, faults)
+                    _save(work, of_clip, frames[work], context, issues)
             yield from (None for _ in group)
 
 
@@ -216,20 +216,20 @@ def _decoding_task(work: _Work, data: Data) -> tuple[Any, ...]:
 
 
 def _save(
-    work: _Work, moments: torch.Tensor, frames: np.ndarray, context: PipelineContext, faults: dict[str, ClipError]
+    work: _Work, moments: torch.Tensor, frames: np.ndarray, context: PipelineContext, issues: dict[str, ClipError]
 ) -> None:
     """Writes the missing tensors of an entry."""
     if not work.has_moments(context.cache):
-        _try(faults, work.clip, context.cache, work.entry.moments, moments)
+        _try(issues, work.clip, context.cache, work.entry.moments, moments)
     for name, key in work.missing_extras(context.cache, context.task):
-        _try(faults, work.clip, context.cache, key, context.task.cached[name].make(frames))
+        _try(issues, work.clip, context.cache, key, context.task.cached[name].make(frames))
 
 
-def _try(faults: dict[str, ClipError], clip: Clip, cache: TensorCache, key: str, tensor: torch.Tensor) -> None:
+def _try(issues: dict[str, ClipError], clip: Clip, cache: TensorCache, key: str, tensor: torch.Tensor) -> None:
     try:
         cache.save(key, tensor)
     except ClipError as error:
-        faults[_id(clip)] = error
+        issues[_id(clip)] = error
 
 
 def _id(clip: Clip) -> str:

@@ -24,7 +24,7 @@ def encode(job: PrepareJob) -> None:
         if job.model.weights == "pretrained":
             pretrained_folder(job.model)
         dataset = load_dataset(job.data, job.cache_dir)
-        accept(dataset, job.data, console, _faults(job))
+        accept(dataset, job.data, console, _issues(job))
     if job.distributed.processes > 1 and rank_and_world_size() is None:
         run_processes(WORKER, job.model_dump_json(), job.distributed)
     else:
@@ -55,7 +55,7 @@ def _encode_share(job: PrepareJob, dataset: Dataset) -> None:
     compute = choose_compute(local_device(job.device), job.model)
     pipeline = pipeline_folder(job.model, job.cache_dir)
     context = PipelineContext(pipeline, compute, job.memory, job.cache_dir, build_task(job.task), processes)
-    encode_dataset(dataset, job.data, context, [], _faults(job))
+    encode_dataset(dataset, job.data, context, [], _issues(job))
     console.result(f"Encoded in {context.cache.folder}")
 
 
@@ -67,6 +67,6 @@ def inspect(job: PrepareJob) -> None:
     inspect_dataset(dataset, job, console)
 
 
-def _faults(job: PrepareJob) -> Path:
+def _issues(job: PrepareJob) -> Path:
     rank, _ = rank_and_world_size() or (0, 1)
     return job.cache_dir / (f"faults-{rank}.csv" if rank else "faults.csv")

@@ -116,16 +116,16 @@ def _begin(job: TrainJob, overrides: list[str]) -> Start:
         check_named_files(job)
         dataset = load_dataset(job.data, job.cache_dir)
     preflight(job, overrides, {clip.bucket for clip in dataset.clips})
-    faults = folder.faults if writes else None
+    issues = folder.issues if writes else None
     if opening:
-        faults = opening.faults(folder, job)
-        faults.unlink(missing_ok=True)
+        issues = opening.issues(folder, job)
+        issues.unlink(missing_ok=True)
     elif writes:
         folder = _start_folder(folder, job, overrides, new=new)
-        faults = folder.faults
+        issues = folder.issues
     if writes and HydraConfig.get().mode == RunMode.RUN:  # a sweep has a table
         console.print(f"Run folder: {folder.path}", soft_wrap=True, markup=False)
-    accept(dataset, job.data, console, faults)
+    accept(dataset, job.data, console, issues)
     return Start(folder, dataset, checkpoint, opening)
 
 
@@ -157,12 +157,12 @@ def _run_here(job: TrainJob, start: Start) -> float | None:
 
 def _run_as_started(job: TrainJob, overrides: list[str], place: tuple[int, int]) -> float | None:
     """Trains as one of several processes started by torchrun, accelerate or Slurm."""
-    rank, world = place
+    rank, world_size = place
     if job.distributed.name == "single":
         raise UserError(
-            f"this is process {rank} of {world}, but distributed=single; use distributed=ddp or another mode"
+            f"this is process {rank} of {world_size}, but distributed=single; use distributed=ddp or another mode"
         )
-    there = job.distributed.model_copy(update={"processes": world, "nodes": 1, "node_rank": 0})
+    there = job.distributed.model_copy(update={"processes": world_size, "nodes": 1, "node_rank": 0})
     job = job.model_copy(update={"distributed": there})
     quiet_libraries(job.quant.name)
     from cogvx_exp.training.run import joined

@@ -9,8 +9,8 @@ from cogvx_exp.config.schema import Data
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.data.dataset import Clip
 from cogvx_exp.data.decoding import DecodingPool, read_clip
-from cogvx_exp.data.faults import ClipError
 from cogvx_exp.data.frames import choose_frames
+from cogvx_exp.data.issues import ClipError
 from cogvx_exp.data.resize import ResizeSpec
 from cogvx_exp.diffusion.batch import Batch, collate
 from cogvx_exp.latents.context import PipelineContext

@@ -45,8 +45,8 @@ class BatchStream(Sampler[list[SampleIndex]]):
         seed: seed of the order.
         drop_remainder: drop a bucket's incomplete last batch; otherwise fill it with clips of the bucket.
         start: number of the first batch over all processes.
-        rank: this process yields the batches `start + rank`, `start + rank + world` and so on.
-        world: processes that share the stream.
+        rank: this process yields the batches `start + rank`, `start + rank + world_size` and so on.
+        world_size: processes that share the stream.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class BatchStream(Sampler[list[SampleIndex]]):
         drop_remainder: bool,
         start: int = 0,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
     ):
         self.batch_size = batch_size
         self.seed = seed
         self.drop_remainder = drop_remainder
         self.start = start
         self.rank = rank
-        self.world = world
+        self.world_size = world_size
         sources = np.zeros(len(buckets), int) if sources is None else sources
         self._groups = list(_groups(np.asarray(buckets), sources, rates or [1.0]))
         draws = np.bincount(
@@ -85,7 +85,7 @@ class BatchStream(Sampler[list[SampleIndex]]):
         number = self.start
         while True:
             for clips in self.epoch(epoch)[position:]:
-                if (number - self.start) % self.world == self.rank:
+                if (number - self.start) % self.world_size == self.rank:
                     first = number * self.batch_size
                     yield [SampleIndex(first + offset, int(clip)) for offset, clip in enumerate(clips)]
                 number += 1

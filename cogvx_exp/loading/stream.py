@@ -30,7 +30,7 @@ def batch_stream(job: TrainJob, dataset: Dataset, processes: ProcessGroup) -> Ba
         seed=job.seed,
         drop_remainder=drop,
         rank=processes.rank,
-        world=processes.world,
+        world_size=processes.world_size,
     )
     counts = dataset.bucket_counts()
     logger.info("%d batches in an epoch; clips by bucket: %s", stream.batches_per_epoch, counts)

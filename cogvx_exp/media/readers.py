@@ -72,7 +72,7 @@ class DecordReader:
         for place, index in enumerate(indices):
             try:
                 frame = self._frame(index)
-            except Exception:  # of several classes; PyAV finds out whether the file is at fault
+            except Exception:  # of several classes; PyAV finds out whether the file is at issue
                 yield from PyAvReader(self._path, read_timeline(self._path), DECORD).frames(indices[place:])
                 return
             yield frame

@@ -93,7 +93,7 @@ def check_devices(processes: ProcessGroup, device: torch.device) -> None:
     Raises:
         UserError: two processes do.
     """
-    if processes.world == 1 or device.type != "cuda":
+    if processes.world_size == 1 or device.type != "cuda":
         return
     gpu = f"{platform.node()} {torch.cuda.get_device_properties(device).uuid}"
     gathered = processes.all_gather(gpu)

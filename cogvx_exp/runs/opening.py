@@ -24,9 +24,9 @@ class Opening:
     pid: int = field(default_factory=os.getpid)
     """The process whose end is the end of the run."""
 
-    def faults(self, folder: RunFolder, job: TrainJob) -> Path:
-        """Where faults of the dataset are written until then."""
-        return job.cache_dir / f"faults-{folder.path.name}.csv"
+    def issues(self, folder: RunFolder, job: TrainJob) -> Path:
+        """Where issues of the dataset are written until then."""
+        return job.cache_dir / f"issues-{folder.path.name}.csv"
 
     def write(self, folder: RunFolder, job: TrainJob, step: int) -> None:
         """Sets aside results of the old branch, and writes the new settings.
@@ -44,10 +44,10 @@ class Opening:
             text = f"Moved the results after step {step} to {branch} (resume={branch} continues from them)"
             console.warn(text)
         folder.start(job, self.arguments)
-        folder.faults.unlink(missing_ok=True)
-        faults = self.faults(folder, job)
-        if faults.exists():
-            shutil.move(faults, folder.faults)
+        folder.issues.unlink(missing_ok=True)
+        issues = self.issues(folder, job)
+        if issues.exists():
+            shutil.move(issues, folder.issues)
         if folder.held_out.exists():
             with Metrics(folder.held_out, step):
                 pass  # drops the lines after `step`

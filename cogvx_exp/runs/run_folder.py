@@ -63,7 +63,7 @@ class RunFolder:
         return self.path / "logs"
 
     @property
-    def faults(self) -> Path:
+    def issues(self) -> Path:
         """The unusable clips."""
         return self.path / "faults.csv"
 

@@ -41,13 +41,13 @@ def check_even(optimizer: torch.optim.Optimizer) -> None:
     """
     if not math.isfinite(getattr(optimizer, "block_size", math.inf)):  # only quantizing optimizers have one
         return
-    world = dist.get_world_size()
+    world_size = dist.get_world_size()
     for weight in (weight for group in optimizer.param_groups for weight in group["params"]):
-        largest = -(-weight.shape[0] // world) * weight[0].numel()
-        if isinstance(weight, DTensor) and weight.shape[0] % world and largest >= QUANTIZED_FROM:
+        largest = -(-weight.shape[0] // world_size) * weight[0].numel()
+        if isinstance(weight, DTensor) and weight.shape[0] % world_size and largest >= QUANTIZED_FROM:
             raise UserError(
                 f"distributed.processes: {type(optimizer).__name__} shards its states evenly, but {weight.shape[0]} "
-                f"rows of a weight are not divisible by {world} processes; use another number, or optim=adamw"
+                f"rows of a weight are not divisible by {world_size} processes; use another number, or optim=adamw"
             )
 
 

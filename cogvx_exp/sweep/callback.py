@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
 
-from cogvx_exp.config.faults import ConfigError
+from cogvx_exp.config.issues import ConfigError
 from cogvx_exp.console.progress import console
 from cogvx_exp.console.terminal import visible
 from cogvx_exp.core.errors import CrashError, UserError
@@ -96,8 +96,8 @@ def note_failure(overrides: list[str], error: UserError | CrashError) -> None:
     if read_status(folder.path).get("status") == "finished":
         return  # it belongs to another sweep
     folder.path.mkdir(parents=True, exist_ok=True)
-    faults = error.faults if isinstance(error, ConfigError) else []
-    message = "; ".join(f"{fault.setting} {fault.problem}" for fault in faults) or str(error)
+    issues = error.issues if isinstance(error, ConfigError) else []
+    message = "; ".join(f"{issue.setting} {issue.problem}" for issue in issues) or str(error)
     shown = [text for text in overrides if not text.startswith("sweep.")]
     write_status(folder, "failed", message=message, overrides=shown, crashed=crashed)
 

@@ -42,7 +42,7 @@ class Callbacks:
             callbacks.append(Callback(self.measure, validation.loss_every))
         callbacks.append(Callback(self.save, job.checkpoint.every))
         if self._run.data.validator and isinstance(validation, Validation):
-            per_step = job.gradient_accumulation * self._run.processes.world
+            per_step = job.gradient_accumulation * self._run.processes.world_size
             steps_per_epoch = math.ceil(training.stream.batches_per_epoch / per_step)
             epochs = validation.every_epochs
             every = epochs * steps_per_epoch if epochs else validation.every
@@ -59,7 +59,7 @@ class Callbacks:
         """Saves the state after a step."""
         job, training, processes = self._run.job, self._run.training, self._run.processes
         self._check_agreement(step)
-        batches = training.batches_done(step, job.gradient_accumulation * processes.world)
+        batches = training.batches_done(step, job.gradient_accumulation * processes.world_size)
         epoch, position = divmod(batches, training.stream.batches_per_epoch)
         config = job.model_dump(mode="json")
         about = {
@@ -67,7 +67,7 @@ class Callbacks:
             "batches": batches,
             "epoch": epoch,
             "batches_in_epoch": position,
-            "processes": processes.world,
+            "processes": processes.world_size,
             "held_out_loss": self._held_out_losses.get(step),
             "about": training.about,
             "dataset": self._identity,
@@ -94,7 +94,7 @@ class Callbacks:
             RuntimeError: their weights differ.
         """
         processes, strategy = self._run.processes, self._run.training.state.strategy
-        if processes.world == 1:
+        if processes.world_size == 1:
             return
         gathered = processes.all_gather([device_name(self._run.data.compute.device), strategy.fingerprint()])
         for rank, (name, weights) in enumerate(gathered):

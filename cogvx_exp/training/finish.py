@@ -79,7 +79,7 @@ def finish(run: Context, exported: Path, seconds: float, unsaved: str) -> dict[s
         plot_loss(lines, folder.path / "loss.png", job.name)
     summary = _summary(job, lines, run.memory, exported, seconds)
     summary |= {"held_out": read_metrics(folder.held_out)[-1]} if training.held_out else {}
-    summary["processes"] = run.processes.world
+    summary["processes"] = run.processes.world_size
     summary["checkpoint_seconds"] = {name: round(value, 3) for name, value in training.seconds_for_checkpoints.items()}
     summary["clips"] = run.data.encoded.dataset.describe()
     write_json(folder.path / "summary.json", summary)

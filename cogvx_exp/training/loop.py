@@ -104,7 +104,9 @@ def train_loop(
             seconds = time.perf_counter() - started
             memory = memory_in_use(state.transformer.device)
             smoothed = smoother(result.loss if smoothed is None else smoothed, result.loss, step)
-            used = {"mfu": round(result.work.flops / seconds / (peak * schedule.processes.world), 4)} if peak else {}
+            used = (
+                {"mfu": round(result.work.flops / seconds / (peak * schedule.processes.world_size), 4)} if peak else {}
+            )
             with profiler.range("logging"):
                 metrics.write(
                     step=step,
@@ -171,7 +173,7 @@ def _optimizer_step(
             f"the loss is {value} at step {step} (clips: {', '.join(bad)}); the last checkpoint is kept. "
             "Lower optim.lr, check these clips, or use model.dtype=float32"
         )
-    if schedule.processes.world > 1:
+    if schedule.processes.world_size > 1:
         # Stochastic rounding draws from the global generator, whose state differs between processes by now.
         torch.manual_seed(strategy.rounding_seed(schedule.seed, step))
     with around("optimizer"):

@@ -78,14 +78,14 @@ def train(
     started = time.monotonic()
     stop = StopRequest(job.checkpoint.max_minutes)
     with explained_out_of_memory(job), stop.listening(), joined(job) as processes:
-        assert processes.world == job.distributed.processes * job.distributed.nodes, "every process has joined"
+        assert processes.world_size == job.distributed.processes * job.distributed.nodes, "every process has joined"
         compute = choose_compute(local_device(job.device), job.model)
         check_devices(processes, compute.device)
         check_attention(job.attention, compute)
         check_products(job.quant, compute)
         set_tf32(job.allow_tf32)
         memory = MemoryLog(compute.device, processes)
-        data = prepare_data(job, dataset, compute, opening.faults(folder, job) if opening else folder.faults, processes)
+        data = prepare_data(job, dataset, compute, opening.issues(folder, job) if opening else folder.issues, processes)
         memory.record("encoding")
         with accelerator_for(compute) as accelerator:
             training = build_training(job, data, accelerator, checkpoint)

@@ -129,7 +129,7 @@ class Training:
         notes = self.state.load(checkpoint)
         self.first_batch = self.stream.start = batches_done(checkpoint, self.stream.batch_size)
         self.first_step = checkpoint.step
-        say_resumed(checkpoint, notes + changes_around(checkpoint, self.stream.world, dataset), self.steps)
+        say_resumed(checkpoint, notes + changes_around(checkpoint, self.stream.world_size, dataset), self.steps)
 
     def batches(self, job: TrainJob, data: PreparedData, wait: Wait = nullcontext) -> Iterator[Batch]:
         """The batches from the current position on; `wait` is entered while waiting for one."""
@@ -141,7 +141,7 @@ class Training:
 
 
 def prepare_data(
-    job: TrainJob, dataset: Dataset, compute: Compute, faults: Path, processes: ProcessGroup
+    job: TrainJob, dataset: Dataset, compute: Compute, issues: Path, processes: ProcessGroup
 ) -> PreparedData:
     """Fills the cache with everything the run will read.
 
@@ -149,7 +149,7 @@ def prepare_data(
         job: the checked configuration.
         dataset: the clips.
         compute: device and dtype.
-        faults: file for faults found during encoding.
+        issues: file for issues found during encoding.
         processes: the processes that share the work.
 
     Raises:
@@ -176,7 +176,7 @@ def prepare_data(
     prompts = validation_prompts(validation, shown) if validation else []
     texts = [validation.negative_prompt, *prompts] if validation else []
     images = start_images(job, shown, len(prompts)) if validation and context.task.encoded_frames else None
-    encoded = encode_dataset(dataset, job.data, context, texts, faults)
+    encoded = encode_dataset(dataset, job.data, context, texts, issues)
     validator = None
     if validation:
         embeds = dict(zip(texts, load_embeds(texts, encoded.text_keys, context.cache), strict=True))
@@ -194,7 +194,7 @@ def build_training(
         UserError: the settings do not fit the model, the data or the checkpoint.
     """
     stream = batch_stream(job, data.encoded.dataset, data.processes)
-    batches_per_step = job.gradient_accumulation * data.processes.world
+    batches_per_step = job.gradient_accumulation * data.processes.world_size
     steps = run_steps(job, stream.batches_per_epoch, batches_per_step, checkpoint)
     refuse_too_few_to_profile(job, steps, checkpoint)
     note = warmup_note(job.lr_scheduler, steps) if job.epochs else None

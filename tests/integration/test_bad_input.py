@@ -8,7 +8,7 @@ import pytest
 from cogvx_exp.config.schema import Data
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.data.dataset import Dataset, load_dataset
-from cogvx_exp.data.faults import ClipError
+from cogvx_exp.data.issues import ClipError
 from tests.entry import train as main
 
 BUCKETS = ("data.height_buckets=[48]", "data.width_buckets=[80]", "data.frame_buckets=[9,17]", "data.max_num_frames=17")
@@ -52,10 +52,10 @@ def test_every_bad_file_is_named_with_its_row_and_a_way_out(zoo: Path, load) -> 
     write_manifest(zoo, *((name, f"caption of {name}") for name in ["good.mp4", *BAD]))
     dataset = load("files", zoo)
     assert [clip.row.path for clip in dataset.clips] == [str(zoo / "good.mp4")]
-    assert [(fault.row, fault.file) for fault in dataset.faults] == list(enumerate(BAD, 2))
-    for fault, words in zip(dataset.faults, BAD.values(), strict=True):
-        assert words in fault.what, fault
-        assert fault.fix
+    assert [(issue.row, issue.file) for issue in dataset.issues] == list(enumerate(BAD, 2))
+    for issue, words in zip(dataset.issues, BAD.values(), strict=True):
+        assert words in issue.what, issue
+        assert issue.fix
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else for a moment")
@@ -90,7 +90,7 @@ NAMES = ("a.mp4", "sub folder/日本語 clip.mp4")
 
 
 def captions(dataset: Dataset) -> list[tuple[str, ...]]:
-    assert not dataset.faults
+    assert not dataset.issues
     return [clip.row.captions for clip in dataset.clips]
 
 
@@ -120,7 +120,7 @@ def test_jsonl_with_several_captions_and_a_broken_line(clips: Path, load) -> Non
     (clips / "dataset.jsonl").write_text("\n".join([*lines, f'{{"caption": 3, "video": "{NAMES[1]}"}}']))
     dataset = load("jsonl", clips)
     assert [clip.row.captions for clip in dataset.clips] == [("one", "two")]
-    told = [(fault.row, fault.what) for fault in dataset.faults]
+    told = [(issue.row, issue.what) for issue in dataset.issues]
     assert [row for row, _ in told] == [2, 3, 4, 5]
     for (_, what), words in zip(
         told, ("is not JSON", "caption and video", "caption and video", "not text"), strict=True
@@ -132,13 +132,13 @@ def test_folder(clips: Path, load) -> None:
     (clips / "a.txt").write_text("one\ntwo\n")
     dataset = load("folder", clips)
     assert [clip.row.captions for clip in dataset.clips] == [("one two",)]
-    assert [fault.what for fault in dataset.faults] == ["has no caption 日本語 clip.txt"]
+    assert [issue.what for issue in dataset.issues] == ["has no caption 日本語 clip.txt"]
 
 
 def test_captions_that_cannot_be_used(clips: Path, load) -> None:
     write_manifest(clips, (NAMES[0], "good"), (NAMES[1], " "), (NAMES[0], "good"), ("", "no video"))
-    faults = load("files", clips).faults
-    assert [(fault.row, fault.what) for fault in faults] == [
+    issues = load("files", clips).issues
+    assert [(issue.row, issue.what) for issue in issues] == [
         (2, "has an empty caption"),
         (3, "repeats the video and the caption of row 1"),
         (4, "has no video"),
@@ -164,13 +164,13 @@ def test_a_path_outside_the_root_is_refused_unless_allowed(clips: Path, zoo: Pat
     outside = ["link.mp4", f"../{clips.name}/../../elsewhere.mp4", str(zoo / "good.mp4")]
     write_manifest(clips, (NAMES[0], "inside"), *((name, "outside") for name in outside))
     dataset = load("files", clips)
-    assert [fault.what for fault in dataset.faults] == ["lies outside data.root"] * 3
+    assert [issue.what for issue in dataset.issues] == ["lies outside data.root"] * 3
     allowed = load("files", clips, "data.allow_outside_root=true")
     assert len(allowed.clips) == 3
-    assert [fault.what for fault in allowed.faults] == ["does not exist"]
+    assert [issue.what for issue in allowed.issues] == ["does not exist"]
 
 
-def test_faults_stop_a_run_before_torch_or_are_skipped(
+def test_issues_stop_a_run_before_torch_or_are_skipped(
     clips: Path, shared_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_manifest(clips, (NAMES[0], "x" * 10_000), ("nope.mp4", "missing"))

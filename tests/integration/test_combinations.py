@@ -25,35 +25,35 @@ def choices(group: str) -> list[str]:
 
 
 def verdict(**chosen: str) -> list[tuple[str, str]]:
-    """The faults of a combination, as (group=choice, problem)."""
+    """The issues of a combination, as (group=choice, problem)."""
     overrides = [f"{group}={choice}" for group, choice in chosen.items()]
     overrides += ["data.sources=[{source: folder, root: x}]"] if chosen.get("data") == "mix" else ["data.root=x"]
     job = typed(compose("train", overrides), TrainJob)
-    return [(fault.setting, fault.problem) for fault in check_train(job)]
+    return [(issue.setting, issue.problem) for issue in check_train(job)]
 
 
 def expected(**chosen: str) -> list[tuple[str, str]]:
-    faults: list[tuple[str, str]] = []
+    issues: list[tuple[str, str]] = []
     model, task = chosen.get("model", "tiny"), chosen.get("task", "t2v")
     if DOES[model] != task:
-        faults.append((f"task={task}", f"model={model} only supports {DOES[model]}"))
+        issues.append((f"task={task}", f"model={model} only supports {DOES[model]}"))
     optim = chosen.get("optim", "adamw")
     if optim.startswith("cpu_offload") and model == "2b":
-        faults.append((f"optim={optim}", "add model.dtype=bfloat16"))
+        issues.append((f"optim={optim}", "add model.dtype=bfloat16"))
     if optim == "cpu_offload_bf16" and (model == "2b" or model.startswith("tiny")):
-        faults.append(("optim.stochastic_rounding=true", "add model.dtype=bfloat16"))
+        issues.append(("optim.stochastic_rounding=true", "add model.dtype=bfloat16"))
     distributed = chosen.get("distributed", "single")
     together = f"distributed={distributed}"
     if distributed != "single" and optim.startswith("cpu_offload"):
-        faults.append((together, "only supports one process"))
+        issues.append((together, "only supports one process"))
     if distributed not in ("single", "ddp"):
         if optim not in ("adamw", "adam", "cpu_offload"):
-            faults.append((f"optim={optim}", "only shards the states of adamw and adam"))
+            issues.append((f"optim={optim}", "only shards the states of adamw and adam"))
         if model == "2b":
-            faults.append((together, "add model.dtype=bfloat16"))
+            issues.append((together, "add model.dtype=bfloat16"))
     if chosen.get("attention") == "flex":
-        faults.append(("attention=flex", "add compile=blocks"))
-    return faults
+        issues.append(("attention=flex", "add compile=blocks"))
+    return issues
 
 
 def check(**chosen: str) -> None:

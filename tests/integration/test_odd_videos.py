@@ -9,8 +9,8 @@ import pytest
 
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.decoding import DecodingPool, read_clip
-from cogvx_exp.data.faults import ClipError
 from cogvx_exp.data.frames import FrameChoice
+from cogvx_exp.data.issues import ClipError
 from cogvx_exp.data.resize import ResizeSpec
 from cogvx_exp.media.video import probe_video
 from tests.zoo import FRAMES, HEIGHT, WIDTH, ffmpeg

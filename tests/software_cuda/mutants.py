@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 
 from tests.software_cuda import ROOT, environment
-from tests.software_cuda.training_mutants import FAULTS
+from tests.software_cuda.training_mutants import ISSUES
 
 HOST, BLOCKS, STREAMED = "model/offload/host_memory.py", "model/offload/blocks.py", "model/offload/streamed_blocks.py"
 ZERO, DEVICE, QUANT, OFF = (
@@ -25,7 +25,7 @@ STREAMS, PRODUCT = ("tests/software_cuda/stream_checks.py", 1), ("tests/software
 
 @dataclass(frozen=True)
 class Mutant:
-    """A fault: in a file of the package, one text for another."""
+    """An issue: in a file of the package, one text for another."""
 
     file: str
     before: str
@@ -43,14 +43,14 @@ MUTANTS = [
     Mutant(HOST, "self.wait(offloaded.copied)\n        offloaded.original", "offloaded.original"),
     Mutant(HOST, "offloaded.on_host, self.computed())", "offloaded.on_host, None)"),
     Mutant(HOST, "self.wait(offloaded.copied)\n        return tensor", "return tensor"),
-    Mutant(STREAMED, "self._host.wait(buffer.copied)  # the memory", "pass  # the memory"),
+    Mutant(STREAMED, "self._host.wait(buffer.copied)  # the copy", "pass  # the copy"),
     Mutant(STREAMED, "self._host.wait(buffer.copied)\n            self._weights", "self._weights"),
     Mutant(STREAMED, "buffer.computed = self._host.computed()\n            buffer.attached", "buffer.attached"),
-    Mutant(STREAMED, "buffer.computed = self._host.computed()  # with", "pass  # with"),
+    Mutant(STREAMED, "buffer.computed = self._host.computed()  # what", "pass  # what"),
     Mutant(STREAMED, "weights.on_host, buffer.computed)", "weights.on_host, None)"),
     Mutant(STREAMED, "self._weights[index].attach(buffer.data)", "pass"),
     Mutant(STREAMED, "if not buffer.attached)", "if buffer.block != index - 1)"),
-    Mutant(STREAMED, "if not in_backward():  # else", "if True:  # else"),
+    Mutant(STREAMED, "if not in_backward():  # otherwise", "if True:  # otherwise"),
     Mutant(STREAMED, "ctx.done()", "pass"),
     Mutant(STREAMED, "parameter.data = parameter.data.to(host.device)", "pass"),
     Mutant(STREAMED, "dtype=weight.dtype, device=self._device", "dtype=weight.dtype"),
@@ -69,12 +69,12 @@ MUTANTS = [
     Mutant(OFF, "_content(storage).copy_(copies[key].on_host, non_blocking=True)", "pass", PRODUCT),
     Mutant(OFF, "state = state.state2", "break", PRODUCT),
     Mutant(QUANT, "block.to(compute.device)", "pass", PRODUCT),
-    Mutant(QUANT, "layer.forward = partial(_packed_linear, layer)", "pass", PRODUCT),
+    Mutant(QUANT, "layer.__class__ = EightBitLinear if", "_ = EightBitLinear if", PRODUCT),
     Mutant(QUANT, "ctx.layer.weight.dequantize()", "ctx.layer.weight.dequantize().cpu()", PRODUCT),
 ]  # fmt: skip
 
 
-MUTANTS += [Mutant(*fault, (checks, 2)) for checks, faults in FAULTS.items() for fault in faults]
+MUTANTS += [Mutant(*issue, (checks, 2)) for checks, issues in ISSUES.items() for issue in issues]
 
 
 def main(numbers: list[int]) -> int:

@@ -68,7 +68,7 @@ def insert(mutant: Mutant) -> None:
 
 
 def checked(checks: str, mutant: Mutant | None) -> tuple[int, str]:
-    """Exit code and output of the checks in a fork, with a fault in the code or as it is."""
+    """Exit code and output of the checks in a fork, with an issue in the code or as it is."""
     with tempfile.TemporaryFile("w+") as output:
         child = os.fork()
         if child == 0:
@@ -131,7 +131,7 @@ def main(numbers: list[int]) -> int:
 
 
 def _check_passes(checks: str) -> None:
-    """Makes sure that checks pass without a fault, and fills the cache.
+    """Makes sure that checks pass without an issue, and fills the cache.
 
     Raises:
         RuntimeError: they do not.
@@ -142,7 +142,7 @@ def _check_passes(checks: str) -> None:
 
 
 def _gets_through(number: int) -> bool:
-    """Whether the checks pass with a fault in the code.
+    """Whether the checks pass with an issue in the code.
 
     Raises:
         RuntimeError: they do not run.

@@ -61,7 +61,7 @@ def test_pinned_memory_takes_what_it_needs() -> None:
 
 class Others(ProcessGroup):
     def all_gather(self, value: Any) -> list[Any]:
-        return [value, value if self.world == 2 else "another"]
+        return [value, value if self.world_size == 2 else "another"]
 
 
 def test_two_processes_may_not_share_a_gpu() -> None:

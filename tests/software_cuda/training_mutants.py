@@ -1,4 +1,4 @@
-"""Faults in the loop, the data, the scaler, the average, resume and generate, by the test that should notice them.
+"""Issues in the loop, the data, the scaler, the average, resume and generate, by the test that should notice them.
 
 Each is a file, a text in it, and another text. The tests are those of the suite, of whole runs on the device.
 """
@@ -14,7 +14,7 @@ ON_THE_HOST = """
         values.update({key: value.cpu() for key, value in values.items() if isinstance(value, torch.Tensor)})"""
 FREED = "self.optimizer.zero_grad(set_to_none=True)"
 
-FAULTS = {
+ISSUES = {
     f"{RUN}[plain]": [
         # tensors on the host
         ("training/loop.py", "torch.zeros((), device=device), 0.0", "torch.zeros(()), 0.0"),
@@ -27,7 +27,7 @@ FAULTS = {
         ("training/loop.py", "total += losses.mean()", "total += losses.mean().item()"),
         ("training/loop.py", "else norm.to(total)", "else torch.full_like(total, float(norm))"),
         ("strategies/single.py", FREED, f"{FREED}\n        torch.cuda.synchronize()"),
-        ("loading/readers.py", 'data.pin_memory and device.type == "cuda"', "False"),
+        ("loading/readers.py", 'pin_memory=data.pin_memory and device.type == "cuda",', ""),
         ("diffusion/batch.py", "device, non_blocking=True", "device"),
     ],
     f"{RUN}[validation]": [("evaluation/held_out.py", ".to(compute.device)", "")],

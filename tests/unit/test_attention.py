@@ -148,9 +148,9 @@ def test_a_kernel_that_does_not_exist_is_named(forward: str) -> None:
 def test_what_is_known_without_a_gpu_is_refused_with_the_configuration(settings: list[str], words: str) -> None:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         job = typed(compose("train", settings), TrainJob)
-    (fault,) = check_train(job)
-    assert fault.setting == settings[0]
-    assert words in fault.problem
+    (issue,) = check_train(job)
+    assert issue.setting == settings[0]
+    assert words in issue.problem
 
 
 def inputs(tokens: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:

@@ -94,13 +94,13 @@ def test_what_comes_after_an_older_checkpoint_is_set_aside(run: RunFolder) -> No
 def test_a_run_that_goes_on_says_so(run: RunFolder, make_job: MakeJob) -> None:
     job = make_job(f"cache_dir={run.path.parent}")
     opening = Opening(["steps=9"], changed=False, pid=1)
-    opening.faults(run, job).write_text("a fault")
+    opening.issues(run, job).write_text("an issue")
     opening.write(run, job, 6)
     (branch,) = (run.path / "branches").iterdir()
     assert [line["step"] for line in read_metrics(run.held_out)] == list(range(1, 7))
     assert len(read_metrics(RunFolder(branch).held_out)) == 12
     assert run.overrides() == ["steps=9"]
-    assert run.faults.read_text() == "a fault"
+    assert run.issues.read_text() == "an issue"
     status = json.loads(run.status.read_text())
     assert (status["status"], status["pid"], status["steps"]) == ("running", 1, job.steps)
 

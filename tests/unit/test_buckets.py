@@ -3,8 +3,8 @@ import pytest
 
 from cogvx_exp.config.schema import Data
 from cogvx_exp.data.buckets import choose_bucket
-from cogvx_exp.data.faults import ClipError
 from cogvx_exp.data.frames import choose_frames, usable_frames
+from cogvx_exp.data.issues import ClipError
 from cogvx_exp.media.video import VideoInfo
 
 
@@ -22,7 +22,7 @@ def test_a_clip_gets_the_most_frames_it_fills(data: Data, num_frames: int, expec
     assert choose_bucket(video(num_frames), data).num_frames == expected
 
 
-def test_a_clip_that_is_too_short_is_a_fault_that_names_the_way_out(data: Data) -> None:
+def test_a_clip_that_is_too_short_is_a_issue_that_names_the_way_out(data: Data) -> None:
     with pytest.raises(ClipError, match=r"8 usable frames.*smallest of data.frame_buckets is 9"):
         choose_bucket(video(8), data)
 

@@ -1,4 +1,4 @@
-"""What is known of a file holds for its content; frames are spread over the clip; a decoder's surprise is one fault."""
+"""What is known of a file holds for its content; frames are spread over the clip; a decoder's surprise is one issue."""
 
 import os
 import sqlite3
@@ -11,9 +11,9 @@ import pytest
 
 from cogvx_exp.data.dataset import load_dataset
 from cogvx_exp.data.decoding import DecodingPool
-from cogvx_exp.data.faults import ClipError
 from cogvx_exp.data.frames import choose_frames, spread
 from cogvx_exp.data.index.files import FileIndex, stamp_of
+from cogvx_exp.data.issues import ClipError
 from cogvx_exp.latents import prepare
 from cogvx_exp.media.timeline import _ascending
 from cogvx_exp.media.video import VideoInfo
@@ -87,7 +87,7 @@ def test_only_what_was_right_keeps_its_place_in_the_cache(make_job) -> None:
     assert pixels(VideoInfo(49, 64, 128, 25.0, 1.96, "PyAV (open GOPs)")).keys() - as_ever.keys() == {"reader"}
 
 
-def test_a_decoder_that_fails_in_a_new_way_is_a_fault() -> None:
+def test_a_decoder_that_fails_in_a_new_way_is_a_issue() -> None:
     with DecodingPool(1, timeout=60) as pool:
         (error,) = pool.map(_divide, [(0,)])
     assert isinstance(error, ClipError)
@@ -124,4 +124,4 @@ def test_h264_in_avi_among_good_clips_is_decoded(make_job, tmp_path: Path) -> No
     dataset = load_dataset(job.data, tmp_path / "cache")
     assert [Path(clip.row.path).name for clip in dataset.clips] == ["a.mp4", "b.avi"]
     assert [clip.info.decoder for clip in dataset.clips] == ["decord", "PyAV (h264 in avi)"]
-    assert [fault.file for fault in dataset.faults] == ["c.mp4"]
+    assert [issue.file for issue in dataset.issues] == ["c.mp4"]

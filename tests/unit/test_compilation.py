@@ -118,5 +118,5 @@ def test_dynamic_shapes_are_a_choice(make_job: MakeJob, tmp_path: Path, monkeypa
 def test_what_cannot_be_compiled_is_refused(settings: list[str], words: str) -> None:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         job = typed(compose("train", ["compile=true", *settings]), TrainJob)
-    (fault,) = check_train(job)
-    assert words in fault.problem
+    (issue,) = check_train(job)
+    assert words in issue.problem

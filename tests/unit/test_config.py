@@ -81,7 +81,7 @@ def refused(capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
         ("~model.path", "model.path"),
     ],
 )
-def test_a_fault_says_what_to_change(capsys: pytest.CaptureFixture[str], override: str, message: str) -> None:
+def test_a_issue_says_what_to_change(capsys: pytest.CaptureFixture[str], override: str, message: str) -> None:
     multirun = ["-m"] if override == "optim=adamw,sgd" else []
     assert message in refused(capsys, *multirun, *shlex.split(override))
 

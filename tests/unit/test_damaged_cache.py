@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cogvx_exp.core.disk import disk_fault
+from cogvx_exp.core.disk import disk_issue
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import make_folder
 from cogvx_exp.data.index import database as rebuildable
@@ -84,7 +84,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "encoded" / "ab").write_text("")
     with pytest.raises(OSError) as raised:  # noqa: PT011, which one is the file system's choice
         cache.save("ab" * 16, torch.ones(2))
-    assert f"{tmp_path / 'encoded' / 'ab'}: " in str(disk_fault(raised.value))
+    assert f"{tmp_path / 'encoded' / 'ab'}: " in str(disk_issue(raised.value))
 
 
 def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:

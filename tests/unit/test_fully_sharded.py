@@ -109,8 +109,8 @@ def test_quantized_states_are_split_evenly_only(group: None, monkeypatch: pytest
     mesh = init_device_mesh("cpu", (1,))
     weight = nn.Parameter(distribute_tensor(torch.zeros(100, 128), mesh))
     optimizer = SimpleNamespace(block_size=256, param_groups=[{"params": [weight]}])
-    for world in (2, 5):
-        monkeypatch.setattr(shards.dist, "get_world_size", lambda world=world: world)
+    for world_size in (2, 5):
+        monkeypatch.setattr(shards.dist, "get_world_size", lambda world_size=world_size: world_size)
         shards.check_even(optimizer)  # type: ignore[arg-type]
     monkeypatch.setattr(shards.dist, "get_world_size", lambda: 3)
     with pytest.raises(UserError, match="100 rows of a weight are not divisible by 3 processes"):

@@ -1,4 +1,4 @@
-"""Manifests and folders as people have them: read right, or a fault that says what to change."""
+"""Manifests and folders as people have them: read right, or an issue that says what to change."""
 
 import errno
 import json
@@ -11,61 +11,61 @@ import pytest
 
 from cogvx_exp.config.schema.data import Source
 from cogvx_exp.core.errors import UserError
-from cogvx_exp.data.faults import DataFault
 from cogvx_exp.data.forms.rows import Row
 from cogvx_exp.data.forms.sources import read_source
+from cogvx_exp.data.issues import DataIssue
 
 TABLE = {"caption_column": "caption", "video_column": "video"}
 
 
-def read(source: str, root: Path, outside: bool = False, **settings: object) -> tuple[list[Row], list[DataFault], list]:
+def read(source: str, root: Path, outside: bool = False, **settings: object) -> tuple[list[Row], list[DataIssue], list]:
     named = TABLE | {"dataset_file": f"dataset.{source}"} if source in ("csv", "jsonl") else {}
     return read_source(Source(source=source, root=str(root), **(named | settings)), outside)  # type: ignore[arg-type]
 
 
-def of_csv(root: Path, text: str | bytes) -> tuple[dict[str, str], list[DataFault]]:
-    """Captions by video, and faults."""
+def of_csv(root: Path, text: str | bytes) -> tuple[dict[str, str], list[DataIssue]]:
+    """Captions by video, and issues."""
     (root / "dataset.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
-    rows, faults, _ = read("csv", root)
-    return {Path(row.path).name: row.captions[0] for row in rows}, faults
+    rows, issues, _ = read("csv", root)
+    return {Path(row.path).name: row.captions[0] for row in rows}, issues
 
 
 def test_a_caption_with_commas_is_not_cut(tmp_path: Path) -> None:
     text = 'video,caption\nb0.mp4,a cat, sitting on a mat\nb1.mp4,"quoted, fine"\nb2.mp4, "a, blank"\nb3.mp4\n'
-    captions, faults = of_csv(tmp_path, text)
+    captions, issues = of_csv(tmp_path, text)
     assert captions == {"b1.mp4": "quoted, fine"}
-    told = [(fault.row, fault.what) for fault in faults]
+    told = [(issue.row, issue.what) for issue in issues]
     assert told == [
         (1, "line 2: has 3 fields, but the header has 2"),
         (3, "line 4: has 3 fields, but the header has 2"),
         (4, "line 5: has 1 fields, but the header has 2"),
     ]
-    assert "put a caption with commas" in faults[0].fix
+    assert "put a caption with commas" in issues[0].fix
 
 
 def test_an_open_quote_is_reported(tmp_path: Path) -> None:
     head = 'video,caption\nb0.mp4,"a 5 inch" doll\n'
-    captions, faults = of_csv(tmp_path, head + 'b1.mp4,"an unclosed quote\nb2.mp4,third\nb3.mp4,fourth\n')
+    captions, issues = of_csv(tmp_path, head + 'b1.mp4,"an unclosed quote\nb2.mp4,third\nb3.mp4,fourth\n')
     assert captions == {}
-    assert [fault.what for fault in faults] == [
+    assert [issue.what for issue in issues] == [
         "line 2: a quoted field continues after its closing quote",
         "lines 3 to 5: a quote is opened and never closed, so everything after it belongs to the field",
     ]
-    captions, faults = of_csv(tmp_path, 'video,caption\nb1.mp4,"open\nb2.mp4,"closed here, by chance"\nb3.mp4,c\n')
+    captions, issues = of_csv(tmp_path, 'video,caption\nb1.mp4,"open\nb2.mp4,"closed here, by chance"\nb3.mp4,c\n')
     assert captions == {"b3.mp4": "c"}
-    assert faults[0].what.startswith("lines 2 to 3:")
-    captions, faults = of_csv(tmp_path, 'video,caption\nb1.mp4,"open\nb2.mp4,size 12"\nb3.mp4,c\n')
+    assert issues[0].what.startswith("lines 2 to 3:")
+    captions, issues = of_csv(tmp_path, 'video,caption\nb1.mp4,"open\nb2.mp4,size 12"\nb3.mp4,c\n')
     assert captions == {"b3.mp4": "c"}, "a legal caption of two lines, but the second one is a row"
-    assert faults[0].what == "lines 2 to 3: a quote is still open, but line 3 looks like a separate row"
+    assert issues[0].what == "lines 2 to 3: a quote is still open, but line 3 looks like a separate row"
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_what_is_legal_in_csv_is_read(tmp_path: Path, end: str) -> None:
     lines = ["\ufeffid, video ,caption", "", '1,b0.mp4,"a ""b"",\u2028c"', '2,b1.mp4,an 8 inch" doll,,', '3,b2.mp4,"x']
-    captions, faults = of_csv(tmp_path, end.join([*lines, 'second line"']))
-    assert faults == []
+    captions, issues = of_csv(tmp_path, end.join([*lines, 'second line"']))
+    assert issues == []
     assert captions == {"b0.mp4": 'a "b",\u2028c', "b1.mp4": 'an 8 inch" doll', "b2.mp4": f"x{end}second line"}
-    captions, faults = of_csv(tmp_path, f"video,caption\nb0.mp4,{'long ' * 40_000}\n")
+    captions, issues = of_csv(tmp_path, f"video,caption\nb0.mp4,{'long ' * 40_000}\n")
     assert len(captions["b0.mp4"]) > 131_072, "the csv module's own limit"
 
 
@@ -115,11 +115,11 @@ def test_json_lines_are_read_strictly(tmp_path: Path) -> None:
         '{"video": "d.mp4", "caption": "fine"}',
     ]
     (tmp_path / "dataset.jsonl").write_text("\n".join(lines))
-    rows, faults, _ = read("jsonl", tmp_path)
+    rows, issues, _ = read("jsonl", tmp_path)
     assert [row.captions for row in rows] == [("fine",)]
     expected = ["has caption twice", "an incomplete character", "not UTF-8", "nested too deeply", "has no video"]
-    assert [fault.row for fault in faults] == [1, 2, 3, 4, 6]
-    assert all(words in fault.what for words, fault in zip(expected, faults, strict=True)), faults
+    assert [issue.row for issue in issues] == [1, 2, 3, 4, 6]
+    assert all(words in issue.what for words, issue in zip(expected, issues, strict=True)), issues
     (tmp_path / "dataset.jsonl").write_text(json.dumps([{"video": "a.mp4", "caption": "x"}], indent=1))
     with pytest.raises(UserError, match="is one JSON list, not one JSON object per line; convert it: jq"):
         read("jsonl", tmp_path)
@@ -139,9 +139,9 @@ def test_names_are_found_as_they_are_written(tmp_path: Path, monkeypatch: pytest
         path.parent.mkdir(exist_ok=True)
         path.touch()
     write_files(root, " a.mp4\nb.mp4 \ncaf\xe9.mp4\n~/c.mp4\n~d.mp4\n  e.mp4\n", "1\n2\n3\n4\n5\n6\n")
-    rows, faults, _ = read("files", root, outside=True)
+    rows, issues, _ = read("files", root, outside=True)
     names = [" a.mp4", "b.mp4 ", decomposed, "", "~d.mp4", "e.mp4"]
-    assert faults == []
+    assert issues == []
     assert [row.path for row in rows] == [f"{root}/{name}" if name else f"{home}/c.mp4" for name in names]
     for name in (" a", "b.mp4 "):
         (root / f"{name.removesuffix('.mp4 ')}.txt").write_text("x")
@@ -156,11 +156,11 @@ def test_system_files_are_skipped(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     good.with_suffix(".txt").write_text("a")
-    rows, faults, left_out = read("folder", tmp_path)
-    assert ([row.path for row in rows], faults, len(left_out)) == ([str(good)], [], 4)
+    rows, issues, left_out = read("folder", tmp_path)
+    assert ([row.path for row in rows], issues, len(left_out)) == ([str(good)], [], 4)
     write_files(tmp_path, "\n".join(["sub/a.mp4", *junk]), "a\n\nb\nc\nd\n")
-    rows, faults, left_out = read("files", tmp_path)
-    assert ([row.path for row in rows], faults, len(left_out)) == ([str(good)], [], 4)
+    rows, issues, left_out = read("files", tmp_path)
+    assert ([row.path for row in rows], issues, len(left_out)) == ([str(good)], [], 4)
 
 
 def test_links_to_folders_are_followed_or_reported(tmp_path: Path) -> None:
@@ -174,19 +174,19 @@ def test_links_to_folders_are_followed_or_reported(tmp_path: Path) -> None:
     (elsewhere / "deep" / "circle").symlink_to(elsewhere)
     (elsewhere / "deep" / "back").symlink_to(root)
     (root / "unmounted").symlink_to(tmp_path / "nowhere")
-    rows, faults, _ = read("folder", root)
+    rows, issues, _ = read("folder", root)
     assert [row.path for row in rows] == [f"{root}/own/a.mp4"], "each file once, by its own path"
-    told = {Path(fault.file).name: fault for fault in faults}
+    told = {Path(issue.file).name: issue for issue in issues}
     assert told["out"].what == f"is a link to a folder outside data.root ({elsewhere})"
     assert "data.allow_outside_root=true" in told["out"].fix
     assert told["unmounted"].what.endswith("nowhere, which does not exist")
-    rows, faults, _ = read("folder", root, outside=True)
+    rows, issues, _ = read("folder", root, outside=True)
     assert [row.path for row in rows] == [f"{root}/out/deep/b.mp4", f"{root}/own/a.mp4"]
-    assert [Path(fault.file).name for fault in faults] == ["unmounted"]
+    assert [Path(issue.file).name for issue in issues] == ["unmounted"]
     write_files(root, "out/deep/b.mp4\n", "caption\n")
-    (fault,) = read("files", root)[1]
-    assert fault.what == "lies outside data.root"
-    assert "data.allow_outside_root=true" in fault.fix
+    (issue,) = read("files", root)[1]
+    assert issue.what == "lies outside data.root"
+    assert "data.allow_outside_root=true" in issue.fix
     assert len(read("files", root, outside=True)[0]) == 1
 
 
@@ -200,8 +200,8 @@ def test_an_unreadable_folder_is_reported(tmp_path: Path, monkeypatch: pytest.Mo
         return original(path)
 
     monkeypatch.setattr("cogvx_exp.data.forms.folders.os.scandir", scandir)
-    (fault,) = read("folder", tmp_path)[1]
-    assert (Path(fault.file).name, fault.what) == ("closed", "cannot be read (Permission denied)")
+    (issue,) = read("folder", tmp_path)[1]
+    assert (Path(issue.file).name, issue.what) == ("closed", "cannot be read (Permission denied)")
 
 
 def test_the_hubs_cache_may_link_to_its_own_blobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,29 +214,29 @@ def test_the_hubs_cache_may_link_to_its_own_blobs(tmp_path: Path, monkeypatch: p
     (snapshot / "b.mp4").symlink_to("/etc/hostname")
     write_files(snapshot, "a.mp4\nb.mp4\n", "1\n2\n")
     monkeypatch.setattr("cogvx_exp.core.hub.fetch", lambda *_, **__: snapshot)
-    rows, faults, _ = read("hub", Path("a/b"), form="files")
+    rows, issues, _ = read("hub", Path("a/b"), form="files")
     assert [Path(row.path).name for row in rows] == ["a.mp4"]
-    assert [fault.what for fault in faults] == ["lies outside data.root"]
+    assert [issue.what for issue in issues] == ["lies outside data.root"]
 
 
-def test_a_file_name_that_is_not_utf8_is_a_fault(tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_utf8_is_a_issue(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.mp4")
     for path in (tmp_path / "a.mp4", tmp_path / name):
         path.touch()
         path.with_suffix(".txt").write_text("x")
-    rows, faults, _ = read("folder", tmp_path)
+    rows, issues, _ = read("folder", tmp_path)
     assert [Path(row.path).name for row in rows] == ["a.mp4"]
-    assert faults[0].what == "has a name that is not UTF-8"
+    assert issues[0].what == "has a name that is not UTF-8"
 
 
-def test_captions_in_other_encodings_are_faults_of_their_clips(tmp_path: Path) -> None:
+def test_captions_in_other_encodings_are_issues_of_their_clips(tmp_path: Path) -> None:
     for name, encoding in (("a", "utf-8-sig"), ("b", "utf-16"), ("c", "cp1252")):
         (tmp_path / f"{name}.mp4").touch()
         (tmp_path / f"{name}.txt").write_bytes("caf\xe9".encode(encoding))
-    rows, faults, _ = read("folder", tmp_path)
+    rows, issues, _ = read("folder", tmp_path)
     assert [row.captions for row in rows] == [("caf\xe9",)]
-    assert [fault.what.partition(" (")[0] for fault in faults] == ["is UTF-16 text, not UTF-8", "is not UTF-8 text"]
-    assert "iconv -f WINDOWS-1252" in faults[1].fix
+    assert [issue.what.partition(" (")[0] for issue in issues] == ["is UTF-16 text, not UTF-8", "is not UTF-8 text"]
+    assert "iconv -f WINDOWS-1252" in issues[1].fix
 
 
 def test_inspect_shows_a_dataset_without_one_good_clip(make_job) -> None:

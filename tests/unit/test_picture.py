@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cogvx_exp.data.faults import ClipError
+from cogvx_exp.data.issues import ClipError
 from cogvx_exp.media.video import open_video, probe_video
 from tests.numbered import FFMPEG, shown
 from tests.zoo import ffmpeg

@@ -53,11 +53,11 @@ def test_order_and_sample_numbers_do_not_depend_on_how_a_step_is_cut_into_batche
 
 
 def test_every_process_gets_equally_many_batches_and_together_they_cover_the_epoch() -> None:
-    world, alone = 3, take(stream(2, start=5), 21)
-    streams = [stream(2, start=5) for _ in range(world)]
+    world_size, alone = 3, take(stream(2, start=5), 21)
+    streams = [stream(2, start=5) for _ in range(world_size)]
     for rank, batches in enumerate(streams):
-        batches.rank, batches.world = rank, world
-    assert [take(batches, 7) for batches in streams] == [alone[rank::world] for rank in range(world)]
+        batches.rank, batches.world_size = rank, world_size
+    assert [take(batches, 7) for batches in streams] == [alone[rank::world_size] for rank in range(world_size)]
 
 
 SOURCES = np.array([0] * 8 + [1] * 5 + [0] * 4 + [1] * 3 + [1] * 2)

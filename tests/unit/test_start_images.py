@@ -185,7 +185,7 @@ def test_as_many_images_as_prompts_and_only_where_they_are_used(make_job: MakeJo
         check_named_files(make_job(*I2V, one, "validation.prompts=[x,y]"))
     job = make_job()
     given = job.model_copy(update={"validation": job.validation.model_copy(update={"images": ["a.png"]})})
-    assert [fault.problem for fault in check_train(given)] == [
+    assert [issue.problem for issue in check_train(given)] == [
         "task=t2v does not use images; remove them, or use task=i2v"
     ]
     job = make_job(*I2V)

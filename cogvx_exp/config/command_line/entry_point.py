@@ -28,14 +28,14 @@ from cogvx_exp.config.command_line.config_files import read_files_with_old_names
 from cogvx_exp.config.command_line.help import print_help
 from cogvx_exp.config.command_line.overrides import check_names
 from cogvx_exp.config.command_line.quoting import expanded, hint_for_several, quoted, readable
-from cogvx_exp.config.faults import ConfigError, Fault
+from cogvx_exp.config.issues import ConfigError, Issue
 from cogvx_exp.config.paths import conf_dir
 from cogvx_exp.config.renames import note_renames, noting_renames, renamed_override
 from cogvx_exp.config.typed import Job, typed
 from cogvx_exp.console.log import logging_as_asked
 from cogvx_exp.console.progress import console
 from cogvx_exp.console.terminal import never_fail_to_print, visible
-from cogvx_exp.core.disk import disk_fault
+from cogvx_exp.core.disk import disk_issue
 from cogvx_exp.core.errors import CrashError, UserError
 from cogvx_exp.core.imports import expect_one_command
 from cogvx_exp.distributed.process_group import rank_and_world_size
@@ -60,7 +60,7 @@ class EntryPoint(Generic[Job]):
     """Type of the whole configuration."""
     run: Callable[[Job, list[str]], Any]
     """Runs the job, given the job and its overrides."""
-    check: Callable[[Job], list[Fault]] = lambda job: []
+    check: Callable[[Job], list[Issue]] = lambda job: []
     """Rules between settings that depend on the configuration alone."""
     config: str = ""
     """Primary config in conf/, if it differs from the module's name."""
@@ -90,11 +90,11 @@ class EntryPoint(Generic[Job]):
             except HydraException as error:
                 raise UserError(_explained(error)) from error
             except yaml.YAMLError as error:
-                raise UserError(_yaml_fault(error)) from error
+                raise UserError(_yaml_issue(error)) from error
             except OSError as error:
-                if (fault := disk_fault(error)) is None:
+                if (issue := disk_issue(error)) is None:
                     raise
-                raise fault from error
+                raise issue from error
         except UserError as error:
             if os.environ.get("COGVX_TRACEBACK") or any(text.startswith("hydra.verbose") for text in argv):
                 raise
@@ -124,12 +124,12 @@ class EntryPoint(Generic[Job]):
         extra = [f"hydra.searchpath=[{quoted(f'file://{config_dir.resolve()}')}]"] if config_dir else []
         read_files_with_old_names()
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            good, faults = check_names(self._config, overrides, extra, config_dir, self.schema)
-            if faults or (runs_once and not self._is_sweep(good, extra)):
+            good, issues = check_names(self._config, overrides, extra, config_dir, self.schema)
+            if issues or (runs_once and not self._is_sweep(good, extra)):
                 job, more = self._try(good, extra)
-                faults += more
-            if faults:
-                raise ConfigError(faults)
+                issues += more
+            if issues:
+                raise ConfigError(issues)
             if flags.help:
                 assert job is not None
                 print_help(self.name, job)
@@ -147,8 +147,8 @@ class EntryPoint(Generic[Job]):
         config = compose(self._config, [*extra, *single], return_hydra_config=True)
         return bool(config.hydra.mode == RunMode.MULTIRUN)
 
-    def _try(self, overrides: list[str], extra: list[str]) -> tuple[Job | None, list[Fault]]:
-        """The job made from `overrides`, and its faults.
+    def _try(self, overrides: list[str], extra: list[str]) -> tuple[Job | None, list[Issue]]:
+        """The job made from `overrides`, and its issues.
 
         A value of the wrong type hides the rules that would read it. Overrides with errors are therefore removed and
         the rest is tried again, until all errors are known.
@@ -156,18 +156,18 @@ class EntryPoint(Generic[Job]):
         try:
             return self.job(compose(self._config, [*extra, *overrides])), []
         except ConfigError as error:
-            at_fault = {_setting(fault) for fault in error.faults}
-            rest = [text for text in overrides if text.lstrip("+").partition("=")[0] not in at_fault]
+            at_issue = {_setting(issue) for issue in error.issues}
+            rest = [text for text in overrides if text.lstrip("+").partition("=")[0] not in at_issue]
             if len(rest) == len(overrides):
-                return None, error.faults
-            more = [fault for fault in self._try(rest, extra)[1] if _setting(fault) not in at_fault]
-            return None, [*error.faults, *more]
+                return None, error.issues
+            more = [issue for issue in self._try(rest, extra)[1] if _setting(issue) not in at_issue]
+            return None, [*error.issues, *more]
         except HydraException as error:
             several = re.match(r"Ambiguous value for argument '(.*)'", str(error))
             if several:
                 (override,) = OverridesParser.create().parse_overrides([several[1]])
-                return None, [Fault(several[1], hint_for_several(override, self.schema))]
-            return None, [Fault(" ".join(overrides), _explained(error))]
+                return None, [Issue(several[1], hint_for_several(override, self.schema))]
+            return None, [Issue(" ".join(overrides), _explained(error))]
 
     def job(self, config: DictConfig) -> Job:
         """Types and checks a composed configuration.
@@ -176,9 +176,9 @@ class EntryPoint(Generic[Job]):
             ConfigError: with all errors found.
         """
         job = typed(config, self.schema)
-        faults = self.check(job)
-        if faults:
-            raise ConfigError(faults)
+        issues = self.check(job)
+        if issues:
+            raise ConfigError(issues)
         return job
 
     def _hand_to_hydra(self, argv: list[str]) -> None:
@@ -202,8 +202,8 @@ class EntryPoint(Generic[Job]):
             except Exception as error:
                 if not in_sweep:
                     raise
-                fault = disk_fault(error) if isinstance(error, OSError) else None
-                failed.append(fault or CrashError(traceback.format_exc()))
+                issue = disk_issue(error) if isinstance(error, OSError) else None
+                failed.append(issue or CrashError(traceback.format_exc()))
             if not in_sweep:
                 return None
             self.failed(overrides, failed[-1])
@@ -215,9 +215,9 @@ class EntryPoint(Generic[Job]):
             raise failed[0]
 
 
-def _setting(fault: Fault) -> str:
-    """The name of the setting that a fault, possibly of a list item, belongs to."""
-    return re.split(r"[=\[]", fault.setting, maxsplit=1)[0]
+def _setting(issue: Issue) -> str:
+    """The name of the setting that an issue, possibly of a list item, belongs to."""
+    return re.split(r"[=\[]", issue.setting, maxsplit=1)[0]
 
 
 def _is_first() -> bool:
@@ -231,7 +231,7 @@ def _ignore_leftovers() -> None:
         print(f"Note: ignoring {', '.join(left)} of an earlier launch: this process runs alone", file=sys.stderr)
 
 
-def _yaml_fault(error: yaml.YAMLError) -> str:
+def _yaml_issue(error: yaml.YAMLError) -> str:
     """Where a file is not valid YAML."""
     mark = getattr(error, "problem_mark", None)
     where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}" if mark else "a configuration file"

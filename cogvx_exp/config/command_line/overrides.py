@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from cogvx_exp.config.choices import choices_with
 from cogvx_exp.config.command_line.flags import FLAGS
 from cogvx_exp.config.command_line.quoting import cut_by_the_shell, hint
-from cogvx_exp.config.faults import ConfigError, Fault, did_you_mean
+from cogvx_exp.config.issues import ConfigError, Issue, did_you_mean
 from cogvx_exp.core.text import is_text
 
 OPEN = "optim.kwargs"
@@ -35,8 +35,8 @@ def check_names(
     extra: list[str],
     config_dir: Path | None = None,
     schema: type[BaseModel] | None = None,
-) -> tuple[list[str], list[Fault]]:
-    """Splits `overrides` into those with valid names and the faults of the others.
+) -> tuple[list[str], list[Issue]]:
+    """Splits `overrides` into those with valid names and the issues of the others.
 
     Hydra must be initialized (`hydra.initialize_config_dir`).
 
@@ -59,18 +59,18 @@ def check_names(
         kind = hydras if _is_hydras(override) else groups if _is_group(override, loader) else settings
         kind.append(override)
 
-    faults = [fault for override in groups for fault in _choice_faults(override, loader)]
-    good_groups = [override for override in groups if not list(_choice_faults(override, loader))]
+    issues = [issue for override in groups for issue in _choice_issues(override, loader)]
+    good_groups = [override for override in groups if not list(_choice_issues(override, loader))]
     known = _known_settings(config_name, good_groups, extra)
     for override in settings:
-        fault = _setting_fault(override, known)
-        if fault:
-            faults.append(fault)
+        issue = _setting_issue(override, known)
+        if issue:
+            issues.append(issue)
     for override in hydras:
         if override.key_or_group in ("hydra.run.dir", "hydra.output_subdir", "hydra.job.chdir"):
-            faults.append(Fault(_text(override), "is not supported; set run_dir=FOLDER"))
-    bad = {fault.setting for fault in faults}
-    return [_text(override) for override in parsed if _text(override) not in bad], faults
+            issues.append(Issue(_text(override), "is not supported; set run_dir=FOLDER"))
+    bad = {issue.setting for issue in issues}
+    return [_text(override) for override in parsed if _text(override) not in bad], issues
 
 
 @dataclass(frozen=True)
@@ -89,18 +89,18 @@ class Groups:
 
 
 def _parse_all(overrides: list[str], schema: type[BaseModel] | None) -> list[Override]:
-    parsed, faults = [], []
+    parsed, issues = [], []
     cut, rest = cut_by_the_shell(overrides, schema)
     for text, missing in cut:
-        faults.append(Fault(text, f"was split at a space by the shell; {hint(f'{text} {missing}', schema)}"))
+        issues.append(Issue(text, f"was split at a space by the shell; {hint(f'{text} {missing}', schema)}"))
     for text in rest:
         try:
             parsed.append(_parse(text))
         except HydraException as error:
             reason = f"cannot be read ({str(error).splitlines()[0]}); {hint(text, schema)}"
-            faults.append(Fault(text, reason if is_text(text) else "is not UTF-8; rename the file, or link to it"))
-    if faults:
-        raise ConfigError(faults)
+            issues.append(Issue(text, reason if is_text(text) else "is not UTF-8; rename the file, or link to it"))
+    if issues:
+        raise ConfigError(issues)
     return parsed
 
 
@@ -132,17 +132,17 @@ def _values(override: Override) -> Iterator[Any]:
         yield from value if isinstance(value, list) else [value]  # several choices from one group
 
 
-def _choice_faults(override: Override, groups: Groups) -> Iterator[Fault]:
+def _choice_issues(override: Override, groups: Groups) -> Iterator[Issue]:
     group = override.key_or_group
     choices = groups.choices(group)
     for value in _values(override):
         if isinstance(value, dict):
-            yield Fault(_text(override), f"{group} can be {', '.join(choices)}; its settings are {group}.NAME=VALUE")
+            yield Issue(_text(override), f"{group} can be {', '.join(choices)}; its settings are {group}.NAME=VALUE")
         if value is None or isinstance(value, dict | list):
             continue
         if str(value) not in choices:
             guess = did_you_mean(str(value), choices)
-            yield Fault(_text(override), f"{group} can be {', '.join(choices)}; {guess}".rstrip("; "))
+            yield Issue(_text(override), f"{group} can be {', '.join(choices)}; {guess}".rstrip("; "))
 
 
 def _known_settings(config_name: str, groups: list[Override], extra: list[str]) -> set[str]:
@@ -167,17 +167,17 @@ def _paths(node: Any, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
 
 
-def _setting_fault(override: Override, known: set[str]) -> Fault | None:
+def _setting_issue(override: Override, known: set[str]) -> Issue | None:
     key = override.key_or_group
     if key in known or any(name.startswith(f"{key}.") for name in known):
         return None
     if key == OPEN or key.startswith(f"{OPEN}."):
-        return None if override.is_add() else Fault(_text(override), f"is new; write +{_text(override)}")
+        return None if override.is_add() else Issue(_text(override), f"is new; write +{_text(override)}")
     flag = FLAGS.get(key.lstrip("-"))
     if flag:
-        return Fault(_text(override), f"no such setting; the flag --{key} is now {flag}")
+        return Issue(_text(override), f"no such setting; the flag --{key} is now {flag}")
     elsewhere = choices_with(key)
     if elsewhere:
-        return Fault(_text(override), f"only for {' or '.join(elsewhere)}")
+        return Issue(_text(override), f"only for {' or '.join(elsewhere)}")
     guess = did_you_mean(key, known) or "see --help for all settings"
-    return Fault(_text(override), f"no such setting; {guess}")
+    return Issue(_text(override), f"no such setting; {guess}")

@@ -4,26 +4,26 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from cogvx_exp.config.choices import attention_choices
-from cogvx_exp.config.faults import Fault
+from cogvx_exp.config.issues import Issue
 from cogvx_exp.config.rules.processes import gpu_dtype
 from cogvx_exp.config.schema import GenerateJob, TrainJob
 from cogvx_exp.config.schema.attention import Attention
 
 
-def attention_is_possible(job: TrainJob | GenerateJob) -> Iterator[Fault]:
+def attention_is_possible(job: TrainJob | GenerateJob) -> Iterator[Issue]:
     """What is wrong with the attention kernel, as far as that can be said without a GPU."""
     attention, setting = job.attention, f"attention={job.attention.name}"
     device = job.device.partition(":")[0]
     # With device=auto, the machine that trains decides: it may be another one.
     dtype = gpu_dtype(job.model) if device != "cpu" else "float32"
     if device != "auto" and (found := problem(attention, device, dtype)):
-        yield Fault(setting, found)
+        yield Issue(setting, found)
     if not isinstance(job, TrainJob):
         return
     if attention.backward == "none":
-        yield Fault(setting, f"has no backward pass; for training use {_those_that_can(device, dtype)}")
+        yield Issue(setting, f"has no backward pass; for training use {_those_that_can(device, dtype)}")
     if attention.needs_compile and not job.compile:
-        yield Fault(setting, "is only fast, and only fits, if it is compiled; add compile=blocks")
+        yield Issue(setting, "is only fast, and only fits, if it is compiled; add compile=blocks")
 
 
 def problem(attention: Attention, device: str, dtype: str, capability: tuple[int, int] | None = None) -> str | None:

@@ -1,25 +1,25 @@
-"""Rules between settings. Each yields the faults it finds, with the change that fixes them."""
+"""Rules between settings. Each yields the issues it finds, with the change that fixes them."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
 
 from cogvx_exp.config.choices import choices_with, models_for, models_with_weights
-from cogvx_exp.config.faults import Fault
+from cogvx_exp.config.issues import Issue
 from cogvx_exp.config.rules.attention import attention_is_possible
 from cogvx_exp.config.rules.compilation import compilation_is_possible, products_are_possible
 from cogvx_exp.config.rules.hardware import card_is_known
 from cogvx_exp.config.rules.notes import too_few_to_profile, warmup_note
 from cogvx_exp.config.rules.processes import gpu_dtype, processes_fit
-from cogvx_exp.config.rules.prompts import prompt_faults
+from cogvx_exp.config.rules.prompts import prompt_issues
 from cogvx_exp.config.rules.sharing import adapter_settings_fit, hub_is_named, images_suit_task
 from cogvx_exp.config.schema import GenerateJob, Model, PrepareJob, TrainJob, Validation
 
-Faults = Iterator[Fault]
+Issues = Iterator[Issue]
 DataJob = TrainJob | PrepareJob
 
 
-def check_train(job: TrainJob) -> list[Fault]:
-    """All faults of a training job."""
+def check_train(job: TrainJob) -> list[Issue]:
+    """All issues of a training job."""
     rules = (
         _task_suits_model,
         _weights_can_be_found,
@@ -42,31 +42,31 @@ def check_train(job: TrainJob) -> list[Fault]:
         _sweep_has_gpus,
         card_is_known,
     )
-    return [fault for rule in rules for fault in rule(job)]
+    return [issue for rule in rules for issue in rule(job)]
 
 
-def check_memory(job: TrainJob) -> list[Fault]:
-    """Faults of a job whose memory is predicted: like training, but without data and weights."""
+def check_memory(job: TrainJob) -> list[Issue]:
+    """Issues of a job whose memory is predicted: like training, but without data and weights."""
     needless = ("data.root", "data.sources", "model.path", "hub.", "validation.prompts")
-    return [fault for fault in check_train(job) if not fault.setting.startswith(needless)]
+    return [issue for issue in check_train(job) if not issue.setting.startswith(needless)]
 
 
-def check_prepare(job: PrepareJob) -> list[Fault]:
-    """All faults of a prepare job."""
+def check_prepare(job: PrepareJob) -> list[Issue]:
+    """All issues of a prepare job."""
     rules = (_weights_can_be_found, _data_is_complete, _encoding_is_possible, _buckets_are_legal)
-    faults = [fault for rule in rules for fault in rule(job)]
+    issues = [issue for rule in rules for issue in rule(job)]
     if job.distributed.name not in ("single", "ddp"):
-        faults.append(Fault(f"distributed={job.distributed.name}", "encoding supports single and ddp"))
+        issues.append(Issue(f"distributed={job.distributed.name}", "encoding supports single and ddp"))
     if job.mode == "encode" and job.data.encode == "online":
-        faults.append(Fault("data.encode=online", "nothing can be encoded in advance; use data.encode=cache"))
-    return faults
+        issues.append(Issue("data.encode=online", "nothing can be encoded in advance; use data.encode=cache"))
+    return issues
 
 
-def check_generate(job: GenerateJob) -> list[Fault]:
-    """All faults of a generate job."""
-    shape = _shape_faults(job.model, "generate", job.generate.num_frames, job.generate.height, job.generate.width)
-    prompts = [] if job.generate.replay else prompt_faults("generate", job.generate, job.generate.prompts)
-    return [*shape, *prompts, *_model_path_faults(job.model), *attention_is_possible(job)]
+def check_generate(job: GenerateJob) -> list[Issue]:
+    """All issues of a generate job."""
+    shape = _shape_issues(job.model, "generate", job.generate.num_frames, job.generate.height, job.generate.width)
+    prompts = [] if job.generate.replay else prompt_issues("generate", job.generate, job.generate.prompts)
+    return [*shape, *prompts, *_model_path_issues(job.model), *attention_is_possible(job)]
 
 
 def train_notes(job: TrainJob) -> list[str]:
@@ -81,145 +81,145 @@ def train_notes(job: TrainJob) -> list[str]:
     return notes
 
 
-def _optimizer_is_possible(job: TrainJob) -> Faults:
+def _optimizer_is_possible(job: TrainJob) -> Issues:
     optim, release = job.optim, "optim.release_gradients=true"
     if optim.offload_gradients and not optim.offload:
-        yield Fault("optim.offload_gradients=true", f"optim={optim.name} does not offload; use optim=cpu_offload")
+        yield Issue("optim.offload_gradients=true", f"optim={optim.name} does not offload; use optim=cpu_offload")
     if optim.offload_gradients and job.gradient_accumulation > 1:
         problem = "offloaded gradients cannot be accumulated; use 1, or optim.offload_gradients=false"
-        yield Fault(f"gradient_accumulation={job.gradient_accumulation}", problem)
+        yield Issue(f"gradient_accumulation={job.gradient_accumulation}", problem)
     if optim.release_gradients:
         if optim.offload:
-            yield Fault(release, f"optim={optim.name} has optim.offload_gradients for this")
+            yield Issue(release, f"optim={optim.name} has optim.offload_gradients for this")
         if job.gradient_accumulation > 1:
             problem = "released gradients cannot be accumulated; use 1, or optim.release_gradients=false"
-            yield Fault(f"gradient_accumulation={job.gradient_accumulation}", problem)
+            yield Issue(f"gradient_accumulation={job.gradient_accumulation}", problem)
         if job.max_grad_norm is not None:
             problem = "weights are stepped before the norm is known; with optim.release_gradients=true set it to null"
-            yield Fault(f"max_grad_norm={job.max_grad_norm:g}", problem)
+            yield Issue(f"max_grad_norm={job.max_grad_norm:g}", problem)
     dtype = gpu_dtype(job.model)
     if dtype == "float16" and job.device != "cpu" and (optim.release_gradients or optim.offload):
         which = release if optim.release_gradients else f"optim={optim.name}"
-        yield Fault(which, "float16 needs a gradient scaler, which needs all gradients; add model.dtype=bfloat16")
+        yield Issue(which, "float16 needs a gradient scaler, which needs all gradients; add model.dtype=bfloat16")
     if optim.stochastic_rounding and not optim.rounding_argument:
         can = ", ".join(choices_with("optim.rounding_argument"))
-        yield Fault("optim.stochastic_rounding=true", f"optim={optim.name} cannot; these can: {can}")
+        yield Issue("optim.stochastic_rounding=true", f"optim={optim.name} cannot; these can: {can}")
     if optim.stochastic_rounding and dtype != "bfloat16":
         problem = f"trains bfloat16 weights, but the model computes in {dtype}; add model.dtype=bfloat16"
-        yield Fault("optim.stochastic_rounding=true", problem)
+        yield Issue("optim.stochastic_rounding=true", problem)
 
 
-def _memory_settings_fit(job: TrainJob) -> Faults:
+def _memory_settings_fit(job: TrainJob) -> Issues:
     memory, quant, method = job.memory, job.quant.name, job.method
     if memory.stream_blocks:
         if method.kind == "full":
             problem = f"method={method.name} trains the blocks; use optim=cpu_offload_bf16 to save memory"
-            yield Fault("memory.stream_blocks=true", problem)
+            yield Issue("memory.stream_blocks=true", problem)
         if quant != "none":
-            yield Fault("memory.stream_blocks=true", f"quant={quant} keeps the blocks on the device; choose one")
+            yield Issue("memory.stream_blocks=true", f"quant={quant} keeps the blocks on the device; choose one")
         if memory.activations in ("keep", "selective"):
             problem = "streamed blocks must be recomputed; use checkpoint or offload"
-            yield Fault(f"memory.activations={memory.activations}", problem)
+            yield Issue(f"memory.activations={memory.activations}", problem)
     if quant != "none":
         if method.adapter != "lora":
-            yield Fault(f"quant={quant}", f"only for method=lora or lora_ff, not {method.name}")
+            yield Issue(f"quant={quant}", f"only for method=lora or lora_ff, not {method.name}")
         elif method.init not in (None, "default", "gaussian"):
-            yield Fault(f"method.init={method.init}", f"reads the base weights, which quant={quant} packs; use default")
+            yield Issue(f"method.init={method.init}", f"reads the base weights, which quant={quant} packs; use default")
 
 
-def _task_suits_model(job: TrainJob) -> Faults:
+def _task_suits_model(job: TrainJob) -> Issues:
     if job.task.name not in job.model.tasks:
         can = ", ".join(models_for(job.task.name))
         problem = f"model={job.model.name} only supports {' and '.join(job.model.tasks)}; models for this task: {can}"
-        yield Fault(f"task={job.task.name}", problem)
+        yield Issue(f"task={job.task.name}", problem)
 
 
-def _weights_can_be_found(job: DataJob) -> Faults:
-    yield from _model_path_faults(job.model)
+def _weights_can_be_found(job: DataJob) -> Issues:
+    yield from _model_path_issues(job.model)
 
 
-def _model_path_faults(model: Model) -> Faults:
+def _model_path_issues(model: Model) -> Issues:
     if model.weights == "pretrained" and not model.path:
-        yield Fault("model.path=null", "with model.weights=pretrained, set model.path to a folder or a Hub repository")
+        yield Issue("model.path=null", "with model.weights=pretrained, set model.path to a folder or a Hub repository")
     if model.weights == "bundled" and model.name not in (names := models_with_weights("bundled")):
-        yield Fault("model.weights=bundled", f"only model={' and model='.join(names)} come with the package")
+        yield Issue("model.weights=bundled", f"only model={' and model='.join(names)} come with the package")
 
 
-def _data_is_complete(job: DataJob) -> Faults:
+def _data_is_complete(job: DataJob) -> Issues:
     data = job.data
     if data.source == "mix" and not data.sources:
-        yield Fault("data.sources=[]", "list the sources: data.sources=[{source: files, root: FOLDER}, ...]")
+        yield Issue("data.sources=[]", "list the sources: data.sources=[{source: files, root: FOLDER}, ...]")
     for number, source in enumerate(data.all_sources()):
         where = f"data.sources[{number}].root" if data.sources else "data.root"
         if not source.root:
-            yield Fault(f"{where}=null", "set it to the folder of the dataset")
+            yield Issue(f"{where}=null", "set it to the folder of the dataset")
     weights = [source.weight for source in data.sources or []]
     if any(weight is None for weight in weights) and any(weight is not None for weight in weights):
-        yield Fault("data.sources", "give a weight to every source or to none")
+        yield Issue("data.sources", "give a weight to every source or to none")
     if weights and not any(weight is None or weight > 0 for weight in weights):
-        yield Fault("data.sources", "at least one weight must be above 0")
+        yield Issue("data.sources", "at least one weight must be above 0")
     if isinstance(data.holdout, float) and not 0 <= data.holdout < 1:
         problem = "a fraction must be from 0 to below 1; a count is a whole number"
-        yield Fault(f"data.holdout={data.holdout:g}", problem)
+        yield Issue(f"data.holdout={data.holdout:g}", problem)
 
 
-def _encoding_is_possible(job: DataJob) -> Faults:
+def _encoding_is_possible(job: DataJob) -> Issues:
     data = job.data
     encoded = any(source.source == "latents" for source in data.all_sources())
     if data.reshape == "random" and data.encode == "cache":
-        yield Fault("data.reshape=random", "cached clips have a fixed crop; add data.encode=online, or use center")
+        yield Issue("data.reshape=random", "cached clips have a fixed crop; add data.encode=online, or use center")
     if encoded and data.encode == "online":
-        yield Fault("data.encode=online", "data=latents has no videos to encode; use data.encode=cache")
+        yield Issue("data.encode=online", "data=latents has no videos to encode; use data.encode=cache")
     if encoded and data.random_flip:
-        yield Fault(f"data.random_flip={data.random_flip}", "latents cannot be flipped; set data.random_flip=0")
+        yield Issue(f"data.random_flip={data.random_flip}", "latents cannot be flipped; set data.random_flip=0")
 
 
-def _buckets_are_legal(job: DataJob) -> Faults:
+def _buckets_are_legal(job: DataJob) -> Issues:
     data, model = job.data, job.model
     for num_frames in data.frame_buckets:
-        yield from _frame_faults(model, "data.frame_buckets", num_frames)
+        yield from _frame_issues(model, "data.frame_buckets", num_frames)
         if num_frames > data.max_num_frames:
             problem = f"{num_frames} is above data.max_num_frames={data.max_num_frames}; raise that or lower this"
-            yield Fault(f"data.frame_buckets={data.frame_buckets}", problem)
+            yield Issue(f"data.frame_buckets={data.frame_buckets}", problem)
     for setting, sizes in (("data.height_buckets", data.height_buckets), ("data.width_buckets", data.width_buckets)):
         for size in sizes:
-            yield from _size_faults(model, setting, size)
+            yield from _size_issues(model, setting, size)
 
 
-def _validation_is_legal(job: TrainJob) -> Faults:
+def _validation_is_legal(job: TrainJob) -> Issues:
     validation = job.validation
     if not isinstance(validation, Validation):
         return
-    yield from _shape_faults(job.model, "validation", validation.num_frames, validation.height, validation.width)
-    yield from prompt_faults("validation", validation, validation.prompts)
+    yield from _shape_issues(job.model, "validation", validation.num_frames, validation.height, validation.width)
+    yield from prompt_issues("validation", validation, validation.prompts)
     if validation.every and validation.every_epochs:
         given = f"validation.every={validation.every}"
-        yield Fault(given, f"and validation.every_epochs={validation.every_epochs} exclude each other; set one to null")
+        yield Issue(given, f"and validation.every_epochs={validation.every_epochs} exclude each other; set one to null")
 
 
-def _resume_has_a_folder(job: TrainJob) -> Faults:
+def _resume_has_a_folder(job: TrainJob) -> Issues:
     if job.resume == "auto" and job.run_dir is None:
-        yield Fault("resume=auto", "add run_dir=FOLDER, so that the command finds its run again")
+        yield Issue("resume=auto", "add run_dir=FOLDER, so that the command finds its run again")
 
 
-def _trackers_are_installed(job: TrainJob) -> Faults:
+def _trackers_are_installed(job: TrainJob) -> Issues:
     if job.tracker.tensorboard and find_spec("tensorboard") is None:
-        yield Fault("tracker=tensorboard", "is not installed: pip install tensorboard")
+        yield Issue("tracker=tensorboard", "is not installed: pip install tensorboard")
 
 
-def _run_is_long_enough_to_profile(job: TrainJob) -> Faults:
+def _run_is_long_enough_to_profile(job: TrainJob) -> Issues:
     problem = too_few_to_profile(job.profile, job.steps, f"steps={job.steps}") if job.epochs is None else None
     if problem:
-        yield Fault("profile.enabled=true", problem)
+        yield Issue("profile.enabled=true", problem)
 
 
-def _shape_faults(model: Model, section: str, num_frames: int, height: int, width: int) -> Faults:
-    yield from _frame_faults(model, f"{section}.num_frames", num_frames)
-    yield from _size_faults(model, f"{section}.height", height)
-    yield from _size_faults(model, f"{section}.width", width)
+def _shape_issues(model: Model, section: str, num_frames: int, height: int, width: int) -> Issues:
+    yield from _frame_issues(model, f"{section}.num_frames", num_frames)
+    yield from _size_issues(model, f"{section}.height", height)
+    yield from _size_issues(model, f"{section}.width", width)
 
 
-def _frame_faults(model: Model, setting: str, num_frames: int) -> Faults:
+def _frame_issues(model: Model, setting: str, num_frames: int) -> Issues:
     step, most = model.frame_step, model.max_num_frames
     if num_frames % step == 1 and step < num_frames <= most:
         return
@@ -227,20 +227,20 @@ def _frame_faults(model: Model, setting: str, num_frames: int) -> Faults:
     above = min(below + step, most)
     legal = " or ".join(dict.fromkeys([str(below), str(above)]))
     rule = f"model={model.name} takes {step}N+1 frames, {step + 1} to {most}"
-    yield Fault(f"{setting}={num_frames}", f"{rule}; nearest: {legal}")
+    yield Issue(f"{setting}={num_frames}", f"{rule}; nearest: {legal}")
 
 
-def _size_faults(model: Model, setting: str, size: int) -> Faults:
+def _size_issues(model: Model, setting: str, size: int) -> Issues:
     multiple = model.size_multiple
     if size % multiple == 0:
         return
     below = max(size // multiple, 1) * multiple
     rule = f"must be a multiple of {multiple} pixels"
-    yield Fault(f"{setting}={size}", f"{rule}; nearest: {below} or {below + multiple}")
+    yield Issue(f"{setting}={size}", f"{rule}; nearest: {below} or {below + multiple}")
 
 
-def _sweep_has_gpus(job: TrainJob) -> Faults:
+def _sweep_has_gpus(job: TrainJob) -> Issues:
     gpus, needed = job.sweep.gpus, job.sweep.gpus_per_job
     if gpus is not None and len(set(gpus)) < max(needed, len(gpus)):
         problem = f"names too few GPUs for sweep.gpus_per_job={needed}" if len(gpus) < needed else "contains duplicates"
-        yield Fault(f"sweep.gpus={gpus}", f"{problem}; list each GPU of this machine once")
+        yield Issue(f"sweep.gpus={gpus}", f"{problem}; list each GPU of this machine once")

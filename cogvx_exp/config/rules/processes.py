@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from cogvx_exp.config.faults import Fault
+from cogvx_exp.config.issues import Issue
 from cogvx_exp.config.schema import Model, TrainJob
 
-Faults = Iterator[Fault]
+Issues = Iterator[Issue]
 
 ZERO_OPTIMIZERS = ("torch.optim.AdamW", "torch.optim.Adam")
 """Optimizers whose states DeepSpeed shards here."""
@@ -29,46 +29,46 @@ def gpu_dtype(model: Model) -> str:
     return model.native_dtype if model.dtype == "auto" else model.dtype
 
 
-def processes_fit(job: TrainJob) -> Faults:
+def processes_fit(job: TrainJob) -> Issues:
     """Settings that several processes do not support."""
     distributed, optim = job.distributed, job.optim
     if distributed.name == "single":
         return
     if distributed.nodes > 1 and distributed.rendezvous is None:
-        yield Fault(f"distributed.nodes={distributed.nodes}", "add distributed.rendezvous=HOST:PORT of node 0")
+        yield Issue(f"distributed.nodes={distributed.nodes}", "add distributed.rendezvous=HOST:PORT of node 0")
     if distributed.node_rank >= distributed.nodes:
         problem = f"machines are numbered from 0 to {distributed.nodes - 1} (distributed.nodes={distributed.nodes})"
-        yield Fault(f"distributed.node_rank={distributed.node_rank}", problem)
+        yield Issue(f"distributed.node_rank={distributed.node_rank}", problem)
     together = f"distributed={distributed.name}"
     if optim.offload:
-        yield Fault(
+        yield Issue(
             together, f"optim={optim.name} only supports one process; use distributed=zero2_offload optim=adamw"
         )
     if optim.release_gradients:
-        yield Fault(together, "optim.release_gradients=true only supports one process; set it to false")
+        yield Issue(together, "optim.release_gradients=true only supports one process; set it to false")
     if distributed.name != "ddp":
         yield from _splitting_is_possible(job, together)
     if job.device.startswith("cuda:"):
-        yield Fault(f"device={job.device}", "each process uses its own GPU; use device=cuda")
+        yield Issue(f"device={job.device}", "each process uses its own GPU; use device=cuda")
 
 
-def _splitting_is_possible(job: TrainJob, together: str) -> Faults:
+def _splitting_is_possible(job: TrainJob, together: str) -> Issues:
     """Settings that fsdp and zero do not support."""
     zero = job.distributed.name.startswith("zero")
     optim = f"optim={job.optim.name}"
     if zero and job.optim.target not in ZERO_OPTIMIZERS:
-        yield Fault(optim, f"{together} only shards the states of adamw and adam; or use fsdp or ddp")
+        yield Issue(optim, f"{together} only shards the states of adamw and adam; or use fsdp or ddp")
     if not zero and job.method.kind == "full" and job.optim.target not in SHARD_OPTIMIZERS:
         can = ", ".join(SHARD_OPTIMIZERS.values())
-        yield Fault(optim, f"{together} shards every weight, and this optimizer needs whole weights; supported: {can}")
+        yield Issue(optim, f"{together} shards every weight, and this optimizer needs whole weights; supported: {can}")
     if job.quant.name != "none":
-        yield Fault(f"quant={job.quant.name}", f"{together} cannot shard packed weights; use distributed=ddp")
+        yield Issue(f"quant={job.quant.name}", f"{together} cannot shard packed weights; use distributed=ddp")
     if job.memory.stream_blocks:
-        yield Fault("memory.stream_blocks=true", f"{together} moves the blocks itself; set it to false")
+        yield Issue("memory.stream_blocks=true", f"{together} moves the blocks itself; set it to false")
     if job.ema_decay and zero:
         problem = f"{together} keeps the float32 weights in its own buffers; use distributed=fsdp or ddp"
-        yield Fault(f"ema_decay={job.ema_decay}", problem)
+        yield Issue(f"ema_decay={job.ema_decay}", problem)
     if gpu_dtype(job.model) == "float16" and job.device != "cpu":
-        yield Fault(together, "float16 needs a GradScaler, which is not supported here; add model.dtype=bfloat16")
+        yield Issue(together, "float16 needs a GradScaler, which is not supported here; add model.dtype=bfloat16")
     if not job.optim.decay_norms_and_biases and zero:
-        yield Fault("optim.decay_norms_and_biases=false", f"{together} has one parameter group; set it to true")
+        yield Issue("optim.decay_norms_and_biases=false", f"{together} has one parameter group; set it to true")

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from cogvx_exp.config.command_line.quoting import argument
-from cogvx_exp.config.faults import ConfigError, Fault
+from cogvx_exp.config.issues import ConfigError, Issue
 from cogvx_exp.config.schema.training import SamplingSettings
 from cogvx_exp.core.text import NotUtf8, read_text
 
@@ -28,28 +28,28 @@ def read_prompts(given: str | list[str], separator: str, setting: str) -> list[s
         for text in found:
             if text.strip().lower().endswith(FILE_ENDINGS) and not re.search(r"\s", text.strip()):
                 problem = f"a list contains prompts, not files; for the file, write {argument(setting, text.strip())}"
-                raise ConfigError([Fault(f"{setting}={text.strip()}", problem)])
+                raise ConfigError([Issue(f"{setting}={text.strip()}", problem)])
     prompts = [text.strip() for text in found if text.strip()]
     if not prompts:
         shown = given if isinstance(given, str) else "[]"
         training = setting.startswith("validation.")
         instead = "; null uses captions, and validation=none samples nothing" if training else ""
-        raise ConfigError([Fault(f"{setting}={shown}", f"has no prompts{instead}")])
+        raise ConfigError([Issue(f"{setting}={shown}", f"has no prompts{instead}")])
     return prompts
 
 
-def prompt_faults(section: str, settings: SamplingSettings, prompts: str | list[str] | None) -> list[Fault]:
+def prompt_issues(section: str, settings: SamplingSettings, prompts: str | list[str] | None) -> list[Issue]:
     """Errors in the prompts and the negative prompt of a section; null prompts are valid."""
-    faults = []
+    issues = []
     if looks_like_a_file(settings.negative_prompt):
         problem = "must be the text itself, not a file"
-        faults.append(Fault(f"{section}.negative_prompt={settings.negative_prompt}", problem))
+        issues.append(Issue(f"{section}.negative_prompt={settings.negative_prompt}", problem))
     try:
         if prompts is not None:
             read_prompts(prompts, settings.separator, f"{section}.prompts")
     except ConfigError as error:
-        faults += error.faults
-    return faults
+        issues += error.issues
+    return issues
 
 
 def looks_like_a_file(text: str) -> bool:
@@ -75,4 +75,4 @@ def _lines(given: str, setting: str) -> list[str]:
             problem = str(error)
         except OSError as error:
             problem = f"cannot be read ({error.strerror})"
-    raise ConfigError([Fault(f"{setting}={given}", problem)])
+    raise ConfigError([Issue(f"{setting}={given}", problem)])

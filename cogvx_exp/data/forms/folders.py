@@ -4,8 +4,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cogvx_exp.data.faults import DataFault
 from cogvx_exp.data.forms.rows import VIDEO_ENDINGS, LeftOut, Place, is_junk
+from cogvx_exp.data.issues import DataIssue
 
 Identity = tuple[int, int]
 """Device and inode of a folder, independent of its path."""
@@ -18,7 +18,7 @@ class Search:
     place: Place
     videos: list[Path] = field(default_factory=list)
     """In arbitrary order."""
-    faults: list[DataFault] = field(default_factory=list)
+    issues: list[DataIssue] = field(default_factory=list)
     """Folders that cannot be read."""
     left_out: list[LeftOut] = field(default_factory=list)
     _seen: set[Identity] = field(default_factory=set)
@@ -35,7 +35,7 @@ class Search:
                 else:
                     what = f"is a link to a folder outside data.root ({os.path.realpath(link)})"
                     fix = "set data.allow_outside_root=true to follow it, or move the folder there"
-                    self.faults.append(DataFault(None, link, what, fix))
+                    self.issues.append(DataIssue(None, link, what, fix))
         return self
 
     def _look_below(self, top: str) -> None:
@@ -52,7 +52,7 @@ class Search:
                     waiting += [entry.path for entry in entries if self._is_folder(entry)]
             except OSError as error:
                 what = f"cannot be read ({error.strerror})"
-                self.faults.append(DataFault(None, folder, what, "change its permissions, or remove it"))
+                self.issues.append(DataIssue(None, folder, what, "change its permissions, or remove it"))
 
     def _is_folder(self, entry: os.DirEntry) -> bool:
         """Records a video, link or junk file; returns whether the entry is a folder to search."""
@@ -73,4 +73,4 @@ class Search:
             self._links.append(path)
         elif not os.path.exists(path) and not os.path.splitext(path)[1]:  # without a suffix, so presumably of a folder
             what = f"is a link to {os.readlink(path)}, which does not exist"
-            self.faults.append(DataFault(None, path, what, "fix or remove the link"))
+            self.issues.append(DataIssue(None, path, what, "fix or remove the link"))

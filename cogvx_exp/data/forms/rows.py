@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cogvx_exp.core.text import is_text
-from cogvx_exp.data.faults import DataFault
+from cogvx_exp.data.issues import DataIssue
 
 VIDEO_ENDINGS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
 
@@ -38,7 +38,7 @@ class LeftOut:
     path: str
 
 
-Found = Row | DataFault | LeftOut
+Found = Row | DataIssue | LeftOut
 
 
 @dataclass(frozen=True)
@@ -64,25 +64,25 @@ def is_junk(name: str) -> bool:
 def make_row(root: Path, number: int, video: Any, captions: Any) -> Found:
     """The row for a manifest's video and caption (or captions)."""
     if not isinstance(video, str) or not video.strip():
-        return DataFault(number, "", "has no video", "add its path or remove the row")
+        return DataIssue(number, "", "has no video", "add its path or remove the row")
     path = find_file(root, video)
     if any(is_junk(part) for part in video.strip().split("/")):
         return LeftOut(path)
     return row_of(number, path, captions)
 
 
-def row_of(number: int, path: str, captions: Any) -> Row | DataFault:
+def row_of(number: int, path: str, captions: Any) -> Row | DataIssue:
     """The row for a video file and its caption (or captions)."""
     if "\0" in path or not is_text(path):
-        return DataFault(number, path, "has a name that is not UTF-8", "rename the file (e.g. with convmv)")
+        return DataIssue(number, path, "has a name that is not UTF-8", "rename the file (e.g. with convmv)")
     listed = captions if isinstance(captions, list) else [captions]
     if not all(isinstance(caption, str) for caption in listed):
-        return DataFault(number, path, "its caption is not text", "write a text or a list of texts")
+        return DataIssue(number, path, "its caption is not text", "write a text or a list of texts")
     texts = tuple(caption.strip() for caption in listed if caption.strip())
     if not texts:
-        return DataFault(number, path, "has an empty caption", "write one, or remove the row")
+        return DataIssue(number, path, "has an empty caption", "write one, or remove the row")
     if not all(map(is_text, texts)):
-        return DataFault(number, path, "its caption has an incomplete character (a lone surrogate)", "write it again")
+        return DataIssue(number, path, "its caption has an incomplete character (a lone surrogate)", "write it again")
     return Row(number, path, texts)
 
 

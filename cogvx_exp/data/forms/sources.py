@@ -1,4 +1,4 @@
-"""Reads dataset formats. Each reader yields rows (a video and its captions) and the faults it found."""
+"""Reads dataset formats. Each reader yields rows (a video and its captions) and the issues it found."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -7,18 +7,18 @@ from pathlib import Path
 from cogvx_exp.config.schema.data import Source
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.text import NotUtf8, read_text
-from cogvx_exp.data.faults import ClipError, DataFault, fault_of
 from cogvx_exp.data.forms.folders import Search
 from cogvx_exp.data.forms.rows import VIDEO_ENDINGS, Found, LeftOut, Place, Row, make_row, row_of
 from cogvx_exp.data.forms.tables import LINE_END, read_csv, read_jsonl
+from cogvx_exp.data.issues import ClipError, DataIssue, issue_of
 from cogvx_exp.toy.clips import make_demo
 
 
-def read_source(source: Source, allow_outside_root: bool) -> tuple[list[Row], list[DataFault], list[str]]:
+def read_source(source: Source, allow_outside_root: bool) -> tuple[list[Row], list[DataIssue], list[str]]:
     """Reads a manifest. Videos are not opened.
 
     Returns:
-        The usable rows, the faults of the others, and files that are not meant as training data.
+        The usable rows, the issues of the others, and files that are not meant as training data.
 
     Raises:
         UserError: the manifest itself cannot be read.
@@ -34,19 +34,19 @@ def read_source(source: Source, allow_outside_root: bool) -> tuple[list[Row], li
     if not root.is_dir():
         raise UserError(f"data.root={root} is not a folder; set it to the folder of the dataset")
     place = Place(root, None if allow_outside_root else _allowed(root, source))
-    rows, faults, left_out = [], [], []
+    rows, issues, left_out = [], [], []
     for found in READERS[form or "files"](place, source):
         row = _checked(found, place) if isinstance(found, Row) else found
-        if isinstance(row, DataFault):
-            faults.append(row)
+        if isinstance(row, DataIssue):
+            issues.append(row)
         elif isinstance(row, LeftOut):
             left_out.append(row.path)
         else:
             rows.append(_with_token(row, source.id_token))
     duplicates = _duplicates(rows)
-    faults += [fault_of(row.number, row.path, error) for row, error in duplicates]
+    issues += [issue_of(row.number, row.path, error) for row, error in duplicates]
     repeated = {row.number for row, _ in duplicates}
-    return [row for row in rows if row.number not in repeated], faults, left_out
+    return [row for row in rows if row.number not in repeated], issues, left_out
 
 
 def read_files(place: Place, source: Source) -> Iterator[Found]:
@@ -68,20 +68,20 @@ def read_files(place: Place, source: Source) -> Iterator[Found]:
 def read_folder(place: Place, source: Source) -> Iterator[Found]:
     """Videos anywhere below a folder, each with its caption in a text file of the same name."""
     search = Search(place).run()
-    yield from search.faults
+    yield from search.issues
     yield from search.left_out
-    if not search.videos and not search.faults:
+    if not search.videos and not search.issues:
         raise UserError(f"data.root={place.root} has no videos ({', '.join(sorted(VIDEO_ENDINGS))})")
     for number, video in enumerate(sorted(search.videos), 1):
         caption = video.with_suffix(".txt")
         try:
             text = read_text(caption)
         except FileNotFoundError:
-            yield DataFault(number, str(video), f"has no caption {caption.name}", "add the file next to the video")
+            yield DataIssue(number, str(video), f"has no caption {caption.name}", "add the file next to the video")
         except NotUtf8 as error:
-            yield DataFault(number, str(caption), error.what, error.fix)
+            yield DataIssue(number, str(caption), error.what, error.fix)
         except OSError as error:
-            yield DataFault(number, str(caption), f"cannot be read ({error.strerror})", "fix or remove it")
+            yield DataIssue(number, str(caption), f"cannot be read ({error.strerror})", "fix or remove it")
         else:
             yield row_of(number, str(video), " ".join(text.split()))
 
@@ -111,12 +111,12 @@ def _allowed(root: Path, source: Source) -> str:
     return os.path.realpath(repository if in_hub_cache else root)
 
 
-def _checked(row: Row, place: Place) -> Row | DataFault:
-    """The row, or a fault if its path leaves the root (by ../, an absolute path or a link)."""
+def _checked(row: Row, place: Place) -> Row | DataIssue:
+    """The row, or an issue if its path leaves the root (by ../, an absolute path or a link)."""
     if place.holds(row.path):
         return row
     fix = "move it there, or set data.allow_outside_root=true"
-    return DataFault(row.number, row.path, "lies outside data.root", fix)
+    return DataIssue(row.number, row.path, "lies outside data.root", fix)
 
 
 def _with_token(row: Row, token: str | None) -> Row:

@@ -1,4 +1,4 @@
-"""Manifests in CSV and JSON Lines. They are read strictly: ambiguities are faults, never guessed."""
+"""Manifests in CSV and JSON Lines. They are read strictly: ambiguities are issues, never guessed."""
 
 import csv
 import io
@@ -15,8 +15,8 @@ from typing import Any
 from cogvx_exp.config.schema.data import Source
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.text import NotUtf8, read_text
-from cogvx_exp.data.faults import DataFault
 from cogvx_exp.data.forms.rows import VIDEO_ENDINGS, Found, Place, make_row
+from cogvx_exp.data.issues import DataIssue
 
 # Not str.splitlines, which also splits at characters that captions may contain, such as U+2028.
 LINE_END = re.compile(r"\r\n|\n|\r")
@@ -35,9 +35,9 @@ def read_csv(place: Place, source: Source) -> Iterator[Found]:
         _refuse_other_delimiters(LINE_END.split(text, maxsplit=1)[0], path, source)
         header = _header(reader, path, source)
         for number, record in enumerate(_records(reader), 1):
-            fault = (record.problem, QUOTE) if record.problem else _wrong(record, header, lines, source)
-            if fault:
-                yield DataFault(number, name, *fault)
+            issue = (record.problem, QUOTE) if record.problem else _wrong(record, header, lines, source)
+            if issue:
+                yield DataIssue(number, name, *issue)
             else:
                 named = dict(zip(header, record.fields, strict=False))
                 yield make_row(place.root, number, named[source.video_column], named[source.caption_column])
@@ -57,14 +57,14 @@ def read_jsonl(place: Place, source: Source) -> Iterator[Found]:
             record = json.loads(line, object_pairs_hook=_without_repeats)
             yield make_row(place.root, number, record[source.video_column], record[source.caption_column])
         except json.JSONDecodeError as error:
-            yield DataFault(number, name, f"is not JSON ({error.msg})", "fix the line")
+            yield DataIssue(number, name, f"is not JSON ({error.msg})", "fix the line")
         except RecursionError:
-            yield DataFault(number, name, "is JSON that is nested too deeply", "fix the line")
+            yield DataIssue(number, name, "is JSON that is nested too deeply", "fix the line")
         except _Repeated as error:
-            yield DataFault(number, name, f"has {error} twice", "keep one of them")
+            yield DataIssue(number, name, f"has {error} twice", "keep one of them")
         except (KeyError, TypeError):
             keys = f"{source.caption_column} and {source.video_column}"
-            yield DataFault(number, name, f"is not an object with {keys}", "add the missing keys")
+            yield DataIssue(number, name, f"is not an object with {keys}", "add the missing keys")
 
 
 class _Repeated(Exception):  # noqa: N818

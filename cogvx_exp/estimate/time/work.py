@@ -114,12 +114,12 @@ def _step(
 
 def _optimizer_bytes(job: TrainJob, trained: int) -> float:
     """What a fused step reads and writes: weights, gradients, states; clipping reads the gradients and scales them."""
-    optim, world = job.optim, job.distributed.processes * job.distributed.nodes
+    optim, world_size = job.optim, job.distributed.processes * job.distributed.nodes
     size = trained_dtype(optim).itemsize
     clipping, average = (3 if job.max_grad_norm else 0), (3 if job.ema_decay else 0)
     each = size * (3 + clipping + average) + 2 * (optim.state_values * size + optim.state_bytes)
     splits = job.distributed.name.startswith("zero") or (job.distributed.name == "fsdp" and job.method.kind == "full")
-    return trained * each / (world if splits else 1)
+    return trained * each / (world_size if splits else 1)
 
 
 def _encoded_in_a_step(job: TrainJob, bucket: Bucket) -> float:

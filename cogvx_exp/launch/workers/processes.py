@@ -20,11 +20,11 @@ def run_processes(module: str, job: str, distributed: Distributed) -> None:
     Raises:
         UserError: a process failed; it has printed its error.
     """
-    world = distributed.nodes * distributed.processes
+    world_size = distributed.nodes * distributed.processes
     children = []
     for local in range(distributed.processes):
         rank = distributed.node_rank * distributed.processes + local
-        place = {"RANK": rank, "LOCAL_RANK": local, "WORLD_SIZE": world}
+        place = {"RANK": rank, "LOCAL_RANK": local, "WORLD_SIZE": world_size}
         environment = os.environ | {name: str(value) for name, value in place.items()}
         command = [sys.executable, "-m", module]
         child = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, preexec_fn=die_with_parent)

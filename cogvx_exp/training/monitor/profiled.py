@@ -22,8 +22,8 @@ def profiled(run: Context) -> Iterator[Profiler]:
             console.print(f"Note: {left} steps are left and profile=true needs {needed}: nothing is profiled")
         yield NoProfiler()
         return
-    if run.processes.world > 1:
-        console.print(f"Process 0 of {run.processes.world} is profiled")
+    if run.processes.world_size > 1:
+        console.print(f"Process 0 of {run.processes.world_size} is profiled")
     from cogvx_exp.profiling.recorder import StepRecorder
 
     strategy = training.state.strategy

@@ -8,7 +8,7 @@ from cogvx_exp.core.errors import UserError
 
 
 @dataclass(frozen=True)
-class Fault:
+class Issue:
     """A setting that has to change."""
 
     setting: str
@@ -18,13 +18,13 @@ class Fault:
 
 
 class ConfigError(UserError):
-    """An invalid configuration; its message has one line per fault."""
+    """An invalid configuration; its message has one line per issue."""
 
-    def __init__(self, faults: Sequence[Fault]):
-        self.faults = list(faults)
-        width = min(max(len(fault.setting) for fault in faults), 40)
-        count = "1 setting needs" if len(faults) == 1 else f"{len(faults)} settings need"
-        lines = [f"  {fault.setting:<{width}}  {fault.problem}" for fault in faults]
+    def __init__(self, issues: Sequence[Issue]):
+        self.issues = list(issues)
+        width = min(max(len(issue.setting) for issue in issues), 40)
+        count = "1 setting needs" if len(issues) == 1 else f"{len(issues)} settings need"
+        lines = [f"  {issue.setting:<{width}}  {issue.problem}" for issue in issues]
         super().__init__("\n".join([f"{count} a change; nothing was started.", *lines]))
 
 

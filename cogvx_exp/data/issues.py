@@ -11,11 +11,11 @@ from cogvx_exp.core.files import atomic_write
 from cogvx_exp.media.errors import ClipError as ClipError
 
 SHOWN = 30
-"""Maximum number of printed faults; the file has all of them."""
+"""Maximum number of printed issues; the file has all of them."""
 
 
 @dataclass(frozen=True, slots=True)
-class DataFault:
+class DataIssue:
     """A problem with a row or file of a dataset."""
 
     row: int | None
@@ -25,27 +25,27 @@ class DataFault:
     fix: str
 
 
-def fault_of(row: int | None, file: str, error: ClipError) -> DataFault:
-    """The fault for an error in a row."""
-    return DataFault(row, file, error.what, error.fix)
+def issue_of(row: int | None, file: str, error: ClipError) -> DataIssue:
+    """The issue for an error in a row."""
+    return DataIssue(row, file, error.what, error.fix)
 
 
-def print_faults(faults: list[DataFault], console: PlainConsole) -> None:
-    """Prints the faults as a table."""
+def print_issues(issues: list[DataIssue], console: PlainConsole) -> None:
+    """Prints the issues as a table."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("row", justify="right")
     for column in ("file", "what is wrong", "how to fix it"):
         table.add_column(column, overflow="fold")
-    for fault in faults[:SHOWN]:
-        table.add_row("" if fault.row is None else str(fault.row), fault.file, fault.what, fault.fix)
+    for issue in issues[:SHOWN]:
+        table.add_row("" if issue.row is None else str(issue.row), issue.file, issue.what, issue.fix)
     console.warn(table)
-    if len(faults) > SHOWN:
-        console.warn(f"... and {len(faults) - SHOWN} more")
+    if len(issues) > SHOWN:
+        console.warn(f"... and {len(issues) - SHOWN} more")
 
 
-def write_faults(faults: list[DataFault], path: Path) -> None:
-    """Writes the faults as CSV."""
+def write_issues(issues: list[DataIssue], path: Path) -> None:
+    """Writes the issues as CSV."""
     with atomic_write(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["row", "file", "what is wrong", "how to fix it"])
-        writer.writerows(astuple(fault) for fault in faults)
+        writer.writerows(astuple(issue) for issue in issues)
