@@ -34,9 +34,10 @@ class ProcessGroup:
         """The JSON-like values of all processes, in the order of their ranks."""
         return [value]
 
-    def all_gather_in_step(self, value: Any) -> list[Any]:
-        """Like `all_gather`, within a training step: fails after `distributed.timeout`."""
-        return self.all_gather(value)
+    def all_gather_in_step(self, numbers: list[float]) -> list[list[float]]:
+        """The numbers of all processes, equally many of each, within a training step: fails after
+        `distributed.timeout`."""
+        return [numbers]
 
     def barrier(self) -> None:
         """Returns once all processes have reached it."""
@@ -50,15 +51,19 @@ class TorchProcessGroup(ProcessGroup):
     group: Any = None
     """Gloo group with a long timeout; the default group has the short timeout of a step."""
 
+    def all_gather_in_step(self, numbers: list[float]) -> list[list[float]]:
+        """The numbers of all processes, equally many of each, within a training step: fails after
+        `distributed.timeout`."""
+        import torch
+        from torch.distributed import all_gather
+
+        # One collective: of fixed size, there are no sizes to exchange first.
+        received = [torch.zeros(len(numbers), dtype=torch.float64) for _ in range(self.world_size)]
+        all_gather(received, torch.tensor(numbers, dtype=torch.float64))
+        return [tensor.tolist() for tensor in received]
+
     def all_gather(self, value: Any) -> list[Any]:
         """The JSON-like values of all processes, in the order of their ranks."""
-        return self._gather(value, self.group)
-
-    def all_gather_in_step(self, value: Any) -> list[Any]:
-        """Like `all_gather`, within a training step: fails after `distributed.timeout`."""
-        return self._gather(value, None)
-
-    def _gather(self, value: Any, group: Any) -> list[Any]:
         import torch
         from torch.distributed import all_gather
 
@@ -66,12 +71,12 @@ class TorchProcessGroup(ProcessGroup):
         # JSON bytes differ in length and all_gather needs equal shapes, so the sizes are exchanged first.
         encoded = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)]
-        all_gather(sizes, torch.tensor([len(encoded)]), group=group)
+        all_gather(sizes, torch.tensor([len(encoded)]), group=self.group)
         longest = int(max(sizes))
         padded = torch.zeros(longest, dtype=torch.uint8)
         padded[: len(encoded)] = encoded
         received = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.world_size)]
-        all_gather(received, padded, group=group)
+        all_gather(received, padded, group=self.group)
         texts = [bytes(data[: int(size)].tolist()) for data, size in zip(received, sizes, strict=True)]
         return [json.loads(text) for text in texts]
 

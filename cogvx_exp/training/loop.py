@@ -3,8 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 
@@ -19,11 +18,9 @@ from cogvx_exp.runs.metrics import Metrics, NoMetrics
 from cogvx_exp.strategies.micro_batch import forward_backward
 from cogvx_exp.tracking.smoothing import smoother
 from cogvx_exp.training.checkpoint.state import TrainingState
+from cogvx_exp.training.exchange import StepNumbers, loss_by_timestep, unpacked
 from cogvx_exp.training.monitor.memory import memory_in_use
 from cogvx_exp.training.monitor.throughput import Work, WorkMeter, peak_flops
-
-QUARTER = 250
-"""Timesteps per reported part of the loss."""
 
 
 @dataclass(frozen=True)
@@ -160,15 +157,17 @@ def _optimizer_step(
     with around("clip"):
         norm = strategy.clip(schedule.max_grad_norm)
     with around("losses to the host"):
-        local, grad_norm = _on_host(total, torch.cat(by_sample, dim=1), norm)
-    local |= {"work": astuple(work), "clips": sorted(set(clips)), "stop": schedule.wants_stop()}
+        local, grad_norm, each = _on_host(total, torch.cat(by_sample, dim=1), norm)
     # One exchange per step: losses and stop flags together, so that all processes stop after the same step.
     with around("exchange"):
-        gathered = schedule.processes.all_gather_in_step(local)
-    value = sum(process["loss"] for process in gathered) / len(gathered)
+        numbers = StepNumbers(local, schedule.wants_stop(), work)
+        numbers.add_losses(each)
+        gathered = [unpacked(received) for received in schedule.processes.all_gather_in_step(numbers.packed())]
+    value = sum(process.loss for process in gathered) / len(gathered)
     # Checked before the step, so nothing non-finite enters the weights or the optimizer's moments.
     if not math.isfinite(value):
-        bad = sorted({clip for process in gathered if not math.isfinite(process["loss"]) for clip in process["clips"]})
+        suspects = schedule.processes.all_gather([] if math.isfinite(local) else clips)
+        bad = sorted({clip for clips_of_process in suspects for clip in clips_of_process})
         raise UserError(
             f"the loss is {value} at step {step} (clips: {', '.join(bad)}); the last checkpoint is kept. "
             "Lower optim.lr, check these clips, or use model.dtype=float32"
@@ -184,13 +183,15 @@ def _optimizer_step(
         value,
         grad_norm if norm_of_step is None else norm_of_step,
         waited,
-        stop=any(process["stop"] for process in gathered),
-        work=sum((Work(*process["work"]) for process in gathered), Work()),
-        by_timestep=_by_timestep([pair for process in gathered for pair in process["each"]]),
+        stop=any(process.stop for process in gathered),
+        work=sum((process.work for process in gathered), Work()),
+        by_timestep=loss_by_timestep(gathered),
     )
 
 
-def _on_host(total: torch.Tensor, each: torch.Tensor, norm: torch.Tensor | None) -> tuple[dict[str, Any], float]:
+def _on_host(
+    total: torch.Tensor, each: torch.Tensor, norm: torch.Tensor | None
+) -> tuple[float, float, list[tuple[float, float]]]:
     """Copies a step's values to the host in a single transfer, the only synchronization of a step on a GPU.
 
     It precedes the optimizer step, so the host can queue that step and the next one's work without waiting.
@@ -201,17 +202,9 @@ def _on_host(total: torch.Tensor, each: torch.Tensor, norm: torch.Tensor | None)
         norm: norm of the gradients, if already known.
 
     Returns:
-        The loss with (timestep, loss) of each sample, and the norm, NaN if unknown.
+        The loss, the norm, NaN if unknown, and (timestep, loss) of each sample.
     """
     known = torch.full_like(total, math.nan) if norm is None else norm.to(total)
     loss, grad_norm, *values = torch.cat([torch.stack([total, known]), each.flatten()]).tolist()
     half = len(values) // 2
-    return {"loss": loss, "each": list(zip(values[:half], values[half:], strict=True))}, grad_norm
-
-
-def _by_timestep(losses: list[tuple[float, float]]) -> dict[str, float]:
-    """Means of (timestep, loss) in each quarter of a schedule of 1000; quarters without samples are omitted."""
-    quarters: dict[int, list[float]] = {}
-    for timestep, loss in losses:
-        quarters.setdefault(int(timestep) // QUARTER * QUARTER, []).append(loss)
-    return {f"loss_t{low}_{low + QUARTER - 1}": sum(some) / len(some) for low, some in sorted(quarters.items())}
+    return loss, grad_norm, list(zip(values[:half], values[half:], strict=True))

@@ -9,14 +9,14 @@ SCRIPT = """
 import time, os
 from cogvx_exp.distributed.process_group import init_process_group
 processes = init_process_group(False, 8)
-processes.all_gather_in_step(processes.rank)
+processes.all_gather_in_step([processes.rank])
 if processes.rank == 1:
     time.sleep(12)  # encodes, or writes
 processes.barrier()
 if processes.rank == 1:
     time.sleep(600)  # hangs
 try:
-    processes.all_gather_in_step(processes.rank)
+    processes.all_gather_in_step([processes.rank])
 except RuntimeError as error:
     print("gave up", error)
 os._exit(0)
