@@ -35,8 +35,8 @@ class ProcessGroup:
         return [value]
 
     def all_gather_in_step(self, numbers: list[float]) -> list[list[float]]:
-        """The numbers of all processes, equally many of each, within a training step: fails after
-        `distributed.timeout`."""
+        """The numbers of all processes, within a training step: fails after `distributed.timeout`. All must pass
+        equally many."""
         return [numbers]
 
     def barrier(self) -> None:
@@ -52,12 +52,12 @@ class TorchProcessGroup(ProcessGroup):
     """Gloo group with a long timeout; the default group has the short timeout of a step."""
 
     def all_gather_in_step(self, numbers: list[float]) -> list[list[float]]:
-        """The numbers of all processes, equally many of each, within a training step: fails after
-        `distributed.timeout`."""
+        """The numbers of all processes, within a training step: fails after `distributed.timeout`. All must pass
+        equally many."""
         import torch
         from torch.distributed import all_gather
 
-        # One collective: of fixed size, there are no sizes to exchange first.
+        # The size is fixed, so one collective is enough.
         received = [torch.zeros(len(numbers), dtype=torch.float64) for _ in range(self.world_size)]
         all_gather(received, torch.tensor(numbers, dtype=torch.float64))
         return [tensor.tolist() for tensor in received]

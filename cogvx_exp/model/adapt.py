@@ -89,9 +89,9 @@ def _add_adapter(transformer: CogVideoXTransformer3DModel, method: Method, seed:
 
 
 def _skip_input_casts(transformer: CogVideoXTransformer3DModel) -> None:
-    """Keeps peft from casting each LoRA's input to float32, which autocast casts back to the very same bits.
+    """Stops peft from casting each LoRA's input to float32, which autocast casts back to identical values.
 
-    Not with dropout, whose random mask depends on the type, nor for DoRA, which computes norms in the input's type.
+    Not with dropout, whose mask depends on the dtype, nor for DoRA, which computes norms in the input's dtype.
     """
     for layer in transformer.modules():
         if isinstance(layer, LoraLayer):

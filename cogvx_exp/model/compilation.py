@@ -12,21 +12,21 @@ from cogvx_exp.console.progress import console
 BACKEND = "inductor"
 
 MOST_GRAPHS = 64
-"""Graphs of a block. Shapes, batch sizes, training and sampling, and the first block, whose input needs no gradient,
-have graphs of their own, and torch gives up after 8."""
+"""Limit on graphs per block. Shapes, batch sizes, training and sampling each need their own, and so does the first
+block, whose input needs no gradient. torch's default limit is 8."""
 
 SECONDS_WORTH_A_LINE = 5.0
 
 
 def compile_blocks(transformer: CogVideoXTransformer3DModel, dynamic: bool | None, cache_dir: Path) -> None:
-    """Compiles each block's `forward`, so that hooks on the block (streaming, FSDP) and the names of its weights stay.
+    """Compiles each block's `forward`. Hooks on the block (streaming, FSDP) and parameter names are unaffected.
 
-    All blocks share the compiled code. Call after everything that changes how a block computes.
+    All blocks share the compiled code. Call this after everything else that changes a block's computation.
 
     Args:
         transformer: the model.
-        dynamic: as `compile_dynamic`.
-        cache_dir: where compiled code is kept for later runs, unless TORCHINDUCTOR_CACHE_DIR says otherwise.
+        dynamic: see `compile_dynamic`.
+        cache_dir: where compiled code is cached for later runs, unless TORCHINDUCTOR_CACHE_DIR is set.
     """
     import torch._dynamo.callback
 
@@ -42,20 +42,20 @@ def compile_blocks(transformer: CogVideoXTransformer3DModel, dynamic: bool | Non
 
 
 class _Announcer:
-    """Tells of compilation, which happens inside a step: a silent minute looks like a hang."""
+    """Reports compilation. It happens inside a step, and a silent minute looks like a hang."""
 
     def __init__(self) -> None:
         self._graphs = 0
         self._started = 0.0
 
     def start(self, about: Any) -> None:
-        """Compilation begins."""
+        """Called when compilation starts."""
         if not self._graphs:
             console.print("Compiling the transformer's blocks; the first steps take a minute or more ...")
         self._started = time.monotonic()
 
     def end(self, about: Any) -> None:
-        """It has ended."""
+        """Called when it has finished."""
         self._graphs += 1
         seconds = time.monotonic() - self._started
         if seconds > SECONDS_WORTH_A_LINE:

@@ -18,8 +18,8 @@ from cogvx_exp.runs.metrics import Metrics, NoMetrics
 from cogvx_exp.strategies.micro_batch import forward_backward
 from cogvx_exp.tracking.smoothing import smoother
 from cogvx_exp.training.checkpoint.state import TrainingState
-from cogvx_exp.training.exchange import StepNumbers, loss_by_timestep, unpacked
 from cogvx_exp.training.monitor.memory import memory_in_use
+from cogvx_exp.training.monitor.step_numbers import StepNumbers, loss_by_timestep, unpacked
 from cogvx_exp.training.monitor.throughput import Work, WorkMeter, peak_flops
 
 

@@ -109,16 +109,16 @@ def test_the_kernel_that_is_named_is_the_one_that_runs(make_job: MakeJob) -> Non
             "cuda",
             torch.float32,
             (9, 0),
-            "computes in float16 and bfloat16, and the model in float32; use auto",
+            "supports float16 and bfloat16, but the model computes in float32; use auto",
         ),
         (
             "flash",
             "cuda",
             torch.float16,
             (7, 5),
-            "needs compute capability 8, and this GPU has 7.5; use auto, efficient",
+            "needs compute capability 8, but this GPU has 7.5; use auto, efficient",
         ),
-        ("flash3", "cuda", torch.bfloat16, (8, 9), "needs compute capability 9, and this GPU has 8.9; use auto, cudnn"),
+        ("flash3", "cuda", torch.bfloat16, (8, 9), "needs compute capability 9, but this GPU has 8.9; use auto, cudnn"),
         ("sage", "cuda", torch.bfloat16, (9, 0), "needs the package sageattention, which is not installed; use auto"),
     ],
 )
@@ -132,7 +132,7 @@ def test_what_a_machine_cannot_do_is_refused_with_what_it_can(
 
 @pytest.mark.parametrize("forward", ["nothing", "cogvx_exp.nothing.at_all"])
 def test_a_kernel_that_does_not_exist_is_named(forward: str) -> None:
-    with pytest.raises(UserError, match=f"^attention.forward={forward} is no "):
+    with pytest.raises(UserError, match=f"^attention.forward={forward} is not an? "):
         attention_function(Attention(forward=forward))
 
 
@@ -142,7 +142,7 @@ def test_a_kernel_that_does_not_exist_is_named(forward: str) -> None:
         (["attention=sage", "device=cpu"], "needs an NVIDIA GPU; use auto"),
         (["attention=auto", "attention.backward=none"], "has no backward pass; for training use auto"),
         (["attention=flex"], "add compile=blocks"),
-        (["attention=flash", "device=cuda", "model.dtype=float32"], "computes in float16 and bfloat16"),
+        (["attention=flash", "device=cuda", "model.dtype=float32"], "supports float16 and bfloat16"),
     ],
 )
 def test_what_is_known_without_a_gpu_is_refused_with_the_configuration(settings: list[str], words: str) -> None:

@@ -109,8 +109,8 @@ def test_dynamic_shapes_are_a_choice(make_job: MakeJob, tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["method=dora"], "only for"),
-        (["method=lokr"], "only for"),
+        (["method=dora"], "only supports"),
+        (["method=lokr"], "only supports"),
         (["distributed=zero3"], "use fsdp"),
         (["compile=false", "compile_dynamic=true"], "compile=blocks"),
     ],

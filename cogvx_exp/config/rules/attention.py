@@ -1,4 +1,4 @@
-"""Rules about the attention kernel and compilation."""
+"""Rules about the attention kernel."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -11,10 +11,10 @@ from cogvx_exp.config.schema.attention import Attention
 
 
 def attention_is_possible(job: TrainJob | GenerateJob) -> Iterator[Issue]:
-    """What is wrong with the attention kernel, as far as that can be said without a GPU."""
+    """Issues with the attention kernel that can be detected without a GPU."""
     attention, setting = job.attention, f"attention={job.attention.name}"
     device = job.device.partition(":")[0]
-    # With device=auto, the machine that trains decides: it may be another one.
+    # With device=auto the check is left to the training machine, which may be a different one.
     dtype = gpu_dtype(job.model) if device != "cpu" else "float32"
     if device != "auto" and (found := problem(attention, device, dtype)):
         yield Issue(setting, found)
@@ -23,17 +23,17 @@ def attention_is_possible(job: TrainJob | GenerateJob) -> Iterator[Issue]:
     if attention.backward == "none":
         yield Issue(setting, f"has no backward pass; for training use {_those_that_can(device, dtype)}")
     if attention.needs_compile and not job.compile:
-        yield Issue(setting, "is only fast, and only fits, if it is compiled; add compile=blocks")
+        yield Issue(setting, "materializes all attention scores unless it is compiled; add compile=blocks")
 
 
 def problem(attention: Attention, device: str, dtype: str, capability: tuple[int, int] | None = None) -> str | None:
-    """Why a kernel cannot be used, with those that can; None if it can.
+    """Why a kernel cannot be used, and the kernels that can; None if it can be used.
 
     Args:
         attention: the setting.
         device: cpu or cuda.
         dtype: type of the computation.
-        capability: the GPU's compute capability; None: not known.
+        capability: the GPU's compute capability, if known.
     """
     reason = _reason(attention, device, dtype, capability)
     return f"{reason}; use {_those_that_can(device, dtype, capability)}" if reason else None
@@ -43,10 +43,10 @@ def _reason(attention: Attention, device: str, dtype: str, capability: tuple[int
     if attention.device == "cuda" and device == "cpu":
         return "needs an NVIDIA GPU"
     if device == "cuda" and dtype not in attention.cuda_dtypes:
-        return f"computes in {' and '.join(attention.cuda_dtypes)}, and the model in {dtype}"
+        return f"supports {' and '.join(attention.cuda_dtypes)}, but the model computes in {dtype}"
     needed = attention.min_compute_capability
     if needed and capability and capability < divmod(round(needed * 10), 10):
-        return f"needs compute capability {needed:g}, and this GPU has {capability[0]}.{capability[1]}"
+        return f"needs compute capability {needed:g}, but this GPU has {capability[0]}.{capability[1]}"
     if attention.package and find_spec(attention.package) is None:
         return f"needs the package {attention.package}, which is not installed"
     return None

@@ -1,4 +1,4 @@
-"""Group `attention`: the kernel that the transformer attends with, and what it needs."""
+"""Group `attention`: the attention kernel and its requirements."""
 
 from typing import Literal
 
@@ -9,12 +9,12 @@ from cogvx_exp.config.schema.section import FilledText, Section
 
 
 class Attention(Section):
-    """The attention kernel of the transformer's blocks, in training and sampling."""
+    """The attention kernel of the transformer blocks, in training and sampling."""
 
     name: str = "auto"
     """Name of the choice, as in `attention=NAME`. Default: auto."""
     forward: FilledText = "native"
-    """A backend of diffusers' attention dispatcher, or the import path of a function of query, key and value, all (B,
+    """A backend of diffusers' attention dispatcher, or the import path of a function of query, key and value, each (B,
     tokens, heads, head_dim). It returns the output; with `backward: exact`, the pair of output and log-sum-exp, (B,
     heads, tokens). Default: native."""
     backward: Literal["own", "exact", "none"] = "own"
@@ -24,10 +24,10 @@ class Attention(Section):
     device: Literal["any", "cuda"] = "any"
     """Where the kernel runs. Default: any."""
     cuda_dtypes: list[Dtype] = Field(default=["float32", "float16", "bfloat16"])
-    """Types that it computes in on a GPU. Default: [float32, float16, bfloat16]."""
+    """Dtypes it supports on a GPU. Default: [float32, float16, bfloat16]."""
     min_compute_capability: float | None = Field(default=None, gt=0)
-    """Oldest GPU that it runs on, such as 9.0 for Hopper. Default: null."""
+    """Minimum compute capability, such as 9.0 for Hopper. Default: null."""
     package: FilledText | None = None
-    """Python package that it comes with, if not torch. Default: null."""
+    """Python package that provides it, if not torch. Default: null."""
     needs_compile: bool = False
-    """Whether it needs `compile=blocks`: without, it writes all scores to memory. Default: false."""
+    """Whether it requires `compile=blocks`, because it would otherwise materialize all scores. Default: false."""

@@ -53,11 +53,11 @@ class TrainJob(Section):
     allow_tf32: bool
     """Whether float32 matrix products on a GPU may use TensorFloat-32. Default: true."""
     compile: bool | Literal["blocks"]
-    """blocks, or true: the transformer's blocks are compiled by torch.compile, which takes a minute or more before the
-    first step. Default: false."""
+    """blocks, or true: compile the transformer blocks with torch.compile, which takes a minute or more before the first
+    step. Default: false."""
     compile_dynamic: bool | None = None
-    """With compile: whether a compiled block takes clips of any shape. null: the first shape has code of its own, and
-    all others share one that takes any. false: each shape has its own. Default: null."""
+    """With compile: whether compiled code accepts clips of any shape. null: code for the first shape, shared code for all
+    others. true: shared code from the start. false: code for each shape. Default: null."""
     steps: PositiveInt
     """Optimizer steps. Default: 3000."""
     epochs: PositiveInt | None

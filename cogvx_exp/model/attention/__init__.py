@@ -1,1 +1,1 @@
-"""Attention of the transformer's blocks: the processor, the kernels it can use, gradients of quantized ones."""
+"""Attention of the transformer blocks: the processor, its kernels, and gradients for quantized kernels."""

@@ -1,4 +1,4 @@
-"""The attention kernels that a setting can name: what they need, and how they are called."""
+"""The attention kernels that `attention=` can select: their requirements, and how they are called."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,10 +19,10 @@ from cogvx_exp.model.device import Compute
 
 
 def check_attention(settings: Attention, compute: Compute) -> None:
-    """Makes sure that this machine has what a kernel needs.
+    """Checks that this machine meets a kernel's requirements.
 
     Raises:
-        UserError: it has not, or the kernel cannot be imported.
+        UserError: it does not, or the kernel cannot be imported.
     """
     cuda = compute.device.type == "cuda"
     capability = torch.cuda.get_device_capability(compute.device) if cuda else None
@@ -33,19 +33,19 @@ def check_attention(settings: Attention, compute: Compute) -> None:
 
 
 def set_attention(transformer: CogVideoXTransformer3DModel, settings: Attention) -> None:
-    """Lets all blocks attend with the kernel of a setting.
+    """Sets the attention kernel of all blocks.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: the kernel is not available.
     """
     transformer.set_attn_processor(VideoTextAttention(attention_function(settings)))
 
 
 def attention_function(settings: Attention) -> AttentionFunction:
-    """The function of query, key and value, all (B, tokens, heads, head_dim), that a setting names.
+    """The kernel as a function of query, key and value, each (B, tokens, heads, head_dim).
 
     Raises:
-        UserError: it cannot be imported, or its kernel cannot be had.
+        UserError: it cannot be imported, or is not available.
     """
     kernel: Any = _imported(settings) if "." in settings.forward else _dispatched(settings)
     if settings.backward == "exact":
@@ -58,12 +58,12 @@ def _imported(settings: Attention) -> Callable[..., Any]:
         kernel = get_method(settings.forward)
     except (HydraException, ImportError, ValueError, AttributeError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"attention.forward={settings.forward} is no function that can be imported: {reason}") from None
+        raise UserError(f"attention.forward={settings.forward} is not an importable function: {reason}") from None
     return kernel if settings.backward == "exact" else partial(_output_only, kernel)
 
 
 def _output_only(kernel: Callable[..., Any], *tensors: torch.Tensor) -> torch.Tensor:
-    """Some versions of flash attention 3 return the log-sum-exp besides."""
+    """Drops the log-sum-exp, which some versions of FlashAttention 3 return as well."""
     result = kernel(*tensors)
     output: torch.Tensor = result[0] if isinstance(result, tuple) else result
     return output
@@ -73,12 +73,12 @@ def _dispatched(settings: Attention) -> AttentionFunction:
     names = [name.value for name in AttentionBackendName]
     if settings.forward not in names:
         raise UserError(
-            f"attention.forward={settings.forward} is no backend of diffusers' dispatcher; allowed: "
+            f"attention.forward={settings.forward} is not a backend of diffusers' attention dispatcher; allowed: "
             f"{', '.join(names)}, or the import path of a function"
         )
     backend = AttentionBackendName(settings.forward)
     try:
-        with attention_backend(backend):  # checks what it needs, and downloads kernels of the Hub
+        with attention_backend(backend):  # checks its requirements; downloads Hub kernels
             pass
     except (RuntimeError, ValueError, OSError, ImportError) as error:
         raise UserError(f"attention={settings.name}: {str(error).splitlines()[0]}") from None

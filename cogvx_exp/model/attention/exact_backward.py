@@ -1,4 +1,4 @@
-"""Gradients for attention kernels that quantize, and so have none of their own."""
+"""Gradients for quantized attention kernels, which have no backward pass of their own."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ ForwardWithLse = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Pair]
 def attend_exactly_backward(
     forward: ForwardWithLse, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
 ) -> torch.Tensor:
-    """Attention whose output is the kernel's, and whose gradients are computed without quantization."""
+    """Attention with the kernel's output and with gradients computed without quantization."""
     output: torch.Tensor = _ExactBackward.apply(forward, query, key, value)
     return output
 
@@ -37,7 +37,7 @@ class _ExactBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         *tensors, lse = ctx.saved_tensors
-        # The kernels have the heads before the tokens, and look at strides.
+        # These kernels take (B, heads, tokens, head_dim) with any strides.
         query, key, value, output, gradient = (tensor.transpose(1, 2) for tensor in (*tensors, gradient))
         backward = _backward_on_cuda if gradient.is_cuda else _backward_on_cpu
         gradients = backward(gradient, query, key, value, output, lse.float())
@@ -65,6 +65,6 @@ def _backward_on_cuda(
     lse: torch.Tensor,
 ) -> tuple[torch.Tensor, ...]:
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_backward
-    unused = torch.empty(0, dtype=torch.int64, device=query.device)  # seed and offset of dropout
+    unused = torch.empty(0, dtype=torch.int64, device=query.device)  # dropout's seed and offset, not used at p=0
     tokens = query.size(2), key.size(2)
     return kernel(gradient, query, key, value, output, lse, None, None, *tokens, 0.0, False, unused, unused)

@@ -23,13 +23,13 @@ def int8_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) 
     probabilities = (scores - lse.unsqueeze(-1)).exp()
     low = torch.float16 if value.dtype == torch.float32 else value.dtype
     output = probabilities.to(low).float() @ v.to(low).float()
-    # Of the scores as they are with the mean, for the backward pass.
+    # The backward pass uses the original keys, so the log-sum-exp must include their mean.
     lse = lse + scale * (q @ mean.transpose(-1, -2)).squeeze(-1)
     return output.transpose(1, 2).to(query.dtype), lse
 
 
 def _rounded(x: torch.Tensor, group: int) -> torch.Tensor:
-    """Values as 8-bit integers times a scale for each group of tokens; `x`: (B, heads, tokens, head_dim)."""
+    """Rounds values to 8-bit integers with one scale per group of tokens; `x`: (B, heads, tokens, head_dim)."""
     tokens = x.size(2)
     padded = torch.nn.functional.pad(x, (0, 0, 0, -tokens % group)).unflatten(2, (-1, group))
     scale = padded.abs().amax(dim=(-1, -2), keepdim=True).clamp_min(1e-12) / 127

@@ -13,7 +13,7 @@ AttentionFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.T
 
 
 class VideoTextAttention:
-    """Attention over the tokens of the text and the video together.
+    """Joint attention over text and video tokens.
 
     Computes what diffusers' CogVideoXAttnProcessor2_0 computes, with any attention kernel and fewer passes over
     memory: query and key stay (B, tokens, heads, head_dim), so that the norms read them without a copy, and all tokens
@@ -32,7 +32,7 @@ class VideoTextAttention:
         attention_mask: torch.Tensor | None = None,
         image_rotary_emb: Rotary | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Attends.
+        """Computes attention.
 
         Args:
             attn: the projections and norms.
@@ -59,7 +59,7 @@ class VideoTextAttention:
             else:
                 rotation = self._rotations.of(image_rotary_emb, text_tokens)
                 query, key = rotate(query, rotation), rotate(key, rotation)
-        # Under autocast the norms' results may be float32, and kernels take one type.
+        # Norms may return float32 under autocast; kernels need all three in one dtype.
         attended = self._attention(query.to(value.dtype), key.to(value.dtype), value)
         attended = attn.to_out[1](attn.to_out[0](attended.flatten(2)))
         text, video = attended.split([text_tokens, hidden_states.size(1)], dim=1)
@@ -67,7 +67,7 @@ class VideoTextAttention:
 
 
 class _Rotations:
-    """Rotations as complex numbers, computed once for each shape: as long as its cosines are in memory."""
+    """Rotations as complex numbers. Cached per shape for as long as the caller keeps the cosines."""
 
     def __init__(self) -> None:
         self._by_cosines: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
@@ -82,9 +82,9 @@ class _Rotations:
 
 
 def with_text(rotary: Rotary, text_tokens: int) -> Rotary:
-    """Cosines and sines of all tokens, those of the text by an angle of zero, each (tokens, 1, head_dim / 2).
+    """Cosines and sines of all tokens, each (tokens, 1, head_dim / 2); the angle of text tokens is zero.
 
-    diffusers has each number twice, for both channels of a pair.
+    diffusers repeats each value for both channels of a pair.
     """
     cos, sin = (values[:, ::2].float() for values in rotary)
     text = (text_tokens, cos.size(1))
@@ -99,7 +99,7 @@ def rotate(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
 
 
 def rotate_real(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """As `rotate`, without complex numbers, which inductor does not fuse."""
+    """Same as `rotate`, but without complex numbers, which inductor does not fuse."""
     real, imaginary = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     rotated = torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1)
     return rotated.flatten(-2).to(x.dtype)

@@ -1,1 +1,1 @@
-"""Frozen linear layers in 4 or 8 bits."""
+"""Frozen linear layers stored in 4 or 8 bits."""

@@ -1,4 +1,4 @@
-"""Matrix products of frozen linear layers in 8 bits (`quant.compute=8bit`), forward and for the input's gradient.
+"""8-bit matrix products of frozen linear layers (`quant.compute=8bit`): the forward pass and the input's gradient.
 
 Weights have a scale for each output channel, and activations get one for each token, so that scales can be taken out of
 the sum: y = (Xq Wq^T) * sx * sw. In the gradient of the input the weight's scales belong to what is summed over, so
@@ -14,14 +14,14 @@ FP8 = torch.float8_e4m3fn
 FP8_MAX = torch.finfo(FP8).max
 INT8_MAX = 127.0
 SMALLEST = 1e-12
-"""Keeps the scale of a token of zeros above zero."""
+"""Lower bound of a scale, for tokens that are all zero."""
 
 
 class EightBitLinear(nn.Linear):
-    """A linear layer with a weight of torchao's in 8 bits, with as many output scales as outputs."""
+    """A linear layer with an 8-bit torchao weight that has one scale per output."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The product, in the type that a plain linear layer would give."""
+        """The product, in the dtype of a plain linear layer."""
         weight: Any = self.weight
         return linear_in_8_bits(x, weight.qdata, weight.scale, self.bias)
 
@@ -29,7 +29,7 @@ class EightBitLinear(nn.Linear):
 def linear_in_8_bits(
     x: torch.Tensor, values: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    """A linear layer of `values` (outputs, inputs) in 8 bits, with `scales` (outputs, 1)."""
+    """A linear layer with 8-bit `values` (outputs, inputs) and `scales` (outputs, 1)."""
     dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
     product: torch.Tensor = _Product.apply(x, values, scales, dtype)
     return product if bias is None else product + bias.to(dtype)
@@ -51,21 +51,21 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         values, scales = ctx.saved_tensors
         scaled = gradient.flatten(0, -2) * scales.t().to(gradient.dtype)
-        # The kernels take a second factor whose columns are contiguous, so the weight is transposed in memory: one
-        # pass over its bytes, which are few beside the tokens'.
+        # The kernels need a second operand with contiguous columns, so the weight is transposed in memory. That is one
+        # pass over its bytes, which is cheap next to the activations.
         columns = values.t().contiguous().t()
         product = _product(scaled, columns, scales.new_ones(1, values.size(1)), ctx.dtype)
         return product.unflatten(0, gradient.shape[:-1]), None, None, None
 
 
 def _product(x: torch.Tensor, values: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """`x` (M, K) times `values` (K, N), of 8 bits, whose columns have the `scales` (1, N)."""
+    """`x` (M, K) times the 8-bit `values` (K, N), whose columns have `scales` (1, N)."""
     largest = x.abs().amax(dim=1, keepdim=True).float().clamp_min(SMALLEST)
     if values.dtype == torch.int8:
         scale = largest / INT8_MAX
         rounded = (x / scale).round().to(torch.int8)
         return (torch._int_mm(rounded, values) * scale * scales).to(dtype)
     scale = largest / FP8_MAX
-    # Above its largest number e4m3 has NaN, and the division may round up to above it.
+    # e4m3 has no infinity: values above its maximum become NaN, and the division may round up past it.
     quantized = (x / scale).clamp(-FP8_MAX, FP8_MAX).to(FP8)
     return torch._scaled_mm(quantized, values, scale_a=scale, scale_b=scales.contiguous(), out_dtype=dtype)

@@ -1,4 +1,4 @@
-"""Stores the frozen base in 4 or 8 bits. It computes in the model's own type, or in 8 bits (`quant.compute`)."""
+"""Stores the frozen base in 4 or 8 bits. It computes in the model's dtype or in 8 bits (`quant.compute`)."""
 
 from typing import Any
 
@@ -11,20 +11,20 @@ from cogvx_exp.model.device import Compute
 from cogvx_exp.model.quantization.products import EightBitLinear
 
 CAPABILITIES = {"fp8": (8, 9), "int8": (8, 0)}
-"""The oldest GPUs with products in 8 bits: Ada has those of float8, Ampere the fast ones of integers."""
+"""Minimum compute capability for 8-bit products: Ada for float8, Ampere for fast integer products."""
 
 NF4_BLOCK = 64
 """Values that share a scale in nf4."""
 
 
 def quantize_block(block: nn.Module, name: str, compute: Compute, *, in_8_bits: bool = False) -> None:
-    """Moves a block to the device and quantizes its linear layers, biases left out.
+    """Moves a block to the device and quantizes its linear layers, except their biases.
 
     Args:
         block: a transformer block with frozen weights.
         name: nf4, int8 or fp8 (`quant=NAME`).
         compute: device, and the type that the layers compute in.
-        in_8_bits: whether the products of attention and feed-forward layers are computed in 8 bits.
+        in_8_bits: whether attention and feed-forward layers also compute in 8 bits.
     """
     block.to(compute.device)
     if name == "nf4":
@@ -40,15 +40,15 @@ def quantize_block(block: nn.Module, name: str, compute: Compute, *, in_8_bits: 
 
 
 def layers_with_few_rows(block: nn.Module) -> set[nn.Module]:
-    """Those that read the timestep: a row for each sample, which costs little and is too few for kernels of 8 bits."""
+    """Layers that read the timestep. One row per sample is too few for 8-bit kernels, and they are cheap."""
     return {layer for name, layer in block.named_modules() if name.startswith("norm")}
 
 
 def check_products(quant: Quant, compute: Compute) -> None:
-    """Makes sure that this machine can compute as `quant.compute` says.
+    """Checks that this machine supports `quant.compute`.
 
     Raises:
-        UserError: it cannot.
+        UserError: it does not.
     """
     if quant.compute != "8bit" or compute.device.type != "cuda":
         return
@@ -57,12 +57,12 @@ def check_products(quant: Quant, compute: Compute) -> None:
         instead = "quant=int8, or quant.compute=model" if quant.name == "fp8" else "quant.compute=model"
         raise UserError(
             f"quant.compute=8bit: quant={quant.name} needs compute capability {needed[0]}.{needed[1]}, "
-            f"and this GPU has {capability[0]}.{capability[1]}; use {instead}"
+            f"but this GPU has {capability[0]}.{capability[1]}; use {instead}"
         )
 
 
 class PackedLinear(nn.Linear):
-    """A linear layer with a packed weight of torchao."""
+    """A linear layer with a packed torchao weight."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The product with the unpacked weight."""

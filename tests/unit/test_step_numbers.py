@@ -2,7 +2,7 @@
 
 import pytest
 
-from cogvx_exp.training.exchange import StepNumbers, loss_by_timestep, unpacked
+from cogvx_exp.training.monitor.step_numbers import StepNumbers, loss_by_timestep, unpacked
 from cogvx_exp.training.monitor.throughput import Work
 
 

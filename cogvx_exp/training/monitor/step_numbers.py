@@ -1,4 +1,4 @@
-"""What processes tell each other once in a training step."""
+"""Values that processes exchange once per training step."""
 
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, field
@@ -12,7 +12,7 @@ QUARTERS = 4
 
 @dataclass(frozen=True)
 class StepNumbers:
-    """The numbers of one process: always equally many, so that one collective of fixed size carries them."""
+    """The values of one process. Their number is fixed, so a single collective can carry them."""
 
     loss: float
     stop: bool
@@ -31,7 +31,7 @@ class StepNumbers:
             self.samples[quarter] += 1
 
     def packed(self) -> list[float]:
-        """As a list of numbers."""
+        """The values as a list of numbers."""
         return [
             self.loss,
             float(self.stop),
@@ -42,7 +42,7 @@ class StepNumbers:
 
 
 def unpacked(numbers: list[float]) -> StepNumbers:
-    """The reverse of `StepNumbers.packed`."""
+    """The inverse of `StepNumbers.packed`."""
     loss, stop, clips, tokens, flops, *quarters = numbers
     work = Work(int(clips), int(tokens), flops)
     return StepNumbers(loss, bool(stop), work, quarters[:QUARTERS], [int(count) for count in quarters[QUARTERS:]])
