@@ -56,8 +56,8 @@ class TrainJob(Section):
     """blocks, or true: compile the transformer blocks with torch.compile, which takes a minute or more before the first
     step. Default: false."""
     compile_dynamic: bool | None = None
-    """With compile: whether compiled code accepts clips of any shape. null: code for the first shape, shared code for all
-    others. true: shared code from the start. false: code for each shape. Default: null."""
+    """With compile: whether compiled code accepts clips of any shape. null: code for the first shape, shared code for
+    all others. true: shared code from the start. false: code for each shape. Default: null."""
     steps: PositiveInt
     """Optimizer steps. Default: 3000."""
     epochs: PositiveInt | None
