@@ -210,8 +210,8 @@ def test_what_was_measured_is_printed(capsys: pytest.CaptureFixture[str]) -> Non
     assert "h100 1.50 3.00 0.75 4.50 1.5 3.00" in " ".join(out.split()), (
         "corrected: parts, recomputed, step, hours, cost"
     )
-    assert "h100: products reach 65%, attention 42% forward and 44% backward, of 989 TFLOP/s" in out
-    assert "Measured here: 6.00 s a step in outputs/one, predicted 3.00\n" in out
+    assert "h100, assumed: 989 TFLOP/s, of which products reach 65%, attention 42% forward and 44% backward;" in out
+    assert "Measured here: 6.00 s per step in outputs/one, predicted 3.00\n" in out
     assert "corrected by a factor of 1.50" in out
     assert "host" not in out
     show_times([], [])
