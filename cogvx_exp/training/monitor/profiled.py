@@ -19,9 +19,7 @@ def profiled(run: Context) -> Iterator[Profiler]:
     left, needed = training.steps - training.first_step, settings.skip + settings.warmup + settings.record
     if left < needed:
         if left:
-            console.print(
-                f"Note: not profiling: profile=true needs {needed} steps, the run has {left} left"
-            )
+            console.print(f"Note: not profiling: profile=true needs {needed} steps, the run has {left} left")
         yield NoProfiler()
         return
     if run.processes.world_size > 1:
