@@ -88,7 +88,7 @@ def _on_card(job: TrainJob, work: JobWork, card: Hardware) -> TimePrediction:
         parts=seconds(work.step, reached),
         recomputed=again(work.step, reached),
         video=sum(seconds(work.video, reached).values()) if work.video else 0.0,
-        videos=-(-work.videos // processes),
+        videos=-(-work.videos // processes),  # shared by the processes
         steps=_steps(job),
         price_per_hour=card.price_per_hour * processes if card.price_per_hour else None,
         measured=measured_on(card, job, _folders(job)),

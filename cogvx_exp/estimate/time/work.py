@@ -107,7 +107,7 @@ def _step(
         operators=passes * moved.operators.total(),
         optimizer=0.0 if offload else optimizer,
         on_host=optimizer if offload else 0.0,
-        exchanged=2.0 * copies - early,
+        exchanged=2.0 * copies - early,  # gradients to the host, weights back
         copied=early + passes * _copied(job, shape, parameters, count),
     )
 
@@ -117,6 +117,7 @@ def _optimizer_bytes(job: TrainJob, trained: int) -> float:
     optim, world_size = job.optim, job.distributed.processes * job.distributed.nodes
     size = trained_dtype(optim).itemsize
     clipping, average = (3 if job.max_grad_norm else 0), (3 if job.ema_decay else 0)
+    # 3: the weight is read and written, the gradient read. States are read and written.
     each = size * (3 + clipping + average) + 2 * (optim.state_values * size + optim.state_bytes)
     splits = job.distributed.name.startswith("zero") or (job.distributed.name == "fsdp" and job.method.kind == "full")
     return trained * each / (world_size if splits else 1)

@@ -26,7 +26,7 @@ def flops_of(event: Event) -> float:
     name, shapes = event.name, event.about.get("Input Dims", [])
     if name in PRODUCTS:
         count: Any = PRODUCTS[name]
-        inputs = 3 if "add" in name else 2
+        inputs = 3 if "add" in name else 2  # addmm and baddbmm take the summand first
         return float(count(*shapes[:inputs]))
     if name == "aten::convolution":
         return _convolution(shapes[0], shapes[1], event.about["Concrete Inputs"])
