@@ -78,7 +78,7 @@ def main() -> None:
     config.force_disable_caches = True
     compile_fx.inductor_metrics_log = _Metrics()  # torch only counts when this log is enabled
     eager, compiled = eager_bytes(), compiled_bytes()
-    print(f"{'operation by operation':<24} {eager / GB:.2f} GB\n{'compiled':<24} {compiled / GB:.2f} GB")
+    print(f"{'eager':<24} {eager / GB:.2f} GB\n{'compiled':<24} {compiled / GB:.2f} GB")
     print(f"{'ratio':<24} {compiled / eager:.2f}")
 
 

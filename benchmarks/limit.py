@@ -103,11 +103,11 @@ def main() -> None:
     """Prints the tables."""
     jobs = {settings: job_of([*settings.split(), CHECKPOINTED]) for settings in ROWS}
     works = {settings: step_work(job, native(job)) for settings, job in jobs.items()}
-    print("PFLOP of a training step, one native clip, every block computed again\n")
+    print("PFLOP of a training step with one native clip, all blocks recomputed\n")
     print(operations(works))
     print("\nSeconds of such a step\n")
     print(limits(jobs, works))
-    print(f"\nTime of a step of `{BASE}` on an H100, a clip, over that with {CHECKPOINTED}\n")
+    print(f"\nStep time of `{BASE}` on an H100 per clip, relative to {CHECKPOINTED}\n")
     print(switches(cards_for(Hardware(), None)[1]))
 
 

@@ -70,7 +70,7 @@ def table(rows: Sequence[str], more: Sequence[str]) -> str:
     """All rows in Markdown."""
     parts = ["elementwise", "products", "attention", "operations"]
     header = ["settings", *(f"{way}: {part}" for way in ("forward", "backward") for part in parts)]
-    lines = [[*header, "all elementwise", "bytes a value"], ["---"] * (len(header) + 2)]
+    lines = [[*header, "all elementwise", "bytes per value"], ["---"] * (len(header) + 2)]
     for row in rows:
         job = job_of([*row.split(), CHECKPOINTED, *more])
         traffic = block_traffic(job, native(job))
@@ -103,7 +103,7 @@ def main() -> None:
     more = [text for text in sys.argv[1:] if text not in ("--operators", "--stock")]
     if "--stock" in sys.argv:
         fake_models.set_attention = adapt._skip_input_casts = lambda *arguments: None
-    print("GB that one block reads and writes, one native clip; backward: with the blocks computed again\n")
+    print("GB read and written by one block for one native clip; backward includes recomputation\n")
     print(table(ROWS, more))
     for row in ROWS if "--operators" in sys.argv else ():
         print("\n" + operators(row, more))

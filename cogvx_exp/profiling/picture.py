@@ -49,7 +49,7 @@ def draw(found: Breakdown, title: str, path: Path) -> None:
     axes.set_yticks(range(len(rows)), rows, fontsize=9)
     axes.invert_yaxis()
     axes.set_xlim(0, whole)
-    axes.set_xlabel("milliseconds of a step", fontsize=9)
+    axes.set_xlabel("milliseconds per step", fontsize=9)
     axes.set_title(title, fontsize=10, loc="left", parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=9)
