@@ -219,7 +219,7 @@ def test_what_was_measured_is_printed(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_a_card_changes_no_run(make_job: MakeJob, tmp_path: Path) -> None:
-    """Runs can be resumed with any card setting, and if they were made before it existed."""
+    """Runs can be resumed with any card, including runs made before the setting existed."""
     run = RunFolder(tmp_path)
     run.start(make_job(), [])
     assert not has_changed(make_job("hardware=h100", "hardware.price_per_hour=2"), tmp_path)
