@@ -1,10 +1,10 @@
-"""Elementwise bytes of a compiled block beside those of the same block run operation by operation.
+"""Elementwise bytes of a compiled block compared with the same block in eager mode.
 
     python -m benchmarks.compiled_traffic            # about two minutes on 2 cores
 
-A block of the 5b with a LoRA, at its width, is compiled for a short clip. torch's inductor counts the buffers that each
-generated kernel reads and writes (`GraphLowering.count_bytes`); products and attention, which it calls as they are, are
-left out. The backward pass has the forward pass again, as with `memory.activations=checkpoint`.
+Compiles a full-width block of the 5b with a LoRA for a short clip. TorchInductor counts the buffers that each generated
+kernel reads and writes (`GraphLowering.count_bytes`); products and attention, which it does not generate, are not
+counted. The backward pass includes recomputation, as with `memory.activations=checkpoint`.
 """
 
 from cogvx_exp.console.quiet import quiet_libraries
@@ -39,7 +39,7 @@ def eager_bytes() -> float:
 
 
 def compiled_bytes() -> float:
-    """The same for the compiled block: the forward pass counts twice, since it is computed again."""
+    """Bytes of the compiled block; the forward pass counts twice since it is recomputed."""
     job, compute = job_of(SETTINGS), Compute(torch.device("cpu"), torch.bfloat16)
     transformer = CogVideoXTransformer3DModel(**job.model.transformer.model_dump()).to(compute.dtype)
     make_trainable(transformer.requires_grad_(False), job.method, 0)
@@ -59,13 +59,13 @@ def compiled_bytes() -> float:
 
 
 def _counted() -> float:
-    """Bytes of the kernels that were generated until now."""
+    """Bytes of the kernels generated so far."""
     generated = [values for node, values in metrics.nodes_num_elem if not isinstance(node, ExternKernelSchedulerNode)]
     return 4 * sum(generated)
 
 
 class _Metrics:
-    """A log that is switched on and goes nowhere."""
+    """An enabled log without output."""
 
     def isEnabledFor(self, level: int) -> bool:
         return True
@@ -76,9 +76,9 @@ class _Metrics:
 
 def main() -> None:
     config.force_disable_caches = True
-    compile_fx.inductor_metrics_log = _Metrics()  # torch counts only where it is to log
+    compile_fx.inductor_metrics_log = _Metrics()  # torch only counts when this log is enabled
     eager, compiled = eager_bytes(), compiled_bytes()
-    print(f"{'operation by operation':<24} {eager / GB:.2f} GB\n{'compiled':<24} {compiled / GB:.2f} GB")
+    print(f"{'eager':<24} {eager / GB:.2f} GB\n{'compiled':<24} {compiled / GB:.2f} GB")
     print(f"{'ratio':<24} {compiled / eager:.2f}")
 
 

@@ -1,9 +1,9 @@
-"""Does a setting still learn? Teaches the tiny model the same concept with each, and looks at what it then draws.
+"""Checks whether training still learns with each setting: fine-tunes the tiny model and classifies its videos.
 
     python benchmarks/learning.py            # writes docs/learning.md, about an hour on 2 cores
-    python benchmarks/learning.py --only attention=int8 i2v      # these rows of it
+    python benchmarks/learning.py --only attention=int8 i2v      # only these rows
 
-Every row is a run of `python -m cogvx_exp.train` and then `python -m cogvx_exp.toy_model.check`.
+Each row runs `python -m cogvx_exp.train`, then `python -m cogvx_exp.toy_model.check`.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def known_rows() -> dict[str, str]:
-    """The rows that the page has, by name."""
+    """The existing rows of the page, by name."""
     lines = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")]
     return {line.split(" | ")[0].removeprefix("| "): line for line in lines[1:]}
 

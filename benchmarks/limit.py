@@ -1,6 +1,6 @@
-"""The arithmetic of docs/speed.md: operations of a training step by part, and seconds on cards: `python -m benchmarks.limit`.
+"""Prints the tables of docs/speed.md: operations of a step by part, seconds on cards: `python -m benchmarks.limit`.
 
-For the models' native clips, batch 1, blocks computed again. Nothing is loaded, and no GPU is needed.
+For the models' native clips, batch size 1, blocks recomputed. Loads nothing and needs no GPU.
 """
 
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ def operations(works: dict[str, Work]) -> str:
 
 
 def switches(card: Hardware) -> str:
-    """What settings do to the predicted step of a LoRA on the 5b, in Markdown."""
+    """The effect of settings on the predicted LoRA step of the 5b, in Markdown."""
 
     def predicted(settings: str) -> float:
         job = job_of([BASE, CHECKPOINTED, *settings.split()])
@@ -69,7 +69,7 @@ def switches(card: Hardware) -> str:
 
 
 def limits(jobs: dict[str, TrainJob], works: dict[str, Work]) -> str:
-    """Seconds at the peaks of the data sheets and as predicted, in Markdown."""
+    """Seconds at data-sheet peaks and as predicted, in Markdown."""
     cards = cards_for(Hardware(), None)
     names = [card.name for card in cards]
     lines = [
@@ -85,7 +85,7 @@ def limits(jobs: dict[str, TrainJob], works: dict[str, Work]) -> str:
 
 
 def _perfect(card: Hardware) -> Hardware:
-    """A card that reaches its data sheet."""
+    """A card that reaches the peaks of its data sheet."""
     shares = [name for name in Hardware.model_fields if name.endswith("_efficiency")]
     return card.model_copy(update=dict.fromkeys(shares, 1.0))
 
@@ -103,11 +103,11 @@ def main() -> None:
     """Prints the tables."""
     jobs = {settings: job_of([*settings.split(), CHECKPOINTED]) for settings in ROWS}
     works = {settings: step_work(job, native(job)) for settings, job in jobs.items()}
-    print("PFLOP of a training step, one native clip, every block computed again\n")
+    print("PFLOP of a training step with one native clip, all blocks recomputed\n")
     print(operations(works))
     print("\nSeconds of such a step\n")
     print(limits(jobs, works))
-    print(f"\nTime of a step of `{BASE}` on an H100, a clip, over that with {CHECKPOINTED}\n")
+    print(f"\nStep time of `{BASE}` on an H100 per clip, relative to {CHECKPOINTED}\n")
     print(switches(cards_for(Hardware(), None)[1]))
 
 

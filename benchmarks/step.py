@@ -1,11 +1,11 @@
-"""Time of a training step for each way of running the blocks, as ratios.
+"""Relative time of a training step for each way of running the blocks.
 
-    python -m benchmarks.step               # the presets of memory, over memory.activations=keep
-    python -m benchmarks.step --compile     # compiled blocks and diffusers' attention processor, over neither
+    python -m benchmarks.step               # presets of memory, relative to memory.activations=keep
+    python -m benchmarks.step --compile     # compiled blocks and diffusers' attention processor, relative to neither
 
-A small CogVideoX (4 layers of 8 heads, 17 frames of 128x192, LoRA) takes steps in turn with each arrangement, so that a
-slower moment of the machine falls on all of them. Copies to the host cost nothing on a CPU: `offload` and
-`stream_blocks` show their bookkeeping only.
+A small CogVideoX (4 layers of 8 heads, 17 frames of 128x192, LoRA) takes steps with each arrangement in turn, which
+spreads slow moments of the machine over all of them. On a CPU, copies to the host are free: `offload` and
+`stream_blocks` only show their overhead.
 """
 
 import statistics
@@ -51,7 +51,7 @@ ROUNDS = 7
 
 
 def seconds_a_step(arrangements: dict[str, list[str]]) -> dict[str, list[float]]:
-    """Seconds of each round, by arrangement."""
+    """Seconds per round, by arrangement."""
     compute = Compute(torch.device("cpu"), torch.float32)
     steps = {name: _step(settings, compute, stock=name == STOCK) for name, settings in arrangements.items()}
     for step in steps.values():
@@ -88,7 +88,7 @@ def _step(settings, compute, *, stock):
 
 
 def ratios(arrangements: dict[str, list[str]] = ARRANGEMENTS) -> dict[str, float]:
-    """Time of each arrangement over that of the first: the median of the rounds' ratios."""
+    """Time of each arrangement relative to the first: the median ratio over the rounds."""
     times = seconds_a_step(arrangements)
     first = next(iter(times.values()))
     pairs = {name: [a / b for a, b in zip(values, first, strict=True)] for name, values in times.items()}

@@ -2,13 +2,13 @@
 
     python -m benchmarks.traffic [SETTINGS] [--operators] [--stock]
 
-The block of the real model is gone through without data, forward and backward, for the model's native clips; each
-operation's tensors count once as they go in and once as they come out. Nothing is loaded, and no GPU is needed: about
-ten seconds. SETTINGS are added to those of each row, as on the command line of train: to compare memory.norms=float32,
-for example. --operators lists the elementwise operations by what they move. --stock counts with the attention processor of
-diffusers and with peft's casts of the adapters' inputs, which this project leaves out.
+Traces a block of the real model with fake tensors, forward and backward, for the model's native clips. Each input and
+each output tensor of an operation counts once. Loads nothing and needs no GPU; takes about ten seconds. SETTINGS are
+overrides as for train, added to those of each row, such as memory.norms=float32. --operators lists the elementwise
+operations by bytes. --stock counts with diffusers' attention processor and peft's casts of adapter inputs, which this
+project avoids.
 
-Elementwise operations are all but products and attention; their time on a GPU is that of their bytes.
+All operations except products and attention are elementwise; their time on a GPU depends on bytes.
 """
 
 import sys
@@ -59,7 +59,7 @@ def native(job: TrainJob) -> Bucket:
 
 
 def per_value(job: TrainJob, traffic: PassTraffic) -> float:
-    """Elementwise bytes of a block for each value of its hidden states, forward and backward."""
+    """Elementwise bytes of a block per value of its hidden states, forward and backward."""
     shape, architecture = shape_of(job, native(job), job.batch_size), job.model.transformer
     width = architecture.num_attention_heads * architecture.attention_head_dim
     values = shape.clips * flop_count(job, native(job)).tokens(shape) * width
@@ -70,7 +70,7 @@ def table(rows: Sequence[str], more: Sequence[str]) -> str:
     """All rows in Markdown."""
     parts = ["elementwise", "products", "attention", "operations"]
     header = ["settings", *(f"{way}: {part}" for way in ("forward", "backward") for part in parts)]
-    lines = [[*header, "all elementwise", "bytes a value"], ["---"] * (len(header) + 2)]
+    lines = [[*header, "all elementwise", "bytes per value"], ["---"] * (len(header) + 2)]
     for row in rows:
         job = job_of([*row.split(), CHECKPOINTED, *more])
         traffic = block_traffic(job, native(job))
@@ -87,7 +87,7 @@ def _cells(traffic: Traffic) -> list[str]:
 
 
 def operators(row: str, more: Sequence[str]) -> str:
-    """What a block's elementwise operations move, the largest first, in Markdown."""
+    """Bytes of a block's elementwise operations, largest first, in Markdown."""
     job = job_of([*row.split(), CHECKPOINTED, *more])
     traffic = block_traffic(job, native(job))
     both = traffic.forward.plus(traffic.backward, 1).by_operator
@@ -103,7 +103,7 @@ def main() -> None:
     more = [text for text in sys.argv[1:] if text not in ("--operators", "--stock")]
     if "--stock" in sys.argv:
         fake_models.set_attention = adapt._skip_input_casts = lambda *arguments: None
-    print("GB that one block reads and writes, one native clip; backward: with the blocks computed again\n")
+    print("GB read and written by one block for one native clip; backward includes recomputation\n")
     print(table(ROWS, more))
     for row in ROWS if "--operators" in sys.argv else ():
         print("\n" + operators(row, more))

@@ -1,4 +1,4 @@
-"""Settings that have a new name. The old one works for one release: on command lines, in YAML files, in stored runs."""
+"""Renamed settings. Old names work for one release: on command lines, in YAML files and in stored runs."""
 
 import re
 import sys
@@ -11,19 +11,19 @@ RENAMES = {
     "model.usual": "model.training_defaults",
     "model.weights=shipped": "model.weights=bundled",
 }
-"""Old to new: a setting, a section with all that is in it, or one value of a setting. Only the last part of a name may
-change, because the file of a group knows its own section only."""
+"""Old to new: a setting, a whole section, or one value of a setting. Only the last part of a name may change, because a
+group's file only has the names within its section."""
 
 SWEPT = "hydra.sweeper.params"
-"""Settings of a sweep, which are written as on the command line."""
+"""The section with the overrides of a sweep, written as on the command line."""
 
 _noted: set[str] | None = None
-"""Old names that this command has noted; None: no command is running, and nothing is printed."""
+"""Old names already reported by the running command; None: no command is running, and nothing is printed."""
 
 
 @contextmanager
 def noting_renames() -> Iterator[None]:
-    """Inside, `note_renames` prints each old name once."""
+    """Lets `note_renames` print inside, each old name once."""
     global _noted
     _noted = set()
     try:
@@ -33,7 +33,7 @@ def noting_renames() -> Iterator[None]:
 
 
 def note_renames(met: set[str]) -> None:
-    """Says on standard error what the new names are of old ones that a user has written."""
+    """Prints the new names of the old ones that were used, to standard error."""
     if _noted is None:
         return
     for old in sorted(met - _noted):
@@ -42,7 +42,7 @@ def note_renames(met: set[str]) -> None:
 
 
 def renamed_override(text: str, met: set[str] | None = None) -> str:
-    """An override of a command line with new names; `met` gets the old ones."""
+    """A command-line override with new names; old ones are added to `met`."""
     return _Renaming(met).override(text)
 
 
@@ -50,9 +50,9 @@ def renamed_config(config: Any, section: str = "", met: set[str] | None = None) 
     """Nested settings, such as those of a stored run, with new names.
 
     Args:
-        config: the settings; stays as it is.
-        section: where they belong; empty: they are a whole configuration.
-        met: gets the old names.
+        config: the settings; not modified.
+        section: the section they belong to; empty for a whole configuration.
+        met: old names are added to it.
     """
     return _Renaming(met).config(config, section)
 
@@ -85,7 +85,7 @@ class _Renaming:
             name = f"{section}.{key}" if section else str(key)
             is_old, new = name in RENAMES, self._name(name)
             item, new_key = self.config(value, new), new.rpartition(".")[2] if is_old else key
-            if new_key in renamed:  # both names are there; the new one counts
+            if new_key in renamed:  # both names are used: the new one wins
                 item = _merged(item, renamed[new_key]) if is_old else _merged(renamed[new_key], item)
             renamed[new_key] = item
         return renamed
@@ -106,12 +106,12 @@ class _Renaming:
         return new or self._reference(value)
 
     def _reference(self, text: str) -> str:
-        """A text in which `${NAME}` stands for another setting's value."""
+        """Renames settings in references such as `${NAME}`."""
         return re.sub(r"(?<=\$\{)[\w.]+", lambda match: self._name(match[0]), text)
 
 
 def _values_of(name: str) -> Iterator[tuple[str, str]]:
-    """The renamed values of a setting, old and new."""
+    """The renamed values of a setting, as pairs of old and new."""
     for old, new in RENAMES.items():
         if old.startswith(f"{name}="):
             yield old.partition("=")[2], new.partition("=")[2]

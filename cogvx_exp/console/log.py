@@ -1,7 +1,7 @@
-"""The log that COGVX_LOG asks for, on standard error. Without it, nothing is logged.
+"""The log on standard error, enabled by COGVX_LOG. Without it, nothing is logged.
 
-Modules log to `logging.getLogger(__name__)`: what a developer or a bug report needs. What a user wants to see is
-printed (`cogvx_exp.console.progress`).
+Modules use `logging.getLogger(__name__)` for what developers and bug reports need. Output for users is printed
+(`cogvx_exp.console.progress`).
 """
 
 import logging
@@ -22,18 +22,18 @@ PACKAGE = Path(__file__).resolve().parents[1]
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
 
 SECRET = re.compile(r"token|key|secret|passw|credential", re.IGNORECASE)
-"""Names of variables whose values never get into a log."""
+"""Environment variables whose values are masked in the log."""
 SHORTEST_SECRET = 6
 IN_ADDRESS = re.compile(r"(?<=://)[^/\s@]+(?=@)")
-"""Name and password in a URL."""
+"""User name and password in a URL."""
 
 
 @contextmanager
 def logging_as_asked() -> Iterator[None]:
-    """Inside, what COGVX_LOG asks for is written to standard error.
+    """Enables the log that COGVX_LOG selects.
 
     Raises:
-        UserError: its value is none of those that are allowed.
+        UserError: the value of COGVX_LOG is invalid.
     """
     asked = _asked()
     root = logging.getLogger()
@@ -59,27 +59,27 @@ def logging_as_asked() -> Iterator[None]:
 
 
 def libraries_are_logged() -> bool:
-    """Whether the libraries' own logs are wanted, too."""
+    """Whether the logs of libraries are enabled, too."""
     asked = _asked()
     return asked is not None and asked[0] == logging.DEBUG and not (asked[1] or "").startswith(OURS)
 
 
 def _asked() -> tuple[int, str] | None:
-    """The level, and the logger if only one is wanted."""
+    """The level, and the name of the logger if only one is selected."""
     value = os.environ.get(VARIABLE, "")
     if not value:
         return None
     level, colon, name = value.partition(":")
     if level.lower() not in LEVELS or (colon and not _is_module(name)):
         raise UserError(
-            f"{VARIABLE}={value}: must be debug, info or warning, or one of them with a module or package, such as "
+            f"{VARIABLE}={value}: must be debug, info or warning, optionally with a module or package, such as "
             f"debug:{OURS}.launch"
         )
     return LEVELS[level.lower()], name
 
 
 def _is_module(name: str) -> bool:
-    """Whether there is such a module. It is not imported."""
+    """Whether a module exists, without importing it."""
     if not re.fullmatch(r"\w+(\.\w+)*", name):
         return False
     first, *rest = name.split(".")
@@ -108,6 +108,6 @@ class _Formatter(logging.Formatter):
 
 def _without_secrets(text: str) -> str:
     secrets = [value for name, value in os.environ.items() if SECRET.search(name) and len(value) >= SHORTEST_SECRET]
-    for value in sorted(secrets, key=len, reverse=True):  # one may be a part of another
+    for value in sorted(secrets, key=len, reverse=True):  # one secret may contain another
         text = text.replace(value, "***")
     return IN_ADDRESS.sub("***", text)

@@ -42,11 +42,11 @@ class Estimate:
     advice: Advice | None = None
     cards: list[Hardware] = field(default_factory=list)
     times: list[TimePrediction] = field(default_factory=list)
-    """On each of the cards, and on this CPU if that was measured."""
+    """On each of the cards, and on this CPU if it has measured runs."""
 
 
 def estimate(job: TrainJob, overrides: list[str]) -> Estimate:
-    """Predicts one job of the command: its memory and its time."""
+    """Predicts the memory and time of one of the command's jobs."""
     console.print(f"Tracing a training step of {job.name} ...", style="dim")
     found = predict_and_advise(job, overrides, job.memory.budget or DEFAULT_BUDGET)
     cards = cards_for(job.hardware, gpu_name(job.device))
@@ -105,7 +105,7 @@ def refuse_if_too_large(
 
 
 def time_in_words(job: TrainJob, shapes: Iterable[Bucket], gpu: str) -> str:
-    """What to add to a line about a job on this machine's GPU; nothing if that is no known card."""
+    """The predicted time on this machine's GPU, to append to a line; empty for an unknown card."""
     cards = cards_for(job.hardware, gpu)
     times = predict_times(job, largest_of(shapes), cards[:1]) if cards else []
     return f"; time: {in_words(times[0])}" if times else ""

@@ -1,1 +1,1 @@
-"""Where the time of training steps goes (`profile=true`): records them, and sums them up by part of the model."""
+"""Profiles training steps (`profile=true`) and breaks their time down by part of the model."""

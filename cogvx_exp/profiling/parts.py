@@ -1,4 +1,4 @@
-"""The parts of a step, and which modules and ranges belong to them."""
+"""The parts of a step, and the modules and ranges that belong to them."""
 
 from diffusers import CogVideoXTransformer3DModel
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -53,13 +53,13 @@ RANGES = {
     "between steps": BETWEEN_STEPS,
     "vae.encoder": VAE_ENCODER,
 }
-"""The part of each range of the training loop; of `forward` and `backward`, what no module of the model does."""
+"""The part of each range of the training loop; for `forward` and `backward`, what runs outside the model's modules."""
 
 HOST_PARTS = (DATA_WAIT, EXCHANGE, LOGGING, BETWEEN_STEPS)
-"""Parts in which the host keeps the device waiting: time in them in which nothing runs is theirs, and not idle."""
+"""Parts in which the device waits for the host: time in which nothing runs counts for them and not as idle."""
 
 OF_A_BLOCK = {"attn1": ATTENTION, "ff": FEED_FORWARD, "norm1": NORMS, "norm2": NORMS}
-"""By name in a transformer block, which itself gates and adds."""
+"""By name in a transformer block; the block itself only applies gates and residuals."""
 OF_THE_MODEL = {
     "patch_embed": EMBEDDINGS,
     "time_embedding": EMBEDDINGS,
@@ -68,16 +68,16 @@ OF_THE_MODEL = {
     "norm_out": NORMS,
     "proj_out": EMBEDDINGS,
 }
-"""By name in the transformer, which itself patches and unpatches."""
+"""By name in the transformer; the transformer itself only patchifies and unpatchifies."""
 
 
 def module_parts(transformer: CogVideoXTransformer3DModel) -> dict[nn.Module, tuple[str, str]]:
-    """The name and the part of each module that has a range of its own; the others belong to what they are in."""
+    """The name and part of each module with its own range; other modules belong to the enclosing one."""
     parts: dict[nn.Module, tuple[str, str]] = {transformer: ("transformer", EMBEDDINGS)}
     modules = dict(transformer.named_modules())
     for number, block in enumerate(transformer.transformer_blocks):
         name = f"transformer_blocks.{number}"
-        if is_compiled(block):  # its kernels belong to several modules at once
+        if is_compiled(block):  # fused kernels belong to several modules at once
             parts[block] = (name, COMPILED)
             continue
         parts[block] = (name, NORMS)
@@ -97,7 +97,7 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 def _enclosing(name: str, modules: dict[str, nn.Module], parts: dict[nn.Module, tuple[str, str]]) -> str:
-    """The part that a module would have without its adapter: its own, or that of what it is in."""
+    """The part that a module would have without its adapter: its own, or that of the enclosing module."""
     while modules[name] not in parts and name:
         name = name.rpartition(".")[0]
     return parts[modules[name]][1]

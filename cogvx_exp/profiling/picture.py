@@ -1,4 +1,4 @@
-"""A step as stacked bars: the whole of it, and its phases."""
+"""Draws a step and its phases as stacked bars."""
 
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,11 @@ COLOURS = {
     parts.IDLE: "#e4e8ec",
 }
 WORTH_A_NAME, WORTH_A_LABEL = 0.001, 0.035
-"""Shares of the step from which a part is named, and labelled in its bar."""
+"""Minimum shares of the step for a legend entry, and for a label in the bar."""
 
 
 def draw(found: Breakdown, title: str, path: Path) -> None:
-    """Draws the step and its phases into a PNG."""
+    """Draws the step and its phases as a PNG."""
     plt = pyplot()
     whole = found.whole.seconds * 1e3
     rows = ["whole step", *(phase for phase in PHASES if getattr(found.whole, phase))]
@@ -49,7 +49,7 @@ def draw(found: Breakdown, title: str, path: Path) -> None:
     axes.set_yticks(range(len(rows)), rows, fontsize=9)
     axes.invert_yaxis()
     axes.set_xlim(0, whole)
-    axes.set_xlabel("milliseconds of a step", fontsize=9)
+    axes.set_xlabel("milliseconds per step", fontsize=9)
     axes.set_title(title, fontsize=10, loc="left", parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=9)
@@ -60,7 +60,7 @@ def draw(found: Breakdown, title: str, path: Path) -> None:
 
 
 def _write(axes: Any, x: float, row: int, text: str, colour: str) -> None:
-    """Writes into a bar, in white where that is dark."""
+    """Labels a bar, in white on dark colours."""
     red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
     dark = 0.299 * red + 0.587 * green + 0.114 * blue < 140
     axes.text(x, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "#1c2430")

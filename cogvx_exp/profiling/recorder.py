@@ -1,4 +1,4 @@
-"""Records whole training steps with torch.profiler, and writes what they are made of into the run's folder."""
+"""Records whole training steps with torch.profiler and writes their breakdown to the run's folder."""
 
 import os
 import threading
@@ -26,16 +26,16 @@ RECORDING = (ProfilerAction.RECORD, ProfilerAction.RECORD_AND_SAVE)
 
 
 class StepRecorder:
-    """The profiler of one run; it is entered around the training loop.
+    """The profiler of a run, entered around the training loop.
 
-    Ranges are opened and modules are hooked while it warms up and records, and at no other time.
+    Modules are hooked only while it warms up and records.
 
     Args:
         settings: the configuration group `profile`.
         transformer: the model that is trained.
-        folder: where the results are written.
-        done: steps that the run has done already.
-        peak_flops: of the device, a second, if it is known.
+        folder: folder for the results.
+        done: number of steps already done.
+        peak_flops: peak FLOP/s of the device, if known.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class StepRecorder:
         done: int,
         peak_flops: float | None,
     ):
-        os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else it writes to standard error when it starts and stops
+        os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # keeps Kineto from logging to stderr when it starts and stops
         self._folder, self._device, self._peak = folder, transformer.device, peak_flops
         self._first_step, self._recorded = done + settings.skip + settings.warmup + 1, 0
         names = module_parts(transformer)
@@ -69,22 +69,22 @@ class StepRecorder:
     def __exit__(self, kind: type[BaseException] | None, *about: object) -> None:
         self._hooks.remove()
         if kind is not None:
-            self._recorded = 0  # the steps of a run that fails are not whole
+            self._recorded = 0  # steps of a failed run are incomplete
         elif not self._recorded:
             console.print("Note: the run ended before a step was profiled")
         self._profile.stop()
 
     def range(self, name: str) -> AbstractContextManager[None]:
-        """Around a named part of a step."""
+        """The context of a named part of a step."""
         context: AbstractContextManager[None] = record_function(name)
         return context
 
     def end_step(self) -> None:
-        """Goes on to the next step; after the last one to be recorded, writes the results."""
+        """Moves on to the next step; after the last recorded one, writes the results."""
         action = self._profile.current_action
         self._recorded += action in RECORDING
         if self._device.type == "cuda" and action in (ProfilerAction.WARMUP, ProfilerAction.RECORD_AND_SAVE):
-            with record_function(OWN_RANGE):  # so that the first step begins, and the last one ends, on the GPU, too
+            with record_function(OWN_RANGE):  # aligns the recorded steps with the GPU's work
                 torch.cuda.synchronize(self._device)
         self._profile.step()
         self._hook()
@@ -103,11 +103,11 @@ class StepRecorder:
                 recorded.export_chrome_trace(str(beside / TRACE))
                 found = self._break_down(beside / TRACE)
                 write_results(found, beside)
-        except OSError as error:  # training is worth more than its profile
-            console.print(f"Note: {self._folder}: {error.strerror}; there is no profile", soft_wrap=True)
+        except OSError as error:  # a failed profile must not end the training
+            console.print(f"Note: {self._folder}: {error.strerror}; no profile was written", soft_wrap=True)
             return
         if self._device.type == "cuda" and not found.on_device:
-            console.print("Note: no kernels of the GPU were recorded; the profile is that of operators on the host")
+            console.print("Note: no GPU kernels were recorded; the profile shows operators on the host instead")
         print_results(found, self._folder)
 
     def _break_down(self, path: Path) -> Breakdown:
@@ -125,27 +125,27 @@ def _activity_of(device: torch.device) -> ProfilerActivity:
 
 
 class _ModuleRanges:
-    """Opens a range around the forward pass of each named module, and of the VAE's encoder, wherever one is called.
+    """Opens a range around the forward pass of each named module and of every VAE encoder.
 
     Args:
-        names: of the modules.
+        names: names of the modules.
     """
 
     def __init__(self, names: dict[nn.Module, str]):
         self._names = names
         self._handles: list[Any] = []
-        self._open = threading.local()  # autograd computes blocks again in a thread of its own
+        self._open = threading.local()  # autograd recomputes blocks in its own thread
 
     def install(self) -> None:
-        """Hooks all modules, if they are not hooked."""
+        """Hooks all modules, unless they already are."""
         if not self._handles:
-            # Also called when a module is left by an exception, as checkpointing leaves a block that it has computed
-            # far enough.
+            # `always_call`: checkpointing stops a recomputed block early by raising an exception, which must close the
+            # range, too.
             after = register_module_forward_hook(self._leave, always_call=True)
             self._handles = [register_module_forward_pre_hook(self._enter), after]
 
     def remove(self) -> None:
-        """Leaves the modules as they were."""
+        """Removes the hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles = []

@@ -1,4 +1,4 @@
-"""What a profile leaves in the run's folder, besides the trace: figures, a table and a picture."""
+"""Writes and prints a profile: figures, a table and a picture."""
 
 from io import StringIO
 from pathlib import Path
@@ -26,11 +26,11 @@ COLUMNS = {
     "gflop_per_second": "GFLOP/s",
     "mfu": "MFU",
 }
-"""Headings of the table's columns, by the names of `Breakdown.rows`."""
+"""Column headings by the keys of `Breakdown.rows`."""
 
 
 def write_results(found: Breakdown, folder: Path) -> None:
-    """Writes figures, table and picture."""
+    """Writes the figures, the table and the picture."""
     title = heading(found)
     write_json(folder / FIGURES, {"title": title, "columns": columns_of(found), "rows": found.rows()})
     draw(found, title, folder / PICTURE)
@@ -38,20 +38,20 @@ def write_results(found: Breakdown, folder: Path) -> None:
 
 
 def print_results(found: Breakdown, folder: Path) -> None:
-    """Prints the table, and where the rest is."""
+    """Prints the table and the folder of the results."""
     console.print(table(found).rstrip(), soft_wrap=True, markup=False, highlight=False)
     console.print(f"Profile: {folder}", soft_wrap=True)
 
 
 def heading(found: Breakdown) -> str:
-    """Which steps these are."""
+    """A title: the recorded steps and their time."""
     last = found.first_step + found.steps - 1
     which = f"Step {last}" if found.steps == 1 else f"Mean of steps {found.first_step} to {last}"
-    return f"{which}: {found.whole.seconds * 1e3:,.1f} ms by what the {'GPU' if found.on_device else 'CPU'} does"
+    return f"{which}: {found.whole.seconds * 1e3:,.1f} ms, by {'GPU' if found.on_device else 'CPU'} activity"
 
 
 def columns_of(found: Breakdown) -> dict[str, str]:
-    """The columns that have something to tell."""
+    """The columns that apply to this profile."""
     columns = dict(COLUMNS)
     if not found.on_device:
         columns |= {"kernels": "operators", "synchronisations": "reads"}
@@ -63,7 +63,7 @@ def columns_of(found: Breakdown) -> dict[str, str]:
 
 
 def table(found: Breakdown) -> str:
-    """The rows as text."""
+    """The table as text."""
     columns = columns_of(found)
     grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name, label in columns.items():

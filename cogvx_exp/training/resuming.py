@@ -51,15 +51,15 @@ def refuse_fewer_steps(steps: int, checkpoint: CheckpointFolder, given: str) -> 
 
 
 def refuse_too_few_to_profile(job: TrainJob, steps: int, checkpoint: CheckpointFolder | None) -> None:
-    """Stops a new run that is over before it is profiled. One that goes on from a checkpoint is not stopped.
+    """Rejects a new run with too few steps to profile. A resumed run is not rejected.
 
     Args:
         job: the settings.
-        steps: of the whole run, which are only known with the data where `epochs` is set.
-        checkpoint: what it goes on from.
+        steps: steps of the whole run; with `epochs`, they are only known once the data is.
+        checkpoint: the checkpoint to resume from, if any.
 
     Raises:
-        UserError: it is.
+        UserError: the run is too short.
     """
     problem = None if checkpoint else too_few_to_profile(job.profile, steps, f"epochs={job.epochs} are {steps}")
     if problem:

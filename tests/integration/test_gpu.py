@@ -82,7 +82,7 @@ def test_the_kernels_of_a_step_belong_to_its_parts(cache: Path, tmp_path: Path) 
     assert train([*settings, *profile, f"run_dir={tmp_path}/run"]) == 0
     found = read_json(RunFolder(tmp_path / "run").profile / "parts.json")
     parts = {row["part"]: row for row in found["rows"]}
-    assert found["title"].endswith("by what the GPU does")
+    assert found["title"].endswith("by GPU activity")
     for name in ("attention", "feed-forward", "norms and modulation", "adapter"):
         assert min(parts[name][phase] for phase in ("kernels", "forward_ms", "backward_ms", "recomputed_ms")) > 0, name
     assert parts["optimizer"]["kernels"] > 0

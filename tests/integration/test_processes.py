@@ -68,7 +68,7 @@ def test_two_processes_give_the_numbers_of_one(
     settings = [*SETTINGS, *METHODS[method], f"cache_dir={shared_cache}", f"run_dir={run.path}"]
     profile = ["profile=true", "profile.skip=1", "profile.record=1"]
     assert main([*settings, *profile, "gradient_accumulation=2", f"distributed={how}"]) == 0
-    assert "Process 0 of 2 is profiled" in capfd.readouterr().out
+    assert "Profiling process 0 of 2" in capfd.readouterr().out
     parts = {row["part"]: row for row in read_json(run.profile / "parts.json")["rows"]}
     assert min(parts[name]["ms"] for name in ("exchange", "attention", "feed-forward", "optimizer")) > 0
     expected = RunFolder(alone[method])

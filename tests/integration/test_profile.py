@@ -1,4 +1,4 @@
-"""`profile=true`: what a run records, and that it trains as it would without."""
+"""`profile=true`: what a run records, and that training is unaffected."""
 
 import gzip
 import json
@@ -20,7 +20,7 @@ from tests.integration.conftest import Train
 SHORT = ("steps=5", "batch_size=2", "validation=none", "lr_scheduler.warmup_steps=1")
 PROFILED = ("profile.enabled=true", "profile.skip=1", "profile.warmup=1", "profile.record=2")
 STEPS = (3, 4)
-"""Those that are recorded."""
+"""The steps that are recorded."""
 KINDS = {
     "lora": ("method=lora", "memory.activations=keep", "data.encode=online"),
     "sft": ("method=sft", "memory.activations=checkpoint", "gradient_accumulation=2"),
@@ -41,7 +41,7 @@ def events_of(run: RunFolder) -> list[dict[str, Any]]:
 def profiled(
     request: pytest.FixtureRequest, make_job: MakeJob, train_in: Train, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, TrainJob, RunFolder, CogVideoXTransformer3DModel]:
-    """A run of each kind."""
+    """A profiled run per kind of training."""
     job = make_job(*SHORT, *PROFILED, *KINDS[request.param])
     folder = tmp_path_factory.mktemp("profiled") / "run"
     return request.param, job, RunFolder(folder), train_in(job, folder).transformer
@@ -62,7 +62,7 @@ def test_the_parts_make_up_the_step_as_the_run_has_measured_it(profiled) -> None
     assert sum(row["ms"] for row in parts.values()) == pytest.approx(whole["ms"], rel=0.001)
     measured = [line["step_seconds"] for line in read_metrics(run.metrics) if line["step"] in STEPS]
     outside = parts["logging"]["ms"] + parts["between steps"]["ms"]
-    # A busy machine may stop the process between the two clocks for some milliseconds.
+    # On a busy machine, the process may lose a few milliseconds between the two clock readings.
     assert whole["ms"] - outside == pytest.approx(1e3 * sum(measured) / len(STEPS), rel=0.04, abs=15)
     for name in ("attention", "feed-forward", "norms and modulation", "embeddings"):
         assert min(parts[name]["forward_ms"], parts[name]["backward_ms"]) > 0, name
@@ -75,7 +75,7 @@ def test_the_parts_make_up_the_step_as_the_run_has_measured_it(profiled) -> None
 
 
 def test_attention_and_feed_forward_have_the_operations_that_they_must(profiled, make_job: MakeJob) -> None:
-    """A layer is four products of the width's square in attention, and eight in the feed-forward layer."""
+    """Per layer: four width x width products in attention, and the equivalent of eight in the feed-forward layers."""
     kind, job, run, transformer = profiled
     config, parts = transformer.config, parts_of(run)
     bucket = load_dataset(job.data, job.cache_dir).clips[0].bucket
@@ -83,11 +83,11 @@ def test_attention_and_feed_forward_have_the_operations_that_they_must(profiled,
     tokens = frames * (bucket.height // scale // 2) * (bucket.width // scale // 2) + config.max_text_seq_length
     width, layers = config.num_attention_heads * config.attention_head_dim, config.num_layers
     product = 2 * job.batch_size * tokens * width**2
-    scores = 2 * job.batch_size * tokens**2 * width  # queries with keys, or what they give with values
+    scores = 2 * job.batch_size * tokens**2 * width  # queries by keys, or scores by values
     forward = layers * (4 * product + 2 * scores)
-    if kind == "lora":  # of the base only the inputs have gradients, and not those of the first layer
+    if kind == "lora":  # frozen base: gradients of inputs only, and none for the first layer's
         backward, times = layers * (4 * product + 5 * scores) - 3 * product, 1
-    else:  # and it is computed once more
+    else:  # full fine-tuning, with recomputed blocks
         backward, times = layers * (8 * product + 5 * scores) + forward, job.gradient_accumulation
     assert parts["attention"]["gflop"] == pytest.approx(times * (forward + backward) / 1e9, rel=1e-5)
     passes = {"lora": 2, "sft": 4}[kind]
@@ -97,7 +97,7 @@ def test_attention_and_feed_forward_have_the_operations_that_they_must(profiled,
 
 
 def test_values_that_the_host_reads_are_counted(profiled) -> None:
-    """On a CPU: AdamW reads the count of steps of each weight."""
+    """On a CPU, AdamW reads the step count of each weight."""
     _, _, run, transformer = profiled
     assert parts_of(run)["optimizer"]["synchronisations"] == sum(p.requires_grad for p in transformer.parameters())
 
@@ -120,7 +120,7 @@ def test_the_table_and_the_picture_are_on_the_page(profiled) -> None:
 
 
 def test_a_resumed_run_counts_from_its_checkpoint(tmp_path: Path, shared_cache: Path, capsys) -> None:
-    """A run that is stopped too early says so. Where too few steps are left, it goes on without a profile."""
+    """A run stopped too early says so; with too few steps left, a run continues without a profile."""
     place = [f"run_dir={tmp_path / 'run'}", f"cache_dir={shared_cache}", "device=cpu", "resume=auto"]
     settings = [*place, *SHORT, "profile=true", "profile.skip=0", "profile.record=1"]
     with pytest.raises(SystemExit):
@@ -129,7 +129,7 @@ def test_a_resumed_run_counts_from_its_checkpoint(tmp_path: Path, shared_cache: 
     assert train(settings) == 0
     assert "\nStep 3: " in capsys.readouterr().out
     assert train([*settings, "steps=6"]) == 0
-    assert "1 steps are left and profile=true needs 2: nothing is profiled" in capsys.readouterr().out
+    assert "not profiling: profile=true needs 2 steps, the run has 1 left" in capsys.readouterr().out
 
 
 def test_a_run_that_is_too_short_is_refused(in_tmp: Path, shared_cache: Path, capsys) -> None:

@@ -1,4 +1,4 @@
-"""--quiet leaves results, warnings and errors; COGVX_LOG reaches the processes that a command starts."""
+"""--quiet prints only results, warnings and errors; COGVX_LOG also applies to processes that a command starts."""
 
 import os
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_only_results(in_tmp: Path, shared_cache: Path, said, capsys: pytest.Cap
 
 
 def test_jobs_of_a_sweep(in_tmp: Path, shared_cache: Path, said, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are processes of their own, whose output is in files."""
+    """Jobs run in separate processes, with their output in files."""
     monkeypatch.setenv("COGVX_LOG", "info:cogvx_exp.training")
     assert train(["-m", "--quiet", "seed=1", *SHORT, f"cache_dir={shared_cache}"]) == 0
     (sweep,) = Path("outputs/multirun").iterdir()

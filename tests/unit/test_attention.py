@@ -1,4 +1,4 @@
-"""The attention processor computes what diffusers' computes, with every kernel; what a kernel cannot do is refused."""
+"""The attention processor matches diffusers' with every kernel; unsupported combinations are rejected."""
 
 from functools import partial
 
@@ -32,7 +32,7 @@ def build(make_job: MakeJob, model: str, dtype: torch.dtype) -> CogVideoXTransfo
     config = make_job(f"model={model}", f"task={'i2v' if 'i2v' in model else 't2v'}").model.transformer
     transformer = CogVideoXTransformer3DModel(**{**config.model_dump(), "use_learned_positional_embeddings": False})
     for name, parameter in transformer.named_parameters():
-        if "norm" in name:  # else ones and zeros, which hide what they are multiplied with
+        if "norm" in name:  # default ones and zeros would hide errors
             torch.nn.init.normal_(parameter, mean=float(name.endswith("weight")), std=0.2)
     return transformer.to(dtype)
 
@@ -58,7 +58,7 @@ def largest_error(results: list[torch.Tensor], expected: list[torch.Tensor]) -> 
     assert len(results) == len(expected)
     scale = max(
         float(tensor.abs().max()) for tensor in expected[1:]
-    )  # of the gradients: some are zero but for rounding
+    )  # one scale for all gradients: some are zero up to rounding
     errors = [float((a - b).abs().max()) / scale for a, b in zip(results[1:], expected[1:], strict=True)]
     return max(*errors, float((results[0] - expected[0]).abs().max() / expected[0].abs().max()))
 
@@ -154,7 +154,7 @@ def test_what_is_known_without_a_gpu_is_refused_with_the_configuration(settings:
 
 
 def inputs(tokens: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
-    """Query, key and value as after the norms, with keys that have a mean, and the gradient of the output."""
+    """Query, key and value as after the norms, with keys of nonzero mean, and the gradient of the output."""
     generator = torch.Generator().manual_seed(2)
     query, key, value, gradient = torch.randn(4, 1, tokens, 4, 64, generator=generator, dtype=torch.float64)
     return [tensor.to(dtype) for tensor in (2 * query, key + 0.5, value, gradient)]

@@ -1,4 +1,4 @@
-"""Compiled blocks train what eager ones train, in whichever way the blocks are run."""
+"""Compiled blocks train like eager ones, for every way of running the blocks."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def train(
     compile_to: Path | None = None,
     shapes: tuple[int, ...] = (2, 3),
 ) -> dict[str, Any]:
-    """Outputs and gradients of passes over clips of several shapes; compiled if there is a folder for that."""
+    """Outputs and gradients of passes over clips of several shapes; compiled if a cache folder is given."""
     torch.manual_seed(0)
     torch._dynamo.reset()
     counters.clear()
@@ -86,13 +86,13 @@ def _pass(transformer: CogVideoXTransformer3DModel, frames: int) -> list[torch.T
 def test_the_same_gradients_from_few_graphs(
     make_job: MakeJob, settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compilation, "BACKEND", "aot_eager")  # traces and derives as inductor does, in seconds
+    monkeypatch.setattr(compilation, "BACKEND", "aot_eager")  # traces and differentiates like inductor, but in seconds
     eager, compiled = train(make_job, settings), train(make_job, settings, compile_to=tmp_path)
     for expected, found in zip(eager["results"], compiled["results"], strict=True):
         for a, b in zip(expected, found, strict=True):
             torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-7)
-    assert compiled["attended"] == eager["attended"]  # selective checkpointing still keeps its output
-    # Two kinds of blocks (the first one's input needs no gradient), and each for its first and for any other shape.
+    assert compiled["attended"] == eager["attended"]  # selective checkpointing still keeps attention's output
+    # Two kinds of blocks (the first one's input needs no gradient), each compiled for its first and for dynamic shapes.
     assert 2 <= compiled["graphs"] <= 6
 
 

@@ -1,4 +1,4 @@
-"""The operations of a step, counted from the architecture, against torch's count of real steps."""
+"""The operations of a step, counted from the architecture, compared with torch's count of real steps."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from cogvx_exp.model.offload.blocks import apply_memory_options
 from tests.conftest import MakeJob
 from tests.doc_pages import ROOT
 
-# torch has no formula for the CPU's kernels, which make the same products as those of a GPU.
+# torch has no formula for the CPU kernels, which compute the same products as those of a GPU.
 KERNELS: dict[Any, Any] = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *shapes, **_: sdpa_backward_flop_count(
@@ -27,7 +27,7 @@ DEEP = "model.transformer.num_layers=3"
 
 
 def step(job: TrainJob) -> tuple[FlopCount, Shape, Batch, torch.nn.Module]:
-    """A real model, arranged as in training, and a batch."""
+    """A real model, set up as for training, and a batch."""
     transformer = CogVideoXTransformer3DModel(**job.model.transformer.model_dump()).requires_grad_(False)
     make_trainable(transformer, job.method, 0)
     apply_memory_options(transformer.train(), job.memory, torch.device("cpu"))
@@ -85,7 +85,7 @@ def test_steps_with_accumulation_are_as_many_passes(make_job: MakeJob) -> None:
 
 @pytest.mark.parametrize("method", ["loha", "lokr"])
 def test_adapters_that_build_their_update_are_near(make_job: MakeJob, method: str) -> None:
-    """Building the update does not depend on the tokens, and is left out."""
+    """Operations to build the weight update do not depend on the tokens and are not counted."""
     job = make_job("batch_size=8", DEEP, f"method={method}", "method.rank=1")
     count, shape, batch, transformer = step(job)
     assert count.training(shape).total == pytest.approx(torch_counts(job, transformer, batch), rel=0.03)
@@ -101,7 +101,7 @@ def test_a_pass_without_gradients(make_job: MakeJob) -> None:
 
 
 def test_parts_of_a_5b(make_job: MakeJob) -> None:
-    """Against arithmetic by hand: 17,776 tokens, 42 blocks 3072 wide."""
+    """Compared with arithmetic by hand: 17,776 tokens, 42 blocks of width 3072."""
     config = make_job("model=5b", "model.weights=random").model.transformer.model_dump()
     targets = ("to_q", "to_k", "to_v", "to_out.0")
     lora = {

@@ -1,4 +1,4 @@
-"""COGVX_LOG: what is asked for is logged, nothing else, and no secret."""
+"""COGVX_LOG: logs what is selected, nothing else, and no secrets."""
 
 import logging
 import re
@@ -14,11 +14,11 @@ OURS, LAUNCH, LIBRARY = (logging.getLogger(name) for name in ("cogvx_exp.data.da
 
 @pytest.fixture
 def logged(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """What is written of some lines with a value of COGVX_LOG."""
+    """The output for some log lines with a value of COGVX_LOG."""
 
     def lines(value: str) -> list[str]:
         monkeypatch.setenv("COGVX_LOG", value)
-        with logging_as_asked(), logging_as_asked():  # of the command, and of a sweep's job in the same process
+        with logging_as_asked(), logging_as_asked():  # nested: a command, and a sweep's job in the same process
             for logger in (OURS, LAUNCH, LIBRARY):
                 for level in ("debug", "info", "warning"):
                     getattr(logger, level)("%s %s", logger.name.split(".")[1], level)

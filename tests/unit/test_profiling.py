@@ -1,4 +1,4 @@
-"""What recorded operators and kernels are attributed to, and what is counted of them."""
+"""Attribution of recorded operators and kernels to parts, and their counts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ PARTS = {**RANGES, "attn1": "attention", "ff": "feed-forward"}
 
 
 def recorded(step: Callable[[], None], folder: Path) -> Trace:
-    """The trace of one step."""
+    """A trace of one step."""
     with profile(record_shapes=True, acc_events=True) as profiler, record_function(f"{STEP}0"):
         step()
     profiler.export_chrome_trace(str(folder / "trace.json.gz"))
@@ -31,7 +31,7 @@ def recorded(step: Callable[[], None], folder: Path) -> Trace:
 
 
 class Net(nn.Module):
-    """An attention and a feed-forward layer of two heads, in ranges of their own."""
+    """An attention layer with two heads and a feed-forward layer, each in its own range."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Net(nn.Module):
         with record_function("attn1"):
             heads = self.query(x).unflatten(2, (2, 4)).transpose(1, 2)
             x = x + nn.functional.scaled_dot_product_attention(heads, heads, heads).transpose(1, 2).flatten(2)
-            x.detach().sum()  # makes no node, and has the number of the next one
+            x.detach().sum()  # creates no node, and has the same number as the next operator
         with record_function("ff"):
             return x.relu() + self.down(nn.functional.gelu(self.up(x)))
 
@@ -67,11 +67,11 @@ def test_each_node_of_the_backward_pass_belongs_to_what_made_it(again: bool, tmp
     assert nodes.pop("GeluBackward0") == nodes.pop("ReluBackward0") == ["feed-forward"]
     assert nodes.pop("PowBackward0") == nodes.pop("MeanBackward0") == ["inputs and loss"]
     assert nodes.pop("AddmmBackward0") == ["feed-forward", "feed-forward", "attention"]
-    # Gradients of two biases and two weights are added up after the nodes that made them.
+    # Gradients of two biases and two weights are accumulated after the nodes that computed them.
     assert nodes.pop("torch::autograd::AccumulateGrad") == ["feed-forward"] * 4 + ["attention"] * 2
     products = [(event.part, event.phase) for event in trace.host if event.name == "aten::addmm"]
     forward = [("attention", "forward"), ("feed-forward", "forward"), ("feed-forward", "forward")]
-    # The last product is not computed again: nothing that it makes is needed.
+    # The last product is not recomputed: its output is not needed.
     recomputed = [("attention", "recomputed"), ("feed-forward", "recomputed")]
     assert products[:3] == forward
     assert products[3:5] == (recomputed if again else [])
@@ -80,7 +80,7 @@ def test_each_node_of_the_backward_pass_belongs_to_what_made_it(again: bool, tmp
 
 
 def test_a_module_that_is_left_by_an_exception_closes_its_range(tmp_path: Path) -> None:
-    """Checkpointing raises one when it has computed a block again far enough."""
+    """Checkpointing raises an exception to stop recomputing a block."""
     net, x = Net(), torch.randn(2, 5, 8)
     ranges = _ModuleRanges({net: "transformer_blocks.0"})
 
@@ -104,7 +104,7 @@ def test_a_compiled_block_is_a_part_of_its_own() -> None:
 
 
 def test_operations_are_counted_as_torch_counts_them(tmp_path: Path) -> None:
-    """Convolutions, products with and without a sum, batched ones, attention that is written out."""
+    """Convolutions, products with and without a bias, batched products, and attention as separate products."""
     conv, net = nn.Conv3d(3, 6, 3, stride=(1, 2, 2), padding=1, dilation=(1, 1, 2)), Net()
     video, x = torch.randn(2, 3, 4, 10, 10, requires_grad=True), torch.randn(2, 5, 8, requires_grad=True)
 
@@ -121,11 +121,11 @@ def test_operations_are_counted_as_torch_counts_them(tmp_path: Path) -> None:
 
 NAMES = {"id": "External id", "sequence": "Sequence number", "made_in": "Fwd thread id", "shapes": "Input Dims"}
 PRODUCT = [[100, 1000], [1000, 500]]
-"""Shapes of a product of 1e8 operations."""
+"""Shapes of a product with 1e8 operations."""
 
 
 def traced(category: str, name: str, start: float, duration: float, thread: int = 1, **about: Any) -> dict[str, Any]:
-    """An event as a trace has it; by default of the training loop's thread."""
+    """An event in the format of a trace, by default on the training thread."""
     args = {NAMES.get(key, key): value for key, value in about.items()}
     return {"ph": "X", "cat": category, "name": name, "tid": thread, "ts": start, "dur": duration, "args": args}
 
@@ -141,7 +141,7 @@ GPU_TRACE = [
     traced("cuda_runtime", "cudaStreamSynchronize", 210, 580, correlation=51),
     traced("user_annotation", OWN_RANGE, 900, 90, id=6),
     traced("cuda_runtime", "cudaDeviceSynchronize", 910, 70, correlation=52),
-    # autograd's thread, which computes something again first, and counts for itself
+    # autograd's thread, which recomputes first and has its own sequence numbers
     traced("user_annotation", "ff", 180, 25, thread=2, id=8),
     traced("cpu_op", "aten::mm", 185, 15, thread=2, id=9, sequence=7, made_in=0, shapes=PRODUCT),
     traced("cpu_op", f"{NODE}MmBackward0", 210, 60, id=10, sequence=7, made_in=1, thread=2),
@@ -151,10 +151,10 @@ GPU_TRACE = [
     traced("kernel", "gemm", 500, 100, id=11, correlation=53, thread=7),
     traced("gpu_memcpy", "Memcpy HtoD", 450, 200, id=1, correlation=54, thread=8),
     traced("kernel", "ncclDevKernel_AllReduce_Sum_f32", 550, 200, correlation=55, thread=9),
-    traced("kernel", "gemm", 1200, 100, id=4, thread=7),  # of a step that is not recorded
+    traced("kernel", "gemm", 1200, 100, id=4, thread=7),  # in a step that is not recorded
     traced("gpu_user_annotation", "attn1", 300, 200, thread=7),
 ]
-"""A step of a millisecond. Kernels run after the host has asked for them, on three streams."""
+"""A step of one millisecond. Kernels run after the host launched them, on three streams."""
 
 
 def test_moments_of_a_gpu_belong_to_its_kernels_and_else_to_what_the_host_waits_for() -> None:
@@ -162,9 +162,9 @@ def test_moments_of_a_gpu_belong_to_its_kernels_and_else_to_what_the_host_waits_
     times = {name: round(work.seconds * 1e6) for name, work in found.parts.items() if work.seconds}
     assert times == {
         "attention": 300,  # 300 to 600, forward and backward
-        "data wait": 150,  # 0 to 100, when nothing runs, and the end of the copy
-        "exchange": 100,  # what no computation hides
-        "logging": 150,  # 200 to 300 and 750 to 800: the host waits for values, and nothing runs
+        "data wait": 150,  # 0 to 100, while nothing runs, and the end of the copy
+        "exchange": 100,  # the part not hidden by computation
+        "logging": 150,  # 200 to 300 and 750 to 800: the host reads values while nothing runs
         "idle": 300,
     }
     attention = found.parts["attention"]
@@ -174,7 +174,7 @@ def test_moments_of_a_gpu_belong_to_its_kernels_and_else_to_what_the_host_waits_
         "data wait": 1,
         "exchange": 1,
     }
-    # Not the profiler's own.
+    # The profiler's own are not counted.
     assert {name: work.synchronisations for name, work in found.parts.items() if work.synchronisations} == {
         "logging": 1
     }

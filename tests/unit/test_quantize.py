@@ -1,4 +1,4 @@
-"""A packed base: what it computes, and what autograd keeps of it."""
+"""A quantized base: its results, and the tensors that autograd saves."""
 
 import copy
 from contextlib import nullcontext
@@ -64,7 +64,7 @@ LAYERS = {"to_q": (64, 64), "ff.net.0.proj": (64, 256), "ff.net.2": (256, 64)}
 
 @pytest.mark.parametrize(("name", "bound"), [("int8", 0.015), ("fp8", 0.04)])
 def test_products_in_8_bits_have_the_error_of_their_rounding(name: str, bound: float, capsys) -> None:
-    """Output and gradient against float32, with tokens of very different sizes."""
+    """Errors of output and gradient relative to float32, with tokens of very different magnitudes."""
     errors = {}
     for layer, (inputs, outputs) in LAYERS.items():
         torch.manual_seed(0)
@@ -82,7 +82,7 @@ def test_products_in_8_bits_have_the_error_of_their_rounding(name: str, bound: f
             assert given.grad.dtype == dtype
             found.append((output.float(), given.grad.float()))
         errors[layer] = [float((b - a).norm() / a.norm()) for a, b in zip(*found, strict=True)]
-        # Each token has a scale of its own: a small one loses no more than a large one.
+        # Each token has its own scale: small tokens lose no more precision than large ones.
         assert ((found[1][0] - found[0][0]).norm(dim=-1) < 2 * bound * found[0][0].norm(dim=-1)).all()
     with capsys.disabled():
         shown = (f"{layer} {output:.1e} {gradient:.1e}" for layer, (output, gradient) in errors.items())

@@ -1,4 +1,4 @@
-"""Old names of settings: the same job as with the new ones, and one note."""
+"""Old names of settings give the same job as the new ones, and one note."""
 
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,13 @@ FILES = {
     "experiment/sweep.yaml": "# @package _global_\nhydra: {{mode: MULTIRUN, sweeper: {{params: {{"
     "optim: muon, optim.{kwargs}.momentum: 0.25, model.weights: 'random,{bundled}', seed: 3}}}}}}\n",
 }
-"""A user's own folder of groups."""
+"""A user's config folder."""
 NEW = {"kwargs": "kwargs", "defaults": "training_defaults", "bundled": "bundled"}
 OLD = {"kwargs": "settings", "defaults": "usual", "bundled": "shipped"}
 
 
 def jobs_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[list[TrainJob], list[str]]:
-    """The jobs of a command line, and what it prints."""
+    """The jobs of a command line, and its output."""
     jobs: list[TrainJob] = []
     main = EntryPoint("train", TrainJob, lambda job, overrides: jobs.append(job), check_train)
     assert main(arguments) == 0
@@ -86,7 +86,7 @@ def test_on_the_command_line(capsys: pytest.CaptureFixture[str], in_tmp: Path) -
     [("experiment=mine optim.settings.momentum=0.75 +optim.settings.dampening=0", 1), ("experiment=sweep", 2)],
 )
 def test_in_files(arguments: str, jobs: int, capsys: pytest.CaptureFixture[str], in_tmp: Path) -> None:
-    """What comes later counts, whichever names it has."""
+    """Later values win, with old or new names."""
     given, printed = jobs_of(capsys, "--config-dir", str(write_files(OLD)), *arguments.split())
     new_files = str(write_files(NEW))
     expected, nothing = jobs_of(capsys, "--config-dir", new_files, *arguments.replace("settings", "kwargs").split())

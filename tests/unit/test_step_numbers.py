@@ -1,4 +1,4 @@
-"""What processes exchange in a step."""
+"""The values that processes exchange in a step."""
 
 import pytest
 

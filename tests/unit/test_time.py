@@ -1,4 +1,4 @@
-"""The predicted time of a step: what moves it, what it is corrected by."""
+"""The predicted time of a step: its inputs and its correction by measured runs."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ SHAPE = Bucket(49, 480, 720)
 FIVE_B = ("model=5b", "model.weights=random", "device=auto", "validation=none", "memory.activations=checkpoint")
 TINY_SHAPE = Bucket(9, 32, 48)
 SHALLOW = "model.transformer.num_layers=4"
-"""All blocks are alike."""
+"""A shallow model is enough: all blocks are alike."""
 (H100,) = cards_for(Hardware(), "NVIDIA H100 80GB HBM3")
 
 
@@ -112,7 +112,7 @@ def architecture(make_job: MakeJob) -> dict:
 
 
 def test_a_5b_on_three_cards(make_job: MakeJob) -> None:
-    """At their peaks an H100 would take 1.9 s, an A100 5.0 and an RTX 4090 9.7."""
+    """At peak rates, an H100 would take 1.9 s, an A100 5.0 s and an RTX 4090 9.7 s."""
     job = make_job(*FIVE_B, "distributed=ddp", "distributed.processes=4", "hardware.price_per_hour=2")
     a100, h100, rtx4090 = predict_times(job, SHAPE, cards_for(job.hardware, None))
     assert 2.3 < h100.seconds_per_step < 3.8
@@ -145,7 +145,7 @@ def test_the_vae_in_the_loop_and_validations_take_time(make_job: MakeJob) -> Non
 
 
 def run_on(device: str, job: TrainJob, folder: Path, seconds_per_step: float) -> None:
-    """A finished run's folder: its last five steps had clips of half the height."""
+    """The folder of a finished run whose last five steps had clips of half the height."""
     run, text = RunFolder(folder), job.model.transformer.max_text_seq_length
     run.start(job, [])
     write_json(folder / "environment.json", {"device": device})
@@ -210,8 +210,8 @@ def test_what_was_measured_is_printed(capsys: pytest.CaptureFixture[str]) -> Non
     assert "h100 1.50 3.00 0.75 4.50 1.5 3.00" in " ".join(out.split()), (
         "corrected: parts, recomputed, step, hours, cost"
     )
-    assert "h100: products reach 65%, attention 42% forward and 44% backward, of 989 TFLOP/s" in out
-    assert "Measured here: 6.00 s a step in outputs/one, predicted 3.00\n" in out
+    assert "h100, assumed: 989 TFLOP/s, of which products reach 65%, attention 42% forward and 44% backward;" in out
+    assert "Measured here: 6.00 s per step in outputs/one, predicted 3.00\n" in out
     assert "corrected by a factor of 1.50" in out
     assert "host" not in out
     show_times([], [])
@@ -219,7 +219,7 @@ def test_what_was_measured_is_printed(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_a_card_changes_no_run(make_job: MakeJob, tmp_path: Path) -> None:
-    """A run goes on whatever card its time was predicted for; runs of before had no such setting."""
+    """Runs can be resumed with any card, including runs made before the setting existed."""
     run = RunFolder(tmp_path)
     run.start(make_job(), [])
     assert not has_changed(make_job("hardware=h100", "hardware.price_per_hour=2"), tmp_path)

@@ -1,4 +1,4 @@
-"""The bytes that operations move, counted without data."""
+"""Bytes moved by operations, counted with fake tensors."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from cogvx_exp.estimate.trace.traffic import PassTraffic, TrafficCounter, block_
 from tests.conftest import MakeJob
 
 SIZE = 4 * 8 * 4
-"""Bytes of the tensors below."""
+"""Bytes of each tensor below."""
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_what_is_computed_again_moves_again(make_job: MakeJob) -> None:
 
     keep, again = of("memory.activations=keep"), of("memory.activations=checkpoint")
     assert keep.forward.bytes == again.forward.bytes
-    # What is computed again stops after the last tensor that is needed.
+    # Recomputation stops after the last tensor that is needed.
     assert elementwise(again) - elementwise(keep) == pytest.approx(keep.forward.bytes["elementwise"], rel=0.1)
     selective = of("memory.activations=selective")
     assert selective.backward.operators["attention"] == 1 < again.backward.operators["attention"] == 2
@@ -74,7 +74,7 @@ def test_two_depths_tell_the_whole(make_job: MakeJob) -> None:
 
 
 def test_a_block_of_the_5b_moves_little_enough(make_job: MakeJob) -> None:
-    """A bound on what the blocks move, so that a change that adds copies is seen."""
+    """Upper bounds on the bytes that blocks move, which catch changes that add copies."""
     job = make_job("model=5b", "model.weights=random", "memory.activations=checkpoint")
     block = block_traffic(job, Bucket(49, 480, 720))
     assert block.forward.bytes["elementwise"] < 15.4e9

@@ -1,4 +1,4 @@
-"""How Hydra reads YAML files."""
+"""Lets Hydra read YAML files that use old names of settings."""
 
 from hydra._internal.core_plugins import file_config_source
 from hydra._internal.sources_registry import SourcesRegistry
@@ -10,14 +10,15 @@ from cogvx_exp.config.renames import note_renames, renamed_config, renamed_overr
 
 
 class FileConfigSource(file_config_source.FileConfigSource):
-    """The files of a folder. A user's own may have names of the last release.
+    """Reads the config files of a folder and replaces old names.
 
-    They are replaced here, and not in what was composed, so that a file or an override that comes later still wins.
-    It is named as Hydra's own class: a launcher's process registers that again, under the same name only.
+    Names are replaced before composition: otherwise an old name in one file could win over the new name in a later file
+    or override. The class has the name of Hydra's own: a launcher's process registers that one again, which Hydra
+    only accepts under the same name.
     """
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """The content of a file, with new names."""
+        """Loads a file, with new names."""
         result = super().load_config(config_path)
         group = config_path.rpartition("/")[0].replace("/", ".")
         met: set[str] = set()
@@ -33,6 +34,6 @@ class FileConfigSource(file_config_source.FileConfigSource):
 
 
 def read_files_with_old_names() -> None:
-    """Lets Hydra read all files in this way."""
-    Plugins.instance()  # registers Hydra's own source, which would come later otherwise
+    """Makes Hydra read all files with `FileConfigSource`."""
+    Plugins.instance()  # Hydra registers its own source when it loads its plugins
     SourcesRegistry.instance().types[FileConfigSource.scheme()] = FileConfigSource

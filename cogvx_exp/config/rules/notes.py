@@ -15,7 +15,7 @@ def warmup_note(lr_scheduler: LrScheduler, steps: int) -> str | None:
 
 
 def too_few_to_profile(profile: Profile, steps: int, given: str) -> str | None:
-    """What is wrong with profiling a run of `steps` steps. `given`: the setting that makes them so many."""
+    """The issue if a run has too few steps to profile, else None. `given`: the setting that determines the steps."""
     needed = profile.skip + profile.warmup + profile.record
     if not profile.enabled or steps >= needed:
         return None

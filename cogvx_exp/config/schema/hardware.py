@@ -1,4 +1,4 @@
-"""Group `hardware`: what the prediction of time assumes about a card."""
+"""Group `hardware`: assumptions about a card for predicting time."""
 
 from pydantic import Field, PositiveFloat
 
@@ -8,24 +8,24 @@ Share = Field(default=None, gt=0, le=1)
 
 
 class Hardware(Section):
-    """What the prediction of time assumes of a card; nothing here changes a run. auto: null is the card's own value."""
+    """Assumptions about a card for predicting time; runs do not depend on them. auto: null is the card's own value."""
 
     name: str = "auto"
     """Name of the choice, as in `hardware=NAME`. Default: auto."""
     device: str | None = None
-    """What CUDA's name of the device contains: a measured run belongs to the card whose text is the longest in it."""
+    """Text in the device's CUDA name. Measured runs belong to the card with the longest match."""
     peak_tflops: PositiveFloat | None = None
-    """16-bit matrix products with float32 sums, dense, in TFLOP/s, by the vendor's data sheet."""
+    """Peak of dense 16-bit matrix products with float32 accumulation, in TFLOP/s, from the vendor's data sheet."""
     float32_tflops: PositiveFloat | None = None
-    """float32 products without TensorFloat-32, in TFLOP/s."""
+    """Peak of float32 matrix products without TensorFloat-32, in TFLOP/s."""
     bandwidth: PositiveFloat | None = None
-    """Memory of the device, in GB/s."""
+    """Bandwidth of device memory, in GB/s."""
     link: PositiveFloat | None = None
-    """Copies between the device and pinned host memory, each way, in GB/s."""
+    """Bandwidth of copies between the device and pinned host memory, per direction, in GB/s."""
     host_bandwidth: PositiveFloat | None = None
-    """Memory of the host, in GB/s, for optimizer steps on the CPU."""
+    """Bandwidth of host memory, in GB/s, for optimizer steps on the CPU."""
     matmul_efficiency: float | None = Share
-    """Share of the peak that the products of linear layers reach."""
+    """Share of the peak that linear layers reach."""
     attention_efficiency: float | None = Share
     """Share of the peak that attention reaches in the forward pass."""
     attention_backward_efficiency: float | None = Share
@@ -35,6 +35,6 @@ class Hardware(Section):
     bandwidth_efficiency: float | None = Share
     """Share of the bandwidth that all other operations reach."""
     operator_microseconds: PositiveFloat | None = None
-    """Time that the host needs to start an operation: what bounds small models."""
+    """Time for the host to launch an operation, which limits small models."""
     price_per_hour: PositiveFloat | None = None
-    """Price of one card for an hour, in any currency, for the cost of the run; null: no cost. Default: null."""
+    """Hourly price of one card in any currency, used for the cost of the run; null: no cost. Default: null."""

@@ -208,18 +208,17 @@ class Sweep(Section):
 
 
 class Profile(Section):
-    """Records some whole steps and shows what they are made of: `profile=true` is short for `profile.enabled=true`."""
+    """Records a few whole steps and breaks them down by part. `profile=true` is short for `profile.enabled=true`."""
 
     enabled: bool = False
-    """Whether steps are recorded. The results are in RUN/profile and on the run's page. Of several processes, the first
-    one is recorded. Default: false."""
+    """Whether steps are recorded. Results are in RUN/profile and on the run's page. With several processes, only the
+    first one is recorded. Default: false."""
     skip: NonNegativeInt = 3
-    """Steps that are not recorded, at the start of the run or after its checkpoint: they are slower than others.
-    Default: 3."""
+    """Steps to skip at the start of the run or after its checkpoint, since the first ones are slower. Default: 3."""
     warmup: PositiveInt = 1
-    """Steps after them in which the profiler is on and drops what it sees. Default: 1."""
+    """Following steps in which the profiler warms up without recording. Default: 1."""
     record: PositiveInt = 3
-    """Steps after them that are recorded. Default: 3."""
+    """Following steps to record. Default: 3."""
 
 
 class HeldOutLoss(Section):

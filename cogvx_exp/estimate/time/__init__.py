@@ -1,1 +1,1 @@
-"""Predicts the time of a step: operations counted from the architecture, bytes from steps without data."""
+"""Predicts the time of a step from operations (counted from the architecture) and bytes (traced with fake tensors)."""

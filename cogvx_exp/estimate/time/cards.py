@@ -1,4 +1,4 @@
-"""Which cards a time is predicted for."""
+"""Selects the cards to predict times for."""
 
 import re
 from functools import lru_cache, partial
@@ -9,19 +9,19 @@ from cogvx_exp.config.choices import cards
 from cogvx_exp.config.schema import Hardware
 
 WITHOUT_GPU = ("a100", "h100", "rtx4090")
-"""Cards that are compared on a machine without a GPU."""
+"""Cards to compare on a machine without a GPU."""
 
 
 def card_of(device_name: str) -> Hardware | None:
-    """The card by the name that CUDA gives to a device, if there is a file for it in conf/hardware.
+    """The card for a CUDA device name, if conf/hardware has a file for it.
 
-    A laptop's or a cut-down variant of a card is another card.
+    Laptop and cut-down variants are different cards.
     """
     return max(filter(partial(_fits, device_name), _cards().values()), key=_length, default=None)
 
 
 def is_card(card: Hardware, device_name: str) -> bool:
-    """Whether a device is such a card, which may be the user's own: no other text is longer in the name."""
+    """Whether a device is this card, possibly a user-defined one: no other card's text in the name is longer."""
     known = card_of(device_name)
     return _fits(device_name, card) and (known is None or _length(known) <= _length(card))
 
@@ -39,8 +39,8 @@ def cards_for(hardware: Hardware, device_name: str | None) -> list[Hardware]:
     """The cards to predict for.
 
     Args:
-        hardware: the settings; values given with `auto` replace the cards' own.
-        device_name: of this machine's GPU, if it has one.
+        hardware: the settings; with `auto`, given values override those of the cards.
+        device_name: CUDA's name of this machine's GPU, if any.
     """
     if hardware.name != "auto":
         return [hardware]
@@ -53,7 +53,7 @@ def cards_for(hardware: Hardware, device_name: str | None) -> list[Hardware]:
 
 
 def gpu_name(device: str) -> str | None:
-    """The name of the GPU that `device` chooses on this machine; None if that is a CPU."""
+    """The name of the GPU that `device` selects on this machine; None for a CPU."""
     if device == "cpu" or not torch.cuda.is_available():
         return None
     return str(torch.cuda.get_device_name(device if ":" in device else None))

@@ -1,7 +1,7 @@
-"""Counts the floating-point operations of a training step from the architecture and the trained weights' names.
+"""Counts the floating-point operations of a training step from the architecture and the names of trained weights.
 
-A product of (m, k) and (k, n) is 2mkn operations, as in torch.utils.flop_counter; all that is no product of matrices is
-left out. Tests compare the count with torch's (tests/unit/test_flops.py).
+A product of (m, k) and (k, n) is 2mkn operations, as in torch.utils.flop_counter. Only matrix products are counted.
+Tests compare the count with torch's (tests/unit/test_flops.py).
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from typing import Any
 from cogvx_exp.estimate.time.layers import ATTENTION, Group, Linear, Trained
 
 RECOMPUTED = ("checkpoint", "selective", "offload")
-"""Values of memory.activations with which blocks are computed again in the backward pass."""
+"""Values of memory.activations that recompute blocks in the backward pass."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Flops:
     linear_backward: float = 0.0
     """Gradients of their inputs."""
     weight_gradients: float = 0.0
-    """Gradients of their weights: of those that are trained."""
+    """Gradients of their trained weights."""
     adapter: float = 0.0
     """The adapter, forward and backward."""
     attention: float = 0.0
@@ -32,17 +32,17 @@ class Flops:
     attention_backward: float = 0.0
     """The four products of its backward pass."""
     linear_again: float = 0.0
-    """Linear layers and adapter that are computed again in the backward pass."""
+    """Linear layers and adapters recomputed in the backward pass."""
     attention_again: float = 0.0
-    """Attention that is computed again because its block is."""
+    """Attention recomputed with its block."""
     scores_again: float = 0.0
-    """Queries by keys, which every FlashAttention kernel computes again in its backward pass."""
+    """Queries by keys, which every FlashAttention kernel recomputes in its backward pass."""
 
     def __add__(self, other: "Flops") -> "Flops":
         return Flops(**{item.name: getattr(self, item.name) + getattr(other, item.name) for item in fields(self)})
 
     def times(self, count: float) -> "Flops":
-        """Of `count` such passes."""
+        """Operations of `count` such passes."""
         return Flops(**{item.name: count * getattr(self, item.name) for item in fields(self)})
 
     @property
@@ -52,17 +52,17 @@ class Flops:
 
     @property
     def again(self) -> float:
-        """What is computed a second time to save memory."""
+        """Operations recomputed to save memory."""
         return self.linear_again + self.attention_again + self.scores_again
 
     @property
     def model(self) -> float:
-        """What the step needs, as in the "model FLOPs utilization" of PaLM (arXiv:2204.02311, appendix B)."""
+        """Operations without recomputation, as in PaLM's "model FLOPs utilization" (arXiv:2204.02311, appendix B)."""
         return self.total - self.again
 
     @property
     def products(self) -> float:
-        """Of linear layers and the adapter."""
+        """Operations of linear layers and adapters."""
         return self.linear + self.linear_backward + self.weight_gradients + self.adapter + self.linear_again
 
 
@@ -72,7 +72,7 @@ class Shape:
 
     clips: int
     frames: int
-    """Latent frames, a multiple of the patch's."""
+    """Latent frames, a multiple of the temporal patch size."""
     height: int
     width: int
     text: int
@@ -80,10 +80,10 @@ class Shape:
 
 
 class FlopCount:
-    """Counts passes of one model.
+    """Counts the operations of one model's passes.
 
     Args:
-        config: the transformer's.
+        config: configuration of the transformer.
         trained: shapes of the trained weights by name.
         activations: memory.activations.
         ff_chunks: memory.ff_chunks.
@@ -102,11 +102,11 @@ class FlopCount:
         self._width = config["num_attention_heads"] * config["attention_head_dim"]
 
     def tokens(self, shape: Shape) -> int:
-        """Of one clip and its caption."""
+        """Tokens of one clip and its caption."""
         return self._video_tokens(shape) + shape.text
 
     def forward(self, shape: Shape) -> Flops:
-        """Of a pass without gradients."""
+        """Operations of a forward pass without gradients."""
         number_of_blocks = range(self._config["num_layers"])
         groups = [*self._entry(shape), *self._exit(shape)]
         groups += [group for number in number_of_blocks for group in self._block(number, shape)]
@@ -117,9 +117,9 @@ class FlopCount:
             attention=2 * len(number_of_blocks) * self._scores(shape),
         )
 
-    @lru_cache(maxsize=64)  # noqa: B019 (one or two of these live as long as their run)
+    @lru_cache(maxsize=64)  # noqa: B019 (at most two instances per run)
     def training(self, shape: Shape) -> Flops:
-        """Of a forward and backward pass."""
+        """Operations of a forward and backward pass."""
         done, gradients = Flops(), _Gradients(self._trained)
         for group in self._entry(shape):
             done += gradients.through(group)
@@ -150,9 +150,9 @@ class FlopCount:
         return done
 
     def _chunk_again(self, layer: Linear) -> Flops:
-        """What a part of the feed-forward layers computes again, all parts together.
+        """Recomputed operations of a chunked feed-forward layer, all chunks together.
 
-        A checkpoint stops when all that was saved is there again, which is before the part's last product.
+        Checkpointing stops once all saved tensors are restored, which is before a chunk's last product.
         """
         products = [layer.product, *self._trained.adapter(layer).products]
         return Flops(linear_again=sum(products[:-1] if layer.name.endswith("net.2") else products))
@@ -191,36 +191,36 @@ class FlopCount:
 
     @property
     def _patch(self) -> int:
-        """Latent values of a patch and channel."""
+        """Latent values per patch and channel."""
         return int(self._config["patch_size"] ** 2 * (self._config["patch_size_t"] or 1))
 
     def _video_tokens(self, shape: Shape) -> int:
         return shape.frames * shape.height * shape.width // self._patch
 
     def _scores(self, shape: Shape) -> float:
-        """One product of a block's attention, all heads."""
+        """Operations of one of the two products in a block's attention, all heads."""
         return 2.0 * shape.clips * self.tokens(shape) ** 2 * self._width
 
 
 @dataclass
 class _Gradients:
-    """Follows which activations have a gradient, in the order of the forward pass."""
+    """Tracks which activations require gradients, in the order of the forward pass."""
 
     trained: Trained
     hidden: bool = False
-    """Those of the video and the caption."""
+    """Whether those of the video and the caption do."""
     vector: bool = False
-    """The embedding of the timestep and of ofs."""
+    """Whether the timestep and ofs embeddings do."""
 
     def through(self, group: Group) -> Flops:
-        """Operations of layers with one input, forward and backward."""
+        """Operations of layers that share an input, forward and backward."""
         name = group[0].name
         embeds = name.startswith(("time_embedding", "ofs_embedding"))
         modulates = ".norm" in name or name.startswith("norm_out")
         has_gradient = self.vector if embeds or modulates else self.hidden
         if name.startswith("patch_embed") or name.endswith("linear_1"):
             has_gradient = False
-        # A norm's own weight or the learned positions may be trained, too.
+        # The norm's own weight or the learned positions may also be trained.
         modules = (
             [name.rpartition(".")[0]] if modulates or name.startswith("patch_embed") else [one.name for one in group]
         )

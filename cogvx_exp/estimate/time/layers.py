@@ -1,16 +1,16 @@
-"""The linear layers of a transformer, and what is trained of them."""
+"""The linear layers of a transformer and their trained weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 
 ADAPTERS = (".lora_", ".hada_", ".lokr_")
-"""How the names of an adapter's weights go on after that of their layer."""
+"""What follows the layer's name in the names of an adapter's weights."""
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear layer and how many vectors it sees."""
+    """A linear layer and the number of its input vectors."""
 
     name: str
     inputs: int
@@ -24,9 +24,9 @@ class Linear:
 
 
 Group = tuple[Linear, ...]
-"""Layers that see the same input."""
+"""Layers that share an input."""
 ATTENTION: Group = ()
-"""Stands among the groups of a block where attention is."""
+"""Marks the position of attention among the groups of a block."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Adapter:
     """The products of a layer's adapter."""
 
     products: tuple[float, ...] = ()
-    """One after the other."""
+    """Operations of each, in order."""
     norms: float = 0.0
-    """DoRA: what gives the norm of the adapted weight; without a gradient."""
+    """DoRA: operations for the norm of the adapted weight, which has no gradient."""
 
     @property
     def forward(self) -> float:
@@ -45,20 +45,20 @@ class Adapter:
 
 
 class Trained:
-    """What is trained, by module."""
+    """The trained weights, by module."""
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]):
         self._shapes = shapes
         parts = [name.split(".") for name in shapes]
         self._prefixes = {".".join(some[:end]) for some in parts for end in range(1, len(some) + 1)}
         self._adapters: dict[str, list[str]] = {}
-        """Names of weights, by layer."""
+        """Names of adapter weights, by layer."""
         for name, kind in product(shapes, ADAPTERS):
             if kind in name:
                 self._adapters.setdefault(name.partition(kind)[0], []).append(name)
 
     def has(self, prefix: str) -> bool:
-        """Whether a weight of this name, or of a module of this name, is trained."""
+        """Whether a weight with this name, or in a module with this name, is trained."""
         return prefix in self._prefixes
 
     def adapter(self, layer: Linear) -> Adapter:
@@ -67,7 +67,7 @@ class Trained:
         if names is None:
             return Adapter()
         rank = next((self._shapes[name][0] for name in names if ".lora_A." in name), None)
-        if rank is None:  # LoHa, LoKr: a product with the whole update
+        if rank is None:  # LoHa, LoKr: a product with the full weight update
             return Adapter((layer.product,))
         products = tuple(2.0 * layer.rows * rank * side for side in (layer.inputs, layer.outputs))
         whole = 2.0 * layer.inputs * rank * (layer.inputs + layer.outputs)

@@ -1,4 +1,4 @@
-"""What runs have taken, which corrects a prediction."""
+"""Measured times of finished runs, which correct a prediction."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -22,22 +22,22 @@ from cogvx_exp.runs.metrics import read_metrics
 from cogvx_exp.runs.run_folder import RunFolder, read_job
 
 PATTERNS = ("*/summary.json", "multirun/*/*/summary.json")
-"""Where finished runs are in an output folder."""
+"""Where to find finished runs in an output folder."""
 CPU_RATE = 1e9
-"""Operations a second from which a CPU's measured factor starts."""
+"""Assumed FLOP/s of a CPU before correction by measured runs."""
 MOST = 3
-"""Runs that are looked at: each takes a few seconds."""
+"""Limit on the runs used: predicting each takes a few seconds."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A run that was measured."""
+    """A measured run."""
 
     run: str
     seconds: float
-    """Of a step, the median."""
+    """Median time of a step."""
     predicted: float
-    """Of a step, uncorrected."""
+    """Predicted time of a step, uncorrected."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,16 @@ class _Run:
     job: TrainJob
     seconds: float
     bucket: Bucket
-    """The shape of the clips in the steps that were measured."""
+    """Shape of the clips in the measured steps."""
 
 
 def factor_of(measured: list[Measured]) -> float:
-    """What predictions are to be multiplied by: the median of measured over predicted; 1 with nothing measured."""
+    """The correction factor of predictions: the median of measured over predicted time; 1 without measured runs."""
     return median(run.seconds / run.predicted for run in measured) if measured else 1.0
 
 
 def measured_on(card: Hardware, job: TrainJob, folders: Iterable[Path]) -> list[Measured]:
-    """The newest runs on a card with a model as large as the job's."""
+    """The newest runs on a card with a model of the same size as the job's."""
 
     def predicted(run: _Run) -> float:
         return sum(seconds(step_work(run.job, run.bucket), rates(card, run.job)).values())
@@ -68,7 +68,7 @@ def measured_on(card: Hardware, job: TrainJob, folders: Iterable[Path]) -> list[
 
 
 def measured_on_cpu(device: str, job: TrainJob, folders: Iterable[Path]) -> list[Measured]:
-    """The same for a CPU: predicted is its time at `CPU_RATE`."""
+    """The newest runs on a CPU; their predicted time is that at `CPU_RATE`."""
     return [
         Measured(str(run.path), run.seconds, seconds_on_cpu(run.job, run.bucket))
         for run in _newest(lambda name: name == device, job, folders)
@@ -76,7 +76,7 @@ def measured_on_cpu(device: str, job: TrainJob, folders: Iterable[Path]) -> list
 
 
 def seconds_on_cpu(job: TrainJob, bucket: Bucket) -> float:
-    """Seconds of a step at `CPU_RATE`: only the ratio of two jobs means anything."""
+    """Seconds of a step at `CPU_RATE`; meaningful only as a ratio between jobs."""
     passes = flop_count(job, bucket).training(shape_of(job, bucket, job.batch_size))
     return job.gradient_accumulation * passes.total / CPU_RATE
 
@@ -86,7 +86,7 @@ def _newest(is_device: Callable[[str], bool], job: TrainJob, folders: Iterable[P
     found = 0
     for path in sorted(summaries, key=lambda path: path.stat().st_mtime_ns, reverse=True):
         run = None
-        with suppress(OSError, ValueError, KeyError, YAMLError):  # not whole, or of a version with other settings
+        with suppress(OSError, ValueError, KeyError, YAMLError):  # incomplete, or from a version with other settings
             run = _read(path.parent, is_device, job)
         if run:
             yield run
@@ -96,7 +96,7 @@ def _newest(is_device: Callable[[str], bool], job: TrainJob, folders: Iterable[P
 
 
 def _read(folder: Path, is_device: Callable[[str], bool], job: TrainJob) -> _Run | None:
-    """The run of a folder, if it tells something about the job."""
+    """The run in a folder, if it is on this device and comparable with the job."""
     if not is_device(str(read_json(folder / "environment.json")["device"])):
         return None
     run = read_job(folder)
@@ -114,13 +114,13 @@ def _read(folder: Path, is_device: Callable[[str], bool], job: TrainJob) -> _Run
 
 
 def _bucket_of(job: TrainJob, line: dict[str, Any]) -> Bucket:
-    """The shape of the clips of a step, by its tokens."""
+    """The shape of the clips in a step, found by the number of tokens."""
     clips, tokens = (line[f"{name}_per_second"] * line["step_seconds"] for name in ("clips", "tokens"))
     count = FlopCount(job.model.transformer.model_dump(), {})
     return min(configured_buckets(job), key=lambda bucket: abs(count.tokens(shape_of(job, bucket, 1)) - tokens / clips))
 
 
 def _size(job: TrainJob) -> tuple[int, int, int]:
-    """What tells a 2b from a 5b."""
+    """The architecture's dimensions, which differ between 2b and 5b."""
     architecture = job.model.transformer
     return architecture.num_layers, architecture.num_attention_heads, architecture.attention_head_dim

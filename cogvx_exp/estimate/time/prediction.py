@@ -1,4 +1,4 @@
-"""How long a run takes on a card, corrected by what runs on it have taken."""
+"""Predicts the time of a run on a card, corrected by measured runs on it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,59 +17,59 @@ from cogvx_exp.runs.environment import device_label
 OUTPUTS = Path("outputs")
 HOUR = 3600
 WHOLE = "whole step"
-"""The only part where parts are not told apart: on a CPU."""
+"""The only part of a prediction for a CPU."""
 
 
 @dataclass(frozen=True)
 class TimePrediction:
-    """Time of a run on one card."""
+    """The predicted time of a run on one card."""
 
     card: str
     parts: dict[str, float]
-    """Seconds of an optimizer step, by part, as assumed: not corrected."""
+    """Seconds of an optimizer step by part, uncorrected."""
     recomputed: float = 0.0
-    """Seconds of these for products and attention that are computed again to save memory."""
+    """Seconds of these spent on recomputing products and attention to save memory."""
     video: float = 0.0
-    """Seconds of sampling and decoding a video, as assumed."""
+    """Seconds to sample and decode a video, uncorrected."""
     videos: int = 0
-    """Sampled during the run."""
+    """Number of videos sampled during the run."""
     steps: int | None = None
-    """Of the run; None: that depends on the data (epochs)."""
+    """Steps of the run; None if they depend on the data (epochs)."""
     price_per_hour: float | None = None
-    """Of all cards."""
+    """Price of all cards together."""
     measured: list[Measured] = field(default_factory=list)
     """Runs on this card that correct the prediction."""
 
     @property
     def factor(self) -> float:
-        """What is assumed is multiplied by it."""
+        """The correction factor for all times."""
         return factor_of(self.measured)
 
     @property
     def seconds_per_step(self) -> float:
-        """Of an optimizer step."""
+        """Corrected time of an optimizer step."""
         return self.factor * sum(self.parts.values())
 
     @property
     def hours(self) -> float | None:
-        """Of the run's steps and videos."""
+        """Corrected time of the run's steps and videos."""
         if self.steps is None:
             return None
         return (self.steps * self.seconds_per_step + self.factor * self.videos * self.video) / HOUR
 
     @property
     def cost(self) -> float | None:
-        """Of the run."""
+        """Cost of the run."""
         return None if self.hours is None or self.price_per_hour is None else self.hours * self.price_per_hour
 
 
 def predict_times(job: TrainJob, bucket: Bucket, cards: Iterable[Hardware]) -> list[TimePrediction]:
-    """Predicts a run on cards; with hardware=auto and no GPU also on this CPU, if runs have measured it.
+    """Predicts a run on cards; with hardware=auto and no GPU, also on this CPU if it has measured runs.
 
     Args:
         job: a checked job.
         bucket: shape of the clips.
-        cards: with all values.
+        cards: cards with all values set.
     """
     cards = list(cards)
     work = job_work(job, bucket) if cards else None
@@ -88,7 +88,7 @@ def _on_card(job: TrainJob, work: JobWork, card: Hardware) -> TimePrediction:
         parts=seconds(work.step, reached),
         recomputed=again(work.step, reached),
         video=sum(seconds(work.video, reached).values()) if work.video else 0.0,
-        videos=-(-work.videos // processes),
+        videos=-(-work.videos // processes),  # shared by the processes
         steps=_steps(job),
         price_per_hour=card.price_per_hour * processes if card.price_per_hour else None,
         measured=measured_on(card, job, _folders(job)),
@@ -96,7 +96,7 @@ def _on_card(job: TrainJob, work: JobWork, card: Hardware) -> TimePrediction:
 
 
 def _on_cpu(job: TrainJob, bucket: Bucket, cpu: str) -> TimePrediction | None:
-    """The run's steps on this CPU, from runs on it; None if there are none with a model as large."""
+    """Predicts a run on this CPU from measured runs; None without runs of a model of the same size."""
     measured = measured_on_cpu(cpu, job, _folders(job))
     parts = {WHOLE: seconds_on_cpu(job, bucket)} if measured else {}
     return TimePrediction(cpu, parts, steps=_steps(job), measured=measured) if measured else None
@@ -107,5 +107,5 @@ def _steps(job: TrainJob) -> int | None:
 
 
 def _folders(job: TrainJob) -> set[Path]:
-    """Where runs may be."""
+    """Folders to search for runs."""
     return {OUTPUTS, *([job.run_dir.parent] if job.run_dir else [])}

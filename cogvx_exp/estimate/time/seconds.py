@@ -1,4 +1,4 @@
-"""Work over what a card reaches: seconds, part by part."""
+"""Converts work to seconds by the rates that a card reaches."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ GIGA, TERA = 1e9, 1e12
 
 @dataclass(frozen=True)
 class Rates:
-    """What a card reaches with a job's types: operations and bytes a second."""
+    """The rates that a card reaches with a job's dtypes: operations and bytes per second."""
 
     products: float
     attention: float
@@ -21,11 +21,11 @@ class Rates:
     host_memory: float
     link: float
     operator: float
-    """Seconds."""
+    """Seconds to launch one."""
 
 
 def rates(card: Hardware, job: TrainJob) -> Rates:
-    """The rates of a card whose values are all given."""
+    """The rates of a card with all values set."""
     peak = _peak(card, job) * TERA
     return Rates(
         products=peak * _value(card.matmul_efficiency),
@@ -40,7 +40,7 @@ def rates(card: Hardware, job: TrainJob) -> Rates:
 
 
 def seconds(work: Work, reached: Rates) -> dict[str, float]:
-    """Seconds of each part; they follow each other. What runs beside them counts where it takes longer than they do."""
+    """Seconds of each part. The parts run in sequence; overlapped work counts only as far as it takes longer."""
     flops = work.flops
     forward = (flops.attention + flops.attention_again) / reached.attention
     backward = (flops.attention_backward + flops.scores_again) / reached.attention_backward
@@ -59,17 +59,17 @@ def seconds(work: Work, reached: Rates) -> dict[str, float]:
 
 
 def again(work: Work, reached: Rates) -> float:
-    """Seconds of products and attention that are computed again."""
+    """Seconds spent on recomputing products and attention."""
     return work.flops.linear_again / reached.products + work.flops.attention_again / reached.attention
 
 
 def _peak(card: Hardware, job: TrainJob) -> float:
-    """TFLOP/s in the job's type. TensorFloat-32 has half the rate of the 16-bit types on all of NVIDIA's cards."""
+    """TFLOP/s in the job's dtype. On all NVIDIA cards, TensorFloat-32 has half the rate of the 16-bit types."""
     if resolve_dtype(job.model, "cuda").itemsize == 2:
         return _value(card.peak_tflops)
     return _value(card.peak_tflops) / 2 if job.allow_tf32 else _value(card.float32_tflops)
 
 
 def _value(value: float | None) -> float:
-    assert value is not None  # a rule; each card of conf/hardware has them all
+    assert value is not None  # checked by a rule; the cards in conf/hardware set all values
     return value

@@ -1,4 +1,4 @@
-"""Shows predicted times."""
+"""Formats predicted times."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,20 +11,20 @@ from cogvx_exp.console.progress import console
 from cogvx_exp.estimate.time.prediction import WHOLE, TimePrediction
 
 SHOWN_FROM = 0.0005
-"""Seconds of a part that is worth a column."""
+"""Minimum seconds of a part for its own column."""
 
 
 def show_times(times: Sequence[TimePrediction], cards: Sequence[Hardware]) -> None:
-    """Prints one run's time on each card, what is assumed of the cards, and what was measured."""
+    """Prints a run's time on each card, the assumptions about the cards, and the measured runs."""
     if not times:
-        console.print("No time is predicted: this GPU is not in conf/hardware; hardware=NAME predicts for another card")
+        console.print("No time prediction: this GPU is not in conf/hardware; hardware=NAME predicts for another card")
         return
-    console.print("Predicted time, seconds of a training step", style="bold")
+    console.print("Predicted time, seconds per training step", style="bold")
     console.print(_parts_table(times))
     for card in cards:
         console.print(_assumed(card), style="dim", soft_wrap=True)
     console.print(
-        "Left out: encoding the data, the held-out loss, checkpoints, exchange between processes.", style="dim"
+        "Not included: encoding the data, held-out loss, checkpoints, communication between processes.", style="dim"
     )
     for prediction in times:
         for line in _measured(prediction):
@@ -32,7 +32,7 @@ def show_times(times: Sequence[TimePrediction], cards: Sequence[Hardware]) -> No
 
 
 def grid_table(times: Sequence[Sequence[TimePrediction]], labels: Sequence[str]) -> Table:
-    """One row a run, with seconds of a step and hours on each card."""
+    """One row per run: seconds per step and hours on each card."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("run", overflow="fold", min_width=16)
     cards = list(dict.fromkeys(prediction.card for row in times for prediction in row))
@@ -48,7 +48,7 @@ def grid_table(times: Sequence[Sequence[TimePrediction]], labels: Sequence[str])
 
 
 def as_figures(prediction: TimePrediction) -> dict[str, Any]:
-    """For JSON."""
+    """The prediction as JSON values."""
     return {
         "card": prediction.card,
         "seconds_per_step": prediction.seconds_per_step,
@@ -62,10 +62,10 @@ def as_figures(prediction: TimePrediction) -> dict[str, Any]:
 
 
 def in_words(prediction: TimePrediction) -> str:
-    """`about 3.4 s a step, 2.8 hours`."""
+    """A short text such as `about 3.4 s per step, 2.8 hours`."""
     hours = "" if prediction.hours is None else f", {_hours(prediction.hours)} hours"
     cost = "" if prediction.cost is None else f", cost {prediction.cost:.2f}"
-    return f"about {_seconds(prediction.seconds_per_step)} s a step{hours}{cost}"
+    return f"about {_seconds(prediction.seconds_per_step)} s per step{hours}{cost}"
 
 
 def _parts_table(times: Sequence[TimePrediction]) -> Table:
@@ -74,7 +74,7 @@ def _parts_table(times: Sequence[TimePrediction]) -> Table:
     names = dict.fromkeys(name for prediction in times for name in prediction.parts if name != WHOLE)
     parts = [name for name in names if any(one.parts.get(name, 0.0) >= SHOWN_FROM for one in times)]
     priced = any(prediction.cost is not None for prediction in times)
-    for name in (*parts, "of it\nrecomputed", "step", "run,\nhours", *(["cost"] if priced else [])):
+    for name in (*parts, "of which\nrecomputed", "step", "run,\nhours", *(["cost"] if priced else [])):
         table.add_column(name.replace(" ", "\n", 1) if name in parts else name, justify="right", no_wrap=True)
     for one in times:
         corrected = [one.factor * one.parts[name] if name in one.parts else None for name in parts]
@@ -93,9 +93,9 @@ def _figures(prediction: TimePrediction | None, priced: bool) -> list[str]:
 
 def _assumed(card: Hardware) -> str:
     return (
-        f"{card.name}: products reach {card.matmul_efficiency:.0%}, attention {card.attention_efficiency:.0%} forward "
-        f"and {card.attention_backward_efficiency:.0%} backward, of {card.peak_tflops:g} TFLOP/s; other operations "
-        f"{card.bandwidth_efficiency:.0%} of {card.bandwidth:g} GB/s"
+        f"{card.name}, assumed: {card.peak_tflops:g} TFLOP/s, of which products reach {card.matmul_efficiency:.0%}, "
+        f"attention {card.attention_efficiency:.0%} forward and {card.attention_backward_efficiency:.0%} backward; "
+        f"{card.bandwidth:g} GB/s, of which other operations reach {card.bandwidth_efficiency:.0%}"
     )
 
 
@@ -103,7 +103,7 @@ def _measured(prediction: TimePrediction) -> Iterator[str]:
     on_cpu = WHOLE in prediction.parts
     for run in prediction.measured:
         predicted = "" if on_cpu else f", predicted {_seconds(run.predicted)}"
-        yield f"Measured here: {_seconds(run.seconds)} s a step in {run.run}{predicted}"
+        yield f"Measured here: {_seconds(run.seconds)} s per step in {run.run}{predicted}"
     if prediction.measured and not on_cpu:
         yield f"The times for {prediction.card} are corrected by a factor of {prediction.factor:.2f}"
 

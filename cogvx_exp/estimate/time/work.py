@@ -1,4 +1,4 @@
-"""What an optimizer step has to do, whatever the card: operations, bytes, copies."""
+"""The work of an optimizer step, independent of the card: operations, bytes, copies."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -18,23 +18,23 @@ from cogvx_exp.tasks.base import build_task
 
 @dataclass(frozen=True)
 class Work:
-    """Work of one process, in an optimizer step or in sampling a video."""
+    """Work of one process in an optimizer step or in sampling a video."""
 
     flops: Flops
     convolutions: float = 0.0
     """Operations of the VAE."""
     elementwise: float = 0.0
-    """Bytes that are read and written by operations that are no products."""
+    """Bytes read and written by operations other than products and attention."""
     operators: float = 0.0
-    """Operations that the host starts."""
+    """Number of operations launched by the host."""
     optimizer: float = 0.0
     """Bytes of the optimizer step on the device."""
     on_host: float = 0.0
-    """The same on the host."""
+    """Bytes of the optimizer step on the host."""
     exchanged: float = 0.0
-    """Bytes copied between host and device that nothing hides: gradients and weights of an offloaded optimizer."""
+    """Bytes copied between host and device without overlap: gradients and weights of an offloaded optimizer."""
     copied: float = 0.0
-    """Bytes copied beside the computation: streamed weights, offloaded activations, gradients as they come."""
+    """Bytes copied during computation: streamed weights, offloaded activations, gradients offloaded early."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class JobWork:
     video: Work | None
     """Sampling a video of the validation."""
     videos: int
-    """How many are sampled during the run."""
+    """Number of videos sampled during the run."""
 
 
 def shape_of(job: TrainJob, bucket: Bucket, clips: int) -> Shape:
-    """The latents of a batch."""
+    """The shape of a batch's latents."""
     vae, transformer = job.model.vae, job.model.transformer
     frames = (bucket.num_frames - 1) // vae.temporal_compression_ratio + 1
     frames += -frames % (transformer.patch_size_t or 1)
@@ -59,7 +59,7 @@ def shape_of(job: TrainJob, bucket: Bucket, clips: int) -> Shape:
 
 
 def flop_count(job: TrainJob, bucket: Bucket) -> FlopCount:
-    """Counts the operations of a job's passes."""
+    """The operation counter for a job."""
     return _count(job, _parameters(job, bucket))
 
 
@@ -70,7 +70,7 @@ def step_work(job: TrainJob, bucket: Bucket) -> Work:
 
 
 def job_work(job: TrainJob, bucket: Bucket) -> JobWork:
-    """The work of a job whose clips have one shape."""
+    """The work of a job with clips of one shape."""
     parameters, traffic = _parameters(job, bucket), pass_traffic(job, bucket)
     count = _count(job, parameters)
     step = _step(job, bucket, parameters, count, traffic)
@@ -107,23 +107,24 @@ def _step(
         operators=passes * moved.operators.total(),
         optimizer=0.0 if offload else optimizer,
         on_host=optimizer if offload else 0.0,
-        exchanged=2.0 * copies - early,
+        exchanged=2.0 * copies - early,  # gradients to the host, weights back
         copied=early + passes * _copied(job, shape, parameters, count),
     )
 
 
 def _optimizer_bytes(job: TrainJob, trained: int) -> float:
-    """What a fused step reads and writes: weights, gradients, states; clipping reads the gradients and scales them."""
+    """Bytes that a fused step reads and writes: weights, gradients, states, and gradients again for clipping."""
     optim, world_size = job.optim, job.distributed.processes * job.distributed.nodes
     size = trained_dtype(optim).itemsize
     clipping, average = (3 if job.max_grad_norm else 0), (3 if job.ema_decay else 0)
+    # 3: the weight is read and written, the gradient read. States are read and written.
     each = size * (3 + clipping + average) + 2 * (optim.state_values * size + optim.state_bytes)
     splits = job.distributed.name.startswith("zero") or (job.distributed.name == "fsdp" and job.method.kind == "full")
     return trained * each / (world_size if splits else 1)
 
 
 def _encoded_in_a_step(job: TrainJob, bucket: Bucket) -> float:
-    """Operations of the VAE for one clip in each step."""
+    """Operations of the VAE per clip in a step."""
     frames = [bucket.num_frames] if job.data.encode == "online" else []
     frames += [encoded] if (encoded := build_task(job.task).encoded_frames) else []
     return sum(_vae_flops(job, Bucket(some, bucket.height, bucket.width), "encode") for some in frames)
@@ -138,7 +139,7 @@ def _vae_flops(job: TrainJob, shape: Bucket, what: Literal["encode", "decode"]) 
 def _copied(job: TrainJob, shape: Shape, parameters: dict[str, torch.nn.Parameter], count: FlopCount) -> float:
     memory, transformer = job.memory, job.model.transformer
     copied = 0.0
-    if memory.stream_blocks:  # for the forward pass, and when blocks are computed again
+    if memory.stream_blocks:  # for the forward pass, and when blocks are recomputed
         frozen = (weight for name, weight in parameters.items() if name.startswith("transformer_blocks"))
         copied += 2.0 * sum(weight.nbytes for weight in frozen if not weight.requires_grad)
     if memory.activations == "offload":
@@ -149,7 +150,7 @@ def _copied(job: TrainJob, shape: Shape, parameters: dict[str, torch.nn.Paramete
 
 
 def _video(job: TrainJob, validation: Validation, count: FlopCount, forward: Traffic, bucket: Bucket) -> Work:
-    """Sampling and decoding one video. `forward`: traffic of a training batch, which is as its tokens."""
+    """Sampling and decoding one video. `forward`: traffic of a training batch, to be scaled by tokens."""
     bucket_of_video = Bucket(validation.num_frames, validation.height, validation.width)
     shape, trained = shape_of(job, bucket_of_video, 1), shape_of(job, bucket, job.batch_size)
     passes = validation.num_inference_steps * (2 if validation.guidance_scale > 1 else 1)

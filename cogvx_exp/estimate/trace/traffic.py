@@ -1,4 +1,4 @@
-"""Counts the bytes that operations read and write, in passes without data."""
+"""Counts the bytes that operations read and write, in passes with fake tensors."""
 
 from collections import Counter
 from contextlib import AbstractContextManager
@@ -29,17 +29,17 @@ from cogvx_exp.strategies.micro_batch import forward_backward
 
 aten = torch.ops.aten
 PRODUCTS = {"linear layers": "products", "convolutions": "products", "attention": "attention"}
-"""Kinds of operations whose time is that of their arithmetic. All others are elementwise: bytes decide."""
+"""Compute-bound operations. All others are elementwise: their time depends on bytes."""
 FREE = (aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided)
 NOT_READ = (aten.zeros_like, aten.ones_like, aten.full_like, aten.new_zeros, aten.new_ones, aten.new_full)
-"""Operations that look at the shape of their input only."""
+"""Operations that only use the shape of their input."""
 OVERWRITE = (aten.copy_, aten.fill_, aten.zero_)
-"""Operations in place that do not read what was there."""
+"""In-place operations that do not read the old values."""
 
 
 @dataclass
 class Traffic:
-    """Bytes read and written, and operations, by kind: elementwise, products, attention."""
+    """Bytes read and written and numbers of operations, by kind: elementwise, products, attention."""
 
     bytes: Counter[str] = field(default_factory=Counter)
     operators: Counter[str] = field(default_factory=Counter)
@@ -58,7 +58,7 @@ class PassTraffic:
 
     forward: Traffic
     backward: Traffic
-    """With what is computed again."""
+    """Includes recomputation."""
 
     def plus(self, other: "PassTraffic", times: int) -> "PassTraffic":
         """This and `times` the other."""
@@ -66,10 +66,10 @@ class PassTraffic:
 
 
 class TrafficCounter(TorchDispatchMode):
-    """Adds up what operations read and write: each tensor that goes in once, each that comes out once.
+    """Adds up the bytes that operations read and write: each input and each output tensor once.
 
-    Views are free; what is changed in place is read and written. Caches and fusion are not modelled: on a GPU each of
-    these operations is a kernel of its own, and its tensors are larger than the cache.
+    Views are free; tensors changed in place are read and written. Caches and fusion are not modelled: on a GPU, each of
+    these operations is a separate kernel, and its tensors are larger than the cache.
     """
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class TrafficCounter(TorchDispatchMode):
 
 
 def _moved(function: Any, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> int:
-    if not outputs:  # a question, such as for the device
+    if not outputs:  # a query, such as for the device
         return 0
     packet = function.overloadpacket
     storages = {tensor.untyped_storage()._cdata for tensor in inputs}
@@ -106,12 +106,12 @@ def _moved(function: Any, inputs: list[torch.Tensor], outputs: list[torch.Tensor
 
 
 def _tensors(values: Any) -> list[torch.Tensor]:
-    """The tensors among arguments, each once."""
+    """The distinct tensors among arguments."""
     return list({id(value): value for value in tree_leaves(values) if isinstance(value, torch.Tensor)}.values())
 
 
 def _size(tensor: torch.Tensor) -> int:
-    """Bytes; what is repeated without memory of its own is there once."""
+    """Bytes of a tensor; expanded dimensions count once."""
     values = 1
     for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
         values *= size if stride else min(size, 1)
@@ -119,25 +119,25 @@ def _size(tensor: torch.Tensor) -> int:
 
 
 def block_traffic(job: TrainJob, shape: Bucket, device: str = "cuda") -> PassTraffic:
-    """What one block adds to a forward and backward pass.
+    """Traffic that one block adds to a forward and backward pass.
 
     Args:
         job: a checked job.
-        shape: of the clips.
-        device: cuda, or cpu, whose autocast keeps layer norms in the lower type.
+        shape: shape of the clips.
+        device: cuda or cpu; autocast on a CPU keeps layer norms in the lower dtype.
     """
     one, two = (trace_pass(with_depth(job, depth), shape, device) for depth in (1, 2))
     return two.plus(one, -1)
 
 
 def pass_traffic(job: TrainJob, shape: Bucket, device: str = "cuda") -> PassTraffic:
-    """Of a whole forward and backward pass: all blocks are alike, so two depths tell it."""
+    """Traffic of a whole forward and backward pass, extrapolated from two depths since all blocks are alike."""
     one, two = (trace_pass(with_depth(job, depth), shape, device) for depth in (1, 2))
     return one.plus(two.plus(one, -1), job.model.transformer.num_layers - 1)
 
 
 def trace_pass(job: TrainJob, shape: Bucket, device: str) -> PassTraffic:
-    """Takes a pass with a model that is built without data."""
+    """Traces a forward and backward pass of a model with fake tensors."""
     compute = Compute(torch.device("cpu"), resolve_dtype(job.model, device))
     transformer = fake_transformer(job, compute.dtype, {shape})
     config = dict(transformer.config)
@@ -149,7 +149,7 @@ def trace_pass(job: TrainJob, shape: Bucket, device: str) -> PassTraffic:
         loss = denoising_loss(torch.empty(job.model.scheduler.num_train_timesteps), config, compute.dtype)
         batch = fake_batch(job, shape, job.batch_size)
         frames, _, height, width = batch.latents.shape[1:]
-        rotary_positions(config, (frames, height, width), compute.device)  # they are kept: no traffic of later steps
+        rotary_positions(config, (frames, height, width), compute.device)  # cached, so later steps do not compute them
         passes = _CountedPasses(transformer, compute)
         with passes.counter:
             forward_backward(passes, loss, batch, job.gradient_accumulation)
@@ -157,17 +157,17 @@ def trace_pass(job: TrainJob, shape: Bucket, device: str) -> PassTraffic:
 
 
 class _CountedPasses:
-    """Makes passes like `cogvx_exp.strategies.single.Strategy`, and keeps the traffic of the forward pass apart."""
+    """Runs passes like `cogvx_exp.strategies.single.Strategy` and counts the forward pass separately."""
 
     def __init__(self, transformer: torch.nn.Module, compute: Compute):
         self.model, self._compute = transformer, compute
         self.counter, self.forward = TrafficCounter(), Traffic()
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Around a forward pass: mixed precision."""
+        """Mixed precision for the forward pass."""
         return self._compute.autocast()
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Adds the gradients of a loss."""
+        """Accumulates the gradients of a loss."""
         self.forward, self.counter.traffic = self.counter.traffic, Traffic()
         loss.backward()

@@ -1,1 +1,1 @@
-"""From a trace of torch.profiler to what a step is made of."""
+"""Turns a torch.profiler trace into a breakdown of a step."""

@@ -1,9 +1,8 @@
-"""Which part of the model each recorded operator belongs to.
+"""Attributes each recorded operator to a part of the model.
 
-Modules and the training loop open named ranges, and an operator belongs to the innermost one. A node of the backward
-pass runs in no range of a module: it belongs to the part of the operator that made it in the forward pass, which has
-the same sequence number of autograd. A block that is computed again in the backward pass opens its ranges again, inside
-of a node.
+Modules and the training loop open named ranges, and an operator belongs to the innermost one. A backward node runs
+outside the ranges of modules: it belongs to the part of the forward operator that created it, which has the same
+autograd sequence number. A block that is recomputed in the backward pass opens its ranges again, inside a node.
 """
 
 from collections.abc import Mapping
@@ -12,22 +11,22 @@ from cogvx_exp.profiling.analysis.trace import Event, Trace
 from cogvx_exp.profiling.parts import BETWEEN_STEPS, EXCHANGE, OPTIMIZER, OTHER
 
 NODE = "autograd::engine::evaluate_function: "
-"""How the operator begins in which autograd runs a node."""
+"""Prefix of the operator in which autograd runs a node."""
 COLLECTIVES = ("nccl:", "gloo:", "c10d::", "nccl")
-"""How operators and kernels begin that exchange tensors with other processes."""
+"""Prefixes of operators and kernels that communicate with other processes."""
 OPTIMIZER_RANGE = "Optimizer.step#"
-"""How torch names the range of an optimizer's step, wherever it is made."""
+"""Prefix of the range that torch opens around every optimizer step, wherever it is called."""
 
 
 def attribute(trace: Trace, parts: Mapping[str, str]) -> None:
-    """Sets the part and the phase of all events. `parts`: those of the ranges, by their names."""
+    """Sets the part and the phase of every event. `parts`: the part of each range, by its name."""
     made_by: dict[int, str] = {}
     last_node: dict[object, str] = {}
     for event in trace.host:
         around = event.parent
         if event.name.startswith(NODE):
             number = event.about.get("Sequence number", -1)
-            # What only adds up a gradient has no number, and runs right after the node that made the gradient.
+            # Nodes that accumulate a gradient have no number; they run right after the node that computed it.
             event.part = made_by.get(number) or last_node.get(event.thread, OTHER)
             last_node[event.thread] = event.part
         else:
@@ -36,12 +35,12 @@ def attribute(trace: Trace, parts: Mapping[str, str]) -> None:
         if around and around.part == BETWEEN_STEPS:
             event.part, event.phase = BETWEEN_STEPS, ""
         if event.is_operator and event.thread == trace.thread and _is_differentiable(event):
-            made_by[event.about["Sequence number"]] = event.part  # the last one with a number makes the node
+            made_by[event.about["Sequence number"]] = event.part  # the last operator with a number creates the node
     _attribute_device(trace)
 
 
 def is_collective(event: Event) -> bool:
-    """Whether an operator, a range or a kernel exchanges tensors with other processes."""
+    """Whether an operator, a range or a kernel communicates with other processes."""
     return event.name.startswith(COLLECTIVES)
 
 
@@ -64,7 +63,7 @@ def _phase(event: Event, parts: Mapping[str, str]) -> str:
     if event.part == OPTIMIZER:
         return ""
     inherited = event.parent.phase if event.parent else ""
-    # In the backward pass, only what is computed again is itself differentiable.
+    # In the backward pass, only recomputed operators are themselves differentiable.
     again = _is_differentiable(event) if event.is_operator else event.name in parts
     return "recomputed" if inherited == "backward" and again else inherited
 
@@ -74,10 +73,10 @@ def _is_differentiable(event: Event) -> bool:
 
 
 def _attribute_device(trace: Trace) -> None:
-    """What the device and CUDA's runtime do belongs to the operator or range that has asked for it."""
+    """Attributes kernels, copies and CUDA runtime calls to the operator or range that launched them."""
     by_id = {event.about["External id"]: event for event in trace.host if "External id" in event.about}
     calls = {event.about.get("correlation"): event for event in trace.runtime}
-    for event in (*trace.runtime, *trace.device):  # a call before what it has started
+    for event in (*trace.runtime, *trace.device):  # calls before the kernels that they launch
         if event.parent is None:
             call = calls.get(event.about.get("correlation"))
             event.parent = by_id.get(event.about.get("External id")) or (None if call is event else call)

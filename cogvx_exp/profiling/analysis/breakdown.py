@@ -1,4 +1,4 @@
-"""A step by part: time, kernels, synchronisations, floating-point operations."""
+"""Breaks a step down by part: time, kernels, synchronisations, floating-point operations."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,25 +17,25 @@ SYNCHRONISATIONS = (
     "cudaMemcpy",
     "cuCtxSynchronize",
 )
-"""Calls in which the host waits for the device."""
+"""Runtime calls in which the host waits for the device."""
 READS = ("aten::_local_scalar_dense",)
-"""Operators that give the host a value: on a GPU it waits for it."""
+"""Operators that read a value from a tensor; on a GPU, the host waits for it."""
 OWN_RANGE = "profiler"
-"""In this range the profiler itself waits for the device."""
+"""The range in which the profiler itself waits for the device."""
 PHASES = ("forward", "backward", "recomputed")
 
 
 @dataclass
 class PartWork:
-    """What one part is of a step."""
+    """The work of one part in a step."""
 
     seconds: float = 0.0
     forward: float = 0.0
     backward: float = 0.0
     recomputed: float = 0.0
-    """Of these seconds, those of each phase."""
+    """Seconds by phase."""
     kernels: float = 0.0
-    """Kernels and copies; on a CPU, operators that are made of no others."""
+    """Kernels and copies; on a CPU, operators that call no other operators."""
     synchronisations: float = 0.0
     flops: float = 0.0
     recomputed_flops: float = 0.0
@@ -47,16 +47,16 @@ class PartWork:
 
 @dataclass(frozen=True)
 class Breakdown:
-    """Recorded steps; all figures are means for one."""
+    """The breakdown of the recorded steps; all figures are means per step."""
 
     first_step: int
     steps: int
     parts: dict[str, PartWork]
-    """Those that have something, in the order of `PARTS`."""
+    """Parts with any work, in the order of `PARTS`."""
     on_device: bool
-    """Whether times and kernels are those of a GPU, not of operators on the host."""
+    """Whether times and kernels are from a GPU rather than from operators on the host."""
     peak_flops: float | None
-    """The most that the device can do a second, if that is known."""
+    """Peak FLOP/s of the device, if known."""
 
     @property
     def whole(self) -> PartWork:
@@ -64,13 +64,13 @@ class Breakdown:
         return sum(self.parts.values(), PartWork())
 
     def mfu(self, work: PartWork) -> float | None:
-        """Share of the device's peak; what is computed again does not count."""
+        """Share of the device's peak; recomputed operations are not counted."""
         if not self.peak_flops or not work.seconds or not work.flops:
             return None
         return (work.flops - work.recomputed_flops) / work.seconds / self.peak_flops
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each part and one for the step. Times in milliseconds; None where there is nothing to tell."""
+        """A row per part and one for the step. Times are in milliseconds; values that do not apply are None."""
         whole = self.whole
         return [self._row(name, work, whole.seconds) for name, work in [*self.parts.items(), ("step", whole)]]
 
@@ -93,14 +93,14 @@ class Breakdown:
 def break_down(
     trace: Trace, parts: Mapping[str, str], *, first_step: int, steps: int, peak_flops: float | None
 ) -> Breakdown:
-    """Sums a trace up.
+    """Sums up a trace.
 
     Args:
         trace: the recorded steps.
         parts: the part of each range, by its name.
-        first_step: number of the first one.
-        steps: how many they are.
-        peak_flops: of the device, a second.
+        first_step: number of the first recorded step.
+        steps: number of recorded steps.
+        peak_flops: peak FLOP/s of the device, if known.
     """
     attribute(trace, parts)
     found = {name: PartWork() for name in PARTS}
@@ -126,7 +126,7 @@ def break_down(
 
 
 def _synchronisations(trace: Trace) -> list[Event]:
-    """Of the device: calls that wait for it. Without one: reads of values, which would wait."""
+    """Calls that wait for the device; without a device, reads of values, which would wait on a GPU."""
     if not trace.device:
         return [event for event in trace.host if event.name in READS]
     return [event for event in trace.runtime if event.name in SYNCHRONISATIONS and not _is_own(event)]

@@ -1,4 +1,4 @@
-"""Floating-point operations of recorded operators: of matrix products, convolutions and attention, by their shapes."""
+"""Counts the operations of recorded matrix products, convolutions and attention from their shapes."""
 
 import json
 import math
@@ -18,15 +18,15 @@ PRODUCTS = {
 }
 ATTENTION = "aten::_scaled_dot_product_"
 MADE_OF_OTHERS = "aten::_scaled_dot_product_attention_math"
-"""Attention whose products are operators of their own."""
+"""Attention whose matrix products are recorded as separate operators."""
 
 
 def flops_of(event: Event) -> float:
-    """Of an operator; 0 of one that is not counted."""
+    """Floating-point operations of an operator; 0 if its kind is not counted."""
     name, shapes = event.name, event.about.get("Input Dims", [])
     if name in PRODUCTS:
         count: Any = PRODUCTS[name]
-        inputs = 3 if "add" in name else 2
+        inputs = 3 if "add" in name else 2  # addmm and baddbmm take the summand first
         return float(count(*shapes[:inputs]))
     if name == "aten::convolution":
         return _convolution(shapes[0], shapes[1], event.about["Concrete Inputs"])
@@ -40,7 +40,7 @@ def flops_of(event: Event) -> float:
 
 
 def _convolution(inputs: list[int], weight: list[int], values: list[str]) -> float:
-    """Of a convolution that is not transposed. `values`: its arguments; stride, padding and dilation from the third."""
+    """Operations of a convolution that is not transposed. `values`: its arguments, stride, padding, dilation from 3."""
     stride, padding, dilation = (json.loads(text) for text in values[3:6])
     sizes = zip(inputs[2:], weight[2:], stride, padding, dilation, strict=True)
     places = [(size + 2 * pad - step * (kernel - 1) - 1) // skip + 1 for size, kernel, skip, pad, step in sizes]
@@ -48,6 +48,6 @@ def _convolution(inputs: list[int], weight: list[int], values: list[str]) -> flo
 
 
 def _convolution_backward(shapes: list[list[int]], values: list[str]) -> float:
-    """One product for the gradient of the input and one for that of the weight, as far as they are asked for."""
+    """One product each for the gradients of the input and of the weight, if required."""
     asked = json.loads(values[10].lower())[:2]
     return 2.0 * shapes[0][0] * math.prod(shapes[0][2:]) * math.prod(shapes[2]) * sum(asked)

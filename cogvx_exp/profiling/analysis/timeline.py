@@ -1,4 +1,4 @@
-"""Gives each moment of the recorded steps to one part: what ran then, or what the host waited for."""
+"""Assigns each moment of the recorded steps to one part: what was running, or what the host was waiting for."""
 
 import heapq
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from cogvx_exp.profiling.analysis.trace import Event, Trace, own_time
 from cogvx_exp.profiling.parts import EXCHANGE, HOST_PARTS, IDLE
 
 COMPUTES, COPIES, EXCHANGES, HOST_WAITS = range(4)
-"""What counts where several go on at the same time: the first of these."""
+"""Kinds of activity; if several overlap, the first of these counts."""
 
 
 @dataclass(frozen=True, order=True)
 class Interval:
-    """A time in which something goes on."""
+    """A span of time and the part that was active in it."""
 
     rank: int
     start: float
@@ -25,7 +25,7 @@ class Interval:
 
 
 def pieces(trace: Trace) -> Iterator[Interval]:
-    """The time from the first step's start to the last one's end, without gaps and without overlaps."""
+    """Intervals from the start of the first step to the end of the last one, without gaps or overlaps."""
     busy = _of_device(trace) if trace.device else _of_operators(trace)
     intervals = sorted([*busy, *_of_host(trace)], key=lambda interval: interval.start)
     moments = sorted({trace.start, trace.end, *_moments(intervals, trace)})
@@ -53,7 +53,7 @@ def _of_device(trace: Trace) -> Iterator[Interval]:
 
 
 def _of_operators(trace: Trace) -> Iterator[Interval]:
-    """On a CPU: the operators of the threads that train. Where only Python runs, between them, nothing does."""
+    """On a CPU: operators on the training threads. Time between operators, when only Python runs, is idle."""
     threads = {trace.thread, *(event.thread for event in trace.host if event.name.startswith(NODE))}
     for start, end, event in own_time(event for event in trace.host if event.thread in threads):
         if event.is_operator:

@@ -1,4 +1,4 @@
-"""Reads a trace of torch.profiler (Chrome's format): what the host did, nested, and what the device did."""
+"""Reads a torch.profiler trace (Chrome's format): nested events of the host, and events of the device."""
 
 import gzip
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 STEP = "ProfilerStep#"
-"""How torch.profiler names the range of a step."""
+"""Prefix of the range that torch.profiler opens around a step."""
 ON_HOST = ("cpu_op", "user_annotation")
 ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 RUNTIME = ("cuda_runtime", "cuda_driver")
@@ -16,7 +16,7 @@ RUNTIME = ("cuda_runtime", "cuda_driver")
 
 @dataclass(eq=False)
 class Event:
-    """An operator, a range, a call of CUDA's runtime, or something that the device did."""
+    """An operator, a range, a CUDA runtime call, or a kernel or copy on the device."""
 
     name: str
     category: str
@@ -25,17 +25,17 @@ class Event:
     end: float
     thread: Any
     about: dict[str, Any]
-    """What else the trace says of it."""
+    """Further arguments recorded in the trace."""
     parent: "Event | None" = None
-    """The one that it is in, of its thread."""
+    """The enclosing event on the same thread; of a kernel or copy, the event that launched it."""
     is_leaf: bool = True
     part: str = ""
     phase: str = ""
-    """forward, backward, recomputed or nothing."""
+    """forward, backward, recomputed or empty."""
 
     @property
     def is_operator(self) -> bool:
-        """Whether it is an operator, and not a range."""
+        """Whether it is an operator rather than a range."""
         return self.category == "cpu_op"
 
 
@@ -45,23 +45,23 @@ class Trace:
 
     start: float
     end: float
-    """Microseconds, of the first step's start and the last one's end."""
+    """From the start of the first step to the end of the last one, in microseconds."""
     thread: Any
-    """That of the training loop."""
+    """The thread of the training loop."""
     host: list[Event] = field(default_factory=list)
-    """Operators and ranges of all threads, by their start."""
+    """Operators and ranges of all threads, sorted by start."""
     device: list[Event] = field(default_factory=list)
     runtime: list[Event] = field(default_factory=list)
 
 
 def read_trace(path: Path, steps: int) -> Trace:
-    """The first `steps` steps of a trace.json.gz."""
+    """Reads the first `steps` steps of a trace.json.gz."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         return parse_trace(json.load(file)["traceEvents"], steps)
 
 
 def parse_trace(events: Iterable[dict[str, Any]], steps: int) -> Trace:
-    """The first `steps` steps of a trace's events."""
+    """Parses the first `steps` steps from the events of a trace."""
     found = sorted(map(_event, _timed(events)), key=_order)
     ranges = [event for event in found if event.category == "user_annotation" and event.name.startswith(STEP)][:steps]
     trace = Trace(ranges[0].start, ranges[-1].end, ranges[0].thread)
@@ -75,7 +75,7 @@ def parse_trace(events: Iterable[dict[str, Any]], steps: int) -> Trace:
 
 
 def own_time(events: Iterable[Event]) -> Iterator[tuple[float, float, Event]]:
-    """Cuts the time of threads into pieces: start, end, and the event that nothing inside of it runs in then."""
+    """Splits the time of threads into spans: start, end, and the innermost event."""
     reached: dict[Event, float] = {}
     for event in events:
         around = event.parent
@@ -88,7 +88,7 @@ def own_time(events: Iterable[Event]) -> Iterator[tuple[float, float, Event]]:
 
 
 def _timed(events: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The events that last, of the kinds that are looked at."""
+    """The events with a duration, of the relevant categories."""
     known = (*ON_HOST, *ON_DEVICE, *RUNTIME)
     return (event for event in events if event.get("ph") == "X" and event.get("cat") in known)
 
@@ -100,12 +100,12 @@ def _event(event: dict[str, Any]) -> Event:
 
 
 def _order(event: Event) -> tuple[float, float]:
-    """By the start, and what is around others before them."""
+    """Sorts by start, enclosing events before those inside them."""
     return event.start, -event.end
 
 
 def _nest(events: Iterable[Event]) -> None:
-    """Finds what each event is in. `events`: of all threads, in order."""
+    """Sets the parent of each event. `events`: of all threads, in order."""
     open_ones: dict[Any, list[Event]] = {}
     for event in events:
         stack = open_ones.setdefault(event.thread, [])

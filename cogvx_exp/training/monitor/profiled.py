@@ -1,4 +1,4 @@
-"""Profiles the training loop of a run, if the run asks for it."""
+"""Profiles the training loop if `profile=true`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from cogvx_exp.training.monitor.throughput import peak_flops
 
 @contextmanager
 def profiled(run: Context) -> Iterator[Profiler]:
-    """Inside, steps are profiled with `profile=true`: in the main process, and if the run has enough of them left."""
+    """Profiles the steps inside if `profile=true`, in the main process only, and if enough steps are left."""
     settings, training = run.job.profile, run.training
     if not settings.enabled or not run.processes.is_main_process:
         yield NoProfiler()
@@ -19,11 +19,11 @@ def profiled(run: Context) -> Iterator[Profiler]:
     left, needed = training.steps - training.first_step, settings.skip + settings.warmup + settings.record
     if left < needed:
         if left:
-            console.print(f"Note: {left} steps are left and profile=true needs {needed}: nothing is profiled")
+            console.print(f"Note: not profiling: profile=true needs {needed} steps, the run has {left} left")
         yield NoProfiler()
         return
     if run.processes.world_size > 1:
-        console.print(f"Process 0 of {run.processes.world_size} is profiled")
+        console.print(f"Profiling process 0 of {run.processes.world_size}")
     from cogvx_exp.profiling.recorder import StepRecorder
 
     strategy = training.state.strategy
