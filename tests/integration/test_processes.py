@@ -141,6 +141,15 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.parametrize("how", [extended("ddp"), extended("fsdp"), extended("zero2")])
+def test_compiled_blocks_train_the_same(how: str, tmp_path: Path, shared_cache: Path) -> None:
+    settings = ["steps=3", "lr_scheduler=constant", "validation=none", "data.workers=0", "device=cpu"]
+    settings += [f"distributed={how}", "distributed.processes=2", f"cache_dir={shared_cache}"]
+    for compiled in ("false", "blocks"):
+        assert main([*settings, f"compile={compiled}", f"run_dir={tmp_path / compiled}"]) == 0
+    assert values(tmp_path / "blocks") == pytest.approx(values(tmp_path / "false"), rel=1e-5)
+
+
 LONG = ["steps=2000", "validation=none", "data.workers=0", "checkpoint.every=1000"]
 
 
