@@ -22,6 +22,15 @@ SPEED = {
     + [f"model=5b method={method} memory=default" for method in ("dora method.rank=64", "lora method.rank=128")],
     "speed-5b-sft": [f"model=5b method=sft {BF16} optim=adamw8bit"]
     + [f"model=5b method=sft {BF16} optim={name} {RELEASE}" for name in ("ao_adamw", "ao_adamw8bit")],
+    "attention": [
+        f"model=5b {LORA} memory=default attention={name}"
+        for name in ("flash", "cudnn", "efficient", "flash3_hub", "sage_hub")
+    ],
+    "compiled": [f"model=5b {LORA} {more} compile=blocks" for more in ("memory=default", "memory=fast", "memory=12gb")]
+    + [f"model=5b {LORA} memory=default compile=blocks {more}" for more in ("attention=flex", "attention=sage_hub")]
+    + [f"model=5b {LORA} memory=default compile=blocks quant={name} quant.compute=8bit" for name in ("fp8", "int8")],
+    "compiled-others": [f"model={name} {LORA} memory=default compile=blocks" for name in ("2b", "1.5-5b")]
+    + [f"model=5b method=sft {BF16} optim=adamw8bit compile=blocks"],
     "speed-1.5": [f"model=1.5-5b {LORA} memory={preset}" for preset in ("default", "fast", "16gb", "12gb")],
     "speed-1.5-more": [f"model=1.5-5b {LORA} memory=default quant={name}" for name in ("fp8", "nf4")]
     + [f"model=1.5-5b method=sft {BF16} optim=ao_adamw8bit {RELEASE}"],
@@ -89,7 +98,9 @@ def model_of(settings: str) -> str:
 
 
 def simulated(settings: str) -> str:
-    """The same settings for the small model of the same shape, in the type of the real one."""
+    """The same settings for the small model of the same shape, in the type of the real one, with an attention kernel that
+    runs without a GPU."""
+    settings = re.sub(r"\s*\battention=(?!flash\b)\S+", "", settings)
     model = model_of(settings)
     dtype = "float16" if model == "2b" else "bfloat16"
     return settings.replace(f"model={model}", f"model={TINY[model]} model.native_dtype={dtype}", 1)

@@ -122,7 +122,7 @@ def test_generate_refuses_what_does_not_fit(run: RunFolder, capsys: pytest.Captu
     assert generate([f"generate.adapter={run.path}", "model=5b", "model.weights=random"]) == 2
     assert "trained on model=tiny-5b and does not fit model=5b" in capsys.readouterr().err
     assert generate(["generate.adapter=nowhere"]) == 2
-    assert "neither a run folder" in capsys.readouterr().err
+    assert "give a run folder or an adapter file" in capsys.readouterr().err
     assert generate([f"generate.adapter={run.path}", "generate.height=33"]) == 2
     assert "nearest: 32 or 48" in capsys.readouterr().err
 
