@@ -127,6 +127,7 @@ def test_losses_are_those_of_the_cpu(name: str, outcomes: dict[str, list[Outcome
         assert cuda.synchronizations == [WAITS[name]] * 2
 
 
+@pytest.mark.cuda_matrix
 def test_a_gpu_that_is_too_small_is_reported_before_and_in_a_run(tmp_path: Path) -> None:
     """The check before a run refuses it; without the check, it ends with what was there and what helps."""
     shared = ["steps=2", "lr_scheduler=constant", "data.workers=0", "device=cuda", "validation=none", "method=sft"]

@@ -9,6 +9,7 @@ import torch
 
 from cogvx_exp.model.load import pipeline_folder
 from cogvx_exp.model.positions import rotary_positions
+from tests.conftest import extended
 
 LATENTS = (3, 4, 6)
 """Frames, height and width of the latents that the models are compared on."""
@@ -40,7 +41,7 @@ def model_inputs(transformer: torch.nn.Module) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize(("rank", "alpha"), [(8, 8), (4, 16)])
+@pytest.mark.parametrize(("rank", "alpha"), [extended(8, 8), (4, 16)])
 def test_plain_diffusers_loads_the_trained_model(make_job, train_in, tmp_path: Path, rank: int, alpha: int) -> None:
     job = make_job(
         f"method.rank={rank}", f"method.alpha={alpha}", "steps=5", "validation=none", "lr_scheduler=constant"

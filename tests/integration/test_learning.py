@@ -90,6 +90,7 @@ def test_overfitting_four_clips_lowers_the_loss_beyond_doubt(make_job, tmp_path:
     assert learned(*train_and_measure(make_job(*OVERFIT), tmp_path))
 
 
+@pytest.mark.extended
 def test_the_measure_would_notice_a_run_that_learns_nothing(make_job, tmp_path: Path) -> None:
     assert not learned(*train_and_measure(make_job(*OVERFIT, "optim.lr=0", "steps=20"), tmp_path / "no-rate"))
     assert not learned(*train_and_measure(make_job(*OVERFIT), tmp_path / "shuffled", shuffle_captions=True))

@@ -89,7 +89,7 @@ def test_two_processes_give_the_numbers_of_one(
     assert values(run.path) == pytest.approx(values(expected.path), rel=1e-5)
 
 
-@pytest.mark.parametrize(("how", "method"), [("zero2", "lora"), ("zero3", "lora"), ("fsdp", "sft, averaged")])
+@pytest.mark.parametrize(("how", "method"), [("zero2", "lora"), extended("zero3", "lora"), ("fsdp", "sft, averaged")])
 def test_two_processes_go_on_where_one_stopped(
     how: str, method: str, alone: dict[str, Path], tmp_path: Path, shared_cache: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

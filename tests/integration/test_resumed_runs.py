@@ -19,7 +19,7 @@ from cogvx_exp.runs.checkpoint_folder import MANIFEST_HASH, write_checkpoint
 from cogvx_exp.runs.metrics import read_metrics
 from cogvx_exp.runs.run_folder import MANIFEST, RunFolder, read_status
 from cogvx_exp.training import export
-from tests.conftest import needs_compiler
+from tests.conftest import extended, needs_compiler
 from tests.entry import prepare, train
 from tests.old_names import with_old_names
 
@@ -120,7 +120,7 @@ def test_a_run_with_old_names_goes_on(run: RunFolder, go: Go, capsys: pytest.Cap
     assert read_json(run.checkpoint(8) / MANIFEST)["config"]["optim"]["kwargs"] == {}
 
 
-@pytest.mark.parametrize("how", ["fsdp", "zero2"])
+@pytest.mark.parametrize("how", [extended("fsdp"), "zero2"])
 def test_new_settings_hold_in_every_process(how: str, run: RunFolder, go: Go) -> None:
     needs_compiler(how)
     assert go("resume=latest", "steps=7", "optim.lr=0", f"distributed={how}") == 0

@@ -18,6 +18,7 @@ from cogvx_exp.memory import main as memory
 from cogvx_exp.runs.run_folder import LORA_FILE, RunFolder, write_status
 from cogvx_exp.runs.sweep_folder import job_folders, read_sweep_job
 from cogvx_exp.train import main as real_train
+from tests.conftest import extended
 from tests.entry import train as main
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "multirun_examples"
@@ -41,7 +42,7 @@ def statuses() -> list[str]:
     return [read_sweep_job(folder).status for folder in job_folders(sweep)]
 
 
-@pytest.mark.parametrize(("name", "less"), [("learning_rate", "optim.lr=1e-3"), ("seeds", "seed=0,1")])
+@pytest.mark.parametrize(("name", "less"), [("learning_rate", "optim.lr=1e-3"), extended("seeds", "seed=0,1")])
 def test_example_runs_on_the_tiny_model(name: str, less: str, in_tmp: Path, shared_cache: Path) -> None:
     """Two of its jobs."""
     assert example(name, less, f"cache_dir={shared_cache}") == 0

@@ -9,6 +9,7 @@ from cogvx_exp.media.video import probe_video
 from cogvx_exp.toy.clips import held_out_scenes
 from cogvx_exp.toy_model.check import check
 from cogvx_exp.train import main as train
+from tests.conftest import extended
 
 SCENES = held_out_scenes()[:16]
 
@@ -40,6 +41,7 @@ def test_the_quickstart_teaches_a_style(tmp_path: Path, shared_cache: Path) -> N
     assert found["plain"]["colour"] >= 0.7, "what it knew, it still knows"
 
 
+@pytest.mark.extended
 def test_full_fine_tuning_teaches_it_too(tmp_path: Path, shared_cache: Path) -> None:
     run = tmp_path / "run"
     settings = ["method=sft", "steps=150", "validation=none", f"run_dir={run}", f"cache_dir={shared_cache}"]
@@ -49,7 +51,7 @@ def test_full_fine_tuning_teaches_it_too(tmp_path: Path, shared_cache: Path) -> 
     assert found["plain"]["concept"] <= 0.1
 
 
-@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("trained", [False, extended(True)])
 def test_image_to_video_keeps_the_first_frame(tmp_path: Path, shared_cache: Path, trained: bool) -> None:
     run = tmp_path / "run"
     settings = ["model=tiny-i2v"]

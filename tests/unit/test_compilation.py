@@ -22,7 +22,7 @@ from cogvx_exp.model.device import Compute
 from cogvx_exp.model.offload.blocks import apply_memory_options
 from cogvx_exp.model.positions import rotary_positions
 from cogvx_exp.model.quantization.quantize import quantize_block
-from tests.conftest import MakeJob
+from tests.conftest import MakeJob, extended
 
 CPU = Compute(torch.device("cpu"), torch.float32)
 ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"
@@ -78,10 +78,10 @@ def _pass(transformer: CogVideoXTransformer3DModel, frames: int) -> list[torch.T
         ["method=lora", "memory.activations=selective"],
         ["method=sft", "memory.activations=keep"],
         ["method=lora_ff", "memory=12gb", "memory.ff_chunks=2", "attention=int8"],
-        ["method=lora", "memory.activations=checkpoint", "quant=nf4"],
+        extended(["method=lora", "memory.activations=checkpoint", "quant=nf4"]),
         ["method=lora", "memory.activations=keep", "quant=int8", "quant.compute=8bit"],
     ],
-    ids=" ".join,
+    ids=str,
 )
 def test_the_same_gradients_from_few_graphs(
     make_job: MakeJob, settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
