@@ -44,27 +44,15 @@ class _ExactBackward(torch.autograd.Function):
         return None, *(gradient.transpose(1, 2) for gradient in gradients)
 
 
-def _backward_on_cpu(
-    gradient: torch.Tensor,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    output: torch.Tensor,
-    lse: torch.Tensor,
-) -> tuple[torch.Tensor, ...]:
-    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-    return kernel(gradient, query, key, value, output, lse, 0.0, False)
+def _backward_on_cpu(gradient: torch.Tensor, *forward: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """`forward`: query, key, value, output and log-sum-exp."""
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(gradient, *forward, 0.0, False)
 
 
-def _backward_on_cuda(
-    gradient: torch.Tensor,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    output: torch.Tensor,
-    lse: torch.Tensor,
-) -> tuple[torch.Tensor, ...]:
-    kernel = torch.ops.aten._scaled_dot_product_flash_attention_backward
+def _backward_on_cuda(gradient: torch.Tensor, *forward: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """`forward`: query, key, value, output and log-sum-exp."""
+    query, key, *_ = forward
     unused = torch.empty(0, dtype=torch.int64, device=query.device)  # dropout's seed and offset, not used at p=0
-    tokens = query.size(2), key.size(2)
-    return kernel(gradient, query, key, value, output, lse, None, None, *tokens, 0.0, False, unused, unused)
+    return torch.ops.aten._scaled_dot_product_flash_attention_backward(
+        gradient, *forward, None, None, query.size(2), key.size(2), 0.0, False, unused, unused
+    )
