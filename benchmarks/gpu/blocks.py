@@ -15,25 +15,26 @@ from benchmarks.targets import LORA
 
 EIGHT_BIT = ("quant=int8 quant.compute=8bit", "quant=fp8 quant.compute=8bit")
 QUANTIZED = (*(f"quant={name}" for name in ("int8", "fp8", "nf4")), *EIGHT_BIT)
+CHECKPOINT, SELECTIVE = "memory.activations=checkpoint", "memory.activations=selective"
 KERNELS = ("auto", "flash", "cudnn", "efficient")
 ROWS = [
     *(f"attention={name}" for name in KERNELS),
-    *(f"model={model} {LORA} memory.activations=checkpoint" for model in ("5b", "2b")),
-    f"model=5b {LORA} memory.activations=checkpoint compile=blocks",
+    *(f"model={model} {LORA} {CHECKPOINT}" for model in ("5b", "2b", "1.5-5b")),
     *(f"model=5b {LORA} memory.activations={name}" for name in ("keep", "selective", "offload")),
     f"model=5b {LORA} memory=12gb",
-    *(f"model=5b {LORA} memory.activations=checkpoint attention={name}" for name in KERNELS[1:]),
-    *(f"model=5b {LORA} memory.activations=checkpoint {name}" for name in QUANTIZED),
-    "model=5b method=sft model.dtype=bfloat16 memory.activations=checkpoint",
-    "model=5b method=dora method.rank=64 memory.activations=checkpoint",
-    *(f"model=5b {LORA} memory.activations=checkpoint {name} compile=blocks" for name in EIGHT_BIT),
-    f"model=5b {LORA} memory.activations=selective compile=blocks",
-    f"model=5b {LORA} memory.activations=keep compile=blocks",
-    f"model=2b {LORA} memory.activations=checkpoint compile=blocks",
-    f"model=5b {LORA} memory.activations=checkpoint attention=cudnn compile=blocks",
-    f"model=5b {LORA} memory.activations=checkpoint attention=flex compile=blocks",
-    "model=5b method=sft model.dtype=bfloat16 memory.activations=checkpoint compile=blocks",
-    f"model=1.5-5b {LORA} memory.activations=checkpoint",
+    *(f"model=5b {LORA} {CHECKPOINT} attention={name}" for name in KERNELS[1:]),
+    *(f"model=5b {LORA} {CHECKPOINT} {name}" for name in QUANTIZED),
+    f"model=5b method=sft model.dtype=bfloat16 {CHECKPOINT}",
+    f"model=5b method=dora method.rank=64 {CHECKPOINT}",
+    *(f"model={model} {LORA} {CHECKPOINT} compile=blocks" for model in ("5b", "2b")),
+    *(f"model=5b {LORA} memory.activations={name} compile=blocks" for name in ("selective", "keep")),
+    *(
+        f"model=5b {LORA} {activations} {name} compile=blocks"
+        for activations in (CHECKPOINT, SELECTIVE)
+        for name in EIGHT_BIT
+    ),
+    f"model=5b {LORA} {CHECKPOINT} attention=flex compile=blocks",
+    f"model=5b method=sft model.dtype=bfloat16 {CHECKPOINT} compile=blocks",
 ]
 """Overrides of conf/train.yaml; a row with nothing but an attention kernel is about that kernel alone."""
 

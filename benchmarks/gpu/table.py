@@ -12,7 +12,7 @@ TESTS = "tests"
 BLOCKS = "blocks"
 """The piece that times a few blocks of a model (blocks.py)."""
 
-WARM_UP, TIMED = 3, 10
+WARM_UP, TIMED = 3, 5
 """Steps that do not count, and those whose median does."""
 
 BF16 = "memory=24gb model.dtype=bfloat16"

@@ -89,7 +89,7 @@ def test_optimizers_move_weights_as_adamw_in_float32(name: str, make_job: MakeJo
 def test_attention_forward_and_backward(name: str, dtype: torch.dtype, make_job: MakeJob) -> None:
     if name not in ("auto", "flash") and torch.cuda.get_device_name().startswith("Software"):
         pytest.skip("the software device has no such kernel")
-    settings = make_job(f"attention={name}", "compile=blocks").attention
+    settings = make_job(f"attention={name}", "compile=blocks", "device=cuda").attention
     check_attention(settings, Compute(GPU, dtype))
     attend = attention_function(settings)
     attend = torch.compile(attend) if settings.needs_compile else attend
