@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.gpu.blocks import ROWS, key_of, run_blocks
+from benchmarks.gpu.docs import MEASURED_PAGES
 from benchmarks.gpu.machine import NEEDED, ROOT, USED, missing, revision
 from benchmarks.gpu.results import FAILED, FOLDER, Results
 from benchmarks.gpu.table import BLOCKS, TESTS, Measurement, all_measurements, pieces_of
@@ -131,7 +132,8 @@ def _simulate(options: argparse.Namespace) -> int:
         code = _run(options, results, simulate=True, environment=device)
     docs = options.out / "docs"
     docs.mkdir(exist_ok=True)
-    shutil.copy(ROOT / "docs" / "memory.md", docs)
+    for page in MEASURED_PAGES:
+        shutil.copy(ROOT / "docs" / page, docs)
     return _write_docs(results, docs, simulated=True) or (0 if options.docs else code)
 
 

@@ -1,15 +1,31 @@
 """Writes docs/measured.md, and the measured cells of docs/memory.md, from the results."""
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from benchmarks.gpu.blocks import ROWS, key_of
+from benchmarks.gpu.blocks import CHECKPOINT, EIGHT_BIT, ROWS, key_of
 from benchmarks.gpu.machine import ROOT
 from benchmarks.gpu.results import MEASURED, NO_MEMORY, Result, Results, machines
 from benchmarks.gpu.table import TESTS, TIMED, WARM_UP, Measurement, all_measurements, pieces_of, settings_key
+from benchmarks.targets import LORA
 
 PHASES = {"without": ("before_training", "training"), "with": ("before_training", "training", "validation")}
 """Of training without and with validations; a cell has the highest of its phases."""
+MEASURED_PAGES = ("measured.md", "memory.md", "speed.md")
+CHECKPOINTED = f"model=5b {LORA} {CHECKPOINT}"
+RATIOS = {
+    **{f"memory.activations={name}": f"model=5b {LORA} memory.activations={name}" for name in ("keep", "selective")},
+    CHECKPOINT: CHECKPOINTED,
+    "memory.activations=offload": f"model=5b {LORA} memory.activations=offload",
+    "memory.stream_blocks=true": f"model=5b {LORA} memory=12gb",
+    **{f"attention={name}": f"{CHECKPOINTED} attention={name}" for name in ("flash", "cudnn", "efficient")},
+    **{f"quant={name}": f"{CHECKPOINTED} quant={name}" for name in ("nf4", "int8", "fp8")},
+    **{name: f"{CHECKPOINTED} {name}" for name in (*EIGHT_BIT, "compile=blocks")},
+    "method=sft": f"model=5b method=sft model.dtype=bfloat16 {CHECKPOINT}",
+    "method=dora": f"model=5b method=dora method.rank=64 {CHECKPOINT}",
+}
+"""Rows of docs/speed.md by their settings, with the block whose time they show."""
 MAIN_PACKAGES = ("torch", "diffusers", "transformers", "peft", "bitsandbytes", "torchao")
 
 INTRODUCTION = """\
@@ -30,14 +46,30 @@ def write_docs(results: Results, folder: Path, *, simulated: bool = False) -> li
 
     Args:
         results: those of real GPUs count, or with `simulated` those of the software device.
-        folder: has memory.md.
+        folder: has `MEASURED_PAGES`.
         simulated: for the dry run.
     """
     found = {key: result for key, result in results.by_key().items() if result.get("simulated", False) == simulated}
-    measured, memory = folder / "measured.md", folder / "memory.md"
-    measured.write_text(_page(found), encoding="utf-8")
-    memory.write_text(with_measured_cells(memory.read_text(encoding="utf-8"), found), encoding="utf-8")
-    return [measured, memory]
+    writers = (lambda page, results: _page(results), with_measured_cells, with_ratios)
+    pages = [folder / name for name in MEASURED_PAGES]
+    for page, write in zip(pages, writers, strict=True):
+        page.write_text(write(page.read_text(encoding="utf-8"), found), encoding="utf-8")
+    return pages
+
+
+def with_ratios(page: str, results: Mapping[str, Result]) -> str:
+    """The page with the last cells of the rows of `RATIOS` filled in: their time relative to `CHECKPOINTED`."""
+    times = {name: results.get(key_of(row), {}).get("step_ms") for name, row in RATIOS.items()}
+    first, lines = results.get(key_of(CHECKPOINTED), {}).get("step_ms"), []
+    for line in page.split("\n"):
+        named = re.match(r"\| `([^`]+)`", line)
+        if named and named[1] in RATIOS:
+            time = times[named[1]]
+            line = line.removesuffix(" |").rpartition(" |")[0] + (
+                f" | {time / first:.2f} |" if time and first else " | |"
+            )
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def with_measured_cells(page: str, results: Mapping[str, Result]) -> str:
@@ -124,7 +156,7 @@ def _machines(results: Iterable[Result]) -> str:
         lines.append(
             f"- {about['gpus']} x {about['device']}, {about['gpu_gib']} GiB, driver {about['driver']}, CUDA {about['cuda']}; "
             f"{about['cores']} cores, {about['host_gib']} GiB; Python {about['python']}, {versions}; "
-            f"revision {about['revision'] or 'unknown'}"
+            f"revision {', '.join(revision or 'unknown' for revision in about['revisions'])}"
         )
     return "\n".join(lines or ["Nothing has been measured yet."]) + "\n"
 

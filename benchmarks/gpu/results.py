@@ -51,11 +51,13 @@ class Results:
 
 
 def machines(results: Iterable[Result]) -> list[Result]:
-    """The different machines that results came from, each with the results' revision."""
+    """The different machines that results came from, each with the `revisions` of its results."""
     found: dict[str, Result] = {}
     for result in results:
-        about = {**result.get("machine", {}), "revision": result.get("revision")}
-        found[json.dumps(about, sort_keys=True)] = about
+        about = result.get("machine", {})
+        known = found.setdefault(json.dumps(about, sort_keys=True), {**about, "revisions": []})
+        if result.get("revision") not in known["revisions"]:
+            known["revisions"].append(result.get("revision"))
     return list(found.values())
 
 

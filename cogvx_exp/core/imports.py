@@ -6,9 +6,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-OPTIONAL = ("bitsandbytes", "torchao", "scipy")
-"""peft, diffusers and transformers import these where they are installed. Only a quantized base needs that; optimizers
-import theirs when they are built."""
+OPTIONAL = ("bitsandbytes", "torchao", "scipy", "sklearn")
+"""peft, diffusers and transformers import these where they are installed, and scikit-learn imports scipy. Only a
+quantized base needs any of them; optimizers import theirs when they are built."""
 
 logger = logging.getLogger(__name__)
 

@@ -51,4 +51,4 @@ def test_5b_is_predicted_with_little_memory_of_our_own(in_tmp: Path) -> None:
     assert figures["phases"]["before_validation"] < 14.5
     (hours,) = (time["hours"] for time in figures["times"] if time["card"] == "h100")
     assert 2 < hours < 4, "3,000 steps"
-    assert "h100, assumed: 989 TFLOP/s, of which products reach 65%" in done.stdout
+    assert "h100, assumed: 989 TFLOP/s, of which products reach 70%" in done.stdout

@@ -2,11 +2,14 @@
 
 import ast
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu.docs import MEASURED_PAGES, RATIOS, write_docs
+from benchmarks.gpu.results import FOLDER, Results
 from cogvx_exp.config.command_line.flags import FLAGS
 from cogvx_exp.config.schema import GenerateJob, PrepareJob, TrainJob
 from tests.doc_pages import FENCE, PAGES, ROOT, Command, check_configuration, commands
@@ -146,21 +149,52 @@ def _texts() -> list[str]:
     return found
 
 
-def test_the_readme_has_the_predicted_figures() -> None:
-    predicted = {}
-    for line in (ROOT / "docs" / "memory.md").read_text(encoding="utf-8").splitlines():
+def _tables(page: str) -> list[dict[str, str]]:
+    """Rows of all tables of a page of docs/ whose first cell has settings, by the text of the header."""
+    rows, header = [], []
+    for line in (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines():
         cells = [cell.strip(" *") for cell in line.split("|")[1:-1]]
-        if len(cells) == 9 and cells[0].startswith("`"):
-            of_targets = not cells[5].replace(".", "").isdigit() or cells[4] == ""
-            figures = (cells[3], cells[7]) if of_targets else (cells[3], cells[4])
-            predicted[frozenset(cells[0].strip("`").split())] = figures
-    rows = re.findall(
-        r"^\| `([^`]+)` \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", (ROOT / "README.md").read_text(), re.MULTILINE
-    )
+        if not cells:
+            header = []
+        elif not header:
+            header = cells
+        elif cells[0].startswith("`"):
+            rows.append(dict(zip(header, cells, strict=True)) | {"settings": cells[0].split("`")[1]})
+    return rows
+
+
+def _same(settings: str) -> frozenset[str]:
+    return frozenset(settings.split())
+
+
+def test_the_readme_has_the_predicted_and_measured_figures() -> None:
+    rounded = [["before validation", "after validation", "measured with"]]
+    rounded += [["without: predicted", "with: predicted", "with: measured"]]
+    figures = {
+        _same(row["settings"]): [f"{float(row[name]):.1f}" if row[name] else "" for name in names]
+        for row in _tables("memory.md")
+        for names in rounded
+        if names[0] in row
+    }
+    seconds = {_same(row["settings"]): row.get("s per step") for row in _tables("measured.md")}
+    rows = re.findall(r"^\| `(model=[^`]+)` \| [\d.]+ \|(.*)\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert len(rows) == 6
-    for settings, _, training, validation in rows:
-        before, after = predicted[frozenset(settings.split())]
-        assert (training, validation) == (f"{float(before):.1f}", f"{float(after):.1f}"), settings
+    for settings, cells in rows:
+        *written, time, _ = [cell.strip() for cell in cells.split("|")]
+        assert written == figures[_same(settings)], settings
+        assert time == (f"{float(found):.1f}" if (found := seconds.get(_same(settings))) else ""), settings
+
+
+def test_measured_pages_are_those_of_the_results(tmp_path: Path) -> None:
+    for name in MEASURED_PAGES:
+        shutil.copy(ROOT / "docs" / name, tmp_path)
+    write_docs(Results(FOLDER), tmp_path)
+    for name in MEASURED_PAGES:
+        page = (tmp_path / name).read_text(encoding="utf-8")
+        assert page == (ROOT / "docs" / name).read_text(encoding="utf-8"), "run: python -m benchmarks.gpu --docs"
+    ratios = {row["settings"]: row["GPU"] for row in _tables("speed.md") if row.get("GPU")}
+    assert ratios["memory.activations=checkpoint"] == "1.00"
+    assert ratios.keys() >= RATIOS.keys() - {"compile=blocks"}
 
 
 def test_the_readme_is_short() -> None:

@@ -51,7 +51,7 @@ def step_seconds(make_job: MakeJob, *settings: str) -> float:
         ("memory.activations=selective", (0.85, 0.93)),
         ("memory.activations=offload", (0.999, 1.03)),
         ("memory.ff_chunks=4", (1.02, 1.08)),
-        ("memory.norms=float32", (1.01, 1.10)),
+        ("memory.norms=float32", (1.05, 1.20)),
         ("method=lora_ff", (1.05, 1.20)),
         ("method=sft", (1.00, 1.15)),
         ("method=sft optim=cpu_offload_bf16", (1.5, 2.2)),
@@ -72,13 +72,13 @@ def test_each_part_has_its_rate(make_job: MakeJob) -> None:
     work = Work(products + Flops(attention=1e15, attention_again=1e15, attention_backward=2e15, scores_again=1e15))
     parts = seconds(work, rates(card, job))
     peak = 989e12
-    assert parts["linear layers"] == pytest.approx(5e15 / peak / 0.65)
-    assert parts["attention"] == pytest.approx(2e15 / peak / 0.42 + 3e15 / peak / 0.44)
+    assert parts["linear layers"] == pytest.approx(5e15 / peak / 0.7)
+    assert parts["attention"] == pytest.approx(2e15 / peak / 0.42 + 3e15 / peak / 0.415)
     rest = Work(Flops(), 1e15, 100 * giga, 1e7, 200 * giga, 300 * giga, 400 * giga, 500 * giga)
     parts = seconds(rest, rates(card, job))
-    computing = 1e15 / peak / 0.3 + 100 / 3350 / 0.8
+    computing = 1e15 / peak / 0.3 + 100 / 3350 / 0.5
     assert parts["VAE"] + parts["elementwise"] == pytest.approx(computing)
-    assert parts["optimizer"] == pytest.approx(200 / 3350 / 0.8 + 300 / 20)
+    assert parts["optimizer"] == pytest.approx(200 / 3350 / 0.5 + 300 / 20)
     assert parts["copies"] == pytest.approx(400 / 40 + 500 / 40 - computing), "copies beside computing are hidden"
     assert parts["host"] == pytest.approx(100 - computing)
 
@@ -121,7 +121,7 @@ def test_a_5b_on_three_cards(make_job: MakeJob) -> None:
     assert h100.hours == pytest.approx(3000 * h100.seconds_per_step / 3600)
     assert h100.hours is not None
     assert h100.cost == pytest.approx(h100.hours * 2 * 4)
-    assert "cost 19." in in_words(h100)
+    assert "cost 21." in in_words(h100)
     (unknown,) = predict_times(make_job(*FIVE_B, "epochs=2", SHALLOW), SHAPE, [H100])
     assert unknown.hours is unknown.cost is None
 
@@ -210,7 +210,7 @@ def test_what_was_measured_is_printed(capsys: pytest.CaptureFixture[str]) -> Non
     assert "h100 1.50 3.00 0.75 4.50 1.5 3.00" in " ".join(out.split()), (
         "corrected: parts, recomputed, step, hours, cost"
     )
-    assert "h100, assumed: 989 TFLOP/s, of which products reach 65%, attention 42% forward and 44% backward;" in out
+    assert "h100, assumed: 989 TFLOP/s, of which products reach 70%, attention 42% forward and 42% backward;" in out
     assert "Measured here: 6.00 s per step in outputs/one, predicted 3.00\n" in out
     assert "corrected by a factor of 1.50" in out
     assert "host" not in out

@@ -13,6 +13,8 @@ from torch import nn
 FP8 = torch.float8_e4m3fn
 FP8_MAX = torch.finfo(FP8).max
 INT8_MAX = 127.0
+CPU_SCALES_ROWS = torch.__version__ >= "2.13"
+"""Whether torch._scaled_mm takes a scale for each row on a CPU; torch 2.11 does not."""
 SMALLEST = 1e-12
 """Lower bound of a scale, for tokens that are all zero."""
 
@@ -68,6 +70,8 @@ def _product(x: torch.Tensor, values: torch.Tensor, scales: torch.Tensor, dtype:
     scale = largest / FP8_MAX
     # e4m3 has no infinity: values above its maximum become NaN, and the division may round up past it.
     quantized = (x / scale).clamp(-FP8_MAX, FP8_MAX).to(FP8)
+    if not x.is_cuda and not CPU_SCALES_ROWS:
+        return ((quantized.float() @ values.float()) * scale * scales).to(dtype)
     # With a scale for each row and column, CUDA's kernel writes 16 bits only.
     written = torch.bfloat16 if x.is_cuda and dtype == torch.float32 else dtype
     product = torch._scaled_mm(quantized, values, scale_a=scale, scale_b=scales.contiguous(), out_dtype=written)
