@@ -25,8 +25,10 @@ def disk_error(error: BaseException) -> OSError | None:
     """The disk error behind an exception, also where a library wraps it in its own class."""
     if isinstance(error, OSError):
         return error if error.errno in DISK_ERRORS else None
+    # Rust's text for an error of the system; safetensors has no attribute with the number.
     if isinstance(error, SafetensorError) and (number := re.search(r"os error (\d+)", str(error))):
         return OSError(int(number[1]), os.strerror(int(number[1])))
+    # sqlite3 does not set errno either; its text is "database or disk is full".
     if isinstance(error, sqlite3.OperationalError) and "full" in str(error):
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return None
@@ -39,6 +41,7 @@ def try_disk(folder: Path) -> None:
         OSError: the folder is not writable.
     """
     with tempfile.TemporaryFile(dir=folder) as file:
+        # More than file systems store inside an inode, which works on a full disk.
         file.write(bytes(1 << 16))
         file.flush()
         os.fsync(file.fileno())  # some file systems only report a full disk here
@@ -74,6 +77,7 @@ def disk_errors_explained(explain: Callable[[OSError], str]) -> Iterator[None]:
         found = disk_error(error)
         if found is None:
             raise
+        # Without the chain: a traceback of the library would tell the reader nothing more.
         raise UserError(explain(found)) from None
 
 

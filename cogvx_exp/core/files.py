@@ -18,6 +18,7 @@ from cogvx_exp.core.errors import UserError
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary path next to `path` that replaces `path` when the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Next to the target, because a rename is atomic only within one file system.
     beside = _beside(path)
     try:
         yield beside
@@ -26,6 +27,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         _sync(beside)
         beside.replace(path)
     finally:
+        # After a success the name is gone already.
         beside.unlink(missing_ok=True)
 
 
@@ -57,6 +59,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         yield beside
         sync_folder(beside)
         try:
+            # rename refuses to replace a folder with files in it: the first of several processes wins, the others throw
+            # away.
             beside.rename(folder)
         except OSError:
             if not folder.exists():
@@ -68,6 +72,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yields a temporary folder next to `folder` that replaces `folder` when the block succeeds."""
+    # Fixed names, unlike in `whole_folder`: one process owns the folder, and finds what a kill has left.
     beside, before = (folder.with_name(f".{folder.name}.{what}") for what in ("tmp", "before"))
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -87,6 +92,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 def sync_folder(folder: Path) -> None:
     """Makes the files of a folder and their names survive a power cut, with modes according to the umask."""
     for path in folder.rglob("*"):
+        # Files before the folder: a name that survives a power cut must not lead to missing content.
         if path.is_file():
             mode_by_umask(path)
             _sync(path)
@@ -101,6 +107,7 @@ def make_folder(folder: Path, setting: str) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    # exist_ok=True still raises FileExistsError if the path is a file.
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{setting}={folder}: this path or one of its parents is a file; choose a folder") from None
     except OSError as error:
@@ -141,6 +148,7 @@ def mode_by_umask(path: Path) -> None:
     """Applies the umask to a new file, or to all files of a folder: safetensors creates them with mode 600."""
     wanted = 0o666 & ~_umask()
     for file in [path] if path.is_file() else path.rglob("*"):
+        # Only mode 600, which safetensors sets: any other mode is someone's decision.
         if file.is_file() and not file.is_symlink() and file.stat().st_mode & 0o777 == 0o600 != wanted:
             with suppress(OSError):  # file systems without modes
                 file.chmod(wanted)
@@ -163,6 +171,7 @@ def _beside(path: Path) -> Path:
 
 
 def _sync(path: Path) -> None:
+    # Read-only is enough for fsync, and the only way to open a folder.
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -176,10 +185,12 @@ def file_hash(path: Path) -> str:
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
+    # BLAKE2 is faster than SHA-256 where the CPU has no instructions for that, and is in the standard library.
     return digest.hexdigest()
 
 
 def fingerprint(value: Any) -> str:
     """BLAKE2 hash (128 bits, hexadecimal) of a JSON-like value, independent of the order of its keys."""
+    # default=str for paths; a change here would invalidate all caches.
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.blake2b(text.encode(errors="backslashreplace"), digest_size=16).hexdigest()

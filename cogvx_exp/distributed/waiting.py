@@ -43,7 +43,9 @@ class Teller:
 
     def _watch(self) -> None:
         said: tuple[float | None, float] = (None, 0.0)  # start of the wait, time of its last message
+        # One thread that polls: a timer for every batch would start a thread for every batch.
         while not self._end.wait(min(1.0, FIRST_WORD / 4)):
+            # Read once: the other thread may reset it at any moment.
             since, now = self._since, time.monotonic()
             due = FIRST_WORD if since != said[0] else said[1] - (since or 0) + NEXT_WORD
             if since is not None and now - since >= due:

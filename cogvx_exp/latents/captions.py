@@ -34,6 +34,7 @@ def prepare_captions(captions: Iterable[str], context: PipelineContext) -> dict[
     ordered = sorted(keys)
     groups = [ordered[first : first + CAPTIONS_AT_ONCE] for first in range(0, len(ordered), CAPTIONS_AT_ONCE)]
     groups = groups[context.processes.rank :: context.processes.world_size]
+    # Only now is T5 loaded, 9 GiB in bfloat16, if anything is missing.
     missing = [group for group in groups if not all(cache.has(keys[caption], shape) for caption in group)]
     logger.info("captions: %d distinct, %d to encode here", len(keys), sum(map(len, missing)))
     if missing:
@@ -45,6 +46,7 @@ def prepare_captions(captions: Iterable[str], context: PipelineContext) -> dict[
             for caption, embed in zip(group, embeds, strict=True):
                 if not cache.has(keys[caption], shape):
                     cache.save(keys[caption], embed)
+        # Before the VAE is loaded: both would not fit on small GPUs.
         del tokenizer, text_encoder
         release(context.compute.device)
     return keys

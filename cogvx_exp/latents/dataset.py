@@ -59,6 +59,7 @@ def encode_dataset(
     to_cache = everything if data.encode == "cache" else dataset.held_out
     if to_cache:
         found, issues = prepare_videos(to_cache, data, context)
+        # Every process must drop the same clips, or their batches would differ.
         gathered = context.processes.all_gather([astuple(issue) for issue in issues])
         issues = [DataIssue(*issue) for of_process in gathered for issue in of_process]
         entries = {clip.name: entry for clip, entry in zip(to_cache, found, strict=True)}

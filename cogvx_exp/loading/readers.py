@@ -48,6 +48,7 @@ def cached_batches(
     """
     workers = _possible(data.workers)
     logger.info("reading batches with %d workers, pin_memory=%s", workers, data.pin_memory and device.type == "cuda")
+    # No `worker_init_fn`: loaders draw nothing from global generators.
     loader = DataLoader(
         _OrError(samples),
         batch_sampler=stream,

@@ -91,6 +91,7 @@ def deinterlace(frames: Iterable[Any], stream: Any) -> Iterator[Any]:
     for frame in frames:
         graph.push(frame)
         yield from _ready(graph)
+    # Flushes: bwdif holds frames back until it has seen the next one.
     graph.push(None)
     yield from _ready(graph)
 
@@ -101,5 +102,6 @@ def _ready(graph: Any) -> Iterator[Any]:
     while True:
         try:
             yield graph.pull()
+        # Not errors: the filter needs more input, or is done.
         except (av.error.BlockingIOError, av.error.EOFError):
             return

@@ -50,6 +50,7 @@ class DecordReader:
         times = np.asarray(self._reader.get_frame_timestamp(range(len(self._reader))))
         self.starts = times[:, 0] - times[0, 0]
         self.duration = float(times[-1, 1] - times[0, 0])
+        # The first frame is decoded in any case, to find out whether the file can be read at all.
         self._first: np.ndarray | None = None
         self._first = self._frame(0)
         if self._first.shape[:2] != size:
@@ -63,6 +64,7 @@ class DecordReader:
         """
         if len(self.starts) != len(timeline.starts) or np.abs(self.starts - timeline.starts).max() > ROUNDING:
             raise ValueError("decord reports other frames")
+        # The packets' times are exact; decord's are rounded.
         self.starts, self.duration = timeline.starts, timeline.duration
         return self
 
@@ -100,6 +102,7 @@ class PyAvReader:
         found = zip(ascending, self._ascending(ascending), strict=True)
         if list(indices) == sorted(indices):
             return (frame for index, frame in found for _ in range(times[index]))
+        # Only a choice out of order has to be kept in memory.
         kept = dict(found)
         return (kept[index] for index in indices)
 

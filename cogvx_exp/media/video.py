@@ -63,6 +63,7 @@ def open_video(path: str, known: VideoInfo | None = None) -> Reader:
     """
     if known and known.decoder == DECORD:
         with suppress(Exception):  # the file may have changed since
+            # Without reading all packets again, which takes longer than decoding a few frames.
             reader = DecordReader(path, (known.height, known.width))
             if len(reader.starts) == known.num_frames:
                 return reader

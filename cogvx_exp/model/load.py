@@ -66,6 +66,7 @@ def load_transformer(
     for block in transformer.transformer_blocks if quant != "none" else []:
         quantize_block(block, quant, compute, in_8_bits=in_8_bits)
     if blocks_on_host:
+        # The rest of the model is small and used in every pass, so only the blocks stay on the host.
         for name, part in transformer.named_children():
             if name != "transformer_blocks":
                 part.to(compute.device)
@@ -99,6 +100,7 @@ def load_trained(
         check_same_architecture(file, dict(transformer.config))
         return load_whole(file, compute)
     checkpoint = checkpoint_of(file)
+    # In the manifest for checkpoints; exports are single files that must carry it themselves.
     about = checkpoint.get("about") or json.loads(file_metadata(file).get(ABOUT, "{}"))
     if about.get("learned_positions") == "dropped" and transformer.config.use_learned_positional_embeddings:
         drop_learned_positions(transformer)
@@ -148,6 +150,7 @@ def _load_weights(transformer: CogVideoXTransformer3DModel, file: Path) -> None:
     wrong = [key for key, weight in weights.items() if key not in own or own[key].shape != weight.shape]
     if wrong:
         raise UserError(f"{file} does not fit this model: {len(wrong)} of its weights do not match ({wrong[0]})")
+    # Not strict, because method.parameters may have trained only a part; unknown keys were refused above.
     transformer.load_state_dict(weights, strict=False)
     console.print(f"{file} replaces {len(weights)} of {len(own)} weights", soft_wrap=True, markup=False)
 

@@ -47,6 +47,7 @@ def pretrained_folder(model: Model) -> Path:
     if local.exists() or model.path.startswith((".", "/", "~")):
         raise UserError(f"model.path={model.path}: the folder has no model_index.json, so it is no diffusers pipeline")
     try:
+        # Without the pattern, repositories that also hold .bin files or other formats are downloaded twice over.
         fetched = fetch(model.path, model.revision, kind="model", setting="model.path", patterns=NEEDED)
     except UserError as error:
         raise UserError(f"{error}, or model.weights=random to try the run without pretrained weights") from None

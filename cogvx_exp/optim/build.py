@@ -54,10 +54,12 @@ def build_optimizer(
     try:
         make = _constructor(optim, device)
         if optim.release_gradients:
+            # One optimizer per parameter: torch's classes can only step all of their parameters at once.
             return OptimizerInBackward(groups, make)
         if optim.offload and device.type == "cuda":
             from cogvx_exp.optim.offloaded import OffloadedOptimizer
 
+            # `make` has the class's arguments; for torch.optim.AdamW itself, torchao would add some of its own.
             keywords = {"optimizer_class": make, "offload_gradients": optim.offload_gradients}
             return OffloadedOptimizer(groups, **keywords)
         if optim.offload:
@@ -147,6 +149,7 @@ def clip_gradients(optimizer: torch.optim.Optimizer, accelerator: Accelerator, m
     if isinstance(holder, HoldsGradients):
         return holder.clip_gradients(max_norm or math.inf)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    # accelerate unscales float16 gradients first; torch's own function would clip them by their scaled norm.
     norm: torch.Tensor = accelerator.clip_grad_norm_(parameters, max_norm or math.inf)
     return norm
 
@@ -174,6 +177,7 @@ def build_lr_scheduler(
             optimizer=optimizer,
             num_warmup_steps=settings.warmup_steps,
             num_training_steps=steps,
+            # torch's schedulers take one step when they are built, which sets the rate of step `done`.
             last_epoch=done - 1,
             **{name: value for name, value in optional.items() if value is not None},
         )
@@ -202,4 +206,5 @@ def _polynomial(optimizer: torch.optim.Optimizer, settings: LrScheduler, steps: 
         left = 1 - (step - warmup) / max(steps - warmup, 1)
         return ((peak - POLYNOMIAL_END) * left**power + POLYNOMIAL_END) / peak
 
+    # A factor of each group's own peak, so groups with different rates keep their ratio.
     return LambdaLR(optimizer, share, last_epoch=done - 1)

@@ -53,6 +53,7 @@ def write_checkpoint(folder: Path, write: Callable[[Path], None], about: dict[st
         about: further contents of the manifest; must include `step`.
     """
     beside, before = (folder.with_name(f".{folder.name}.{what}") for what in ("tmp", "before"))
+    # Of a process that was killed while writing; the saver writes one checkpoint at a time.
     for left in (beside, before):
         shutil.rmtree(left, ignore_errors=True)
     try:
@@ -63,6 +64,7 @@ def write_checkpoint(folder: Path, write: Callable[[Path], None], about: dict[st
         manifest = {**about, "files": hashes}
         write_json(beside / MANIFEST, {**manifest, MANIFEST_HASH: _seal(manifest)})
         sync_folder(beside)
+    # Also KeyboardInterrupt: a partial folder would take space until the next run.
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)  # frees the space if the disk is full
         raise
@@ -79,6 +81,7 @@ def prune_checkpoints(folder: Path, keep: int | None, *, keep_best: bool) -> Non
     if keep is None:
         return
     paths = _newest_first(folder)
+    # Unverified: reading the loss must not mean hashing gigabytes after every checkpoint.
     losses = {path: loss for path in paths if (loss := _held_out_loss(path)) is not None}
     best = min(losses, key=lambda path: losses[path]) if keep_best and losses else None
     for path in paths[keep:]:
@@ -107,10 +110,12 @@ def open_checkpoint(path: Path) -> CheckpointFolder:
             raise UserError(f"checkpoint {path}: {MANIFEST} is damaged")
         for name, expected in manifest["files"].items():
             file = path / name
+            # The size first: a truncated file is found without reading it.
             if file.stat().st_size != expected["bytes"] or file_hash(file) != expected["blake2"]:
                 raise UserError(f"checkpoint {path}: {name} is damaged")
     except FileNotFoundError as error:
         raise UserError(f"checkpoint {path}: {Path(error.filename).name} is missing") from None
+    # UserError is a ValueError, too.
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, UserError):
             raise
@@ -138,10 +143,12 @@ def runs_newest_first(outputs: Path) -> Iterator[Path]:
     """Run folders below `outputs` that have checkpoints, most recently written first."""
     runs = {path.parent.parent for path in outputs.glob("**/checkpoints/step-*") if path.is_dir()}
     runs = {run for run in runs if run.parent.name != BRANCHES}  # abandoned parts of other runs
+    # The folder's time changes with each rename into it; times of files inside may have been copied along.
     yield from sorted(runs, key=lambda run: (run / "checkpoints").stat().st_mtime_ns, reverse=True)
 
 
 def _newest_first(folder: Path) -> list[Path]:
     steps = [(step, path) for path in folder.glob("step-*") if (step := step_of(path)) is not None]
     left = left_branch(folder.parent)
+    # A branch may still be in the middle of moving away: its checkpoints no longer count here.
     return [path for step, path in sorted(steps, reverse=True) if left is None or step <= left]

@@ -28,6 +28,7 @@ class Metrics:
 
     def __init__(self, path: Path, after_step: int, tell: Callable[[dict[str, Any]], None] = lambda values: None):
         self._tell = tell
+        # A line per step must stay unique, since the steps after the checkpoint are computed again.
         kept = [line for line in read_metrics(path) if line["step"] <= after_step]
         self.last: dict[str, Any] = kept[-1] if kept else {}
         """The last line that was kept."""
@@ -44,8 +45,10 @@ class Metrics:
 
     def write(self, **values: Any) -> None:
         """Appends one line."""
+        # Bytes, because an unbuffered write may write only a part of them.
         self._waiting += json.dumps(values).encode() + b"\n"
         self._append()
+        # Trackers get every line, whatever the disk does.
         self._tell(values)
 
     def _append(self) -> None:
@@ -80,6 +83,7 @@ def last_metrics(path: Path) -> dict[str, Any]:
         return {}
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - LONGEST_LINE, 0))
+        # The last part is empty, or a line that is being written.
         lines = file.read().split(b"\n")[:-1]
     for line in reversed(lines):
         with suppress(json.JSONDecodeError):
@@ -94,6 +98,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     for line in lines:
         try:
             metrics.append(json.loads(line))
+        # Only the last line of a killed process can be incomplete.
         except json.JSONDecodeError:
             break
     return metrics

@@ -39,6 +39,7 @@ class Opening:
         Raises:
             OSError: the folder cannot be written; nothing is lost.
         """
+        # First: from here on, results of old and new settings must not mix, even if this process is killed next.
         branch = set_aside(folder, step, changed=self.changed)
         if branch:
             text = f"Moved the results after step {step} to {branch} (resume={branch} continues from them)"

@@ -44,6 +44,7 @@ class Strategy:
         """The module to call in the forward pass."""
         self.accelerator = accelerator
         optimizer = make_optimizer(trainable_parameters(transformer))
+        # Only the optimizer: accelerate would move the model and wrap it on its own terms.
         self.optimizer = accelerator.prepare(optimizer, device_placement=[False])  # states stay where they are
 
     @property
@@ -70,11 +71,13 @@ class Strategy:
         Returns:
             Their global norm before clipping, on the device without synchronization. None: `step` returns it.
         """
+        # Also without a maximum: the norm is a metric, and it unscales float16 gradients before the step.
         return clip_gradients(self.optimizer, self.accelerator, max_norm)
 
     def step(self) -> float | None:
         """Steps the weights and frees the gradients. Returns the norm before clipping if `clip` did not."""
         self.optimizer.step()
+        # None rather than zeros: gradients then take no memory while videos are sampled.
         self.optimizer.zero_grad(set_to_none=True)
         return None
 
@@ -104,6 +107,7 @@ class Strategy:
         Integer sums are exact in any order, unlike sums of floats. Sharded weights are skipped.
         """
         sums = [
+            # Bits and not values: NaN equals nothing, and -0.0 equals 0.0.
             weight.detach().view(BITS[weight.element_size()]).sum(dtype=torch.int64)
             for weight in trainable_parameters(self.transformer).values()
             if not isinstance(weight, DTensor) and not hasattr(weight, "ds_id")
@@ -114,6 +118,7 @@ class Strategy:
         """Loads trained weights."""
         with torch.no_grad():
             for name, parameter in trainable_parameters(self.transformer).items():
+                # In place: the optimizer and DistributedDataParallel hold on to these parameter objects.
                 parameter.copy_(weights[name])
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -133,6 +138,7 @@ class Strategy:
     def forget_optimizer_state(self) -> None:
         """Frees the optimizer's states; no step may follow."""
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # unwrap accelerate's wrapper
+        # The states are cleared, not the optimizer: the schedule and accelerate still refer to it.
         for part in getattr(optimizer, "parts", [optimizer]):
             getattr(part, "state", {}).clear()
         if hasattr(optimizer, "free_host_memory"):
@@ -160,6 +166,7 @@ class DataParallel(Strategy):
 
     def accumulating(self, last: bool) -> AbstractContextManager[None]:
         """Averages gradients only in the last backward pass of a step."""
+        # The context must cover the forward pass, too: DDP decides there whether the backward pass communicates.
         context: AbstractContextManager[None] = nullcontext() if last else self._parallel.no_sync()
         return context
 

@@ -39,6 +39,7 @@ def export_result(run: Context) -> Path:
             with replacing_folder(run.folder.export) as beside, plain_disk_errors(run.folder.export):
                 written = export(complete, job.method, beside, compute.dtype, training.about)
             exported = str(run.folder.export / written.relative_to(beside))
+    # Also a barrier: the other processes read the export next.
     exported = run.processes.all_gather(exported)[0]
     if job.export.merge and run.processes.is_main_process:
         # Merged on the host, because the GPU still holds the trained model.
@@ -52,6 +53,7 @@ def export_result(run: Context) -> Path:
 def sample_from_export(run: Context, exported: Path) -> CogVideoXTransformer3DModel:
     """Samples the final videos from the export, which is returned; the model in memory is freed."""
     job, training, compute = run.job, run.training, run.data.compute
+    # By freeing storages: references to the model (optimizer, hooks, closures) would keep `del` from doing anything.
     free_weights(training.transformer, compute.device)
     run.memory.record("export")  # ends the previous phase, whose memory does not count in the next one
     # A full transformer needs no base; both would not fit where one was trained.
@@ -82,6 +84,7 @@ def finish(run: Context, exported: Path, seconds: float, unsaved: str) -> dict[s
     summary["processes"] = run.processes.world_size
     summary["checkpoint_seconds"] = {name: round(value, 3) for name, value in training.seconds_for_checkpoints.items()}
     summary["clips"] = run.data.encoded.dataset.describe()
+    # Before the status: whoever sees "finished" finds the summary.
     write_json(folder.path / "summary.json", summary)
     run.trackers.finish()
     if unsaved:

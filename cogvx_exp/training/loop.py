@@ -95,11 +95,14 @@ def train_loop(
     peak = peak_flops(state.transformer.device) if state.strategy.computes_in_16_bit else None
     with Bar("Training", schedule.steps, schedule.first_step) as bar:
         for step in range(schedule.first_step + 1, schedule.steps + 1):
+            # Without a synchronization of its own: copying the losses synchronizes once per step, and the optimizer's
+            # kernels count in the next one.
             started = time.perf_counter()
             lr = float(state.lr_scheduler.get_last_lr()[0])
             result = _optimizer_step(state, batches, loss, schedule, step, meter)
             seconds = time.perf_counter() - started
             memory = memory_in_use(state.transformer.device)
+            # With the step's number, not a count from here: a resumed run goes on with the same average.
             smoothed = smoother(result.loss if smoothed is None else smoothed, result.loss, step)
             used = (
                 {"mfu": round(result.work.flops / seconds / (peak * schedule.processes.world_size), 4)} if peak else {}
@@ -121,6 +124,7 @@ def train_loop(
                 )
                 bar.show(step, f"loss {smoothed:.4f}  lr {lr:.2e}  {seconds:.2f} s/step  {memory:.1f} GiB")
             with profiler.range("between steps"):
+                # After the metrics line, so that a crash in a callback does not lose it.
                 for action in schedule.callbacks:
                     if action.is_due(step, schedule.steps):
                         action.run(step)
@@ -140,6 +144,7 @@ def _optimizer_step(
 ) -> StepResult:
     """Accumulates gradients over the step's batches, then steps the weights."""
     strategy, device, around = state.strategy, state.transformer.device, schedule.profiler.range
+    # On the device: adding up on the host would synchronize after every micro-batch.
     total, waited, clips, work, by_sample = torch.zeros((), device=device), 0.0, [], Work(), []
     for number in range(1, schedule.accumulation + 1):
         waiting_since = time.perf_counter()
@@ -155,6 +160,7 @@ def _optimizer_step(
         total += losses.mean() / schedule.accumulation
         by_sample.append(torch.stack([batch.timesteps.float(), losses]))
     with around("clip"):
+        # Before the losses reach the host: the norm then comes with them in the same copy.
         norm = strategy.clip(schedule.max_grad_norm)
     with around("losses to the host"):
         local, grad_norm, each = _on_host(total, torch.cat(by_sample, dim=1), norm)
@@ -166,6 +172,7 @@ def _optimizer_step(
     value = sum(process.loss for process in gathered) / len(gathered)
     # Checked before the step, so nothing non-finite enters the weights or the optimizer's moments.
     if not math.isfinite(value):
+        # All processes take this branch together, because all have the same mean; otherwise this would hang.
         suspects = schedule.processes.all_gather([] if math.isfinite(local) else clips)
         bad = sorted({clip for clips_of_process in suspects for clip in clips_of_process})
         raise UserError(
@@ -176,6 +183,7 @@ def _optimizer_step(
         # Stochastic rounding draws from the global generator, whose state differs between processes by now.
         torch.manual_seed(strategy.rounding_seed(schedule.seed, step))
     with around("optimizer"):
+        # The strategy counts micro-batches itself, so accelerate's own accumulation is never used.
         norm_of_step = strategy.step()
         state.lr_scheduler.step()
         state.update_ema()
@@ -204,6 +212,7 @@ def _on_host(
     Returns:
         The loss, the norm, NaN if unknown, and (timestep, loss) of each sample.
     """
+    # NaN stands for "not known yet", so that the copy has the same size for every strategy.
     known = torch.full_like(total, math.nan) if norm is None else norm.to(total)
     loss, grad_norm, *values = torch.cat([torch.stack([total, known]), each.flatten()]).tolist()
     half = len(values) // 2

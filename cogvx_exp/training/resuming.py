@@ -14,6 +14,7 @@ from cogvx_exp.runs.checkpoint_folder import CheckpointFolder
 def batches_done(checkpoint: CheckpointFolder, batch_size: int) -> int:
     """Batches seen at a checkpoint by all processes, counted in the current batch size and rounded up."""
     before = checkpoint.manifest["config"].get("batch_size", batch_size)
+    # Rounded up: some clips are skipped rather than seen twice.
     return int(-(-checkpoint.manifest["batches"] * before // batch_size))
 
 

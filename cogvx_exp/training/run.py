@@ -85,6 +85,7 @@ def train(
         check_products(job.quant, compute)
         set_tf32(job.allow_tf32)
         memory = MemoryLog(compute.device, processes)
+        # An existing run folder is left untouched until training can begin, so issues go elsewhere until then.
         data = prepare_data(job, dataset, compute, opening.issues(folder, job) if opening else folder.issues, processes)
         memory.record("encoding")
         with accelerator_for(compute) as accelerator:
@@ -93,6 +94,7 @@ def train(
                 job, folder, data, training, memory, _open(job, folder, training, compute, opening, processes)
             )
             memory.record("before_training")
+            # A resumed run has its baseline already; sampling now would show trained weights under step 0.
             if not checkpoint and data.validator and isinstance(job.validation, Validation) and job.validation.baseline:
                 run.sample(training.transformer, 0)
                 memory.record("after_validation")
@@ -108,6 +110,7 @@ def train(
                 f"Stopped after step {last} of {training.steps}: {stop.reason}; resume=auto continues from there"
             )
         exported = export_result(run)
+        # After the export: schedule-free optimizers still need their states to swap in the averaged weights.
         training.state.free()  # the final videos and the next job of a sweep need the memory
         transformer = training.transformer
         if data.validator:
@@ -116,6 +119,7 @@ def train(
         summary: dict[str, Any] = {}
         if processes.is_main_process:
             summary = finish(run, exported, time.monotonic() - started, unsaved)
+        # Also a barrier: the other processes stay until the first one has written everything.
         return Result(transformer, processes.all_gather(summary)[0])
 
 
@@ -128,6 +132,7 @@ def _open(
     processes: ProcessGroup,
 ) -> Trackers:
     """Writes the run's initial files, once only training itself can fail."""
+    # Other processes have trackers without threads, so that callbacks need not ask who they are.
     if not processes.is_main_process:
         return Trackers()
     if opening:
@@ -190,7 +195,9 @@ def _train(run: Context, stop: StopRequest) -> tuple[int, str]:
         if last < training.steps:
             callbacks.save(last)
     finally:
+        # Also after an error: the checkpoint being written may be the last one.
         saver.wait()
+    # Gathered, as only the first process writes, but all must end the same way.
     failure = run.processes.all_gather(saver.finish())[0]
     training.seconds_for_checkpoints = {"waited": saver.seconds_waited, "writing": saver.seconds_writing}
     return last, failure

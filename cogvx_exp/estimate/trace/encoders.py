@@ -41,6 +41,8 @@ def vae_pass(
 ) -> VaePass:
     """Encodes or decodes clips with fake tensors."""
     tiles = (memory.vae_slicing, memory.vae_tiling)
+    # As JSON, because the cache needs hashable arguments: looking for settings that fit tries many jobs with the same
+    # VAE.
     return _vae_pass(architecture.model_dump_json(), *tiles, dtype, shape, batch_size, what)
 
 

@@ -33,6 +33,7 @@ def fake_tensors() -> Iterator[MemoryTracker]:
     tracker = MemoryTracker()
     forget_rotary_positions()  # cached real tensors must not be used inside, nor fake ones outside
     try:
+        # The tracker sees the fake results, as the innermost mode is called first. Modules hold a few real constants.
         with FakeTensorMode(allow_non_fake_inputs=True), tracker:
             yield tracker
     finally:
@@ -43,6 +44,7 @@ class TrackedHostMemory(HostMemory):
     """Host memory whose tensors count as pinned host memory, not as the device's."""
 
     def __init__(self, tracker: MemoryTracker):
+        # Fake tensors pretend to be on the CPU, so no stream or event is ever made.
         super().__init__(torch.device("cpu"))
         self._tracker = tracker
         self.pinned = 0
@@ -64,6 +66,7 @@ class TrackedHostMemory(HostMemory):
     def _counted(self, tensor: torch.Tensor) -> torch.Tensor:
         self._tracker.exclude(tensor)
         self._add(pinned_size(tensor.nbytes))
+        # Freed with the storage and not with the tensor, of which views may be left.
         weakref.finalize(tensor.untyped_storage(), self._add, -pinned_size(tensor.nbytes))
         return tensor
 

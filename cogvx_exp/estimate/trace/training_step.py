@@ -109,10 +109,13 @@ def trace_steps(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: st
         resident = Counter(tracker.by_kind)
         passes = _TrackedPasses(transformer, compute, tracker, host)
         states: list[torch.Tensor] = []
+        # Two steps: the optimizer's states do not exist before the end of the first one.
         for _ in range(2):
             passes.forget()
+            # Two micro-batches show what any number would: gradients that are already there when the next ones come.
             for _ in range(min(job.gradient_accumulation, 2)):
                 tracker.reset_peak()
+                # Within the step, so that what the encoders leave behind counts as in a run.
                 encoders.encode(largest, job.batch_size)
                 forward_backward(passes, loss, fake_batch(job, largest, job.batch_size), job.gradient_accumulation)
             states = states or _optimizer_states(parameters, job.optim, tracker)
@@ -247,6 +250,7 @@ def _denoise(transformer: CogVideoXTransformer3DModel, config: dict, job: TrainJ
     validation = job.validation
     assert isinstance(validation, Validation)
     shape = Bucket(validation.num_frames, validation.height, validation.width)
+    # diffusers runs the prompt and the negative prompt as one batch.
     batch = fake_batch(job, shape, 2 if validation.guidance_scale > 1 else 1)
     transformer.eval()
     with compute.autocast():

@@ -26,6 +26,7 @@ class Work:
 def write_job(logs: Path, work: Work) -> None:
     """Writes the job; removes failure files of earlier attempts."""
     logs.mkdir(parents=True, exist_ok=True)
+    # A failure of an earlier attempt would be taken for one of this.
     for left in logs.glob("failure-*.json"):
         left.unlink()
     values = {
@@ -63,4 +64,5 @@ def write_failure(logs: Path, rank: int, error: BaseException, traceback: str = 
 def first_failure(logs: Path) -> dict[str, Any] | None:
     """The error of the process that failed first, if any."""
     failures = [read_json(path) for path in logs.glob("failure-*.json")]
+    # The first one is the cause; processes that lose their partner fail seconds later with errors of the network.
     return min(failures, key=lambda failure: failure["time"], default=None)

@@ -30,9 +30,11 @@ def run_processes(module: str, job: str, distributed: Distributed) -> None:
         child = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, preexec_fn=die_with_parent)
         assert child.stdin
         child.stdin.write(job.encode())
+        # The worker reads to the end of the file before it starts.
         child.stdin.close()
         children.append(child)
     try:
+        # One after the other: they do not communicate, so a failed one does not hold up the rest.
         codes = [child.wait() for child in children]
     except BaseException:
         for child in children:

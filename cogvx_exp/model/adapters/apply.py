@@ -45,6 +45,7 @@ def apply_adapter(transformer: CogVideoXTransformer3DModel, file: Path, name: st
     config = peft_config(file)
     kind = config.get("peft_type", "LORA") if config else "LORA"
     try:
+        # A checkpoint of this project has no adapter_config.json; its manifest has the settings instead.
         if method and method["adapter"] in ("loha", "lokr"):
             return _put_peft(transformer, file, peft_config_of(Method.model_validate(method)), name)
         if kind not in UNDERSTOOD:
@@ -113,6 +114,7 @@ def layer_sizes(transformer: torch.nn.Module) -> dict[str, tuple[int, int]]:
 
 def _put_lora(transformer: CogVideoXTransformer3DModel, lora: Lora, name: str) -> Applied:
     layers = lora.layers
+    # peft has one rank and alpha per adapter, and patterns for layers that differ: the fewer of these, the better.
     rank, alpha = (most_common(values) for values in zip(*((x.rank, x.alpha) for x in layers.values()), strict=True))
     config = LoraConfig(
         r=int(rank),
@@ -125,6 +127,7 @@ def _put_lora(transformer: CogVideoXTransformer3DModel, lora: Lora, name: str) -
         init_lora_weights=lora.strength.config["init_lora_weights"] if _mutates_base(lora) else True,
     )
     transformer.add_adapter(config, name)
+    # peft initializes a DoRA's magnitudes from the base, so an untrained DoRA is one that keeps them.
     before = _magnitudes(transformer, name)
     weights: dict[str, torch.Tensor] = {}
     for key, layer in layers.items():
@@ -142,6 +145,7 @@ def _put_peft(transformer: CogVideoXTransformer3DModel, file: Path, config: Peft
     """Applies LoHa and LoKr files, which only peft writes."""
     transformer.add_adapter(config, name)
     weights = {key.removeprefix("base_model.model."): weight for key, weight in load_file(file).items()}
+    # Checkpoints store parameter names, which contain the adapter's name; peft's files do not.
     weights = {key.removesuffix(".default"): weight for key, weight in weights.items()}
     bad = next((key for key, weight in weights.items() if not torch.isfinite(weight).all()), None)
     if bad:
@@ -191,6 +195,7 @@ def _set_weights(transformer: CogVideoXTransformer3DModel, weights: dict[str, to
         ValueError: keys are missing or unexpected.
     """
     result = set_peft_model_state_dict(transformer, weights, name)
+    # All weights of the base are missing, too, as only the adapter is loaded.
     missing = [key for key in result.missing_keys if f".{name}." in key or key.endswith(f".{name}")]
     if missing or result.unexpected_keys:
         what = ", ".join([*result.unexpected_keys, *missing][:3])

@@ -117,15 +117,18 @@ def _sort_keys(
     for key, tensor in tensors.items():
         path, part = _part_of(key)
         layer = _find_layer(path, layers) if path else None
+        # Two keys for the same part: one of them would be dropped silently.
         if layer is None or part in parts.get(layer, {}):
             unknown.append(key)
         else:
+            # In float32, because alpha may be multiplied in, and 16-bit values would be rounded twice.
             parts.setdefault(layer, {})[part] = tensor.float()
     return parts, unknown
 
 
 def _part_of(key: str) -> tuple[str | None, str]:
     """The layer name in a key, and which part of the layer's adapter the key is."""
+    # First, since its names are those of another implementation of the model: one matrix for query, key and value.
     if sat := SAT.fullmatch(key):
         block, kind, half, number = sat.groups()
         name = f"to_{'qkv'[int(number)]}" if kind == "query_key_value" else "to_out.0"
@@ -152,6 +155,8 @@ def _find_layer(path: str, layers: Mapping[str, str]) -> str | None:
     for candidate in candidates:  # the list grows during the loop
         if candidate in layers:
             return layers[candidate]
+        # Prefixes stack (base_model.model.transformer). The name is compared before one is removed: transformer_blocks
+        # begins like a prefix itself.
         candidates += [candidate.removeprefix(prefix) for prefix in PREFIXES if candidate.startswith(prefix)]
     return None
 

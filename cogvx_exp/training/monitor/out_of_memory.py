@@ -20,6 +20,7 @@ def explained_out_of_memory(job: TrainJob) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
+        # The rest is about memory of other libraries, and advice on fragmentation.
         refused = str(error).splitlines()[0].split(" Including non-PyTorch")[0]
         message = f"{refused}\n{_predicted(job)}{_found()}"
     else:
