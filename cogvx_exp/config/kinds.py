@@ -122,6 +122,7 @@ def misplaced_bools(schema: type[BaseModel], values: dict[Any, Any]) -> Iterator
     """Names of numeric settings that were given true or false, which pydantic accepts as 1 and 0."""
     for name, value in values.items():
         kind = kind_of(schema, name)
+        # bool is a subclass of int in Python, and pydantic's lax mode takes it as a number.
         if kind and isinstance(value, bool) and kind.takes(int, float) and not kind.takes(bool):
             yield name
         elif kind and isinstance(value, dict):

@@ -37,6 +37,7 @@ def logging_as_asked() -> Iterator[None]:
     """
     asked = _asked()
     root = logging.getLogger()
+    # Entered again by a job of a sweep, which would otherwise log every line twice.
     if asked is None or any(isinstance(handler, _Stderr) for handler in root.handlers):
         yield
         return
@@ -91,6 +92,7 @@ def _is_module(name: str) -> bool:
 
 class _Stderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
+        # Looked up at each line: tests and notebooks replace sys.stderr.
         print(self.format(record), file=sys.stderr, flush=True)
 
 
@@ -107,6 +109,7 @@ class _Formatter(logging.Formatter):
 
 
 def _without_secrets(text: str) -> str:
+    # By value, since errors of libraries quote URLs and headers with tokens in them.
     secrets = [value for name, value in os.environ.items() if SECRET.search(name) and len(value) >= SHORTEST_SECRET]
     for value in sorted(secrets, key=len, reverse=True):  # one secret may contain another
         text = text.replace(value, "***")

@@ -34,6 +34,7 @@ def print_issues(issues: list[DataIssue], console: PlainConsole) -> None:
     """Prints the issues as a table."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("row", justify="right")
+    # Folded rather than cut: a path has to be copied whole.
     for column in ("file", "what is wrong", "how to fix it"):
         table.add_column(column, overflow="fold")
     for issue in issues[:SHOWN]:

@@ -112,11 +112,13 @@ def advise(
         if not suggestion.applies(job):
             continue
         tried = _try([*best.suggestions, suggestion], budget, recompose, predict)
+        # Only what lowers the peak, which may be in another phase than the one that a setting changes.
         if tried and tried.prediction.peak < best.prediction.peak:
             best = tried
             job = recompose(best.overrides)
         if best.fits:
             break
+    # A later suggestion may make an earlier one unnecessary.
     for suggestion in best.suggestions[:-1] if best.fits else []:
         tried = _try([kept for kept in best.suggestions if kept is not suggestion], budget, recompose, predict)
         if tried and tried.fits:

@@ -68,6 +68,7 @@ def predict_and_advise(
 def _recompose(overrides: list[str], more: list[str]) -> TrainJob:
     """The job with further overrides. Requires an initialized Hydra."""
     replaced = {text.partition("=")[0] for text in more}
+    # Removed rather than overridden: Hydra rejects two choices for one group.
     kept = [text for text in overrides if text.lstrip("+").partition("=")[0] not in replaced]
     job = typed(compose("train", [*kept, *more]), TrainJob)
     issues = check_memory(job)

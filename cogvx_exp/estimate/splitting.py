@@ -68,6 +68,7 @@ def _fully_sharded(step: StepBytes, share: _Share) -> StepBytes:
         # The next block, plus the gradients of the current one and their float32 copy, which is reduced
         # (torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py, `foreach_reduce`).
         backward = Counter({GATHERED: gathered, "gradients of a block": gathered + share.block * FLOAT32})
+    # While loading, one whole block is on the device beside the shards of all others.
     split_last = Counter({"a block that is split": share.block * (share.trained_size if share.full else share.compute)})
     return replace(
         parts,

@@ -40,6 +40,7 @@ def find_adapter(path: Path, setting: str = "generate.adapter") -> Adapter:
     Raises:
         UserError: there are no trained weights, or the file is damaged.
     """
+    # Everything by reading headers: a wrong path must not cost the time of loading a model first.
     file, config = _locate(path, setting)
     if file.is_dir():
         check_part(file, setting)
@@ -116,6 +117,7 @@ def with_base_model(job: GenerateJob, adapters: list[Adapter], overrides: list[s
     chosen = {text.partition("=")[0].removeprefix("generate.") for text in overrides}
     trained = next((adapter.reshape for adapter in adapters if adapter.reshape), None)
     if trained and "reshape" not in chosen:
+        # A random crop has no place in a video that is to be compared with others.
         reshape = "center" if trained == "random" else trained
         job = job.model_copy(update={"generate": job.generate.model_copy(update={"reshape": reshape})})
     if base is None:

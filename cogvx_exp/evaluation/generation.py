@@ -135,6 +135,7 @@ def _make(job: GenerateJob, recipe: Recipe, named: list[tuple[Path, VideoRequest
     pipeline = pipeline_folder(recipe.model, job.cache_dir)
     task = task_of(recipe.model)
     task.check_model(pipeline)
+    # Embeddings come from the cache of training: prompts that were encoded once do not load T5 again.
     context = PipelineContext(pipeline, compute, job.memory, job.cache_dir, task)
     texts = sorted({text for _, request in named for text in (request.prompt, request.negative_prompt)})
     keys = prepare_captions(texts, context)
@@ -179,6 +180,7 @@ def _sample(sampler: Sampler, request: VideoRequest, recipe: Recipe) -> np.ndarr
     for strength in recipe.strengths:
         if recipe.adapters and not is_whole(recipe.adapters[0]):
             names = [_name(number) for number in range(len(recipe.adapters))]
+            # Set for each video: scales are kept in the layers, and the last one would stay.
             sampler.pipeline.transformer.set_adapters(names, [strength * weight for weight in recipe.weights])
         videos.append(sampler.sample(request))
     if len(videos) == 1:

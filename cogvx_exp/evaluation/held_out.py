@@ -38,6 +38,7 @@ class HeldOutLoss:
     def measure(self, transformer: torch.nn.Module) -> dict[str, float]:
         """The mean loss, and the mean at each timestep as `loss_t0050`; processes share the work."""
         was_training = transformer.training
+        # Without dropout, so that the loss does not depend on the step's random numbers.
         transformer.eval()
         compute = self.context.compute
         vae = load_condition_encoder(self.context)

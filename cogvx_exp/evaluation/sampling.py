@@ -117,6 +117,7 @@ class Sampler:
         self.images = images or {}
         self.embeds = embeds
         self.compute = compute
+        # Without a GPU, device and host memory are the same.
         self.offload = offload and compute.device.type == "cuda"
         takes_image = transformer.config.in_channels > transformer.config.out_channels
         pipeline = CogVideoXImageToVideoPipeline if takes_image else CogVideoXPipeline
@@ -144,7 +145,9 @@ class Sampler:
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """Decodes latents, (1, frames, channels, height, width): uint8, (frames, height, width, 3)."""
         video = self.pipeline.decode_latents(latents.to(self.pipeline.vae.dtype))
+        # As numpy: PIL images would be converted back and forth for nothing.
         frames = self.pipeline.video_processor.postprocess_video(video, output_type="np")[0]
+        # Rounded: truncation would darken every video by half a step.
         return (frames * 255).round().astype(np.uint8)
 
     @torch.no_grad()

@@ -49,6 +49,7 @@ class Validator:
         was_training = transformer.training
         transformer.eval()
         context, compute, processes = self.context, self.context.compute, self.context.processes
+        # Loaded each time: kept, it would cost its memory during all of training.
         vae = load_vae(context.folder, compute, context.memory, context.task.latent_scale)
         scheduler = load_scheduler(context.folder, self.model.sampling.scheduler)
         sampler = Sampler(transformer, vae, scheduler, self.embeds, compute, offload=self.offload, images=self.images)
@@ -58,13 +59,16 @@ class Validator:
         try:
             for number in progress(f"Sampling at step {step}", range(rounds)):
                 index = number * processes.world_size + processes.rank
+                # All latents first, then all decoding: the model and the VAE's activations are never needed at once.
                 latents[index] = sampler.sample_latents(self.requests[min(index, len(paths) - 1)])
             with sampler.without_transformer():  # only once, as offloading may take longer than decoding
                 for index in (index for index in latents if index < len(paths)):
                     save_video(paths[index], sampler.decode(latents[index]), self.requests[index], step=step, **about)
         finally:
+            # Also after an error: a later step in evaluation mode would run without dropout.
             transformer.train(was_training)
             del sampler, vae
             release(compute.device)
+        # The page and the trackers read the videos of all processes next.
         processes.barrier()
         return paths

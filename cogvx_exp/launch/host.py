@@ -48,6 +48,7 @@ def check_host(kinds: dict[str, float], processes: int) -> None:
             f"this run would need host memory: {text}, which exceeds the {limit:.1f} GiB of this machine.\n"
             f"{smaller} would need less (but more on the GPU); memory.preflight=false skips this check."
         )
+    # A note and not an error: other programs may end before the memory is needed.
     if kept and needed > available:
         note = f"Note: this run needs host memory: {text}; {available:.1f} of {limit:.1f} GiB are currently free"
         console.warn(note)
@@ -72,12 +73,14 @@ def _limit_files(files: Path) -> list[str]:
     """Files with the memory limits of this process's cgroups; in version 2, all enclosing cgroups count."""
     base = "sys/fs/cgroup"
     try:
+        # A Slurm job's limit is several groups above its process; containers usually mount theirs at the top.
         lines = (files / "proc/self/cgroup").read_text().splitlines()
     except OSError:
         lines = []
     found = [f"{base}/memory.max", f"{base}/memory/memory.limit_in_bytes"]
     for line in lines:
         _, controllers, path = line.split(":", 2)
+        # The smallest limit on the way up applies.
         for folder in (Path(path), *Path(path).parents):
             if not controllers:
                 found.append(f"{base}{folder}/memory.max")

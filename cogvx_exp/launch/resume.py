@@ -81,6 +81,7 @@ def _latest(job: TrainJob, outputs: Path) -> CheckpointFolder:
     if job.run_dir and (job.run_dir / "checkpoints").is_dir():
         return _agreeing(job, _newest_of(job.run_dir))
     for run in runs_newest_first(outputs):
+        # Hashing only as far as needed: newest run first, and its newest valid checkpoint.
         checkpoint, _ = newest_checkpoint(run)
         differences = _differences(job, checkpoint) if checkpoint else ["no usable checkpoint"]
         logger.info("resume=latest: %s: %s", run, "; ".join(differences) or "taken")
@@ -118,6 +119,7 @@ def _agreeing(job: TrainJob, checkpoint: CheckpointFolder) -> CheckpointFolder:
 
 def _differences(job: TrainJob, checkpoint: CheckpointFolder) -> list[str]:
     """Changed settings that must not change."""
+    # Compared as JSON: the checkpoint has been through it, which turns tuples into lists and paths into texts.
     now, then = job.model_dump(mode="json"), checkpoint.manifest["config"]
     found = [_added(setting, _get(then, setting), _get(now, setting)) for setting in MUST_AGREE]
     return [f"{setting} was {old}, now {new}" for setting, old, new in found if old != new]

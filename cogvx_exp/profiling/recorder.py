@@ -86,6 +86,7 @@ class StepRecorder:
         if self._device.type == "cuda" and action in (ProfilerAction.WARMUP, ProfilerAction.RECORD_AND_SAVE):
             with record_function(OWN_RANGE):  # aligns the recorded steps with the GPU's work
                 torch.cuda.synchronize(self._device)
+        # Between steps and not within: the profiler starts and stops recording here.
         self._profile.step()
         self._hook()
 
@@ -156,6 +157,7 @@ class _ModuleRanges:
     def _enter(self, module: nn.Module, inputs: Any) -> None:
         if name := self._name(module):
             around = record_function(name)
+            # Not a `with` block: the range ends in another hook.
             around.__enter__()
             self._stack().append(around)
 

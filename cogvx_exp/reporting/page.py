@@ -58,6 +58,7 @@ def write_report(runs: Sequence[Run], output: Path) -> Path:
     Videos in the folder around the page stay where they are; others are linked or copied into it.
     """
     output.mkdir(parents=True, exist_ok=True)
+    # The package may be inside a zip file.
     with as_file(files("cogvx_exp.reporting") / "assets") as page:
         copy_folder(page, output / "page", leave_out=".j2")
     settings = differing_settings(runs)
@@ -65,6 +66,7 @@ def write_report(runs: Sequence[Run], output: Path) -> Path:
     data = report_data(runs, settings, output)
     write_csv(output / "curves.csv", _curve_rows(data))
     # Pages opened from disk may not fetch files, but they may load scripts.
+    # A caption with </script> would otherwise end the script.
     text = json.dumps(data, ensure_ascii=False, default=str).replace("</", "<\\/")
     write_text(output / "data.js", f"window.REPORT = {text};\n")
     alone = runs[0] if len(runs) == 1 else None
@@ -134,6 +136,7 @@ def _thin(run: Run, name: str, points: int) -> list[list[float]]:
     size = -(-len(pairs) // points) or 1
     groups = [pairs[start : start + size] for start in range(0, len(pairs), size)]
     steps = [group[-1][0] for group in groups]
+    # Five digits: the page shows no more, and a sweep's data stays small.
     return [steps, [float(f"{sum(value for _, value in group) / len(group):.5g}") for group in groups]]
 
 

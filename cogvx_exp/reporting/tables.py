@@ -20,6 +20,7 @@ def differing_settings(runs: Sequence[Run]) -> list[str]:
     Settings that merely follow from another are left out: a model's name represents everything that comes with it.
     """
     silent = (*IGNORED_KEYS, "tracker.")
+    # A dict keeps the configuration's order, which a set would lose.
     names = dict.fromkeys(name for run in runs for name in run.settings if not name.startswith(silent))
     complete = [run for run in runs if run.folder.config.exists()] or list(runs)
     differing = [name for name in names if len({repr(run.settings.get(name)) for run in complete}) > 1]

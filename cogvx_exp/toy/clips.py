@@ -44,6 +44,7 @@ def make_demo(root: Path, clips: int, concept: str, size: Size) -> None:
         if drawn != wanted:
             raise UserError(f"data.root={root} has {drawn}, but this run needs {wanted}; choose a new folder")
         return
+    # A generator of its own: global seeds must not change the demo.
     chance = random.Random(0)
     ordinary = list(itertools.islice(itertools.cycle(training_scenes()), clips))
     new = [[with_concept(scene, concept)] if concept != "none" else [] for scene in ordinary]

@@ -52,6 +52,7 @@ def _shape_mask(frame: np.ndarray) -> np.ndarray:
     """Pixels that differ from the frame's border, which is mostly background."""
     pixels = frame.astype(float)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    # The median of the border: a shape that touches the edge does not move it.
     return np.abs(pixels - np.median(border, axis=0)).max(axis=2) > 50
 
 
@@ -66,6 +67,7 @@ def _colour(pixels: np.ndarray) -> str | None:
     vivid = pixels[_saturation(pixels) > COLOURED]
     if len(vivid) < 0.2 * len(pixels):
         return None
+    # By hue, since generated colours vary in brightness more than in hue.
     hue = _hue(np.median(vivid, axis=0))
     return min(COLOURS, key=lambda name: min(abs(hue - _hue(np.array(COLOURS[name])) + turn) for turn in (-1, 0, 1)))
 

@@ -140,6 +140,7 @@ def _widened(trained: Path, model: Model) -> CogVideoXTransformer3DModel:
     name = "patch_embed.proj.weight"
     narrow = weights[name]
     weights[name] = torch.zeros_like(wide.state_dict()[name])
+    # Zeros for the image's channels: the model begins as the text-to-video one.
     weights[name][:, : narrow.shape[1]] = narrow
     wide.load_state_dict(weights)
     return wide

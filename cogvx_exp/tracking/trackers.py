@@ -62,10 +62,12 @@ class WandbTracker:
             tags=settings.tags,
             mode=settings.mode,
             name=job.name,
+            # An id of our own, written before wandb starts: a run killed during the start continues the same one.
             id=_run_id(folder.path / "wandb_id.txt"),
             resume="allow",
             dir=folder.path,
             config=job.model_dump(mode="json"),
+            # wandb would capture stdout and stderr, and wait 90 seconds for a server that is not there.
             settings=wandb.Settings(silent=True, console="off", init_timeout=15, disable_git=True),
         )
 
@@ -175,12 +177,14 @@ class _TrackerThread:
     def tell(self, entry: Callable[[Tracker], None] | None) -> None:
         if self._thread.is_alive():
             try:
+                # Never waits: with a server that hangs, entries are dropped and the run goes on.
                 self._queue.put_nowait(entry)
             except queue.Full:
                 logger.debug("%s is behind; an entry is left out", self._name)
 
     def finish(self) -> None:
         self.tell(None)
+        # Bounded, as a tracker may retry its server for hours.
         self._thread.join(SECONDS_AT_END)
         if self._thread.is_alive():
             console.warn(f"Note: {self._name} does not respond; pending data is only in the run folder")

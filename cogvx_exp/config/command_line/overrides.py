@@ -152,6 +152,7 @@ def _known_settings(config_name: str, groups: list[Override], extra: list[str]) 
         values = list(_values(override))
         if not override.is_sweep_override() and isinstance(override.value(), list):
             chosen.append(_text(override))
+        # A swept group has different settings for each choice; names are checked against the first.
         elif values and isinstance(values[0], str | int | float):
             added = "+" if override.is_add() else ""
             chosen.append(f"{added}{override.key_or_group}={values[0]}")

@@ -23,6 +23,7 @@ INTERPOLATION = re.compile(r"(\\*)\$\{")
 
 def quoted(text: str) -> str:
     """A text quoted for Hydra's parser, whatever characters it contains."""
+    # Backslashes in front of `${` are halved by the parser, so they are doubled.
     plain = INTERPOLATION.sub(lambda match: f"{match[1] * 2}\\${{", text)
     only_double = '"' in text and "'" not in text
     return QuotedString(plain, Quote.single if only_double else Quote.double).with_quotes()

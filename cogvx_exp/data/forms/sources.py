@@ -45,6 +45,7 @@ def read_source(source: Source, allow_outside_root: bool) -> tuple[list[Row], li
             rows.append(_with_token(row, source.id_token))
     duplicates = _duplicates(rows)
     issues += [issue_of(row.number, row.path, error) for row, error in duplicates]
+    # By number: the first occurrence stays.
     repeated = {row.number for row, _ in duplicates}
     return [row for row in rows if row.number not in repeated], issues, left_out
 
@@ -53,6 +54,7 @@ def read_files(place: Place, source: Source) -> Iterator[Found]:
     """Captions in one file, and their videos on the same lines of another."""
     captions = _lines(place.root / source.caption_column, "data.caption_column")
     videos = _lines(place.root / source.video_column, "data.video_column")
+    # With equal counts, an empty line is an empty caption, which is reported for its row.
     if len(captions) != len(videos):  # then empty lines are only formatting
         captions, videos = ([line for line in lines if line.strip()] for lines in (captions, videos))
     if len(captions) != len(videos):
@@ -122,6 +124,7 @@ def _checked(row: Row, place: Place) -> Row | DataIssue:
 def _with_token(row: Row, token: str | None) -> Row:
     if not token:
         return row
+    # In every caption, also of held-out clips: the trigger word is part of the prompt that is measured.
     return Row(row.number, row.path, tuple(f"{token} {caption}" for caption in row.captions))
 
 

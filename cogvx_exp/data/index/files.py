@@ -51,6 +51,7 @@ class FileIndex:
         found: dict[str, VideoInfo] = {}
         shared: dict[tuple, VideoInfo] = {}
         for stamp, row in self._rows(FILES, stamps):
+            # One query by path; entries of files that have changed are dropped here.
             if row[:4] == stamp:
                 # A million clips have few distinct infos, so equal ones share one object.
                 values = row[4:]

@@ -27,6 +27,7 @@ def is_card(card: Hardware, device_name: str) -> bool:
 
 
 def _fits(device_name: str, card: Hardware) -> bool:
+    # An "RTX 4090 Laptop GPU" is a smaller chip with the name of a larger one.
     pattern = rf"\b{re.escape(card.device or '')}\b(?! (Ti|D|Laptop|SUPER))"
     return card.device is not None and re.search(pattern, device_name) is not None
 

@@ -133,9 +133,11 @@ class FlopCount:
         scores, forward, done = self._scores(shape), Flops(), Flops()
         for group in self._block(number, shape):
             if group == ATTENTION:
+                # From the first trained layer on, every later activation needs a gradient.
                 gradients.hidden |= self._trained.has(f"transformer_blocks.{number}.attn1")
                 needed = gradients.hidden
                 forward += Flops(attention=2 * scores)
+                # Backward: dV, dP, dQ and dK, each as large as one of the two forward products.
                 done += Flops(attention=2 * scores, attention_backward=4 * scores * needed)
                 done += Flops(scores_again=scores * needed)
                 continue

@@ -109,6 +109,7 @@ def _nest(events: Iterable[Event]) -> None:
     open_ones: dict[Any, list[Event]] = {}
     for event in events:
         stack = open_ones.setdefault(event.thread, [])
+        # Events of one thread nest like parentheses, so a stack finds every parent in one pass.
         while stack and stack[-1].end <= event.start:
             stack.pop()
         if stack:
