@@ -86,10 +86,10 @@ def main() -> None:
             call("cogvx_exp.toy_model.check", *check)
         shares = json.loads((folder / "check" / "shares.json").read_text())
         plain = shares["plain"]
-        (asked,) = (some for what, some in shares.items() if what != "plain")
+        (requested,) = (some for what, some in shares.items() if what != "plain")
         summary = json.loads((run / "summary.json").read_text()) if settings is not None else {}
         steps = summary.get("steps", steps)
-        cells = [asked["concept"], plain["concept"], plain["colour"], plain["direction"], plain["background"]]
+        cells = [requested["concept"], plain["concept"], plain["colour"], plain["direction"], plain["background"]]
         seconds = f"{summary['seconds_per_step']:.2f}" if summary else ""
         rows[name] = f"| {name} | {' | '.join(f'{cell:.0%}' for cell in cells)} | {seconds} |"
         header = HEADER.format(cores=os.cpu_count(), steps=steps, prompts=arguments.prompts)

@@ -140,7 +140,7 @@ def _field(kind: Kind, name: str) -> Kind | None:
 
 def _is_section(kind: Kind) -> bool:
     classes = (member.annotation for member in kind.members() if isinstance(member.annotation, type))
-    return any(issubclass(one, BaseModel) for one in classes)
+    return any(issubclass(cls, BaseModel) for cls in classes)
 
 
 def _is_alternative(kind: Kind) -> bool:

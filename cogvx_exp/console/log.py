@@ -29,19 +29,19 @@ IN_ADDRESS = re.compile(r"(?<=://)[^/\s@]+(?=@)")
 
 
 @contextmanager
-def logging_as_asked() -> Iterator[None]:
+def configured_logging() -> Iterator[None]:
     """Enables the log that COGVX_LOG selects.
 
     Raises:
         UserError: the value of COGVX_LOG is invalid.
     """
-    asked = _asked()
+    selected = _selection()
     root = logging.getLogger()
     # Entered again by a job of a sweep, which would otherwise log every line twice.
-    if asked is None or any(isinstance(handler, _Stderr) for handler in root.handlers):
+    if selected is None or any(isinstance(handler, _Stderr) for handler in root.handlers):
         yield
         return
-    level, name = asked
+    level, name = selected
     loggers = {logging.getLogger(name or OURS): level}
     if level == logging.DEBUG and not name:
         loggers.setdefault(root, logging.INFO)  # at debug, matplotlib and PIL alone write thousands of lines
@@ -61,11 +61,11 @@ def logging_as_asked() -> Iterator[None]:
 
 def libraries_are_logged() -> bool:
     """Whether the logs of libraries are enabled, too."""
-    asked = _asked()
-    return asked is not None and asked[0] == logging.DEBUG and not (asked[1] or "").startswith(OURS)
+    selected = _selection()
+    return selected is not None and selected[0] == logging.DEBUG and not (selected[1] or "").startswith(OURS)
 
 
-def _asked() -> tuple[int, str] | None:
+def _selection() -> tuple[int, str] | None:
     """The level, and the name of the logger if only one is selected."""
     value = os.environ.get(VARIABLE, "")
     if not value:

@@ -57,8 +57,8 @@ def plain_disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        found = disk_error(error)
-        raise OSError(found.errno, found.strerror, str(path)) if found else OSError(str(error)) from None
+        cause = disk_error(error)
+        raise OSError(cause.errno, cause.strerror, str(path)) if cause else OSError(str(error)) from None
 
 
 @contextmanager
@@ -74,11 +74,11 @@ def disk_errors_explained(explain: Callable[[OSError], str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        found = disk_error(error)
-        if found is None:
+        cause = disk_error(error)
+        if cause is None:
             raise
         # Without the chain: a traceback of the library would tell the reader nothing more.
-        raise UserError(explain(found)) from None
+        raise UserError(explain(cause)) from None
 
 
 def cache_trouble(cache_dir: Path) -> AbstractContextManager[None]:

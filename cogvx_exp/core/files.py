@@ -19,22 +19,22 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary path next to `path` that replaces `path` when the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Next to the target, because a rename is atomic only within one file system.
-    beside = _beside(path)
+    tmp = _temporary_name(path)
     try:
-        yield beside
-        mode_by_umask(beside)
+        yield tmp
+        mode_by_umask(tmp)
         # fsync before the rename: otherwise a power cut can leave the new name with empty content.
-        _sync(beside)
-        beside.replace(path)
+        _sync(tmp)
+        tmp.replace(path)
     finally:
         # After a success the name is gone already.
-        beside.unlink(missing_ok=True)
+        tmp.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file atomically."""
-    with atomic_write(path) as beside:
-        beside.write_text(text, encoding="utf-8", errors="backslashreplace")  # lone surrogates are legal in JSON
+    with atomic_write(path) as tmp:
+        tmp.write_text(text, encoding="utf-8", errors="backslashreplace")  # lone surrogates are legal in JSON
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -53,39 +53,39 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
     If another process has created `folder` in the meantime, that one is kept.
     """
-    beside = _beside(folder)
-    beside.mkdir(parents=True)
+    tmp = _temporary_name(folder)
+    tmp.mkdir(parents=True)
     try:
-        yield beside
-        sync_folder(beside)
+        yield tmp
+        sync_folder(tmp)
         try:
             # rename refuses to replace a folder with files in it: the first of several processes wins, the others throw
             # away.
-            beside.rename(folder)
+            tmp.rename(folder)
         except OSError:
             if not folder.exists():
                 raise
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(tmp, ignore_errors=True)
 
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yields a temporary folder next to `folder` that replaces `folder` when the block succeeds."""
     # Fixed names, unlike in `whole_folder`: one process owns the folder, and finds what a kill has left.
-    beside, before = (folder.with_name(f".{folder.name}.{what}") for what in ("tmp", "before"))
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    tmp, before = (folder.with_name(f".{folder.name}.{what}") for what in ("tmp", "before"))
+    shutil.rmtree(tmp, ignore_errors=True)
+    tmp.mkdir(parents=True)
     try:
-        yield beside
-        sync_folder(beside)
+        yield tmp
+        sync_folder(tmp)
         shutil.rmtree(before, ignore_errors=True)
         # A rename cannot replace a folder with files in it, so the old one is moved away first.
         if folder.exists():
             folder.replace(before)
-        beside.replace(folder)
+        tmp.replace(folder)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)  # frees the space if the disk is full
+        shutil.rmtree(tmp, ignore_errors=True)  # frees the space if the disk is full
     shutil.rmtree(before, ignore_errors=True)
 
 
@@ -165,7 +165,7 @@ def _umask() -> int:
     return before
 
 
-def _beside(path: Path) -> Path:
+def _temporary_name(path: Path) -> Path:
     """A temporary name that is unique across machines, and never longer than names may be."""
     return path.with_name(f".{secrets.token_hex(8)}.tmp")
 

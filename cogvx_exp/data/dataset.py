@@ -85,12 +85,12 @@ def load_dataset(data: Data, cache_dir: Path) -> Dataset:
         left_out += junk
         if source.source == "latents":
             allowed = None if data.allow_outside_root or source.root is None else os.path.realpath(source.root)
-            found, of_files = _latent_clips(rows, number, allowed)
+            new_clips, of_files = _latent_clips(rows, number, allowed)
         else:
             infos, of_files = _examine_videos(rows, data, cache_dir)
-            found, of_buckets = assign_buckets(rows, infos, data, number)
+            new_clips, of_buckets = assign_buckets(rows, infos, data, number)
             issues += of_buckets
-        clips += found
+        clips += new_clips
         issues += of_files
     training, held_out = split_holdout(clips, data)
     counts = Counter(clip.source for clip in training)
@@ -278,10 +278,10 @@ def _listed(wanted: list[str], paths: set[str], data: Data) -> set[str]:
     roots = [source.root for source in data.all_sources() if source.root]
     held = set()
     for name in wanted:
-        found = {find_file(Path(root), name) for root in roots} & paths
-        if not found:
+        matches = {find_file(Path(root), name) for root in roots} & paths
+        if not matches:
             raise UserError(f"data.holdout: {name} is not in the dataset; give paths relative to data.root")
-        held |= found
+        held |= matches
     return held
 
 

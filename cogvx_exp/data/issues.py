@@ -46,7 +46,7 @@ def print_issues(issues: list[DataIssue], console: PlainConsole) -> None:
 
 def write_issues(issues: list[DataIssue], path: Path) -> None:
     """Writes the issues as CSV."""
-    with atomic_write(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as tmp, tmp.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["row", "file", "what is wrong", "how to fix it"])
         writer.writerows(astuple(issue) for issue in issues)

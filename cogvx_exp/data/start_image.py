@@ -102,8 +102,8 @@ def open_image(source: str) -> Image.Image:
     Raises:
         UserError: it cannot be opened.
     """
-    if found := FRAME.fullmatch(source):
-        index, video = int(found[1] or 0), found[2]
+    if match := FRAME.fullmatch(source):
+        index, video = int(match[1] or 0), match[2]
         try:
             return Image.fromarray(next(iter(open_video(video).frames([index]))))
         except UserError as error:

@@ -25,10 +25,10 @@ def ignore_leftovers() -> list[str]:
 
     Call only if `rank_and_world_size` finds no other processes.
     """
-    left = [name for name in PLACE if name in os.environ]
-    for name in left:
+    leftovers = [name for name in PLACE if name in os.environ]
+    for name in leftovers:
         del os.environ[name]
-    return [name for name in left if not name.startswith("MASTER")]
+    return [name for name in leftovers if not name.startswith("MASTER")]
 
 
 def check_first(host: str, port: int, setting: str) -> None:

@@ -70,11 +70,11 @@ def _locate(path: Path, setting: str) -> tuple[Path, dict[str, Any]]:
             f"{setting}={path}: this run has no export yet; finish it with resume={path}, or use one of its "
             f"checkpoints ({path / 'checkpoints'}/step-N)"
         )
-    found = sorted(path.glob("*.safetensors")) if path.is_dir() else []
-    if len(found) == 1:
-        return found[0], {}
-    if found:
-        raise UserError(f"{setting}={path} has {len(found)} files; choose one: {', '.join(map(str, found[:3]))}")
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else []
+    if len(files) == 1:
+        return files[0], {}
+    if files:
+        raise UserError(f"{setting}={path} has {len(files)} files; choose one: {', '.join(map(str, files[:3]))}")
     if not path.exists():
         raise UserError(f"{setting}={path} does not exist; give a run folder or an adapter file")
     raise UserError(f"{setting}={path}: is neither a run folder nor a folder with {' or '.join(names)}")

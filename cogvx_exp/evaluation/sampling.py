@@ -72,10 +72,10 @@ def video_requests(
         include={"negative_prompt", "num_frames", "height", "width", "fps"}
         | {"num_inference_steps", "guidance_scale", "dynamic_cfg"}
     )
-    each: Sequence[str | None] = images or [None] * len(prompts)
+    start_images: Sequence[str | None] = images or [None] * len(prompts)
     return [
         VideoRequest(prompt=prompt, seed=settings.seed + index, image=image, reshape=reshape, **shared)
-        for prompt, image in zip(prompts, each, strict=True)
+        for prompt, image in zip(prompts, start_images, strict=True)
         for index in range(num_videos)
     ]
 

@@ -34,7 +34,7 @@ FORMAT = 2
 """Increase it when the meaning of an entry's content changes."""
 CHECKSUM = "crc32"
 """Metadata key of the checksum of the tensor's bytes. Older entries have none."""
-_told: set[Path] = set()
+_reported: set[Path] = set()
 """Damaged entries that were already reported."""
 
 
@@ -67,8 +67,8 @@ class TensorCache:
         except PermissionError:
             raise UserError(f"{path} is not readable; its owner can change that: chmod -R g+rX {self.folder}") from None
         # `has` is called several times for an entry; one report is enough.
-        if damage and path not in _told:
-            _told.add(path)
+        if damage and path not in _reported:
+            _reported.add(path)
             console.warn(f"{path} {damage}: encoding it again")
         return not damage
 
@@ -101,8 +101,8 @@ class TensorCache:
             raise ClipError("encoding gave non-finite values", "try model.dtype=float32, or remove it")
         tensor = tensor.detach().cpu().contiguous()
         path = self._path(key)
-        with plain_disk_errors(path), atomic_write(path) as beside:
-            save_file({"tensor": tensor}, beside, metadata={CHECKSUM: _checksum(tensor)})
+        with plain_disk_errors(path), atomic_write(path) as tmp:
+            save_file({"tensor": tensor}, tmp, metadata={CHECKSUM: _checksum(tensor)})
         logger.debug("saved %s %s", path, list(tensor.shape))
 
     def _path(self, key: str) -> Path:

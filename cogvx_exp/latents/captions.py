@@ -39,7 +39,7 @@ def prepare_captions(captions: Iterable[str], context: PipelineContext) -> dict[
     logger.info("captions: %d distinct, %d to encode here", len(keys), sum(map(len, missing)))
     if missing:
         tokenizer, text_encoder = load_text_encoder(context.folder, context.compute)
-        _say_cut([caption for group in missing for caption in group], tokenizer, context.max_tokens)
+        _warn_truncated([caption for group in missing for caption in group], tokenizer, context.max_tokens)
         for group in progress("Encoding captions", missing):
             # Always the whole group: the other captions of a batch can change an embedding's last bits.
             embeds = encode_captions(group, tokenizer, text_encoder, context.max_tokens)
@@ -68,7 +68,7 @@ def load_embeds(captions: list[str], keys: dict[str, str], cache: TensorCache) -
     return torch.stack([cache.load(keys[caption]) for caption in captions])
 
 
-def _say_cut(captions: list[str], tokenizer: Any, max_tokens: int) -> None:
+def _warn_truncated(captions: list[str], tokenizer: Any, max_tokens: int) -> None:
     counts = token_counts(captions, tokenizer)
     for caption, count in zip(captions, counts, strict=True):
         if count > max_tokens:

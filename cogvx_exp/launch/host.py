@@ -38,9 +38,9 @@ def check_host(kinds: dict[str, float], processes: int) -> None:
     limit, available = host_limit() / GIB, psutil.virtual_memory().available / GIB
     kept = sum(kinds.values())
     needed = processes * (kept + PROCESS_GIB)
-    each = f"{processes} processes, each " if processes > 1 else ""
+    prefix = f"{processes} processes, each " if processes > 1 else ""
     parts = ", ".join(f"{kind} {size:.1f}" for kind, size in kinds.items() if size >= 0.05)
-    text = f"{each}{kept:.1f} GiB ({parts}) and {PROCESS_GIB:g} per process"
+    text = f"{prefix}{kept:.1f} GiB ({parts}) and {PROCESS_GIB:g} per process"
     logger.info("host memory, GiB: needs %.1f, free %.1f, limit %.1f", needed, available, limit)
     if needed > limit:
         smaller = " ".join(dict.fromkeys(SMALLER[kind] for kind, size in kinds.items() if size >= 0.05))
@@ -77,13 +77,13 @@ def _limit_files(files: Path) -> list[str]:
         lines = (files / "proc/self/cgroup").read_text().splitlines()
     except OSError:
         lines = []
-    found = [f"{base}/memory.max", f"{base}/memory/memory.limit_in_bytes"]
+    paths = [f"{base}/memory.max", f"{base}/memory/memory.limit_in_bytes"]
     for line in lines:
         _, controllers, path = line.split(":", 2)
         # The smallest limit on the way up applies.
         for folder in (Path(path), *Path(path).parents):
             if not controllers:
-                found.append(f"{base}{folder}/memory.max")
+                paths.append(f"{base}{folder}/memory.max")
             elif controllers == "memory":
-                found.append(f"{base}/memory{folder}/memory.limit_in_bytes")
-    return found
+                paths.append(f"{base}/memory{folder}/memory.limit_in_bytes")
+    return paths

@@ -100,8 +100,8 @@ def _newest_of(run: Path) -> CheckpointFolder:
 
 def _verified(run: Path) -> CheckpointFolder | None:
     """The newest valid checkpoint; prints which ones are skipped."""
-    checkpoint, passed_over = newest_checkpoint(run)
-    for reason in passed_over:
+    checkpoint, skipped = newest_checkpoint(run)
+    for reason in skipped:
         console.warn(f"Skipped: {reason}")
     return checkpoint
 
@@ -121,8 +121,8 @@ def _differences(job: TrainJob, checkpoint: CheckpointFolder) -> list[str]:
     """Changed settings that must not change."""
     # Compared as JSON: the checkpoint has been through it, which turns tuples into lists and paths into texts.
     now, then = job.model_dump(mode="json"), checkpoint.manifest["config"]
-    found = [_added(setting, _get(then, setting), _get(now, setting)) for setting in MUST_AGREE]
-    return [f"{setting} was {old}, now {new}" for setting, old, new in found if old != new]
+    compared = [_added(setting, _get(then, setting), _get(now, setting)) for setting in MUST_AGREE]
+    return [f"{setting} was {old}, now {new}" for setting, old, new in compared if old != new]
 
 
 def _added(setting: str, old: Any, new: Any) -> tuple[str, Any, Any]:

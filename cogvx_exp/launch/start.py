@@ -237,9 +237,9 @@ def _write_failure(folder: RunFolder, message: str) -> None:
 def _arguments(overrides: list[str]) -> list[str]:
     """The command-line arguments that repeat the run; for a job of a sweep, only that job."""
     hydra = HydraConfig.get()
-    own = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    config_dirs = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
     overrides = [text for text in overrides if not text.startswith("sweep.")]
-    return ["--config-dir", own[0], *overrides, "hydra.mode=RUN"] if own else overrides
+    return ["--config-dir", config_dirs[0], *overrides, "hydra.mode=RUN"] if config_dirs else overrides
 
 
 def _run_dir(job: TrainJob, checkpoint: CheckpointFolder | None) -> Path:

@@ -17,7 +17,7 @@ from cogvx_exp.console.progress import console
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.shared_memory import has_room, no_room
 from cogvx_exp.diffusion.batch import Batch, collate
-from cogvx_exp.distributed.waiting import Teller
+from cogvx_exp.distributed.waiting import WaitReporter
 from cogvx_exp.loading.sampler import BatchStream, SampleIndex
 from cogvx_exp.loading.samples import TrainingSamples
 
@@ -62,16 +62,16 @@ def cached_batches(
     # the handler, the death of a worker is noticed by the next request for a batch instead.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    teller = Teller("the next batch; the storage of cache_dir is slow or gone")
+    reporter = WaitReporter("the next batch; the storage of cache_dir is slow or gone")
     try:
         while True:
-            with teller.waiting(), wait():
+            with reporter.waiting(), wait():
                 batch = _next(loaded)
             if isinstance(batch, UserError):  # from a worker, where raising it would print a traceback
                 raise batch
             yield batch.to(device)
     finally:
-        teller.end()
+        reporter.end()
 
 
 @dataclass(frozen=True)

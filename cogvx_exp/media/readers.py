@@ -99,17 +99,17 @@ class PyAvReader:
         """See `Reader`."""
         times = Counter(indices)
         ascending = sorted(times)
-        found = zip(ascending, self._ascending(ascending), strict=True)
+        pairs = zip(ascending, self._ascending(ascending), strict=True)
         if list(indices) == sorted(indices):
-            return (frame for index, frame in found for _ in range(times[index]))
+            return (frame for index, frame in pairs for _ in range(times[index]))
         # Only a choice out of order has to be kept in memory.
-        kept = dict(found)
+        kept = dict(pairs)
         return (kept[index] for index in indices)
 
     def _ascending(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """The frames at unique ascending indices."""
         wanted = iter(indices)
-        following, found = next(wanted, None), 0
+        following, count = next(wanted, None), 0
         with opened(self._path) as (container, stream):
             frames = self._as_expected(decoded(container, stream))
             if self._timeline.interlaced:
@@ -117,11 +117,11 @@ class PyAvReader:
             for index, frame in enumerate(frames):
                 if index == following:
                     yield self._timeline.geometry.picture(frame)
-                    following, found = next(wanted, None), found + 1
+                    following, count = next(wanted, None), count + 1
                 if following is None:
                     return
         if following is not None:
-            raise cut_off(found, len(indices))
+            raise cut_off(count, len(indices))
 
     def _as_expected(self, frames: Iterator[Any]) -> Iterator[Any]:
         """The frames, checked against the timestamps of the packets."""

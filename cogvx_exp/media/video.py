@@ -100,16 +100,16 @@ def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
         OSError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}")  # keeps the suffix, from which ffmpeg infers the container
+    tmp = path.with_name(f".{path.name}")  # keeps the suffix, from which ffmpeg infers the container
     try:
-        _write_frames(beside, frames, fps)
-        if b"moov" not in beside.read_bytes():  # the index, written last; imageio_ffmpeg hides ffmpeg's exit code
+        _write_frames(tmp, frames, fps)
+        if b"moov" not in tmp.read_bytes():  # the index, written last; imageio_ffmpeg hides ffmpeg's exit code
             raise OSError(f"ffmpeg could not write {path}")
     except OSError:
-        beside.unlink(missing_ok=True)
+        tmp.unlink(missing_ok=True)
         try_disk(path.parent)
         raise
-    beside.replace(path)
+    tmp.replace(path)
 
 
 def _write_frames(path: Path, frames: np.ndarray, fps: int) -> None:

@@ -83,8 +83,8 @@ def build_pipeline(
             set_alpha_to_one=True,
         ),
     )
-    with whole_folder(folder) as beside:
-        pipeline.save_pretrained(beside)
+    with whole_folder(folder) as tmp:
+        pipeline.save_pretrained(tmp)
 
 
 def build_transformer(model: Model) -> CogVideoXTransformer3DModel:

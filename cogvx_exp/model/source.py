@@ -27,9 +27,9 @@ def put_together(weights: Path, name: str, cache_dir: Path) -> Path:
     made_from = {path.name + path.parent.name: file_hash(path) for part in parts for path in part.rglob("*.*")}
     folder = cache_dir / "models" / f"{name}-{fingerprint(made_from)[:12]}"
     if not folder.exists():
-        with whole_folder(folder) as beside:
+        with whole_folder(folder) as tmp:
             for part in parts:
-                copy_folder(part, beside)
+                copy_folder(part, tmp)
     return folder
 
 

@@ -203,8 +203,8 @@ def _polynomial(optimizer: torch.optim.Optimizer, settings: LrScheduler, steps: 
             return step / warmup
         if step > steps:
             return POLYNOMIAL_END / peak
-        left = 1 - (step - warmup) / max(steps - warmup, 1)
-        return ((peak - POLYNOMIAL_END) * left**power + POLYNOMIAL_END) / peak
+        remaining = 1 - (step - warmup) / max(steps - warmup, 1)
+        return ((peak - POLYNOMIAL_END) * remaining**power + POLYNOMIAL_END) / peak
 
     # A factor of each group's own peak, so groups with different rates keep their ratio.
     return LambdaLR(optimizer, share, last_epoch=done - 1)

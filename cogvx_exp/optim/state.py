@@ -90,7 +90,7 @@ def load_states(
     # An offloaded optimizer's groups hold the copies on the host, not the model's parameters.
     names |= {on_host: names[on_device] for on_device, on_host in copies.items()}
     for part in getattr(optimizer, "parts", [optimizer]):
-        _load_part(part, [[names[one] for one in group["params"]] for group in part.param_groups], learned)
+        _load_part(part, [[names[parameter] for parameter in group["params"]] for group in part.param_groups], learned)
     if hasattr(optimizer, "take_weights"):
         optimizer.take_weights()
 
@@ -176,10 +176,10 @@ def _is_learned(key: str, value: Any, initial: dict[str, Any]) -> bool:
     return key not in initial or not _same(value, initial[key])
 
 
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor) or isinstance(other, torch.Tensor):
-        return torch.equal(torch.as_tensor(one).cpu(), torch.as_tensor(other).cpu())
-    return bool(one == other)
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, torch.Tensor) or isinstance(second, torch.Tensor):
+        return torch.equal(torch.as_tensor(first).cpu(), torch.as_tensor(second).cpu())
+    return bool(first == second)
 
 
 def _initial_values(optim: Optim, dimensions: int) -> dict[str, Any]:

@@ -100,16 +100,16 @@ class StepRecorder:
         if not self._recorded:
             return
         try:
-            with replacing_folder(self._folder) as beside:
-                recorded.export_chrome_trace(str(beside / TRACE))
-                found = self._break_down(beside / TRACE)
-                write_results(found, beside)
+            with replacing_folder(self._folder) as tmp:
+                recorded.export_chrome_trace(str(tmp / TRACE))
+                breakdown = self._break_down(tmp / TRACE)
+                write_results(breakdown, tmp)
         except OSError as error:  # a failed profile must not end the training
             console.print(f"Note: {self._folder}: {error.strerror}; no profile was written", soft_wrap=True)
             return
-        if self._device.type == "cuda" and not found.on_device:
+        if self._device.type == "cuda" and not breakdown.on_device:
             console.print("Note: no GPU kernels were recorded; the profile shows operators on the host instead")
-        print_results(found, self._folder)
+        print_results(breakdown, self._folder)
 
     def _break_down(self, path: Path) -> Breakdown:
         return break_down(

@@ -82,12 +82,12 @@ class Run:
     @cached_property
     def videos(self) -> list[Video]:
         """The validation videos, by step."""
-        found = []
+        videos = []
         for folder in sorted((self.folder.path / "validation").glob("step-*")):
             for number, path in enumerate(sorted(folder.glob("*.mp4"))):
                 prompt = str(_json(path.with_suffix(".json")).get("prompt", path.stem))
-                found.append(Video(path, int(folder.name.partition("-")[2]), prompt, number))
-        return found
+                videos.append(Video(path, int(folder.name.partition("-")[2]), prompt, number))
+        return videos
 
 
 def find_runs(folders: Iterable[Path]) -> list[Run]:
@@ -102,12 +102,12 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
             raise UserError(
                 f"{folder} is not a folder; give folders of runs or of sweeps, such as outputs/multirun/TIME"
             )
-        found = list(_runs_in(folder.resolve(), DEEPEST))
-        if not found:
+        runs = list(_runs_in(folder.resolve(), DEEPEST))
+        if not runs:
             raise UserError(
                 f"{folder} contains no run; give folders of runs or of sweeps, such as outputs/multirun/TIME"
             )
-        paths += [path for path in found if path.resolve() not in {one.resolve() for one in paths}]
+        paths += [path for path in runs if path.resolve() not in {other.resolve() for other in paths}]
     common = Path(commonpath(paths)) if len(paths) > 1 else paths[0].parent
     return [Run(str(path.relative_to(common)), RunFolder(path)) for path in paths]
 

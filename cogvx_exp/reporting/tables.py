@@ -69,7 +69,7 @@ def run_row(run: Run, differing: list[str]) -> dict[str, Any]:
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Writes rows as CSV; columns missing in some rows come last."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with atomic_write(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as tmp, tmp.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)

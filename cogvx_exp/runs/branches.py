@@ -93,8 +93,8 @@ def _move(folder: RunFolder, about: dict[str, Any]) -> Path:
         source, target = folder.path / name, there / name
         # Copies first, moves after: a kill in between leaves everything in at least one place.
         if source.exists() and not target.exists():
-            with atomic_write(target) as beside:
-                shutil.copyfile(source, beside)
+            with atomic_write(target) as tmp:
+                shutil.copyfile(source, tmp)
     for part in BY_STEP:
         for source in _later(folder.path / part, about["after"]):
             (there / part).mkdir(exist_ok=True)

@@ -23,17 +23,17 @@ class Metrics:
     Args:
         path: the file.
         after_step: the last step whose line is kept.
-        tell: called with each line.
+        on_line: called with each line.
     """
 
-    def __init__(self, path: Path, after_step: int, tell: Callable[[dict[str, Any]], None] = lambda values: None):
-        self._tell = tell
+    def __init__(self, path: Path, after_step: int, on_line: Callable[[dict[str, Any]], None] = lambda values: None):
+        self._on_line = on_line
         # A line per step must stay unique, since the steps after the checkpoint are computed again.
         kept = [line for line in read_metrics(path) if line["step"] <= after_step]
         self.last: dict[str, Any] = kept[-1] if kept else {}
         """The last line that was kept."""
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._path, self._waiting, self._told = path, b"", False
+        self._path, self._waiting, self._reported = path, b"", False
         self._file = path.open("ab", buffering=0)  # unbuffered: lines survive a kill, and reports see them
 
     def __enter__(self) -> "Metrics":
@@ -49,7 +49,7 @@ class Metrics:
         self._waiting += json.dumps(values).encode() + b"\n"
         self._append()
         # Trackers get every line, whatever the disk does.
-        self._tell(values)
+        self._on_line(values)
 
     def _append(self) -> None:
         try:
@@ -58,9 +58,9 @@ class Metrics:
         except OSError as error:
             if error.errno not in FULL:
                 raise
-            if not self._told:
+            if not self._reported:
                 console.warn(f"Note: {self._path}: {error.strerror}; its lines are kept in memory")
-            self._told = True
+            self._reported = True
 
 
 class NoMetrics:

@@ -84,8 +84,8 @@ def sweep_overrides(overrides: list[str]) -> list[str]:
         raise UserError(
             f"hydra.sweep.dir={given[-1]} already has a sweep; add sweep.resume=true to continue it, or choose another"
         )
-    if wants and not given and (found := find_sweep(overrides)):
-        added.append(f"hydra.sweep.dir={found}")
+    if wants and not given and (folder := find_sweep(overrides)):
+        added.append(f"hydra.sweep.dir={folder}")
     return added
 
 

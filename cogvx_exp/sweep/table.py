@@ -63,10 +63,10 @@ class SweepTable:
         if self._live:
             self._live.update(jobs_table(jobs), refresh=True)
         else:
-            self._say_changes(jobs)
+            self._print_changes(jobs)
         return jobs
 
-    def _say_changes(self, jobs: list[SweepJob]) -> None:
+    def _print_changes(self, jobs: list[SweepJob]) -> None:
         for job, label in zip(jobs, labels([job.overrides for job in jobs]), strict=True):
             if job.status not in ("waiting", self._said.get(job.number)):
                 self._said[job.number] = job.status

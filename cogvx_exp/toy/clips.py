@@ -48,10 +48,10 @@ def make_demo(root: Path, clips: int, concept: str, size: Size) -> None:
     chance = random.Random(0)
     ordinary = list(itertools.islice(itertools.cycle(training_scenes()), clips))
     new = [[with_concept(scene, concept)] if concept != "none" else [] for scene in ordinary]
-    scenes = [one for pair in zip(new, ordinary, strict=True) for one in (*pair[0], pair[1])]
-    with whole_folder(root) as beside:
-        write_clips(beside, [varied(scene, chance) for scene in scenes], size)
-        write_json(beside / ABOUT, wanted)
+    scenes = [scene for pair in zip(new, ordinary, strict=True) for scene in (*pair[0], pair[1])]
+    with whole_folder(root) as tmp:
+        write_clips(tmp, [varied(scene, chance) for scene in scenes], size)
+        write_json(tmp / ABOUT, wanted)
 
 
 def write_clips(root: Path, scenes: Iterable[Scene], size: Size) -> None:

@@ -93,9 +93,9 @@ def _model(name: str, task: str) -> Model:
 def _vae(folder: Path) -> AutoencoderKLCogVideoX:
     if not folder.exists():
         trained = train_vae(vae_arguments(_model("tiny", "t2v").vae), PHASES, seed=0)
-        with whole_folder(folder) as beside:
-            trained.vae.save_pretrained(beside)
-            write_json(beside / "measures.json", {"l1": trained.l1})
+        with whole_folder(folder) as tmp:
+            trained.vae.save_pretrained(tmp)
+            write_json(tmp / "measures.json", {"l1": trained.l1})
     return AutoencoderKLCogVideoX.from_pretrained(folder)
 
 

@@ -148,13 +148,13 @@ class Trackers:
         """Logs a line of metrics, which includes the step."""
         values = {name: value for name, value in line.items() if name != "step"}
         for thread in self._threads:
-            thread.tell(lambda tracker: tracker.metrics(line["step"], values))
+            thread.submit(lambda tracker: tracker.metrics(line["step"], values))
 
     def videos(self, step: int, paths: list[Path], prompts: list[str]) -> None:
         """Logs validation videos."""
         for thread in self._threads:
             for path, prompt in zip(paths, prompts, strict=True):
-                thread.tell(partial(_video, step, path, prompt))
+                thread.submit(partial(_video, step, path, prompt))
 
     def finish(self) -> None:
         """Waits for the trackers, for a limited time."""
@@ -174,7 +174,7 @@ class _TrackerThread:
         self._thread = threading.Thread(target=self._work, name=f"tracker {name}", daemon=True)
         self._thread.start()
 
-    def tell(self, entry: Callable[[Tracker], None] | None) -> None:
+    def submit(self, entry: Callable[[Tracker], None] | None) -> None:
         if self._thread.is_alive():
             try:
                 # Never waits: with a server that hangs, entries are dropped and the run goes on.
@@ -183,7 +183,7 @@ class _TrackerThread:
                 logger.debug("%s is behind; an entry is left out", self._name)
 
     def finish(self) -> None:
-        self.tell(None)
+        self.submit(None)
         # Bounded, as a tracker may retry its server for hours.
         self._thread.join(SECONDS_AT_END)
         if self._thread.is_alive():

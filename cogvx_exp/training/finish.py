@@ -36,9 +36,9 @@ def export_result(run: Context) -> Path:
     with training.state.ema_weights():
         complete = training.state.strategy.full_model()
         if run.processes.is_main_process:
-            with replacing_folder(run.folder.export) as beside, plain_disk_errors(run.folder.export):
-                written = export(complete, job.method, beside, compute.dtype, training.about)
-            exported = str(run.folder.export / written.relative_to(beside))
+            with replacing_folder(run.folder.export) as tmp, plain_disk_errors(run.folder.export):
+                written = export(complete, job.method, tmp, compute.dtype, training.about)
+            exported = str(run.folder.export / written.relative_to(tmp))
     # Also a barrier: the other processes read the export next.
     exported = run.processes.all_gather(exported)[0]
     if job.export.merge and run.processes.is_main_process:
@@ -91,7 +91,7 @@ def finish(run: Context, exported: Path, seconds: float, unsaved: str) -> dict[s
         raise UserError(f"{unsaved}. The run is finished, and its result is in {exported}")
     write_status(folder, "finished", step=training.steps)
     draw_strip(folder)
-    _say_result(folder, summary)
+    _print_result(folder, summary)
     if job.hub.push or job.hub.dry_run:
         gathered = publish(job, folder, training.about)
         done = "Would be pushed" if job.hub.dry_run else f"Pushed to {job.hub.repo}"
@@ -116,7 +116,7 @@ def _summary(
     }
 
 
-def _say_result(folder: RunFolder, summary: dict[str, Any]) -> None:
+def _print_result(folder: RunFolder, summary: dict[str, Any]) -> None:
     if console.only_results:
         console.result(f"Done in {summary['seconds']:.0f} s: {folder.path}")
         return

@@ -163,11 +163,11 @@ def _optimizer_step(
         # Before the losses reach the host: the norm then comes with them in the same copy.
         norm = strategy.clip(schedule.max_grad_norm)
     with around("losses to the host"):
-        local, grad_norm, each = _on_host(total, torch.cat(by_sample, dim=1), norm)
+        local, grad_norm, sample_losses = _on_host(total, torch.cat(by_sample, dim=1), norm)
     # One exchange per step: losses and stop flags together, so that all processes stop after the same step.
     with around("exchange"):
         numbers = StepNumbers(local, schedule.wants_stop(), work)
-        numbers.add_losses(each)
+        numbers.add_losses(sample_losses)
         gathered = [unpacked(received) for received in schedule.processes.all_gather_in_step(numbers.packed())]
     value = sum(process.loss for process in gathered) / len(gathered)
     # Checked before the step, so nothing non-finite enters the weights or the optimizer's moments.
@@ -198,7 +198,7 @@ def _optimizer_step(
 
 
 def _on_host(
-    total: torch.Tensor, each: torch.Tensor, norm: torch.Tensor | None
+    total: torch.Tensor, by_sample: torch.Tensor, norm: torch.Tensor | None
 ) -> tuple[float, float, list[tuple[float, float]]]:
     """Copies a step's values to the host in a single transfer, the only synchronization of a step on a GPU.
 
@@ -206,7 +206,7 @@ def _on_host(
 
     Args:
         total: the loss.
-        each: timesteps and losses of the samples, (2, samples).
+        by_sample: timesteps and losses of the samples, (2, samples).
         norm: norm of the gradients, if already known.
 
     Returns:
@@ -214,6 +214,6 @@ def _on_host(
     """
     # NaN stands for "not known yet", so that the copy has the same size for every strategy.
     known = torch.full_like(total, math.nan) if norm is None else norm.to(total)
-    loss, grad_norm, *values = torch.cat([torch.stack([total, known]), each.flatten()]).tolist()
+    loss, grad_norm, *values = torch.cat([torch.stack([total, known]), by_sample.flatten()]).tolist()
     half = len(values) // 2
     return loss, grad_norm, list(zip(values[:half], values[half:], strict=True))

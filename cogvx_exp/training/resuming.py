@@ -74,7 +74,7 @@ def changes_around(checkpoint: CheckpointFolder, processes: int, dataset: Datase
     return notes + dataset_changes(checkpoint.manifest.get("dataset"), identity_of(dataset))
 
 
-def say_resumed(checkpoint: CheckpointFolder, changes: list[str], steps: int) -> None:
+def print_resumed(checkpoint: CheckpointFolder, changes: list[str], steps: int) -> None:
     """Prints changes, and where the run continues."""
     for change in changes:
         console.warn(f"Changed since the checkpoint: {change}")

@@ -53,9 +53,9 @@ from cogvx_exp.training.checkpoint.state import TrainingState
 from cogvx_exp.training.resuming import (
     batches_done,
     changes_around,
+    print_resumed,
     refuse_too_few_to_profile,
     run_steps,
-    say_resumed,
 )
 
 logger = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ class Training:
         notes = self.state.load(checkpoint)
         self.first_batch = self.stream.start = batches_done(checkpoint, self.stream.batch_size)
         self.first_step = checkpoint.step
-        say_resumed(checkpoint, notes + changes_around(checkpoint, self.stream.world_size, dataset), self.steps)
+        print_resumed(checkpoint, notes + changes_around(checkpoint, self.stream.world_size, dataset), self.steps)
 
     def batches(self, job: TrainJob, data: PreparedData, wait: Wait = nullcontext) -> Iterator[Batch]:
         """The batches from the current position on; `wait` is entered while waiting for one."""
@@ -214,7 +214,7 @@ def build_training(
     if job.method.init_from:
         load_adapter_weights(transformer, find_adapter(job.method.init_from, "method.init_from").file)
     transformer.train()
-    _say_parameters(job, transformer, steps)
+    _print_parameters(job, transformer, steps)
     apply_memory_options(transformer, job.memory, data.compute.device)
     set_attention(transformer, job.attention)
     if job.compile:
@@ -270,7 +270,7 @@ def load_base(job: TrainJob, data: PreparedData, *, on_host: bool = False) -> Co
     )
 
 
-def _say_parameters(job: TrainJob, transformer: CogVideoXTransformer3DModel, steps: int) -> None:
+def _print_parameters(job: TrainJob, transformer: CogVideoXTransformer3DModel, steps: int) -> None:
     trained = sum(parameter.numel() for parameter in trainable_parameters(transformer).values())
     everything = transformer.num_parameters()
     of = f" of {everything:,}" if job.quant.name == "none" else ""  # packed weights have fewer elements

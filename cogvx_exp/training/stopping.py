@@ -64,10 +64,10 @@ class StopRequest:
             # No step is running: encoding, loading and sampling can end anywhere.
             raise Stopped(f"Stopped: {self.reason}; nothing is lost, resume=auto continues")
 
-    def _watch(self, hear: int) -> None:
+    def _watch(self, read_end: int) -> None:
         """Exits if the main thread waits for another process in C code, where Python cannot run signal handlers."""
         # The wakeup descriptor gets a byte from C for each signal, even while Python cannot run its handlers.
-        with os.fdopen(hear, "rb", buffering=0) as signals:
+        with os.fdopen(read_end, "rb", buffering=0) as signals:
             while number := signals.read(1):
                 if number[0] not in SIGNALS or self._after_step or self._settled:
                     continue
@@ -122,16 +122,16 @@ class StopRequest:
         # The alarm raises in the main thread: an exception in another thread would not end its wait.
         before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._end_step)
         self._listening = True
-        hear, told = os.pipe()
-        os.set_blocking(told, False)  # required by set_wakeup_fd
-        wakeup = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
-        threading.Thread(target=self._watch, args=(hear,), name="stopping", daemon=True).start()
+        read_end, write_end = os.pipe()
+        os.set_blocking(write_end, False)  # required by set_wakeup_fd
+        wakeup = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(read_end,), name="stopping", daemon=True).start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # delivers signals that arrived too early
         try:
             yield
         finally:
             self._listening = False
             signal.set_wakeup_fd(wakeup)
-            os.close(told)
+            os.close(write_end)
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -140,8 +140,8 @@ def test_latents_that_are_not_finite_are_refused_with_the_clips_name(
 
     monkeypatch.setattr(prepare, "encode_videos", sometimes_nan)
     assert prepare_main([*settings, f"cache_dir={tmp_path}"]) == 2
-    told = capsys.readouterr()
-    assert "1 of 12 rows cannot be used" in told.err
+    captured = capsys.readouterr()
+    assert "1 of 12 rows cannot be used" in captured.err
     (issue,) = (tmp_path / "faults.csv").read_text().splitlines()[1:]
     assert re.search(r",videos/\d{4}.mp4,encoding gave non-finite values", issue)
     assert len(encoded(tmp_path)) > 2 * CLIPS - 2, "the others are kept"

@@ -210,8 +210,8 @@ def test_a_changed_dataset_is_told(tmp_path: Path) -> None:
     held = identity_of(dataset(tmp_path / "a", "one", "two", "three", held_out=1))
     assert dataset_changes(before, held) == ["the dataset: 0 held out, now 1"]
     for other in (["two", "one"], ["one", "other"]):
-        (told,) = dataset_changes(before, identity_of(dataset(tmp_path / "a", *other)))
-        assert "2 clips as before, but" in told
+        (change,) = dataset_changes(before, identity_of(dataset(tmp_path / "a", *other)))
+        assert "2 clips as before, but" in change
     same = dataset(tmp_path / "a", "one", "two")
     (tmp_path / "a" / "2.mp4").write_text("another")
     assert dataset_changes(before, identity_of(same))
@@ -237,8 +237,8 @@ def test_epochs_count_what_was_seen(epochs: int, batch_size: int, batches_per_st
 
 
 def test_a_warm_up_that_does_not_end_is_told() -> None:
-    told = warmup_note(LrScheduler(name="cosine", warmup_steps=40), 10)
-    assert told is not None
-    assert "25% of optim.lr" in told
+    note = warmup_note(LrScheduler(name="cosine", warmup_steps=40), 10)
+    assert note is not None
+    assert "25% of optim.lr" in note
     assert warmup_note(LrScheduler(name="cosine", warmup_steps=9), 10) is None
     assert warmup_note(LrScheduler(name="constant"), 10) is None

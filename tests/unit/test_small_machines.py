@@ -109,8 +109,8 @@ def test_a_batch_that_comes_lets_the_step_end(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_long_wait_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(waiting, "FIRST_WORD", 0.2)
-    monkeypatch.setattr(waiting, "NEXT_WORD", 0.2)
+    monkeypatch.setattr(waiting, "FIRST_MESSAGE", 0.2)
+    monkeypatch.setattr(waiting, "NEXT_MESSAGE", 0.2)
     with report_long_wait("the others"):
         time.sleep(0.05)
     assert capsys.readouterr().out == ""

@@ -32,7 +32,7 @@ from cogvx_exp.config.issues import ConfigError, Issue
 from cogvx_exp.config.paths import conf_dir
 from cogvx_exp.config.renames import note_renames, noting_renames, renamed_override
 from cogvx_exp.config.typed import Job, typed
-from cogvx_exp.console.log import logging_as_asked
+from cogvx_exp.console.log import configured_logging
 from cogvx_exp.console.progress import console
 from cogvx_exp.console.terminal import never_fail_to_print, visible
 from cogvx_exp.core.disk import disk_issue
@@ -87,7 +87,7 @@ class EntryPoint(Generic[Job]):
         try:
             try:
                 _ignore_leftovers()
-                with logging_as_asked(), noting_renames() if _is_first() else nullcontext():
+                with configured_logging(), noting_renames() if _is_first() else nullcontext():
                     return self._main(argv, quiet=quiet)
             except HydraException as error:
                 raise UserError(_explained(error)) from error
@@ -199,7 +199,7 @@ class EntryPoint(Generic[Job]):
             overrides = list(HydraConfig.get().overrides.task)
             in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
             try:
-                with logging_as_asked():  # a launcher may have started this process
+                with configured_logging():  # a launcher may have started this process
                     results.append(self.run(self.job(config), overrides))
                 return results[-1] if isinstance(results[-1], float) else None
             except (UserError, CrashError) as error:
@@ -232,8 +232,8 @@ def _is_first() -> bool:
 
 
 def _ignore_leftovers() -> None:
-    if rank_and_world_size() is None and (left := ignore_leftovers()):
-        print(f"Note: ignoring {', '.join(left)} of an earlier launch: this process runs alone", file=sys.stderr)
+    if rank_and_world_size() is None and (ignored := ignore_leftovers()):
+        print(f"Note: ignoring {', '.join(ignored)} of an earlier launch: this process runs alone", file=sys.stderr)
 
 
 def _yaml_issue(error: yaml.YAMLError) -> str:

@@ -35,8 +35,8 @@ def read_source(source: Source, allow_outside_root: bool) -> tuple[list[Row], li
         raise UserError(f"data.root={root} is not a folder; set it to the folder of the dataset")
     place = Place(root, None if allow_outside_root else _allowed(root, source))
     rows, issues, left_out = [], [], []
-    for found in READERS[form or "files"](place, source):
-        row = _checked(found, place) if isinstance(found, Row) else found
+    for item in READERS[form or "files"](place, source):
+        row = _checked(item, place) if isinstance(item, Row) else item
         if isinstance(row, DataIssue):
             issues.append(row)
         elif isinstance(row, LeftOut):
@@ -130,13 +130,13 @@ def _with_token(row: Row, token: str | None) -> Row:
 
 def _duplicates(rows: list[Row]) -> list[tuple[Row, ClipError]]:
     first: dict[tuple[str, tuple[str, ...]], int] = {}
-    found = []
+    duplicates = []
     for row in rows:
         earlier = first.setdefault((row.path, row.captions), row.number)
         if earlier != row.number:
             what = f"repeats the video and the caption of row {earlier}"
-            found.append((row, ClipError(what, "remove it; to see clips more often, set data.repeats")))
-    return found
+            duplicates.append((row, ClipError(what, "remove it; to see clips more often, set data.repeats")))
+    return duplicates
 
 
 def _lines(path: Path, setting: str) -> list[str]:

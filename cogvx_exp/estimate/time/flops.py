@@ -224,7 +224,9 @@ class _Gradients:
             has_gradient = False
         # The norm's own weight or the learned positions may also be trained.
         modules = (
-            [name.rpartition(".")[0]] if modulates or name.startswith("patch_embed") else [one.name for one in group]
+            [name.rpartition(".")[0]]
+            if modulates or name.startswith("patch_embed")
+            else [layer.name for layer in group]
         )
         changes = has_gradient or any(map(self.trained.has, modules))
         if embeds:

@@ -84,15 +84,15 @@ def seconds_on_cpu(job: TrainJob, bucket: Bucket) -> float:
 
 def _newest(is_device: Callable[[str], bool], job: TrainJob, folders: Iterable[Path]) -> Iterator[_Run]:
     summaries = {path for folder in folders for pattern in PATTERNS for path in folder.glob(pattern)}
-    found = 0
+    count = 0
     for path in sorted(summaries, key=lambda path: path.stat().st_mtime_ns, reverse=True):
         run = None
         with suppress(OSError, ValueError, KeyError, YAMLError):  # incomplete, or from a version with other settings
             run = _read(path.parent, is_device, job)
         if run:
             yield run
-            found += 1
-        if found == MOST:
+            count += 1
+        if count == MOST:
             return
 
 

@@ -126,14 +126,14 @@ def block_traffic(job: TrainJob, shape: Bucket, device: str = "cuda") -> PassTra
         shape: shape of the clips.
         device: cuda or cpu; autocast on a CPU keeps layer norms in the lower dtype.
     """
-    one, two = (trace_pass(with_depth(job, depth), shape, device) for depth in (1, 2))
-    return two.plus(one, -1)
+    one_block, two_blocks = (trace_pass(with_depth(job, depth), shape, device) for depth in (1, 2))
+    return two_blocks.plus(one_block, -1)
 
 
 def pass_traffic(job: TrainJob, shape: Bucket, device: str = "cuda") -> PassTraffic:
     """Traffic of a whole forward and backward pass, extrapolated from two depths since all blocks are alike."""
-    one, two = (trace_pass(with_depth(job, depth), shape, device) for depth in (1, 2))
-    return one.plus(two.plus(one, -1), job.model.transformer.num_layers - 1)
+    one_block, two_blocks = (trace_pass(with_depth(job, depth), shape, device) for depth in (1, 2))
+    return one_block.plus(two_blocks.plus(one_block, -1), job.model.transformer.num_layers - 1)
 
 
 def trace_pass(job: TrainJob, shape: Bucket, device: str) -> PassTraffic:

@@ -27,8 +27,8 @@ def write_job(logs: Path, work: Work) -> None:
     """Writes the job; removes failure files of earlier attempts."""
     logs.mkdir(parents=True, exist_ok=True)
     # A failure of an earlier attempt would be taken for one of this.
-    for left in logs.glob("failure-*.json"):
-        left.unlink()
+    for stale in logs.glob("failure-*.json"):
+        stale.unlink()
     values = {
         "job": work.job.model_dump(mode="json"),
         "checkpoint": work.checkpoint and str(work.checkpoint),

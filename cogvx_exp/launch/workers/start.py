@@ -179,13 +179,13 @@ def _passing_signals_on(process: subprocess.Popen, alone: bool) -> Iterator[None
         process: the worker, or torchrun.
         alone: whether it is the worker itself.
     """
-    asked = False
+    stop_requested = False
 
     def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked and number == signal.SIGTERM:
+        nonlocal stop_requested
+        if stop_requested and number == signal.SIGTERM:
             _kill(process)
-        asked = True
+        stop_requested = True
         # To the workers themselves: torchrun does not pass SIGUSR1 on.
         for worker in [process.pid] if alone else _started_by(process.pid):
             _send(worker, signal.SIGUSR1)

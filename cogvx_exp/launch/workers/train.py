@@ -6,7 +6,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from cogvx_exp.console.log import logging_as_asked
+from cogvx_exp.console.log import configured_logging
 from cogvx_exp.console.progress import console
 from cogvx_exp.console.quiet import quiet_libraries
 from cogvx_exp.console.terminal import never_fail_to_print
@@ -42,7 +42,7 @@ def main() -> int:
         from cogvx_exp.training.run import train
 
         folder = RunFolder(job.run_dir)
-        with logging_as_asked(), disk_trouble(folder):
+        with configured_logging(), disk_trouble(folder):
             logger.info("worker %d, process %d, of %s", rank, os.getpid(), folder.path)
             # From the parent's index, so every process sees the same clips in the same order.
             dataset = load_dataset(job.data, job.cache_dir)

@@ -69,7 +69,7 @@ def start_from(transformer: CogVideoXTransformer3DModel, file: Path) -> Applied:
     """
     lora = read_lora(file, layer_sizes(transformer))
     config = transformer.peft_config["default"]
-    own = {name for name, module in transformer.named_modules() if isinstance(module, BaseTunerLayer)}
+    layers = {name for name, module in transformer.named_modules() if isinstance(module, BaseTunerLayer)}
     setting = f"method.init_from={file}"
     ranks = {layer.rank for layer in lora.layers.values()}
     if _mutates_base(lora):
@@ -79,14 +79,14 @@ def start_from(transformer: CogVideoXTransformer3DModel, file: Path) -> Applied:
     if any(layer.magnitude is not None or layer.bias is not None for layer in lora.layers.values()):
         raise UserError(f"{setting} is a DoRA or has biases; training can only start from a plain LoRA")
     if ranks != {config.r}:
-        theirs = " and ".join(map(str, sorted(ranks)))
+        rank = " and ".join(map(str, sorted(ranks)))
         raise UserError(
-            f"{setting} has rank {theirs}, but method.rank={config.r}; use its rank and targets: method.rank={theirs}"
+            f"{setting} has rank {rank}, but method.rank={config.r}; use its rank and targets: method.rank={rank}"
         )
-    if lora.layers.keys() != own:
+    if lora.layers.keys() != layers:
         targets = sorted({re.sub(r"^transformer_blocks\.\d+\.(attn1\.)?", "", name) for name in lora.layers})
         raise UserError(
-            f"{setting} has {len(lora.layers)} layers, but this run trains {len(own)}; use its rank and targets: "
+            f"{setting} has {len(lora.layers)} layers, but this run trains {len(layers)}; use its rank and targets: "
             f"'method.targets=[{','.join(targets)}]'"
         )
     weights = {}
@@ -95,7 +95,7 @@ def start_from(transformer: CogVideoXTransformer3DModel, file: Path) -> Applied:
         weights[f"{name}.lora_A.weight"] = layer.down
         weights[f"{name}.lora_B.weight"] = layer.up if ratio == 1 else layer.up * ratio
     _set_weights(transformer, weights, "default")
-    return Applied(len(own), sum(layer.changes for layer in lora.layers.values()), f"LoRA, {lora.describe()}")
+    return Applied(len(layers), sum(layer.changes for layer in lora.layers.values()), f"LoRA, {lora.describe()}")
 
 
 def layer_sizes(transformer: torch.nn.Module) -> dict[str, tuple[int, int]]:
@@ -180,12 +180,12 @@ def _tuned(transformer: torch.nn.Module, name: str) -> Iterable[tuple[str, BaseT
 
 def _magnitudes(transformer: torch.nn.Module, name: str) -> dict[str, torch.Tensor]:
     """Copies of a DoRA's magnitude vectors."""
-    found = {}
+    magnitudes = {}
     for key, module in _tuned(transformer, name):
         vectors = getattr(module, "lora_magnitude_vector", {})
         if name in vectors:
-            found[key] = vectors[name].weight.detach().float().clone()
-    return found
+            magnitudes[key] = vectors[name].weight.detach().float().clone()
+    return magnitudes
 
 
 def _set_weights(transformer: CogVideoXTransformer3DModel, weights: dict[str, torch.Tensor], name: str) -> None:

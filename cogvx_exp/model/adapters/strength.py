@@ -35,9 +35,9 @@ class Strength:
         Raises:
             UserError: the layer's rank contradicts the configuration.
         """
-        said = self._of(layer, "rank_pattern", "r", rank)
-        if said != rank:
-            raise UserError(f"{file}: {layer} has rank {rank}, but {said:g} {self.origin}; one of them is wrong")
+        expected = self._of(layer, "rank_pattern", "r", rank)
+        if expected != rank:
+            raise UserError(f"{file}: {layer} has rank {rank}, but {expected:g} {self.origin}; one of them is wrong")
         alpha = self._of(layer, "alpha_pattern", "lora_alpha", rank)
         # rsLoRA scales by alpha / sqrt(rank); as a plain LoRA that is this alpha over the rank.
         return alpha * math.sqrt(rank) if self.config.get("use_rslora") else alpha
@@ -86,10 +86,10 @@ def _from_kohya(metadata: dict[str, str], file: Path) -> Strength:
 
 def peft_config(file: Path) -> dict[str, Any]:
     """The peft configuration next to an adapter; empty if there is none."""
-    beside = file.parent / "adapter_config.json"
+    config_file = file.parent / "adapter_config.json"
     # In a folder of several adapters, a stray adapter_config.json may belong to any of them.
     its_own = file.name == PEFT_FILE or len(list(file.parent.glob("*.safetensors"))) == 1
-    return read_settings(beside, str(file)) if its_own and beside.is_file() else {}
+    return read_settings(config_file, str(file)) if its_own and config_file.is_file() else {}
 
 
 def file_metadata(file: Path) -> dict[str, str]:

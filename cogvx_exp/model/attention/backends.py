@@ -27,8 +27,8 @@ def check_attention(settings: Attention, compute: Compute) -> None:
     cuda = compute.device.type == "cuda"
     capability = torch.cuda.get_device_capability(compute.device) if cuda else None
     dtype = str(compute.dtype).removeprefix("torch.")
-    if found := problem(settings, compute.device.type, dtype, capability):
-        raise UserError(f"attention={settings.name}: {found}")
+    if reason := problem(settings, compute.device.type, dtype, capability):
+        raise UserError(f"attention={settings.name}: {reason}")
     attention_function(settings)
 
 

@@ -89,7 +89,7 @@ def _storages(module: nn.Module, device: torch.device) -> dict[int, tuple[torch.
         for part in module.modules():
             if isinstance(part, FSDPModule):
                 FSDPModule.reshard(part)  # otherwise the parameters are FSDP's temporary buffers
-    found: dict[int, tuple[torch.UntypedStorage, bool]] = {}
+    storages: dict[int, tuple[torch.UntypedStorage, bool]] = {}
     frozen = {id(parameter) for parameter in module.parameters() if not parameter.requires_grad}
     for tensor in (*module.parameters(), *module.buffers()):
         for plain in _plain_tensors(tensor):
@@ -98,8 +98,8 @@ def _storages(module: nn.Module, device: torch.device) -> dict[int, tuple[torch.
             if plain.device.type == device.type == "cuda" and storage.nbytes():
                 # The StorageImpl's address: `data_ptr` changes with `resize_`.
                 key = storage._cdata
-                found[key] = storage, id(tensor) in frozen and found.get(key, (None, True))[1]
-    return found
+                storages[key] = storage, id(tensor) in frozen and storages.get(key, (None, True))[1]
+    return storages
 
 
 def _plain_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
