@@ -13,6 +13,8 @@ from cogvx_exp.core.files import read_json
 from cogvx_exp.runs.metrics import read_metrics
 from cogvx_exp.runs.run_folder import RunFolder, read_config, read_status, settings_by_name
 
+SCORE = "score_"
+"""Prefix of scores in tables and curves."""
 DEEPEST = 4
 """Maximum depth of the search for runs."""
 
@@ -78,6 +80,16 @@ class Run:
     def held_out(self) -> list[dict[str, Any]]:
         """One line per measurement of the held-out loss."""
         return read_metrics(self.folder.held_out)
+
+    @cached_property
+    def scores(self) -> list[dict[str, Any]]:
+        """One line per validation whose videos were scored."""
+        return read_metrics(self.folder.scores)
+
+    @property
+    def last_scores(self) -> dict[str, float]:
+        """The last value of each score, by its name in tables."""
+        return {SCORE + name: value for line in self.scores for name, value in line.items() if name != "step"}
 
     @cached_property
     def videos(self) -> list[Video]:

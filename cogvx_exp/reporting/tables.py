@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import atomic_write
-from cogvx_exp.reporting.runs import Run, find_runs
+from cogvx_exp.reporting.runs import SCORE, Run, find_runs
 from cogvx_exp.runs.run_folder import IGNORED_KEYS
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def run_row(run: Run, differing: list[str]) -> dict[str, Any]:
         **{name: run.settings.get(name) for name in differing},
         "held_out_loss": losses[-1] if losses else None,
         "best_held_out_loss": min(losses, default=None),
+        **run.last_scores,
         "loss": run.summary.get("loss_last_tenth", last.get("loss_smoothed", last.get("loss"))),
         "last_step": last.get("step"),
         "seconds": run.summary.get("seconds"),
@@ -85,8 +86,8 @@ def runs_frame(*folders: str | Path) -> "pandas.DataFrame":
 
 
 def metrics_frame(*folders: str | Path) -> "pandas.DataFrame":
-    """All metrics of the runs in folders as a pandas DataFrame, one row per step, with the held-out loss where it was
-    measured.
+    """All metrics of the runs in folders as a pandas DataFrame, one row per step, with the held-out loss and the
+    scores where they were measured.
 
     Raises:
         UserError: no run is found, or pandas is not installed.
@@ -94,7 +95,11 @@ def metrics_frame(*folders: str | Path) -> "pandas.DataFrame":
     rows = []
     for run in find_runs(map(Path, folders)):
         measured = {line["step"]: line["loss"] for line in run.held_out}
-        rows += [{"run": run.label, **line, "held_out_loss": measured.get(line["step"])} for line in run.metrics]
+        scores = {line["step"]: {SCORE + name: line[name] for name in line if name != "step"} for line in run.scores}
+        rows += [
+            {"run": run.label, **line, "held_out_loss": measured.get(line["step"]), **scores.get(line["step"], {})}
+            for line in run.metrics
+        ]
     return _frame(rows)
 
 

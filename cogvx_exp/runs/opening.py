@@ -49,9 +49,10 @@ class Opening:
         issues = self.issues(folder, job)
         if issues.exists():
             shutil.move(issues, folder.issues)
-        if folder.held_out.exists():
-            with Metrics(folder.held_out, step):
-                pass  # drops the lines after `step`
+        for file in (folder.held_out, folder.scores):
+            if file.exists():
+                with Metrics(file, step):
+                    pass  # drops the lines after `step`
         write_started(folder, job, self.pid)
 
 

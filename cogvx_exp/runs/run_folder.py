@@ -73,6 +73,11 @@ class RunFolder:
         return self.path / "held_out.jsonl"
 
     @property
+    def scores(self) -> Path:
+        """One JSON object per validation, with the mean of each score over its videos."""
+        return self.path / "scores.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         """The checkpoints."""
         return self.path / "checkpoints"

@@ -13,8 +13,10 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, Protocol
 
+from cogvx_exp.config.imported import imported
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.config.schema.trackers import TensorBoard, Wandb
+from cogvx_exp.config.schema.trackers import Tracker as Settings
 from cogvx_exp.console.progress import console
 from cogvx_exp.core.files import write_text
 from cogvx_exp.media.video import spread_frames
@@ -123,6 +125,17 @@ class TensorBoardTracker:
         self._writer.close()
 
 
+def custom_trackers(settings: Settings) -> dict[str, Callable[..., Tracker]]:
+    """Builders of the user's own trackers, by name: from the run's folder, its settings as JSON values, and the number
+    of completed steps.
+
+    Raises:
+        UserError: one cannot be imported, or does not accept its arguments.
+    """
+    arguments = ("folder", "config", "first_step")
+    return {name: imported(custom, f"tracker.custom.{name}", *arguments) for name, custom in settings.custom.items()}
+
+
 class Trackers:
     """All trackers of a run, each with its own queue and thread; none without a job.
 
@@ -137,6 +150,9 @@ class Trackers:
         if job is None or folder is None:
             return  # this process does not write
         wanted = job.tracker
+        for name, build in custom_trackers(wanted).items():
+            arguments = (folder.path, job.model_dump(mode="json"), first_step)
+            self._threads.append(_TrackerThread(name, partial(build, *arguments)))
         if wandb := wanted.wandb:
             self._threads.append(_TrackerThread("wandb", lambda: WandbTracker(job, wandb, folder)))
         if tensorboard := wanted.tensorboard:

@@ -28,6 +28,7 @@ from cogvx_exp.evaluation.held_out import SEED as HELD_OUT_SEED
 from cogvx_exp.evaluation.held_out import HeldOutLoss, fixed_timesteps
 from cogvx_exp.evaluation.requests import start_images, validation_prompts
 from cogvx_exp.evaluation.sampling import video_requests
+from cogvx_exp.evaluation.scores.base import build_scores
 from cogvx_exp.evaluation.validation import Validator
 from cogvx_exp.latents.captions import load_embeds
 from cogvx_exp.latents.context import PipelineContext
@@ -181,7 +182,8 @@ def prepare_data(
     if validation:
         embeds = dict(zip(texts, load_embeds(texts, encoded.text_keys, context.cache), strict=True))
         requests = video_requests(validation, prompts, validation.num_videos, images, job.data.reshape)
-        validator = Validator(requests, embeds, job.model, context, validation.offload)
+        scores = build_scores(validation.scores, "validation.scores")
+        validator = Validator(requests, embeds, job.model, context, validation.offload, scores)
     return PreparedData(context, encoded, validator)
 
 

@@ -49,7 +49,7 @@ def run(tmp_path: Path) -> RunFolder:
         checkpoint(folder, step, loss=0.1 if step == 9 else 1.0)
         folder.validation(step).mkdir(parents=True)
         (folder.validation(step) / "0.mp4").write_text(str(step))
-    for path in (folder.metrics, folder.held_out):
+    for path in (folder.metrics, folder.held_out, folder.scores):
         path.write_text("".join(json.dumps({"step": step, "loss": 1.0}) + "\n" for step in range(1, 13)))
     for name in ("config.yaml", "command.txt", "status.json", "loss.png", "wandb_id.txt"):
         (folder.path / name).write_text(f"old {name}")
@@ -97,8 +97,9 @@ def test_a_run_that_goes_on_says_so(run: RunFolder, make_job: MakeJob) -> None:
     opening.issues(run, job).write_text("an issue")
     opening.write(run, job, 6)
     (branch,) = (run.path / "branches").iterdir()
-    assert [line["step"] for line in read_metrics(run.held_out)] == list(range(1, 7))
-    assert len(read_metrics(RunFolder(branch).held_out)) == 12
+    for before, after in ((RunFolder(branch).held_out, run.held_out), (RunFolder(branch).scores, run.scores)):
+        assert [line["step"] for line in read_metrics(after)] == list(range(1, 7))
+        assert len(read_metrics(before)) == 12
     assert run.overrides() == ["steps=9"]
     assert run.issues.read_text() == "an issue"
     status = json.loads(run.status.read_text())
