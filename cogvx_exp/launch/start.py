@@ -21,7 +21,7 @@ from cogvx_exp.core.files import new_folder, read_json
 from cogvx_exp.data.dataset import Dataset, accept, load_dataset
 from cogvx_exp.distributed.process_group import rank_and_world_size
 from cogvx_exp.launch.disk import disk_trouble
-from cogvx_exp.launch.named_files import check_named_files
+from cogvx_exp.launch.early_checks import check_early
 from cogvx_exp.launch.preflight import preflight
 from cogvx_exp.launch.resume import changes, find_checkpoint, has_changed, resume_job
 from cogvx_exp.launch.workers.job_files import Work
@@ -115,7 +115,7 @@ def _begin(job: TrainJob, overrides: list[str]) -> Start:
     with cache_trouble(job.cache_dir):
         if job.model.weights == "pretrained":
             pretrained_folder(job.model)
-        check_named_files(job)
+        check_early(job)
         dataset = load_dataset(job.data, job.cache_dir)
     preflight(job, overrides, {clip.bucket for clip in dataset.clips})
     issues = folder.issues if writes else None

@@ -17,7 +17,7 @@ def bundled_folder(model: Model, cache_dir: Path) -> Path:
 
     The package contains the parts shared by the two tiny models only once.
     """
-    with as_file(files("cogvx_exp.toy_model") / "weights") as weights:
+    with as_file(files("cogvx_exp.tiny_model") / "weights") as weights:
         return put_together(weights, model.name, cache_dir)
 
 

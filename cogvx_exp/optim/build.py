@@ -1,18 +1,14 @@
-"""Builds optimizers and learning-rate schedules."""
+"""Builds optimizers."""
 
 import inspect
 import logging
-import math
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
-from accelerate import Accelerator
-from diffusers.optimization import get_scheduler
 from hydra.utils import get_class
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from cogvx_exp.config.schema import LrScheduler, Optim
+from cogvx_exp.config.schema import Optim
 from cogvx_exp.console.progress import console
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.optim.in_backward import OptimizerInBackward
@@ -23,17 +19,6 @@ PAGED_STATES = {"state1", "state2"}
 """State tensors that bitsandbytes' paged optimizers keep in paged memory."""
 
 Groups = list[dict[str, Any]]
-
-POLYNOMIAL_END = 1e-7
-"""Final learning rate of the polynomial schedule, as in diffusers."""
-
-
-@runtime_checkable
-class HoldsGradients(Protocol):
-    """An optimizer that holds its gradients elsewhere than in `parameter.grad`."""
-
-    def clip_gradients(self, max_norm: float) -> torch.Tensor:
-        """Clips the gradients to `max_norm` and returns their global norm before clipping."""
 
 
 def build_optimizer(
@@ -141,70 +126,3 @@ def page_states(optimizer: torch.optim.Optimizer) -> None:
             loaded = values[name]
             values[name] = optimizer.get_state_buffer(parameter, dtype=loaded.dtype)  # type: ignore[attr-defined]
             values[name].copy_(loaded)
-
-
-def clip_gradients(optimizer: torch.optim.Optimizer, accelerator: Accelerator, max_norm: float | None) -> torch.Tensor:
-    """Clips the gradients to `max_norm` (None: never) and returns their global norm before clipping."""
-    holder = getattr(optimizer, "optimizer", optimizer)  # unwrap accelerate's wrapper
-    if isinstance(holder, HoldsGradients):
-        return holder.clip_gradients(max_norm or math.inf)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    # accelerate unscales float16 gradients first; torch's own function would clip them by their scaled norm.
-    norm: torch.Tensor = accelerator.clip_grad_norm_(parameters, max_norm or math.inf)
-    return norm
-
-
-def build_lr_scheduler(
-    optimizer: torch.optim.Optimizer, settings: LrScheduler, steps: int, done: int = 0
-) -> LRScheduler:
-    """Builds the schedule over `steps` optimizer steps (diffusers.optimization.get_scheduler).
-
-    Args:
-        optimizer: its groups have the peak learning rate in `initial_lr`, or in `lr` if they never had a schedule.
-        settings: shape of the schedule.
-        steps: optimizer steps of the whole run.
-        done: completed steps; the groups get the learning rate of the next one.
-
-    Raises:
-        UserError: the learning rate is too low for the polynomial schedule.
-    """
-    if settings.name == "polynomial":
-        scheduler = _polynomial(optimizer, settings, steps, done)
-    else:
-        optional = {"num_cycles": settings.num_cycles, "power": settings.power}
-        scheduler = get_scheduler(
-            settings.name,
-            optimizer=optimizer,
-            num_warmup_steps=settings.warmup_steps,
-            num_training_steps=steps,
-            # torch's schedulers take one step when they are built, which sets the rate of step `done`.
-            last_epoch=done - 1,
-            **{name: value for name, value in optional.items() if value is not None},
-        )
-    scheduler._step_count = done + 1  # as if it had run from the start
-    return scheduler
-
-
-def _polynomial(optimizer: torch.optim.Optimizer, settings: LrScheduler, steps: int, done: int) -> LRScheduler:
-    """diffusers' `get_polynomial_decay_schedule_with_warmup` without two problems: it reads the learning rate from the
-    class's defaults, which some classes lack, and divides by zero if the warm-up lasts the whole run.
-    """
-    group = optimizer.param_groups[0]
-    peak = float(group.get("initial_lr", group["lr"]))
-    if peak <= POLYNOMIAL_END:
-        raise UserError(
-            f"lr_scheduler=polynomial decays to {POLYNOMIAL_END:g}, but optim.lr={peak:g} is not above that; "
-            "raise optim.lr, or use lr_scheduler=constant"
-        )
-    warmup, power = settings.warmup_steps or 0, settings.power or 1.0
-
-    def share(step: int) -> float:
-        if step < warmup:
-            return step / warmup
-        if step > steps:
-            return POLYNOMIAL_END / peak
-        remaining = 1 - (step - warmup) / max(steps - warmup, 1)
-        return ((peak - POLYNOMIAL_END) * remaining**power + POLYNOMIAL_END) / peak
-
-    # A factor of each group's own peak, so groups with different rates keep their ratio.
-    return LambdaLR(optimizer, share, last_epoch=done - 1)

@@ -12,7 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cogvx_exp.core.randomness import keyed_seed
 from cogvx_exp.model.adapt import trainable_parameters
-from cogvx_exp.optim.build import clip_gradients, page_states
+from cogvx_exp.optim.build import page_states
+from cogvx_exp.optim.clipping import clip_gradients
 from cogvx_exp.optim.state import OptimizerStates, load_states
 
 MakeOptimizer = Callable[[dict[str, torch.nn.Parameter]], torch.optim.Optimizer]

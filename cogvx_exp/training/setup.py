@@ -34,8 +34,8 @@ from cogvx_exp.latents.captions import load_embeds
 from cogvx_exp.latents.context import PipelineContext
 from cogvx_exp.latents.dataset import EncodedDataset, encode_dataset
 from cogvx_exp.loading.condition import conditioned
+from cogvx_exp.loading.data_loader import Wait, cached_batches
 from cogvx_exp.loading.online import online_batches
-from cogvx_exp.loading.readers import Wait, cached_batches
 from cogvx_exp.loading.sampler import BatchStream
 from cogvx_exp.loading.samples import LatentSpace, TrainingSamples
 from cogvx_exp.loading.stream import batch_stream
@@ -46,7 +46,8 @@ from cogvx_exp.model.device import Compute
 from cogvx_exp.model.load import load_adapter_weights, load_scheduler, load_transformer, pipeline_folder
 from cogvx_exp.model.offload.blocks import apply_memory_options
 from cogvx_exp.model.positions import drop_learned_positions, fits_learned_positions
-from cogvx_exp.optim.build import build_lr_scheduler, build_optimizer
+from cogvx_exp.optim.build import build_optimizer
+from cogvx_exp.optim.lr_scheduler import build_lr_scheduler
 from cogvx_exp.runs.checkpoint_folder import CheckpointFolder
 from cogvx_exp.strategies.single import build_strategy, splits_weights
 from cogvx_exp.tasks.base import build_task

@@ -41,7 +41,7 @@ def encoded(cache: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from cogvx_exp.toy.clips import make_demo
+    from cogvx_exp.demo.clips import make_demo
 
     folder = tmp_path_factory.mktemp("clips")
     make_demo(folder, CLIPS, "none", (17, 96, 144))

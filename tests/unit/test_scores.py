@@ -11,7 +11,7 @@ from cogvx_exp.config.imported import imported
 from cogvx_exp.config.schema.section import Imported
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.evaluation.scores.base import build_scores, mean_scores, score_video
-from cogvx_exp.launch.named_files import check_named_files
+from cogvx_exp.launch.early_checks import check_early
 from cogvx_exp.reporting.page import report_data, write_report
 from cogvx_exp.reporting.runs import find_runs
 from cogvx_exp.reporting.tables import metrics_frame, runs_frame
@@ -90,7 +90,7 @@ def test_a_wrong_import_is_an_error_before_anything_long(target: str, kwargs: di
     scores = {"mine": Imported(target=target, kwargs=kwargs)}
     job = job.model_copy(update={"validation": job.validation.model_copy(update={"scores": scores})})
     with pytest.raises(UserError, match=message):
-        check_named_files(job)
+        check_early(job)
     with pytest.raises(UserError, match=message):
         imported(scores["mine"], "validation.scores.mine", "frames")
 

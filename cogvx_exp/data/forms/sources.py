@@ -11,7 +11,7 @@ from cogvx_exp.data.forms.folders import Search
 from cogvx_exp.data.forms.rows import VIDEO_ENDINGS, Found, LeftOut, Place, Row, make_row, row_of
 from cogvx_exp.data.forms.tables import LINE_END, read_csv, read_jsonl
 from cogvx_exp.data.issues import ClipError, DataIssue, issue_of
-from cogvx_exp.toy.clips import make_demo
+from cogvx_exp.demo.clips import make_demo
 
 
 def read_source(source: Source, allow_outside_root: bool) -> tuple[list[Row], list[DataIssue], list[str]]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import read_json, whole_folder, write_json, write_text
+from cogvx_exp.demo.scenes import Scene, all_scenes, draw_scene, varied
 from cogvx_exp.media.video import write_video
-from cogvx_exp.toy.scenes import Scene, all_scenes, draw_scene, varied
 
 FPS = 8
 ABOUT = "demo.json"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from cogvx_exp.toy.scenes import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, Scene, outline_of
+from cogvx_exp.demo.scenes import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, Scene, outline_of
 
 COLOURED = 0.35
 """Minimum saturation times brightness (0 to 1) of pixels of a coloured shape."""

@@ -16,12 +16,12 @@ from cogvx_exp.config.paths import conf_dir
 from cogvx_exp.config.schema import Model, TrainJob
 from cogvx_exp.config.typed import typed
 from cogvx_exp.core.files import read_json, whole_folder, write_json
+from cogvx_exp.demo.clips import held_out_scenes, training_scenes, write_clips
+from cogvx_exp.demo.scenes import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, varied
 from cogvx_exp.model.build import build_pipeline, build_transformer, vae_arguments
 from cogvx_exp.model.source import put_together
-from cogvx_exp.toy.clips import held_out_scenes, training_scenes, write_clips
-from cogvx_exp.toy.scenes import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, varied
-from cogvx_exp.toy_model.check import check
-from cogvx_exp.toy_model.train_vae import PHASES, train_vae
+from cogvx_exp.tiny_model.check import check
+from cogvx_exp.tiny_model.train_vae import PHASES, train_vae
 
 CLIPS = 1500
 SIZE = (9, 64, 64)

@@ -15,7 +15,7 @@ from diffusers import AutoencoderKLCogVideoX
 from torch.nn import functional
 
 from cogvx_exp.console.progress import Bar
-from cogvx_exp.toy.scenes import all_scenes, draw_scene, varied
+from cogvx_exp.demo.scenes import all_scenes, draw_scene, varied
 
 FRAMES, SIZE = 9, 32
 BATCH = 8

@@ -7,7 +7,7 @@ from cogvx_exp.evaluation.scores.base import build_scores
 from cogvx_exp.tracking.trackers import custom_trackers
 
 
-def check_named_files(job: TrainJob) -> None:
+def check_early(job: TrainJob) -> None:
     """Opens the validation images, finds the adapter that training starts from, and imports trackers and scores.
 
     Raises:
