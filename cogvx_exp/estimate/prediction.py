@@ -15,7 +15,7 @@ from cogvx_exp.estimate.trace.training_step import StepBytes, step_bytes
 from cogvx_exp.latents.captions import CAPTIONS_AT_ONCE
 from cogvx_exp.model.adapt import trained_dtype
 from cogvx_exp.model.device import resolve_dtype
-from cogvx_exp.strategies.single import splits_weights
+from cogvx_exp.strategies.build import splits_weights
 
 CONTEXT_GIB = 0.6
 """The CUDA context with loaded kernels: 0.4 to 0.6 GiB on recent cards."""

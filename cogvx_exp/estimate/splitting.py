@@ -8,8 +8,8 @@ from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.estimate.trace.training_step import StepBytes
 from cogvx_exp.model.adapt import trained_dtype
 from cogvx_exp.model.device import resolve_dtype
+from cogvx_exp.strategies.build import splits_weights
 from cogvx_exp.strategies.deepspeed_config import reduce_bucket
-from cogvx_exp.strategies.single import splits_weights
 
 BLOCKS_GATHERED = 2
 """Gathered blocks at a time: the current one and the next."""

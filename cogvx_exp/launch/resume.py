@@ -12,7 +12,7 @@ from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import read_json
 from cogvx_exp.runs.checkpoint_folder import CheckpointFolder, newest_checkpoint, open_checkpoint, runs_newest_first
 from cogvx_exp.runs.run_folder import IGNORED_KEYS, read_job, read_status, settings_by_name
-from cogvx_exp.training.resuming import refuse_fewer_steps
+from cogvx_exp.training.checkpoint.resuming import refuse_fewer_steps
 
 logger = logging.getLogger(__name__)
 

@@ -170,37 +170,3 @@ class DataParallel(Strategy):
         # The context must cover the forward pass, too: DDP decides there whether the backward pass communicates.
         context: AbstractContextManager[None] = nullcontext() if last else self._parallel.no_sync()
         return context
-
-
-def splits_weights(how: str) -> bool:
-    """Whether `distributed=how` shards the weights: its strategy moves a model from the host to the device in parts."""
-    return how in ("fsdp", "zero3")
-
-
-def build_strategy(
-    how: str,
-    transformer: CogVideoXTransformer3DModel,
-    make_optimizer: MakeOptimizer,
-    accelerator: Accelerator,
-    dtype: torch.dtype,
-) -> Strategy:
-    """Builds the strategy of `distributed=how`.
-
-    Args:
-        how: the choice.
-        transformer: the trainable model, on the device, or on the host if `splits_weights`.
-        make_optimizer: builds the optimizer from parameters by name.
-        accelerator: for device and dtype.
-        dtype: dtype of trained parameters.
-    """
-    if how == "single":
-        return Strategy(transformer, make_optimizer, accelerator)
-    if how == "ddp":
-        return DataParallel(transformer, make_optimizer, accelerator)
-    from cogvx_exp.strategies.deepspeed import DeepSpeed
-    from cogvx_exp.strategies.fsdp import FullySharded
-
-    if how == "fsdp":
-        return FullySharded(transformer, make_optimizer, accelerator, dtype)
-    stage = 3 if how == "zero3" else 2
-    return DeepSpeed(transformer, make_optimizer, accelerator, stage, offload=how == "zero2_offload")

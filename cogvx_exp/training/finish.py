@@ -25,8 +25,8 @@ from cogvx_exp.tracking.publish import publish
 from cogvx_exp.tracking.strip import draw_strip
 from cogvx_exp.training.context import Context
 from cogvx_exp.training.export import export, export_merged
+from cogvx_exp.training.model import load_base
 from cogvx_exp.training.monitor.memory import MemoryLog
-from cogvx_exp.training.setup import load_base
 
 
 def export_result(run: Context) -> Path:
@@ -60,7 +60,7 @@ def sample_from_export(run: Context, exported: Path) -> CogVideoXTransformer3DMo
     transformer = (
         load_whole(exported, compute)
         if exported.is_dir()
-        else load_trained(load_base(job, run.data), exported, compute)
+        else load_trained(load_base(job, run.data.context), exported, compute)
     )
     apply_memory_options(transformer, job.memory, compute.device)
     set_attention(transformer, job.attention)

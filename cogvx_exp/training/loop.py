@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import torch
 
@@ -172,13 +173,7 @@ def _optimizer_step(
     value = sum(process.loss for process in gathered) / len(gathered)
     # Checked before the step, so nothing non-finite enters the weights or the optimizer's moments.
     if not math.isfinite(value):
-        # All processes take this branch together, because all have the same mean; otherwise this would hang.
-        suspects = schedule.processes.all_gather([] if math.isfinite(local) else clips)
-        bad = sorted({clip for clips_of_process in suspects for clip in clips_of_process})
-        raise UserError(
-            f"the loss is {value} at step {step} (clips: {', '.join(bad)}); the last checkpoint is kept. "
-            "Lower optim.lr, check these clips, or use model.dtype=float32"
-        )
+        _refuse_non_finite(value, step, [] if math.isfinite(local) else clips, schedule.processes)
     if schedule.processes.world_size > 1:
         # Stochastic rounding draws from the global generator, whose state differs between processes by now.
         torch.manual_seed(strategy.rounding_seed(schedule.seed, step))
@@ -194,6 +189,17 @@ def _optimizer_step(
         stop=any(process.stop for process in gathered),
         work=sum((process.work for process in gathered), Work()),
         by_timestep=loss_by_timestep(gathered),
+    )
+
+
+def _refuse_non_finite(loss: float, step: int, suspects: list[str], processes: ProcessGroup) -> NoReturn:
+    """Ends the run; `suspects`: this process's clips of the step, if its loss is not finite."""
+    # All processes take this branch together, because all have the same mean; otherwise this would hang.
+    gathered = processes.all_gather(suspects)
+    bad = sorted({clip for clips_of_process in gathered for clip in clips_of_process})
+    raise UserError(
+        f"the loss is {loss} at step {step} (clips: {', '.join(bad)}); the last checkpoint is kept. "
+        "Lower optim.lr, check these clips, or use model.dtype=float32"
     )
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -102,13 +102,7 @@ def train(
             memory.record("before_validation")
         logger.info("trained to step %d of %d; asked to stop: %s", last, training.steps, stop.reason or "no")
         if last < training.steps:
-            run.trackers.finish()
-            processes.barrier()  # the first one still writes, and the launcher stops all when one exits
-            if unsaved:
-                raise UserError(unsaved)
-            raise Stopped(
-                f"Stopped after step {last} of {training.steps}: {stop.reason}; resume=auto continues from there"
-            )
+            _raise_stopped(run, last, unsaved, stop)
         exported = export_result(run)
         # After the export: schedule-free optimizers still need their states to swap in the averaged weights.
         training.state.free()  # the final videos and the next job of a sweep need the memory
@@ -121,6 +115,15 @@ def train(
             summary = finish(run, exported, time.monotonic() - started, unsaved)
         # Also a barrier: the other processes stay until the first one has written everything.
         return Result(transformer, processes.all_gather(summary)[0])
+
+
+def _raise_stopped(run: Context, last: int, unsaved: str, stop: StopRequest) -> NoReturn:
+    """Ends a run that was asked to stop."""
+    run.trackers.finish()
+    run.processes.barrier()  # the first one still writes, and the launcher stops all when one exits
+    if unsaved:
+        raise UserError(unsaved)
+    raise Stopped(f"Stopped after step {last} of {run.training.steps}: {stop.reason}; resume=auto continues from there")
 
 
 def _open(

@@ -153,9 +153,9 @@ def test_the_encoders_are_gone_before_the_transformer_loads(
     from diffusers import AutoencoderKLCogVideoX
     from transformers import T5EncoderModel
 
-    from cogvx_exp.training import setup
+    from cogvx_exp.training import model
 
-    original, alive = setup.load_transformer, []
+    original, alive = model.load_transformer, []
 
     def look_around(*arguments, **keywords):
         gc.collect()
@@ -164,7 +164,7 @@ def test_the_encoders_are_gone_before_the_transformer_loads(
         alive.append("looked")
         return original(*arguments, **keywords)
 
-    monkeypatch.setattr(setup, "load_transformer", look_around)
+    monkeypatch.setattr(model, "load_transformer", look_around)
     settings = [f"run_dir={tmp_path}/run", f"cache_dir={tmp_path}", "steps=1", "validation=none"]
     assert train_main([*settings, "data=files", f"data.root={root}", "data.workers=0"]) == 0
     assert alive == ["looked"]

@@ -37,7 +37,7 @@ ISSUES = {
     ],
     f"{RUN}[released]": [("optim/in_backward.py", ".square().sum())", ".square().sum().cpu().to(parameter.device))")],
     f"{RUN}[model tiny-1.5-i2v]": [("diffusion/denoise.py", "noisy.new_full((1,), OFS)", "torch.full((1,), OFS)")],
-    f"{RUN}[float16]": [("training/setup.py", "trained_dtype(job.optim)", "data.compute.dtype")],
+    f"{RUN}[float16]": [("training/model.py", "trained_dtype(job.optim)", "context.compute.dtype")],
     PIXELS: [
         ("latents/encode.py", 'pin_memory and device.type == "cuda"', "False"),
         ("latents/encode.py", "return frames.to(device", "return frames.float().to(device"),

@@ -30,7 +30,7 @@ from cogvx_exp.runs.checkpoint_folder import (
 from cogvx_exp.runs.metrics import Metrics, read_metrics
 from cogvx_exp.runs.opening import Opening
 from cogvx_exp.runs.run_folder import RunFolder, read_status, write_status
-from cogvx_exp.training.resuming import run_steps
+from cogvx_exp.training.checkpoint.resuming import run_steps
 from tests.conftest import MakeJob
 
 
