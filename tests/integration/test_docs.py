@@ -88,7 +88,7 @@ def test_the_examples_of_extending(
         monkeypatch.setattr(sys, "path", [*(str(in_tmp) for _ in command.environment), *sys.path])
         arguments = with_places(command.arguments)
         if command.entry:
-            sampled = {"data=footage", "validation=scored"} & set(arguments)
+            sampled = {"data=footage", "data=scenes", "validation=scored"} & set(arguments)
             videos = [*ONE_VIDEO, "validation.baseline=false"] if sampled else ["validation=none"]
             small = SMALLER["generate"] if command.entry == "generate" else [*SHORT, *videos]
             small = [*small, f"cache_dir={shared_cache}"]
@@ -140,6 +140,11 @@ def _is_footage(run: Path) -> None:
     assert json.loads(settings.read_text())["prompt"].startswith("FOOTAGE a ")
 
 
+def _is_scenes(run: Path) -> None:
+    videos = [json.loads(path.read_text()) for path in (run / "validation" / "step-000002").glob("*.json")]
+    assert [video["prompt"] for video in videos] == ["one red"]
+
+
 def _is_scored(run: Path) -> None:
     (line,) = read_metrics(RunFolder(run).scores)
     (video,) = (run / "validation" / "step-000002").glob("*.json")
@@ -175,6 +180,7 @@ EXAMINED: dict[str, Callable[[Path], None]] = {
     "method=lora_values": _is_lora_values,
     "model=my-tiny": _has_three_blocks,
     "data=footage": _is_footage,
+    "data=scenes": _is_scenes,
     "validation=scored": _is_scored,
     "tracker=csv": _is_csv,
     "objective=min_snr": _is_min_snr,

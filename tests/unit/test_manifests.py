@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,30 @@ def of_csv(root: Path, text: str | bytes) -> tuple[dict[str, str], list[DataIssu
     (root / "dataset.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     rows, issues, _ = read("csv", root)
     return {Path(row.path).name: row.captions[0] for row in rows}, issues
+
+
+def pairs(root: Path, ending: str = ".mp4") -> Iterator[tuple[object, object]]:
+    yield root / f"a{ending}", "a caption"
+    yield f"b{ending}", ("one", "two")
+    yield f"c{ending}", ""
+
+
+def no_pairs(root: Path) -> list[str]:
+    return ["a.mp4"]
+
+
+def test_a_reader_of_your_own_gives_rows_and_issues(tmp_path: Path) -> None:
+    reader = {"target": f"{__name__}.pairs", "kwargs": {"ending": ".mov"}}
+    rows, issues, _ = read("custom", tmp_path, reader=reader, id_token="TOY")
+    assert [(Path(row.path).name, row.captions) for row in rows] == [
+        ("a.mov", ("TOY a caption",)),
+        ("b.mov", ("TOY one", "TOY two")),
+    ]
+    assert [(issue.row, issue.what) for issue in issues] == [(3, "has an empty caption")]
+    with pytest.raises(UserError, match=r"must yield pairs .* item 1 is 'a\.mp4'"):
+        read("custom", tmp_path, reader={"target": f"{__name__}.no_pairs"})
+    with pytest.raises(UserError, match=r"data\.reader\.target=missing\.reader cannot be imported"):
+        read("custom", tmp_path, reader={"target": "missing.reader"})
 
 
 def test_a_caption_with_commas_is_not_cut(tmp_path: Path) -> None:

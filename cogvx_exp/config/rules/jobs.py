@@ -153,6 +153,10 @@ def _data_is_complete(job: DataJob) -> Issues:
         where = f"data.sources[{number}].root" if data.sources else "data.root"
         if not source.root:
             yield Issue(f"{where}=null", "set it to the folder of the dataset")
+        if source.source == "custom" and not source.reader:
+            yield Issue(
+                "data.reader=null", "data=custom needs your function: +data.reader.target=my_module.my_function"
+            )
     weights = [source.weight for source in data.sources or []]
     if any(weight is None for weight in weights) and any(weight is not None for weight in weights):
         yield Issue("data.sources", "give a weight to every source or to none")

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from cogvx_exp.config.imported import imported
 from cogvx_exp.config.schema.data import Source
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.text import NotUtf8, read_text
@@ -88,6 +89,20 @@ def read_folder(place: Place, source: Source) -> Iterator[Found]:
             yield row_of(number, str(video), " ".join(text.split()))
 
 
+def read_custom(place: Place, source: Source) -> Iterator[Found]:
+    """Pairs of a video and its caption or captions, from the user's own function."""
+    assert source.reader, "required by the config check"
+    read = imported(source.reader, "data.reader", "root")
+    for number, pair in enumerate(read(place.root), 1):
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise UserError(
+                f"data.reader.target={source.reader.target} must yield pairs of a video's path and its caption; its "
+                f"item {number} is {pair!r:.100}"
+            )
+        video, captions = pair
+        yield make_row(place.root, number, str(video), list(captions) if isinstance(captions, tuple) else captions)
+
+
 READERS: dict[str, Callable[[Place, Source], Iterator[Found]]] = {
     "demo": read_files,
     "files": read_files,
@@ -95,6 +110,7 @@ READERS: dict[str, Callable[[Place, Source], Iterator[Found]]] = {
     "jsonl": read_jsonl,
     "folder": read_folder,
     "latents": read_files,
+    "custom": read_custom,
 }
 
 
