@@ -28,6 +28,7 @@ class Kind:
             yield from Kind(arguments[0], (*arguments[1:], *self.about)).members()
         elif origin in (Union, types.UnionType):
             alternatives = [argument for argument in arguments if argument is not type(None)]
+            # Bounds around a union apply to none of its members in particular, so they are not put into words.
             about = self.about if len(alternatives) == 1 else ()
             for alternative in alternatives:
                 yield from Kind(alternative, about).members()
@@ -100,6 +101,7 @@ def locate(schema: type[BaseModel], location: Sequence[str | int]) -> tuple[str,
             name, kind = f"{name}.{part}" if name else str(part), below
         elif isinstance(part, int) and items:
             name, kind = f"{name}[{part}]", items[0]
+        # Below a dict every name is possible: the user chose it.
         elif any(member.takes(dict) or get_origin(member.annotation) is dict for member in kind.members()):
             name, kind = f"{name}.{part}", Kind(Any)
         elif _is_section(kind) and not _is_alternative(kind):

@@ -31,6 +31,7 @@ def typed(config: DictConfig, schema: type[Job]) -> Job:
             problem += r"; ${NAME} refers to another setting; for the literal text write \${NAME}"
         raise ConfigError([Issue(str(error.full_key), problem)]) from None
     assert isinstance(values, dict)
+    # Before pydantic, which would turn true into 1.
     issues = [_bool_issue(setting, schema) for setting in misplaced_bools(schema, dict(values))]
     if issues:
         raise ConfigError(issues)
@@ -56,6 +57,7 @@ def _bool_issue(setting: str, schema: type[Section]) -> Issue:
 
 
 def _issue(setting: str, errors: list[tuple[Any, Kind | None]]) -> Issue:
+    # Errors of our own types say most; those of a union's other members only say that they do not apply.
     item, kind = next((pair for pair in errors if pair[0]["type"] in OUR_OWN), errors[0])
     if item["type"] == "missing":
         return Issue(setting, "is missing; set it, or remove the override that deletes it")

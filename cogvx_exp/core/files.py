@@ -160,6 +160,7 @@ def _umask() -> int:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("Umask:"):
                 return int(line.split()[1], 8)
+    # Only where there is no /proc, and for a moment: other threads would create files with this umask.
     before = os.umask(0o022)
     os.umask(before)
     return before

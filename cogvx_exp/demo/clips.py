@@ -47,6 +47,7 @@ def make_demo(root: Path, clips: int, concept: str, size: Size) -> None:
     # A generator of its own: global seeds must not change the demo.
     chance = random.Random(0)
     ordinary = list(itertools.islice(itertools.cycle(training_scenes()), clips))
+    # Pairs of the same scene with and without the concept, so that the trigger word is all that tells them apart.
     new = [[with_concept(scene, concept)] if concept != "none" else [] for scene in ordinary]
     scenes = [scene for pair in zip(new, ordinary, strict=True) for scene in (*pair[0], pair[1])]
     with whole_folder(root) as tmp:

@@ -80,6 +80,7 @@ def _hue(pixel: np.ndarray) -> float:
 def _shape(mask: np.ndarray) -> str:
     """The shape whose template overlaps most with a mask."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    # Cut to its bounding box, so that size and place do not matter.
     cut = Image.fromarray(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
     scaled = np.asarray(cut.resize((TEMPLATE, TEMPLATE), Image.Resampling.NEAREST))
     return max(TEMPLATES, key=lambda name: (scaled & TEMPLATES[name]).sum() / (scaled | TEMPLATES[name]).sum())
@@ -97,6 +98,7 @@ TEMPLATES = {shape: _template(shape) for shape in SHAPES}
 def _direction(masks: list[np.ndarray]) -> str | None:
     """The direction in which the shape's centre moves from the first third of the video to the last."""
     third = max(len(masks) // 3, 1)
+    # Thirds rather than single frames: one bad frame must not decide.
     first, last = _middle(masks[:third]), _middle(masks[-third:])
     height, width = masks[0].shape
     path = np.array([(last[0] - first[0]) / width, (last[1] - first[1]) / height])

@@ -51,6 +51,7 @@ def split_over(step: StepBytes, job: TrainJob, device: str = "cuda") -> StepByte
         return step
     compute = resolve_dtype(job.model, device).itemsize
     frozen, size = step.resident["weights"], trained_dtype(job.optim).itemsize
+    # The EMA is counted among the trained weights and has as many values.
     trained = step.resident[TRAINED] // size // (2 if job.ema_decay else 1)
     block = (frozen // compute + trained) // job.model.transformer.num_layers
     share = _Share(job.distributed.name, world_size, compute, frozen, trained, size, block)

@@ -42,6 +42,7 @@ def find_adapter(path: Path, setting: str = "generate.adapter") -> Adapter:
     """
     # Everything by reading headers: a wrong path must not cost the time of loading a model first.
     file, config = _locate(path, setting)
+    # A folder is a full transformer, a file an adapter or a checkpoint's weights.
     if file.is_dir():
         check_part(file, setting)
     else:

@@ -13,6 +13,7 @@ def check_early(job: TrainJob) -> None:
     Raises:
         UserError: a file is missing or unreadable, or an import fails; names it and its setting.
     """
+    # Built again later; here only for their errors.
     custom_trackers(job.tracker)
     if job.method.init_from:
         find_adapter(job.method.init_from, "method.init_from")

@@ -71,6 +71,7 @@ def table(breakdown: Breakdown) -> str:
     for row in breakdown.rows():
         grid.add_row(*(_shown(name, row[name]) for name in columns))
     text = StringIO()
+    # A fixed width: the file must not depend on the terminal that the run happened to have.
     Console(width=200, color_system=None, file=text).print(grid)
     return "\n".join([heading(breakdown), *(line.rstrip() for line in text.getvalue().splitlines())]) + "\n"
 

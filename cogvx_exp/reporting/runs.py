@@ -131,6 +131,7 @@ def _runs_in(folder: Path, depth: int) -> Iterator[Path]:
     elif depth:
         # Hidden folders are unfinished ones (`whole_folder`).
         below = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        # By number, so that job 10 comes after job 9.
         for path in sorted(below, key=lambda path: (path.name.isdigit() and int(path.name), path.name)):
             yield from _runs_in(path, depth - 1)
 

@@ -22,6 +22,7 @@ def differing_settings(runs: Sequence[Run]) -> list[str]:
     silent = (*IGNORED_KEYS, "tracker.")
     # A dict keeps the configuration's order, which a set would lose.
     names = dict.fromkeys(name for run in runs for name in run.settings if not name.startswith(silent))
+    # A run that failed early has only its overrides; comparing it would make every setting differ.
     complete = [run for run in runs if run.folder.config.exists()] or list(runs)
     differing = [name for name in names if len({repr(run.settings.get(name)) for run in complete}) > 1]
     chosen = [name.removesuffix("name") for name in differing if name.endswith(".name")]

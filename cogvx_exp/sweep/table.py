@@ -29,6 +29,7 @@ class SweepTable:
         self._said: dict[int, str] = {}
         self._end = threading.Event()
         self._live = Live(console=console, auto_refresh=False) if console.shows_bars else None
+        # From the folders, in a thread: launchers run jobs in other processes or on other machines and report nothing.
         self._thread = threading.Thread(target=self._watch, name="sweep table", daemon=True)
 
     def start(self) -> None:
@@ -40,6 +41,7 @@ class SweepTable:
 
     def finish(self) -> list[SweepJob]:
         """Shows the final state of the jobs, and returns them."""
+        # The last look comes after the thread, so that no state between two looks is missed.
         self._end.set()
         self._thread.join()
         jobs = self._look()

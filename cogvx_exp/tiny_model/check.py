@@ -87,6 +87,7 @@ def _share(scenes: list[Scene], settings: Sequence[str], folder: Path, concept: 
             Image.fromarray(draw_scene(scene, 9, 32, 32)[0]).save(folder / f"{number:02d}.png")
         write_text(folder / "images.txt", "".join(f"{folder}/{number:02d}.png\n" for number in range(len(scenes))))
         command.append(f"generate.images='{folder}/images.txt'")
+    # Through the entry point: what is measured is what a user gets.
     if generate(command):
         raise UserError("the videos could not be sampled; see above")
     found: dict[str, list[bool]] = {}

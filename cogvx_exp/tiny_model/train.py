@@ -106,6 +106,7 @@ def _train(part: Part, folder: Path, clips: Path, vae: AutoencoderKLCogVideoX) -
         model = _model(part.model, part.task)
         learned = {"transformer": _widened(part.after.trained(folder), model)} if part.after else {}
         build_pipeline(model, start, WORDS, {"vae": vae, **learned})
+    # Finished parts are skipped, so a rebuild that was killed goes on where it stopped.
     if part.trained(folder).exists():
         return
     settings = {

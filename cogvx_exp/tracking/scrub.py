@@ -75,4 +75,5 @@ def is_local(text: str) -> bool:
     home = str(Path.home())
     if ABSOLUTE.fullmatch(text) or (len(home) > 1 and home in text):
         return True
+    # Longer texts are prompts, and asking the file system for them raises an error.
     return text.startswith("/") and len(text) < LONGEST_NAME and Path(text).exists()

@@ -169,6 +169,7 @@ def prepare_data(
         processes=processes,
     )
     validation = job.validation if isinstance(job.validation, Validation) else None
+    # Held-out clips first: their captions and first frames show more than those that were trained on.
     shown = [*dataset.held_out, *dataset.clips]
     prompts = validation_prompts(validation, shown) if validation else []
     texts = [validation.negative_prompt, *prompts] if validation else []
@@ -176,6 +177,7 @@ def prepare_data(
     encoded = encode_dataset(dataset, job.data, context, texts, issues)
     validator = None
     if validation:
+        # Read now, a few MiB each, so that a validation in hours does not depend on the cache.
         embeds = dict(zip(texts, load_embeds(texts, encoded.text_keys, context.cache), strict=True))
         requests = video_requests(validation, prompts, validation.num_videos, images, job.data.reshape)
         scores = build_scores(validation.scores, "validation.scores")
@@ -215,6 +217,7 @@ def build_training(
 
     config = dict(transformer.config)
     scheduler = load_scheduler(data.pipeline, job.model.sampling.scheduler)
+    # On the device, as it is indexed by each batch's timesteps.
     noise_schedule, objective = scheduler.alphas_cumprod.to(data.compute.device), build_objective(job.objective)
     space = LatentSpace(
         scaling_factor=read_json(data.pipeline / "vae" / "config.json")["scaling_factor"],
@@ -242,6 +245,7 @@ def _held_out(job: TrainJob, data: PreparedData, space: LatentSpace, loss: Loss)
     """The held-out loss, if there are held-out clips. It does not depend on the objective."""
     if not data.encoded.held_out.names:
         return None
+    # Nothing random may differ between two measurements.
     plain = job.data.model_copy(update={"caption_dropout": 0.0, "random_flip": 0.0})
     samples = TrainingSamples(data.encoded.held_out, space, plain, data.context.task.without_dropout(), HELD_OUT_SEED)
     timesteps = fixed_timesteps(job.validation.loss_timesteps, space.num_train_timesteps)

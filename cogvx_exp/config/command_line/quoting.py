@@ -77,6 +77,7 @@ def readable(text: str, schema: type[BaseModel]) -> str:
         return text
     if kind.takes(int, float, bool):
         return text
+    # Hydra has read a number where the setting takes text: 2024_01 would become 202401.
     setting, _, given = text.partition("=")
     return f"{setting}={quoted(given.strip())}"
 

@@ -21,6 +21,7 @@ def read_prompts(given: str | list[str], separator: str, setting: str) -> list[s
     Raises:
         ConfigError: there is no prompt, or a prompt file cannot be read.
     """
+    # A file that does not exist would otherwise be sampled as a prompt of that name.
     if isinstance(given, str) and separator not in given and looks_like_a_file(given):
         prompts = _lines(given, setting)
     else:

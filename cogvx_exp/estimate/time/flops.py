@@ -146,6 +146,7 @@ class FlopCount:
                 forward += Flops(linear=layer.product, adapter=self._trained.adapter(layer).forward)
                 if self._chunked and ".ff." in layer.name and gradients.hidden:
                     done += self._chunk_again(layer)
+        # A block whose inputs and weights need no gradient is not checkpointed by autograd, so nothing is recomputed.
         if self._again and gradients.hidden:
             attention = 0.0 if self._keeps_attention else forward.attention
             done += Flops(linear_again=forward.linear + forward.adapter, attention_again=attention)
@@ -220,6 +221,7 @@ class _Gradients:
         embeds = name.startswith(("time_embedding", "ofs_embedding"))
         modulates = ".norm" in name or name.startswith("norm_out")
         has_gradient = self.vector if embeds or modulates else self.hidden
+        # Their inputs are data or sinusoids, which need no gradient.
         if name.startswith("patch_embed") or name.endswith("linear_1"):
             has_gradient = False
         # The norm's own weight or the learned positions may also be trained.

@@ -69,6 +69,7 @@ class EncodersInTheLoop:
 
     def encode(self, shape: Bucket, batch_size: int) -> None:
         """Encodes a batch's clips and images."""
+        # With the first batch, as in a run, and so after the weights and before the first activations.
         for vae in () if self._loaded else filter(None, (self._clips, self._condition)):
             materialize(vae, self._tracker, "VAE")
         self._loaded = True

@@ -79,6 +79,7 @@ class TrafficCounter(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
         packet = function.overloadpacket
+        # Allocating touches no memory.
         moved = 0 if packet in FREE else _moved(function, _tensors((args, kwargs)), _tensors(result))
         if moved:
             kinds = (name for name, packets in KINDS.items() if packet in packets)
@@ -98,6 +99,7 @@ def _moved(function: Any, inputs: list[torch.Tensor], outputs: list[torch.Tensor
     if not function._schema.is_mutable:
         if packet in NOT_READ:
             inputs = []
+        # By storage: a view has its own tensor, but nothing is copied.
         elif any(tensor.untyped_storage()._cdata in storages for tensor in outputs):
             return 0  # a view
     elif packet in OVERWRITE:

@@ -98,6 +98,7 @@ def trace_steps(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: st
         for parameter in parameters.values():
             tracker.label(parameter, "trained weights")
         with tracker.category("trained weights"):
+            # Held by this list only, as EMAModel holds its copies.
             average = [parameter.detach().clone() for parameter in parameters.values()] if job.ema_decay else []
         transformer.train()
         host = TrackedHostMemory(tracker)
@@ -174,6 +175,7 @@ class _Gradients:
     def __init__(self, parameters: dict[str, torch.nn.Parameter], optim: Optim, tracker: MemoryTracker):
         self._parameters = parameters
         self._tracker = tracker
+        # Both free a gradient as soon as it has accumulated; where it goes does not matter to the device.
         self._leave = optim.release_gradients or optim.offload_gradients
         for parameter in parameters.values():
             parameter.register_post_accumulate_grad_hook(self._came)
@@ -226,6 +228,7 @@ def _offloaded(transformer: CogVideoXTransformer3DModel, job: TrainJob) -> Count
     """Copies of the weights that are made when videos are decoded, and then kept."""
     if not (isinstance(job.validation, Validation) and job.validation.offload):
         return Counter()
+    # Each storage is pinned on its own, so each is rounded on its own.
     sizes = [pinned_size(weight.nbytes) for weight in transformer.parameters() if weight.numel()]
     return Counter({"weights while decoding": sum(sizes)})
 

@@ -91,6 +91,7 @@ def start_from(transformer: CogVideoXTransformer3DModel, file: Path) -> Applied:
         )
     weights = {}
     for name, layer in lora.layers.items():
+        # Multiplied into lora_B and not lora_A, whose scale sets the size of lora_B's gradients.
         ratio = layer.scale / (config.lora_alpha / config.r)
         weights[f"{name}.lora_A.weight"] = layer.down
         weights[f"{name}.lora_B.weight"] = layer.up if ratio == 1 else layer.up * ratio
@@ -121,6 +122,7 @@ def _put_lora(transformer: CogVideoXTransformer3DModel, lora: Lora, name: str) -
         lora_alpha=alpha,
         rank_pattern={_exactly(key): layer.rank for key, layer in layers.items() if layer.rank != rank},
         alpha_pattern={_exactly(key): layer.alpha for key, layer in layers.items() if layer.alpha != alpha},
+        # Full names, so that exactly these layers get an adapter, whatever the rest of the model is called.
         target_modules=sorted(layers),
         use_dora=all(layer.magnitude is not None for layer in layers.values()),
         lora_bias=all(layer.bias is not None for layer in layers.values()),

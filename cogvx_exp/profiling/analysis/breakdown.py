@@ -109,6 +109,7 @@ def break_down(
         work.seconds += seconds
         if piece.phase:
             setattr(work, piece.phase, getattr(work, piece.phase) + seconds)
+    # Leaves, because an operator that calls others would count their work twice.
     for event in trace.device or [event for event in trace.host if event.is_operator and event.is_leaf]:
         by_part[event.part].kernels += 1
     for event in _synchronisations(trace):
