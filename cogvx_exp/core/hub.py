@@ -31,6 +31,7 @@ def fetch(repo: str, revision: str | None, *, kind: str, setting: str, patterns:
         return Path(folder)
     # Only the first line: some of these messages include whole pages.
     except Exception as error:  # the hub client raises errors of several libraries
+        # The hub client's own message for this is a paragraph about its cache.
         offline = isinstance(error, LocalEntryNotFoundError)
         reason = "the Hub cannot be reached" if offline else str(error).partition("\n")[0][:160] or type(error).__name__
         raise UserError(

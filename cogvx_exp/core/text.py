@@ -44,6 +44,7 @@ def read_text(path: Path) -> str:
         # Accepts a byte order mark, which Windows editors write; it would otherwise be part of the first value.
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        # Lines of bytes: the text cannot be decoded to count them.
         line = data[: error.start].count(b"\n") + 1
         guess = _guess(data)
         seems = f"; it seems to be {guess}" if guess else ""

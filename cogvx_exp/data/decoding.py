@@ -47,6 +47,7 @@ class DecodingPool:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        # Stopped, not closed: after an error, nobody waits for tasks that are still running.
         self._pool.stop()
         self._pool.join()
 

@@ -191,5 +191,6 @@ def destroy_process_group() -> None:
     """Closes the connection to the other processes, if there is one."""
     import torch.distributed as dist
 
+    # torch may be built without distributed support.
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()

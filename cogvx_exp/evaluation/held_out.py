@@ -47,6 +47,7 @@ class HeldOutLoss:
         measured: list[float] = []
         # All processes must run equally many passes: a sharded model needs all of them for each.
         for position in range(-(-len(items) // processes.world_size)):
+            # Surplus passes repeat the last item, and their results are not read.
             clip, number = items[min(position * processes.world_size + processes.rank, len(items) - 1)]
             # Negative sample numbers: training never uses the same noise.
             batch = self.samples[SampleIndex(-1 - clip * len(timesteps) - number, clip)].to(compute.device)

@@ -119,6 +119,7 @@ class Sampler:
         self.compute = compute
         # Without a GPU, device and host memory are the same.
         self.offload = offload and compute.device.type == "cuda"
+        # By channels: the configuration of a pipeline does not say which task a transformer is for.
         takes_image = transformer.config.in_channels > transformer.config.out_channels
         pipeline = CogVideoXImageToVideoPipeline if takes_image else CogVideoXPipeline
         self.pipeline = pipeline(

@@ -50,6 +50,7 @@ def encode_dataset(
     """
     everything = [*dataset.clips, *dataset.held_out]
     raw = [clip for clip in everything if not clip.latents]
+    # The empty caption always: caption dropout and guidance need it.
     text_keys = prepare_captions([*(text for clip in raw for text in clip.row.captions), "", *texts], context)
     imported = [clip for clip in everything if clip.latents]
     embeds = dict(zip((clip.name for clip in imported), import_embeds(imported, context.cache), strict=True))

@@ -80,6 +80,7 @@ def launch(job: TrainJob, overrides: list[str]) -> float | None:
     start = _begin(job, overrides)
     folder, checkpoint = start.folder, start.checkpoint
     job = job.model_copy(update={"run_dir": folder.path})
+    # Of several machines, only the first one writes into the sweep's folder.
     if in_sweep and job.distributed.node_rank == 0:
         # Hydra has created a folder for the job; its run may be elsewhere (run_dir).
         link_job(place_in_sweep, folder.path)
@@ -117,6 +118,7 @@ def _begin(job: TrainJob, overrides: list[str]) -> Start:
             pretrained_folder(job.model)
         check_early(job)
         dataset = load_dataset(job.data, job.cache_dir)
+    # After the data: the largest bucket that really occurs decides, not the largest that is allowed.
     preflight(job, overrides, {clip.bucket for clip in dataset.clips})
     issues = folder.issues if writes else None
     if opening:

@@ -100,6 +100,7 @@ def _next(loaded: Iterator[Batch | UserError]) -> Batch | UserError:
             child.kill()
         raise
     except (RuntimeError, EOFError, ConnectionError) as error:
+        # DataLoader has no exception class of its own for a worker that was killed.
         if isinstance(error, RuntimeError) and "exited unexpectedly" not in str(error):
             raise
         raise UserError(
@@ -110,6 +111,7 @@ def _next(loaded: Iterator[Batch | UserError]) -> Batch | UserError:
 
 def _possible(workers: int) -> int:
     """`data.workers`, or 0 if shared memory is too small; prints a note about unusual values."""
+    # Not os.cpu_count: Slurm or taskset may leave fewer to this process.
     cores = len(os.sched_getaffinity(0))
     if workers and not has_room(workers):
         console.warn(f"Note: data.workers={workers}, but {no_room()}; using data.workers=0")

@@ -55,6 +55,7 @@ class Geometry:
 
     def _square(self, frame: Any) -> tuple[int, int]:
         """Width and height with square pixels; the shorter side is scaled up, which keeps all detail."""
+        # One of the two factors is 1: pixels are only ever stretched.
         width, height = frame.width * max(self.aspect, 1), frame.height / min(self.aspect, 1)
         return round(width), round(height)
 

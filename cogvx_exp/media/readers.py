@@ -44,6 +44,7 @@ class DecordReader:
         """Raises an exception of any class if decord cannot open the file or reports another size."""
         import decord
 
+        # decord logs from C to the terminal, past Python's streams.
         decord.logging.set_level(decord.logging.QUIET)
         self._path, self.size = path, size
         self._reader = decord.VideoReader(path, num_threads=1)  # clips are decoded in parallel processes already

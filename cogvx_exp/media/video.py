@@ -125,6 +125,7 @@ def _write_frames(path: Path, frames: np.ndarray, fps: int) -> None:
         output_params=["-crf", "12"],
         ffmpeg_log_level="error",
     )
+    # imageio_ffmpeg's writer is a generator, which has to be started.
     writer.send(None)
     for frame in frames:
         writer.send(np.ascontiguousarray(frame))

@@ -65,6 +65,7 @@ def _rotary(
 
 def fits_learned_positions(config: dict, shapes: Iterable[Bucket], scale: int) -> bool:
     """Whether a model has no learned positions, or all shapes are the one they fit; `scale`: pixels of a latent."""
+    # Learned positions are a table with one row per token, so every dimension must match.
     native = (config["sample_frames"], config["sample_height"] * scale, config["sample_width"] * scale)
     if not config["use_learned_positional_embeddings"]:
         return True

@@ -76,6 +76,7 @@ def group_names(shapes: Mapping[str, tuple[int, ...]], optim: Optim) -> list[lis
     """Names of the parameters in each group, in the order of `parameter_groups`."""
     groups: dict[tuple[bool, bool], list[str]] = {}
     for name, shape in shapes.items():
+        # By kind and not by name, so that few groups remain: foreach kernels work within one group.
         groups.setdefault(_kind(shape, optim), []).append(name)
     return list(groups.values())
 
@@ -89,6 +90,7 @@ def _constructor(optim: Optim, device: torch.device) -> Callable[..., torch.opti
     """The class with all arguments except the parameters."""
     optimizer_class = get_class(optim.target)
     known = inspect.signature(optimizer_class).parameters
+    # Before the call: a class that takes **kwargs would swallow a misspelled one.
     unknown = [name for name in optim.kwargs if name not in known]
     if unknown:
         raise TypeError(f"it has no argument {', '.join(unknown)}; it accepts {', '.join(known)}")

@@ -175,6 +175,7 @@ def _within_reach(run: Run, path: Path, output: Path) -> str:
     if not there.exists():
         there.parent.mkdir(exist_ok=True)
         try:
+            # A hard link takes no space, and stays when the run's folder is removed.
             os.link(path, there)
         except OSError:  # hard links do not work across file systems
             shutil.copyfile(path, there)

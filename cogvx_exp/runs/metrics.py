@@ -82,6 +82,7 @@ def last_metrics(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     with path.open("rb") as file:
+        # From the end: a sweep's table reads this file of every job each second.
         file.seek(max(path.stat().st_size - LONGEST_LINE, 0))
         # The last part is empty, or a line that is being written.
         lines = file.read().split(b"\n")[:-1]

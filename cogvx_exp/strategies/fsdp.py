@@ -119,6 +119,7 @@ class FullySharded(Strategy):
     def load_optimizer_state(self, learned: OptimizerStates) -> None:
         """Loads the learned state of an optimizer of the same class, each process its shard; settings are kept."""
         parameters = trainable_parameters(self.transformer)
+        # Only tensors of the parameter's own shape are sharded; step counts and factored moments stay whole.
         parts = {name: _map(values, partial(part_of, like=parameters[name])) for name, values in learned.states.items()}
         super().load_optimizer_state(replace(learned, states=parts))
 

@@ -72,6 +72,7 @@ def publish(job: TrainJob, folder: RunFolder, about: dict[str, Any], client: Cli
 
 def _gather(job: TrainJob, folder: RunFolder, about: dict[str, Any]) -> Path:
     gathered = folder.path / "hub"
+    # Of an earlier attempt: files that no longer belong would be uploaded.
     shutil.rmtree(gathered, ignore_errors=True)
     # Copied, so that what is uploaded can be looked at, and changed, before.
     shutil.copytree(folder.export, gathered)

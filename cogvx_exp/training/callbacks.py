@@ -40,11 +40,13 @@ class Callbacks:
         job, training, callbacks = self._run.job, self._run.training, []
         validation = job.validation
         if training.held_out:
+            # Also at the end: the last checkpoint may be the best.
             callbacks.append(Callback(self.measure, validation.loss_every))
         # For all processes, also where only one writes: gathering a sharded state is a collective.
         callbacks.append(Callback(self.save, job.checkpoint.every))
         if self._run.data.validator and isinstance(validation, Validation):
             per_step = job.gradient_accumulation * self._run.processes.world_size
+            # Rounded up: an epoch may end in the middle of a step.
             steps_per_epoch = math.ceil(training.stream.batches_per_epoch / per_step)
             epochs = validation.every_epochs
             every = epochs * steps_per_epoch if epochs else validation.every
@@ -104,6 +106,7 @@ class Callbacks:
         # A sum of bits per weight instead of the weights: a few KiB for any model.
         gathered = processes.all_gather([device_name(self._run.data.compute.device), strategy.fingerprint()])
         for rank, (name, weights) in enumerate(gathered):
+            # Compared within each kind of GPU: different ones may round differently.
             same = next(other for other, (its_name, _) in enumerate(gathered) if its_name == name)
             if weights != gathered[same][1]:
                 raise RuntimeError(

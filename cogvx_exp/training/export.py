@@ -87,6 +87,7 @@ def _export_lora(transformer: CogVideoXTransformer3DModel, folder: Path, about: 
     (config,) = transformer.peft_config.values()
     weights = _plain_lora(transformer, config.lora_alpha / config.r)
     rank = len(next(weight for name, weight in weights.items() if name.endswith("lora_A.weight")))
+    # init_lora_weights=pissa in the file would make a loader subtract from its base once more.
     plain = {**config.to_dict(), "r": rank, "lora_alpha": rank, "init_lora_weights": True}
     metadata = {key: sorted(value) if isinstance(value, set) else value for key, value in plain.items()}
     CogVideoXPipeline.save_lora_weights(
@@ -115,6 +116,7 @@ def _plain_lora(transformer: CogVideoXTransformer3DModel, scale: float) -> dict[
         parts = [weight if factor == 1 else weight.float() * factor]
         if begun:
             parts.append(begun[name] * (-scale if "lora_B" in name else 1))
+        # Along the rank: lora_A is (rank, inputs), lora_B (outputs, rank), so the products of both add up.
         weights[name] = torch.cat(parts, dim) if begun else parts[0]
     return weights
 

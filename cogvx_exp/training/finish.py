@@ -102,6 +102,7 @@ def finish(run: Context, exported: Path, seconds: float, unsaved: str) -> dict[s
 def _summary(
     job: TrainJob, lines: list[dict[str, Any]], memory: MemoryLog, exported: Path, seconds: float
 ) -> dict[str, Any]:
+    # A tenth of the run: a single step's loss depends on its timesteps.
     tail = lines[-max(len(lines) // 10, 1) :]
     return {
         "name": job.name,
@@ -109,6 +110,7 @@ def _summary(
         "steps": lines[-1]["step"] if lines else 0,
         "loss_last_tenth": sum(line["loss"] for line in tail) / len(tail) if tail else None,
         "seconds": round(seconds, 1),
+        # The median: the first steps compile and allocate, and some wait for a checkpoint.
         "seconds_per_step": round(float(np.median([line["step_seconds"] for line in lines])), 4) if lines else 0.0,
         "memory": memory.phases,
         "memory_figures": memory.figures(),

@@ -93,15 +93,18 @@ def train_loop(
     """
     step, smoothed, profiler = schedule.first_step, schedule.smoothed_loss, schedule.profiler
     meter = WorkMeter(state.transformer.config, state.strategy.shapes())
+    # Cards' peaks are those of 16-bit products, with which a float32 run cannot be compared.
     peak = peak_flops(state.transformer.device) if state.strategy.computes_in_16_bit else None
     with Bar("Training", schedule.steps, schedule.first_step) as bar:
         for step in range(schedule.first_step + 1, schedule.steps + 1):
             # Without a synchronization of its own: copying the losses synchronizes once per step, and the optimizer's
             # kernels count in the next one.
             started = time.perf_counter()
+            # Read before the step, which sets the next one's.
             lr = float(state.lr_scheduler.get_last_lr()[0])
             result = _optimizer_step(state, batches, loss, schedule, step, meter)
             seconds = time.perf_counter() - started
+            # The peak since the last record, as the memory at this moment is that between two steps.
             memory = memory_in_use(state.transformer.device)
             # With the step's number, not a count from here: a resumed run goes on with the same average.
             smoothed = smoother(result.loss if smoothed is None else smoothed, result.loss, step)
@@ -186,6 +189,8 @@ def _optimizer_step(
         value,
         grad_norm if norm_of_step is None else norm_of_step,
         waited,
+        # One process may get the signal a step earlier than another; all stop after the step in which the first one had
+        # it.
         stop=any(process.stop for process in gathered),
         work=sum((process.work for process in gathered), Work()),
         by_timestep=loss_by_timestep(gathered),

@@ -56,6 +56,7 @@ def load_trainable(
     make_trainable(transformer, job.method, job.seed, dtype if how in ("single", "ddp") else None, device)
     if job.method.init_from:
         load_adapter_weights(transformer, find_adapter(job.method.init_from, "method.init_from").file)
+    # `from_pretrained` returns models in evaluation mode, without dropout.
     transformer.train()
     _print_parameters(job, transformer, steps)  # before weights are streamed, which leaves them empty
     apply_memory_options(transformer, job.memory, device)

@@ -76,6 +76,7 @@ def train(
         Stopped: the run was asked to stop and has saved its state.
     """
     started = time.monotonic()
+    # Before anything else, so that the time limit includes encoding.
     stop = StopRequest(job.checkpoint.max_minutes)
     with explained_out_of_memory(job), stop.listening(), joined(job) as processes:
         assert processes.world_size == job.distributed.processes * job.distributed.nodes, "every process has joined"

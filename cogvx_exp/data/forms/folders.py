@@ -47,6 +47,7 @@ class Search:
             folder = waiting.pop()
             try:
                 status = os.stat(folder)
+                # By inode: several paths may lead to one folder.
                 identity = (status.st_dev, status.st_ino)
                 if identity in self._seen:
                     continue

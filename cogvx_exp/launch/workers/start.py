@@ -63,6 +63,7 @@ def run_workers(work: Work, folder: RunFolder, log: Path | None = None) -> None:
     # Before the workers start: torchrun would wait for minutes and then report a timeout without a name.
     _meet(job.distributed)
     write_job(logs, work)
+    # A killed compilation leaves its lock; the next start would wait for it forever.
     _remove_stale_locks()
     command, started = _command(job, logs), time.monotonic()
     logger.info("starting %s", shlex.join(command))

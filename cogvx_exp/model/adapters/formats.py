@@ -145,6 +145,7 @@ def _part_of(key: str) -> tuple[str | None, str]:
 
 def _by_flat_name(names: Iterable[str]) -> dict[str, str]:
     """The layers by their names with underscores, as in kohya's keys."""
+    # kohya replaced dots by underscores, which cannot be undone: some layer names contain both.
     flat = {name.replace(".", "_"): name for name in names}
     return flat | {name.removesuffix("_0"): flat[name] for name in flat if name.endswith("to_out_0")}
 
@@ -164,6 +165,7 @@ def _find_layer(path: str, layers: Mapping[str, str]) -> str | None:
 def _layer(name: str, parts: dict[str, torch.Tensor], strength: Strength, file: Path) -> LoraLayer:
     down, up, magnitude = parts["down"], parts["up"], parts.get("magnitude")
     stored_alpha = parts.get("alpha")
+    # From the tensor: a rank in the metadata may be that of other layers.
     rank = len(down)
     alpha = float(stored_alpha) if stored_alpha is not None else strength.alpha(name, rank, file)
     flat = None if magnitude is None else magnitude.flatten()

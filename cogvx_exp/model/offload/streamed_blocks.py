@@ -123,6 +123,7 @@ class BlockStream:
                 self._detach(buffer)
         # The stream waits here only if the prefetch is late.
         self._attach(index)
+        # The backward pass visits the blocks in reverse.
         neighbour = index - 1 if backward else index + 1
         if 0 <= neighbour < len(self._weights):
             self._prefetch(neighbour)
@@ -172,6 +173,7 @@ class BlockStream:
         buffer = next((buffer for buffer in self._buffers if not buffer.attached), None)
         if self._holding(index) or buffer is None:
             return
+        # At the first use and not before: a model that is only exported needs no device buffers.
         if buffer.data is None:
             # The largest block's size, so that either buffer can hold any block.
             buffer.data = self._host.empty_on_device(max(weights.nbytes for weights in self._weights))

@@ -40,6 +40,7 @@ def _predicted(job: TrainJob) -> str:
 
 def _found() -> str:
     free, total = torch.cuda.mem_get_info()
+    # What neither this process's tensors nor torch's cache explain.
     others = max(total - free - torch.cuda.memory_reserved(), 0)
     return (
         f"The GPU has {total / GIB:.1f} GiB, of which this run's tensors used up to "
