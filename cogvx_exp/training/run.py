@@ -111,9 +111,8 @@ def train(
         if data.validator:
             transformer = sample_from_export(run, exported)
             memory.record("after_testing")
-        summary: dict[str, Any] = {}
-        if processes.is_main_process:
-            summary = finish(run, exported, time.monotonic() - started, unsaved)
+        main, seconds = processes.is_main_process, time.monotonic() - started
+        summary = finish(run, exported, seconds, unsaved) if main else {}
         # Also a barrier: the other processes stay until the first one has written everything.
         return Result(transformer, processes.all_gather(summary)[0])
 
