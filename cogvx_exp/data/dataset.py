@@ -128,7 +128,7 @@ def assign_buckets(
 ) -> tuple[list[Clip], list[DataIssue]]:
     """Assigns a bucket to every row whose video was probed."""
     clips, issues = [], []
-    # Clips of a data set share few shapes, and comparing with all buckets for each of a million is slow.
+    # Clips of a dataset share few shapes, and comparing with all buckets for each of a million is slow.
     chosen: dict[VideoInfo, Bucket | ClipError] = {}
     for row in rows:
         info = infos.get(row.path)

@@ -37,7 +37,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "git_commit": _git("rev-parse", "HEAD"),
-        # Untracked files are left out, as outputs and data sets often are inside a checkout.
+        # Untracked files are left out, as outputs and datasets often are inside a checkout.
         "git_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
     }
 

@@ -31,7 +31,7 @@ class SweepCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Called before the first job."""
         overrides = list(config.hydra.overrides.task)
-        # Hydra's default name has whole seconds, so two sweeps could share a folder.
+        # The default name has whole seconds, so two sweeps could share a folder.
         given = any(text.startswith("hydra.sweep.dir=") for text in config.hydra.overrides.hydra)
         folder = Path(config.hydra.sweep.dir)
         if not given and folder.parent == SWEEPS:
