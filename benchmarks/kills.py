@@ -102,7 +102,7 @@ def compare(run: Path, undisturbed: Path, exact: bool) -> None:
         size = sum(float(tensor.double().square().sum()) for tensor in theirs.values())
         if ours.keys() != theirs.keys() or difference > (0 if exact else 1e-10 * size):
             sys.exit(f"{run / path} differs from the undisturbed run by {difference**0.5:.3g} of {size**0.5:.3g}")
-    losses = [[line["loss"] for line in read_metrics(one / "metrics.jsonl")] for one in (run, undisturbed)]
+    losses = [[line["loss"] for line in read_metrics(folder / "metrics.jsonl")] for folder in (run, undisturbed)]
     if len(losses[0]) != len(losses[1]) or (exact and losses[0] != losses[1]):
         sys.exit(f"{run} has other losses than the undisturbed run")
 

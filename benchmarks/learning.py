@@ -3,7 +3,7 @@
     python benchmarks/learning.py            # writes docs/learning.md, about an hour on 2 cores
     python benchmarks/learning.py --only attention=int8 i2v      # only these rows
 
-Each row runs `python -m cogvx_exp.train`, then `python -m cogvx_exp.toy_model.check`.
+Each row runs `python -m cogvx_exp.train`, then `python -m cogvx_exp.tiny_model.check`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ HEADER = """\
 Written by `python benchmarks/learning.py` on {cores} CPU cores. Each row teaches the tiny model a concept from 20 clips that
 show it and 20 ordinary ones ({steps} steps of 8 clips, otherwise default settings), then samples {prompts} prompts that neither the
 base model nor the run has seen, with and without the concept, and classifies the pixels of the videos
-(`cogvx_exp/toy/measure.py`). A setting that silently breaks learning shows up here. In the row `i2v` the start image already shows the style.
+(`cogvx_exp/demo/measure.py`). A setting that silently breaks learning shows up here. In the row `i2v` the start image already shows the style.
 
 | run | concept requested | not requested | colour | motion | background | seconds per step |
 |---|---|---|---|---|---|---|
@@ -83,13 +83,13 @@ def main() -> None:
             )
             task = "i2v" if "i2v" in name else "t2v"
             check += ["--concept", concept, "--task", task, *([] if settings is None else ["--run", str(run)])]
-            call("cogvx_exp.toy_model.check", *check)
+            call("cogvx_exp.tiny_model.check", *check)
         shares = json.loads((folder / "check" / "shares.json").read_text())
         plain = shares["plain"]
-        (asked,) = (some for what, some in shares.items() if what != "plain")
+        (requested,) = (some for what, some in shares.items() if what != "plain")
         summary = json.loads((run / "summary.json").read_text()) if settings is not None else {}
         steps = summary.get("steps", steps)
-        cells = [asked["concept"], plain["concept"], plain["colour"], plain["direction"], plain["background"]]
+        cells = [requested["concept"], plain["concept"], plain["colour"], plain["direction"], plain["background"]]
         seconds = f"{summary['seconds_per_step']:.2f}" if summary else ""
         rows[name] = f"| {name} | {' | '.join(f'{cell:.0%}' for cell in cells)} | {seconds} |"
         header = HEADER.format(cores=os.cpu_count(), steps=steps, prompts=arguments.prompts)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cogvx_exp.console.log import logging_as_asked
+from cogvx_exp.console.log import configured_logging
 from cogvx_exp.console.progress import console
 from cogvx_exp.console.terminal import never_fail_to_print, visible
 from cogvx_exp.core.disk import disk_issue
@@ -29,11 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     arguments.folders = [folder.expanduser() for folder in arguments.folders]
     arguments.output = arguments.output and arguments.output.expanduser()
-    one = arguments.folders[0] if len(arguments.folders) == 1 else Path("outputs")
+    base = arguments.folders[0] if len(arguments.folders) == 1 else Path("outputs")
     try:
-        with logging_as_asked():
+        with configured_logging():
             runs = find_runs(arguments.folders)
-            page = write_report(runs, arguments.output or one / "report")
+            page = write_report(runs, arguments.output or base / "report")
     except UserError as error:
         print(visible(f"cogvx_exp.report: {error}"), file=sys.stderr)
         return 2

@@ -36,8 +36,8 @@ def memory(settings: Sequence[str]) -> int:
 
 def generate(settings: Sequence[str]) -> int:
     """`python -m cogvx_exp.generate`; what a run or a video was made with comes from there."""
-    told = _keys(settings) & {"generate.adapter", "generate.replay"}
-    return generate_module.main(list(settings) if told else _with(MODEL, settings))
+    sources = _keys(settings) & {"generate.adapter", "generate.replay"}
+    return generate_module.main(list(settings) if sources else _with(MODEL, settings))
 
 
 def _with(added: Sequence[str], settings: Sequence[str]) -> list[str]:

@@ -28,6 +28,7 @@ class Kind:
             yield from Kind(arguments[0], (*arguments[1:], *self.about)).members()
         elif origin in (Union, types.UnionType):
             alternatives = [argument for argument in arguments if argument is not type(None)]
+            # Bounds around a union apply to none of its members in particular, so they are not put into words.
             about = self.about if len(alternatives) == 1 else ()
             for alternative in alternatives:
                 yield from Kind(alternative, about).members()
@@ -100,6 +101,7 @@ def locate(schema: type[BaseModel], location: Sequence[str | int]) -> tuple[str,
             name, kind = f"{name}.{part}" if name else str(part), below
         elif isinstance(part, int) and items:
             name, kind = f"{name}[{part}]", items[0]
+        # Below a dict every name is possible: the user chose it.
         elif any(member.takes(dict) or get_origin(member.annotation) is dict for member in kind.members()):
             name, kind = f"{name}.{part}", Kind(Any)
         elif _is_section(kind) and not _is_alternative(kind):
@@ -122,6 +124,7 @@ def misplaced_bools(schema: type[BaseModel], values: dict[Any, Any]) -> Iterator
     """Names of numeric settings that were given true or false, which pydantic accepts as 1 and 0."""
     for name, value in values.items():
         kind = kind_of(schema, name)
+        # bool is a subclass of int in Python, and pydantic's lax mode takes it as a number.
         if kind and isinstance(value, bool) and kind.takes(int, float) and not kind.takes(bool):
             yield name
         elif kind and isinstance(value, dict):
@@ -139,7 +142,7 @@ def _field(kind: Kind, name: str) -> Kind | None:
 
 def _is_section(kind: Kind) -> bool:
     classes = (member.annotation for member in kind.members() if isinstance(member.annotation, type))
-    return any(issubclass(one, BaseModel) for one in classes)
+    return any(issubclass(cls, BaseModel) for cls in classes)
 
 
 def _is_alternative(kind: Kind) -> bool:

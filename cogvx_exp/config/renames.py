@@ -66,6 +66,7 @@ class _Renaming:
         name = key.lstrip("+~")
         value = self._reference(value)
         for old, new in _values_of(name):
+            # Not only whole values: a sweep has several, separated by commas.
             if re.search(rf"\b{re.escape(old)}\b", value):
                 self._met.add(f"{name}={old}")
                 value = re.sub(rf"\b{re.escape(old)}\b", new, value)

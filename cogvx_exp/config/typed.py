@@ -31,6 +31,7 @@ def typed(config: DictConfig, schema: type[Job]) -> Job:
             problem += r"; ${NAME} refers to another setting; for the literal text write \${NAME}"
         raise ConfigError([Issue(str(error.full_key), problem)]) from None
     assert isinstance(values, dict)
+    # Before pydantic, which would turn true into 1.
     issues = [_bool_issue(setting, schema) for setting in misplaced_bools(schema, dict(values))]
     if issues:
         raise ConfigError(issues)
@@ -55,8 +56,9 @@ def _bool_issue(setting: str, schema: type[Section]) -> Issue:
     return Issue(setting, f"must be {kind.words()}, not true or false")
 
 
-def _issue(setting: str, found: list[tuple[Any, Kind | None]]) -> Issue:
-    item, kind = next((pair for pair in found if pair[0]["type"] in OUR_OWN), found[0])
+def _issue(setting: str, errors: list[tuple[Any, Kind | None]]) -> Issue:
+    # Errors of our own types say most; those of a union's other members only say that they do not apply.
+    item, kind = next((pair for pair in errors if pair[0]["type"] in OUR_OWN), errors[0])
     if item["type"] == "missing":
         return Issue(setting, "is missing; set it, or remove the override that deletes it")
     if item["type"] == "union_tag_invalid":
@@ -64,7 +66,7 @@ def _issue(setting: str, found: list[tuple[Any, Kind | None]]) -> Issue:
         return Issue(f"{setting}.name={item['ctx']['tag']}", f"must be {allowed}")
     if item["type"] == "extra_forbidden":
         return Issue(f"{setting}={shown(item['input'])}", "no such setting")
-    return Issue(f"{setting}={shown(item['input'])}", _problem(setting, item, kind, alone=len(found) == 1))
+    return Issue(f"{setting}={shown(item['input'])}", _problem(setting, item, kind, alone=len(errors) == 1))
 
 
 def _problem(setting: str, item: Any, kind: Kind | None, alone: bool) -> str:

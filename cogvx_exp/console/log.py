@@ -29,18 +29,19 @@ IN_ADDRESS = re.compile(r"(?<=://)[^/\s@]+(?=@)")
 
 
 @contextmanager
-def logging_as_asked() -> Iterator[None]:
+def configured_logging() -> Iterator[None]:
     """Enables the log that COGVX_LOG selects.
 
     Raises:
         UserError: the value of COGVX_LOG is invalid.
     """
-    asked = _asked()
+    selected = _selection()
     root = logging.getLogger()
-    if asked is None or any(isinstance(handler, _Stderr) for handler in root.handlers):
+    # Entered again by a job of a sweep, which would otherwise log every line twice.
+    if selected is None or any(isinstance(handler, _Stderr) for handler in root.handlers):
         yield
         return
-    level, name = asked
+    level, name = selected
     loggers = {logging.getLogger(name or OURS): level}
     if level == logging.DEBUG and not name:
         loggers.setdefault(root, logging.INFO)  # at debug, matplotlib and PIL alone write thousands of lines
@@ -60,11 +61,11 @@ def logging_as_asked() -> Iterator[None]:
 
 def libraries_are_logged() -> bool:
     """Whether the logs of libraries are enabled, too."""
-    asked = _asked()
-    return asked is not None and asked[0] == logging.DEBUG and not (asked[1] or "").startswith(OURS)
+    selected = _selection()
+    return selected is not None and selected[0] == logging.DEBUG and not (selected[1] or "").startswith(OURS)
 
 
-def _asked() -> tuple[int, str] | None:
+def _selection() -> tuple[int, str] | None:
     """The level, and the name of the logger if only one is selected."""
     value = os.environ.get(VARIABLE, "")
     if not value:
@@ -91,6 +92,7 @@ def _is_module(name: str) -> bool:
 
 class _Stderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
+        # Looked up at each line: tests and notebooks replace sys.stderr.
         print(self.format(record), file=sys.stderr, flush=True)
 
 
@@ -107,6 +109,7 @@ class _Formatter(logging.Formatter):
 
 
 def _without_secrets(text: str) -> str:
+    # By value, since errors of libraries quote URLs and headers with tokens in them.
     secrets = [value for name, value in os.environ.items() if SECRET.search(name) and len(value) >= SHORTEST_SECRET]
     for value in sorted(secrets, key=len, reverse=True):  # one secret may contain another
         text = text.replace(value, "***")

@@ -63,6 +63,7 @@ class Bar:
         assert Bar._display
         Bar._display.update(self._task, completed=done, text=text)
         now = time.monotonic()
+        # Log files keep every refresh of a bar, so lines are few.
         if not self._live and (done == self.total or now - self._last_line > SECONDS_BETWEEN_LINES):
             self._last_line = now
             console.print(f"{self.label} {done}/{self.total}  {text}".rstrip())

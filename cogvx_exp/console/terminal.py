@@ -23,6 +23,7 @@ def visible(text: str, layout: str = LAYOUT) -> str:
 
     An undecodable byte, which Python keeps as a lone surrogate, becomes `\xe9`. Characters of `layout` are kept.
     """
+    # Nearly all texts; the rest of the function is slow in Python.
     if text.isprintable():
         return text
     shown = (_escaped(letter) if letter not in layout and _is_hidden(letter) else letter for letter in text)
@@ -39,6 +40,7 @@ def never_fail_to_print() -> None:
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)  # tests may replace the stream
         if reconfigure:
+            # With an encoding such as Latin-1, a caption would otherwise end a run of hours.
             reconfigure(errors="backslashreplace")
 
 
@@ -66,6 +68,7 @@ class PlainConsole(Console):
             return
         added = {QUIET, HUB_QUIET} - os.environ.keys()
         self.only_results = True
+        # In the environment, because workers are started without this command's flags.
         os.environ.update(dict.fromkeys(added, "1"))
         try:
             yield

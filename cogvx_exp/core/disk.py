@@ -25,8 +25,10 @@ def disk_error(error: BaseException) -> OSError | None:
     """The disk error behind an exception, also where a library wraps it in its own class."""
     if isinstance(error, OSError):
         return error if error.errno in DISK_ERRORS else None
+    # Rust's text for an error of the system; safetensors has no attribute with the number.
     if isinstance(error, SafetensorError) and (number := re.search(r"os error (\d+)", str(error))):
         return OSError(int(number[1]), os.strerror(int(number[1])))
+    # sqlite3 does not set errno either; its text is "database or disk is full".
     if isinstance(error, sqlite3.OperationalError) and "full" in str(error):
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return None
@@ -39,6 +41,7 @@ def try_disk(folder: Path) -> None:
         OSError: the folder is not writable.
     """
     with tempfile.TemporaryFile(dir=folder) as file:
+        # More than file systems store inside an inode, which works on a full disk.
         file.write(bytes(1 << 16))
         file.flush()
         os.fsync(file.fileno())  # some file systems only report a full disk here
@@ -54,8 +57,8 @@ def plain_disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        found = disk_error(error)
-        raise OSError(found.errno, found.strerror, str(path)) if found else OSError(str(error)) from None
+        cause = disk_error(error)
+        raise OSError(cause.errno, cause.strerror, str(path)) if cause else OSError(str(error)) from None
 
 
 @contextmanager
@@ -71,10 +74,11 @@ def disk_errors_explained(explain: Callable[[OSError], str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        found = disk_error(error)
-        if found is None:
+        cause = disk_error(error)
+        if cause is None:
             raise
-        raise UserError(explain(found)) from None
+        # Without the chain: a traceback of the library would tell the reader nothing more.
+        raise UserError(explain(cause)) from None
 
 
 def cache_trouble(cache_dir: Path) -> AbstractContextManager[None]:

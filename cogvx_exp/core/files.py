@@ -18,21 +18,23 @@ from cogvx_exp.core.errors import UserError
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary path next to `path` that replaces `path` when the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = _beside(path)
+    # Next to the target, because a rename is atomic only within one file system.
+    tmp = _temporary_name(path)
     try:
-        yield beside
-        mode_by_umask(beside)
+        yield tmp
+        mode_by_umask(tmp)
         # fsync before the rename: otherwise a power cut can leave the new name with empty content.
-        _sync(beside)
-        beside.replace(path)
+        _sync(tmp)
+        tmp.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        # After a success the name is gone already.
+        tmp.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file atomically."""
-    with atomic_write(path) as beside:
-        beside.write_text(text, encoding="utf-8", errors="backslashreplace")  # lone surrogates are legal in JSON
+    with atomic_write(path) as tmp:
+        tmp.write_text(text, encoding="utf-8", errors="backslashreplace")  # lone surrogates are legal in JSON
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -51,42 +53,46 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
     If another process has created `folder` in the meantime, that one is kept.
     """
-    beside = _beside(folder)
-    beside.mkdir(parents=True)
+    tmp = _temporary_name(folder)
+    tmp.mkdir(parents=True)
     try:
-        yield beside
-        sync_folder(beside)
+        yield tmp
+        sync_folder(tmp)
         try:
-            beside.rename(folder)
+            # rename refuses to replace a folder with files in it: the first of several processes wins, the others throw
+            # away.
+            tmp.rename(folder)
         except OSError:
             if not folder.exists():
                 raise
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(tmp, ignore_errors=True)
 
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yields a temporary folder next to `folder` that replaces `folder` when the block succeeds."""
-    beside, before = (folder.with_name(f".{folder.name}.{what}") for what in ("tmp", "before"))
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    # Fixed names, unlike in `whole_folder`: one process owns the folder, and finds what a kill has left.
+    tmp, before = (folder.with_name(f".{folder.name}.{what}") for what in ("tmp", "before"))
+    shutil.rmtree(tmp, ignore_errors=True)
+    tmp.mkdir(parents=True)
     try:
-        yield beside
-        sync_folder(beside)
+        yield tmp
+        sync_folder(tmp)
         shutil.rmtree(before, ignore_errors=True)
         # A rename cannot replace a folder with files in it, so the old one is moved away first.
         if folder.exists():
             folder.replace(before)
-        beside.replace(folder)
+        tmp.replace(folder)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)  # frees the space if the disk is full
+        shutil.rmtree(tmp, ignore_errors=True)  # frees the space if the disk is full
     shutil.rmtree(before, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:
     """Makes the files of a folder and their names survive a power cut, with modes according to the umask."""
     for path in folder.rglob("*"):
+        # Files before the folder: a name that survives a power cut must not lead to missing content.
         if path.is_file():
             mode_by_umask(path)
             _sync(path)
@@ -101,6 +107,7 @@ def make_folder(folder: Path, setting: str) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    # exist_ok=True still raises FileExistsError if the path is a file.
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{setting}={folder}: this path or one of its parents is a file; choose a folder") from None
     except OSError as error:
@@ -141,6 +148,7 @@ def mode_by_umask(path: Path) -> None:
     """Applies the umask to a new file, or to all files of a folder: safetensors creates them with mode 600."""
     wanted = 0o666 & ~_umask()
     for file in [path] if path.is_file() else path.rglob("*"):
+        # Only mode 600, which safetensors sets: any other mode is someone's decision.
         if file.is_file() and not file.is_symlink() and file.stat().st_mode & 0o777 == 0o600 != wanted:
             with suppress(OSError):  # file systems without modes
                 file.chmod(wanted)
@@ -152,17 +160,19 @@ def _umask() -> int:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("Umask:"):
                 return int(line.split()[1], 8)
+    # Only where there is no /proc, and for a moment: other threads would create files with this umask.
     before = os.umask(0o022)
     os.umask(before)
     return before
 
 
-def _beside(path: Path) -> Path:
+def _temporary_name(path: Path) -> Path:
     """A temporary name that is unique across machines, and never longer than names may be."""
     return path.with_name(f".{secrets.token_hex(8)}.tmp")
 
 
 def _sync(path: Path) -> None:
+    # Read-only is enough for fsync, and the only way to open a folder.
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -176,10 +186,12 @@ def file_hash(path: Path) -> str:
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
+    # BLAKE2 is faster than SHA-256 where the CPU has no instructions for that, and is in the standard library.
     return digest.hexdigest()
 
 
 def fingerprint(value: Any) -> str:
     """BLAKE2 hash (128 bits, hexadecimal) of a JSON-like value, independent of the order of its keys."""
+    # default=str for paths; a change here would invalidate all caches.
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.blake2b(text.encode(errors="backslashreplace"), digest_size=16).hexdigest()

@@ -21,6 +21,7 @@ def fetch(repo: str, revision: str | None, *, kind: str, setting: str, patterns:
     Raises:
         UserError: it is not in the cache and cannot be fetched.
     """
+    # Imported here: checking settings must not wait for it.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -28,7 +29,9 @@ def fetch(repo: str, revision: str | None, *, kind: str, setting: str, patterns:
         folder = snapshot_download(repo, repo_type=kind, revision=revision, allow_patterns=patterns)
         logger.info("%s %s (%s) is in %s", kind, repo, revision or "main", folder)
         return Path(folder)
+    # Only the first line: some of these messages include whole pages.
     except Exception as error:  # the hub client raises errors of several libraries
+        # The hub client's own message for this is a paragraph about its cache.
         offline = isinstance(error, LocalEntryNotFoundError)
         reason = "the Hub cannot be reached" if offline else str(error).partition("\n")[0][:160] or type(error).__name__
         raise UserError(

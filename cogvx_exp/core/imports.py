@@ -49,6 +49,7 @@ def _hidden(packages: tuple[str, ...]) -> Iterator[None]:
     """
     hidden = [name for name in packages if name not in sys.modules]
     for name in hidden:
+        # Not a change of the path: the packages stay importable for whoever needs them later.
         sys.modules[name] = None  # type: ignore[assignment]
     try:
         yield

@@ -12,12 +12,14 @@ import torch
 
 def keyed_seed(seed: int, *key: int | str) -> int:
     """A 63-bit seed for the purpose named by `key`."""
+    # A hash and not a sum: seed 1 with sample 2 and seed 2 with sample 1 must differ.
     digest = hashlib.blake2b(repr((seed, *key)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1  # torch seeds are signed 64-bit
 
 
 def generator(seed: int, *key: int | str) -> torch.Generator:
     """A CPU generator for the purpose named by `key`, e.g. (sample number, "noise")."""
+    # On the CPU: a GPU's generator draws other numbers, so a run would depend on its device.
     return torch.Generator().manual_seed(keyed_seed(seed, *key))
 
 

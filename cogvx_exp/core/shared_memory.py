@@ -19,6 +19,7 @@ PAGE = 4096
 def has_room(readers: int) -> bool:
     """Whether the semaphores of this many workers fit."""
     try:
+        # Also tries one: /dev/shm may be mounted with room, but without permission.
         multiprocessing.Semaphore()
         free = os.statvfs(SHARED)
     except OSError:

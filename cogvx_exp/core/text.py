@@ -41,12 +41,15 @@ def read_text(path: Path) -> str:
     if mark:
         raise _refusal(path, f"is {mark} text, not UTF-8", mark)
     try:
+        # Accepts a byte order mark, which Windows editors write; it would otherwise be part of the first value.
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        # Lines of bytes: the text cannot be decoded to count them.
         line = data[: error.start].count(b"\n") + 1
         guess = _guess(data)
         seems = f"; it seems to be {guess}" if guess else ""
         raise _refusal(path, f"is not UTF-8 text (line {line}){seems}", guess) from None
+    # UTF-16 of ASCII text is valid UTF-8 with null characters.
     if "\0" in text:
         endian = "BE" if text[0] == "\0" else "LE"
         raise _refusal(path, "has null characters; it seems to be UTF-16 without a mark", f"UTF-16{endian}")
@@ -74,6 +77,8 @@ def _guess(data: bytes) -> str | None:
     """The likely encoding, judged by whether non-ASCII letters have one byte or more."""
     high = sum(byte >= 0x80 for byte in data)
     single = len(LONE_HIGH_BYTES.findall(data))
+    # In single-byte encodings, accented letters mostly stand alone between ASCII ones; in the others they come in
+    # pairs.
     candidates = ("WINDOWS-1252",) if 2 * single >= high else EAST_ASIAN
     return next((name for name in candidates if _decodes(data, name)), None)
 

@@ -40,8 +40,10 @@ def choose_bucket(info: VideoInfo, data: Data) -> Bucket:
 
     def distance(size: tuple[int, int]) -> tuple[float, float]:
         height, width = size
+        # In logarithms, so that twice as wide and half as wide are equally far.
         aspect = abs(math.log((width / height) / (info.width / info.height)))
         area = abs(math.log((width * height) / (info.width * info.height)))
+        # Rounded, so that buckets of one aspect ratio tie and the area decides.
         return round(aspect, 6), area
 
     height, width = min(product(data.height_buckets, data.width_buckets), key=distance)

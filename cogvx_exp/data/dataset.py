@@ -85,16 +85,17 @@ def load_dataset(data: Data, cache_dir: Path) -> Dataset:
         left_out += junk
         if source.source == "latents":
             allowed = None if data.allow_outside_root or source.root is None else os.path.realpath(source.root)
-            found, of_files = _latent_clips(rows, number, allowed)
+            new_clips, of_files = _latent_clips(rows, number, allowed)
         else:
             infos, of_files = _examine_videos(rows, data, cache_dir)
-            found, of_buckets = assign_buckets(rows, infos, data, number)
+            new_clips, of_buckets = assign_buckets(rows, infos, data, number)
             issues += of_buckets
-        clips += found
+        clips += new_clips
         issues += of_files
     training, held_out = split_holdout(clips, data)
     counts = Counter(clip.source for clip in training)
     rates = _rates([source.repeats for source in sources], [source.weight for source in sources], counts)
+    # In the order of the manifest, where people look for them; workers and sources report in their own.
     issues.sort(key=lambda issue: issue.row or 0)
     left_out = [_shown(path, _roots(data)) for path in left_out]
     return Dataset(training, held_out, rates, short_paths(issues, data), left_out)
@@ -127,6 +128,7 @@ def assign_buckets(
 ) -> tuple[list[Clip], list[DataIssue]]:
     """Assigns a bucket to every row whose video was probed."""
     clips, issues = [], []
+    # Clips of a dataset share few shapes, and comparing with all buckets for each of a million is slow.
     chosen: dict[VideoInfo, Bucket | ClipError] = {}
     for row in rows:
         info = infos.get(row.path)
@@ -149,6 +151,7 @@ def split_holdout(clips: list[Clip], data: Data) -> tuple[list[Clip], list[Clip]
         UserError: too many clips are held out, or a listed path is not in the dataset.
     """
     wanted: int | float | list[str] = data.holdout
+    # By a hash of the name: as good as random, and independent of folders and of the manifest's order.
     paths = sorted({clip.row.path for clip in clips}, key=lambda path: fingerprint(Path(path).name))
     if isinstance(wanted, list):
         held = _listed(wanted, set(paths), data)
@@ -156,6 +159,7 @@ def split_holdout(clips: list[Clip], data: Data) -> tuple[list[Clip], list[Clip]
         count = _share(wanted, len(paths)) if isinstance(wanted, float) else wanted
         if count > len(paths):
             raise UserError(f"data.holdout={count}: there are only {len(paths)} videos; leave some to train on")
+        # By video and not by row: rows of one video would otherwise be on both sides.
         held = set(paths[:count])
     if held and len(held) >= len(paths):
         raise UserError(f"data.holdout={wanted} holds out all {len(paths)} videos; leave some to train on")
@@ -188,6 +192,7 @@ def _examine_videos(rows: list[Row], data: Data, cache_dir: Path) -> tuple[dict[
     issues = []
     for row in rows:
         try:
+            # Before the index is asked: a changed file has another stamp and is examined again.
             stamps[row.path] = _stamp(row.path)
         except ClipError as error:
             issues.append(issue_of(row.number, row.path, error))
@@ -232,6 +237,7 @@ def _check_place(files: LatentFiles, allowed: str | None) -> None:
     Raises:
         ClipError: a file lies outside.
     """
+    # Checked here, because these files are named after the video and never appear in a manifest.
     place = Place(Path(), allowed)
     outside = [path for path in (files.moments, files.embeds, files.image) if path and not place.holds(path)]
     if outside:
@@ -272,10 +278,10 @@ def _listed(wanted: list[str], paths: set[str], data: Data) -> set[str]:
     roots = [source.root for source in data.all_sources() if source.root]
     held = set()
     for name in wanted:
-        found = {find_file(Path(root), name) for root in roots} & paths
-        if not found:
+        matches = {find_file(Path(root), name) for root in roots} & paths
+        if not matches:
             raise UserError(f"data.holdout: {name} is not in the dataset; give paths relative to data.root")
-        held |= found
+        held |= matches
     return held
 
 
@@ -284,4 +290,5 @@ def _rates(repeats: list[float], weights: list[float | None], counts: Counter[in
     if all(weight is None for weight in weights):
         return repeats
     total, shares = sum(counts.values()), sum(weight or 0 for weight in weights)
+    # Scaled to as many samples per epoch as there are clips, whatever the weights add up to.
     return [(weight or 0) / shares * total / max(counts[number], 1) for number, weight in enumerate(weights)]

@@ -40,12 +40,14 @@ class DecodingPool:
         self._ahead = workers * AHEAD
         # Spawned, not forked: a fork copies locks that other threads (torch, CUDA) may hold, and can deadlock.
         context = multiprocessing.get_context("spawn")
+        # pebble, because concurrent.futures can neither kill a task that hangs nor survive a worker that crashes.
         self._pool = ProcessPool(max_workers=workers, initializer=_prepare_worker, context=context)
 
     def __enter__(self) -> "DecodingPool":
         return self
 
     def __exit__(self, *exception: object) -> None:
+        # Stopped, not closed: after an error, nobody waits for tasks that are still running.
         self._pool.stop()
         self._pool.join()
 
@@ -54,6 +56,7 @@ class DecodingPool:
         waiting: deque[ProcessFuture] = deque()
         for task in tasks:
             waiting.append(self._schedule(function, task))
+            # Results in order: a fast worker must not run further ahead than memory allows.
             if len(waiting) > self._ahead:
                 yield self._result(waiting.popleft())
         while waiting:
@@ -75,6 +78,7 @@ class DecodingPool:
         except FutureTimeoutError:
             what = f"decoding took longer than data.decode_timeout={self._timeout:g} seconds"
             return ClipError(what, f"raise that setting, or {REENCODE}")
+        # A decoder that crashed in C: pebble has started another process for the next task.
         except ProcessExpired as error:
             return ClipError(f"crashed the decoder (exit code {error.exitcode})", REENCODE)
         except UserError:
@@ -102,6 +106,7 @@ def read_clip(
     reader = open_video(path, known)
     try:
         frames = reader.frames(choice.indices(reader.starts))
+        # Frame by frame, so that a 4K clip is never whole in memory.
         return np.stack([fit_frame(frame, bucket, fit) for frame in frames])
     except ClipError:
         raise
@@ -117,6 +122,7 @@ def _prepare_worker() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # glibc
         libc.mallopt(M_ARENA_MAX, 1)
+    # File descriptors, since C libraries do not know about sys.stderr.
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)

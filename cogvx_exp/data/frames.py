@@ -37,6 +37,7 @@ class FrameChoice:
         if self.fps is None:
             chosen = spread(len(kept), self.count)
         else:
+            # By display time and not by index: a variable frame rate would otherwise speed up and slow down the motion.
             moments = kept[0] + np.arange(self.count) / self.fps
             after = np.clip(np.searchsorted(kept, moments), 1, max(len(kept) - 1, 1))
             nearer = moments - kept[after - 1] <= kept[np.minimum(after, len(kept) - 1)] - moments
@@ -64,6 +65,7 @@ def spread(total: int, count: int) -> np.ndarray:
     step = (total - 1) // (count - 1)
     if total - 1 - step * (count - 1) < step:
         return np.arange(count) * step
+    # Not np.round, which rounds halves to even, so that intervals would alternate.
     return np.floor(np.linspace(0, total - 1, count) + 0.5).astype(int)
 
 
@@ -71,6 +73,7 @@ def usable_frames(info: VideoInfo, data: Data) -> int:
     """Frames left after skipping and, with data.fps, resampling; at most data.max_num_frames."""
     kept = max(info.num_frames - data.skip_frames_start - data.skip_frames_end, 0)
     if data.fps is not None and kept:
+        # Sampling times end with the last frame's start: a clip must not end in several copies of it.
         last_start = info.duration * (kept - 1) / info.num_frames
         half_a_frame = 0.5 * info.duration / info.num_frames
         kept = int((last_start + half_a_frame) * data.fps + 1e-6) + 1  # 1e-6: rounding must not lose a frame

@@ -34,6 +34,7 @@ def print_issues(issues: list[DataIssue], console: PlainConsole) -> None:
     """Prints the issues as a table."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("row", justify="right")
+    # Folded rather than cut: a path has to be copied whole.
     for column in ("file", "what is wrong", "how to fix it"):
         table.add_column(column, overflow="fold")
     for issue in issues[:SHOWN]:
@@ -45,7 +46,7 @@ def print_issues(issues: list[DataIssue], console: PlainConsole) -> None:
 
 def write_issues(issues: list[DataIssue], path: Path) -> None:
     """Writes the issues as CSV."""
-    with atomic_write(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as tmp, tmp.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["row", "file", "what is wrong", "how to fix it"])
         writer.writerows(astuple(issue) for issue in issues)

@@ -28,6 +28,8 @@ def fit_frame(frame: np.ndarray, bucket: Bucket, fit: ResizeSpec) -> np.ndarray:
     else:
         box = crop_box(image.height, image.width, bucket, fit) if fit.mode != "resize" else None
         if image.size != size or box:
+            # Cropping and scaling at once, with a fractional box: the crop is not rounded to whole pixels first.
+            # Pillow's filter covers all source pixels, so reducing does not alias.
             image = image.resize(size, Image.Resampling.BILINEAR, box=box)
     return np.asarray(ImageOps.mirror(image) if fit.flip else image)
 

@@ -91,6 +91,7 @@ def start_image(source: str, bucket: Bucket, mode: str) -> Image.Image:
     Raises:
         UserError: it cannot be opened.
     """
+    # The same code as for training clips, so that a frame of a clip gives the same pixels.
     pixels = np.asarray(open_image(source))
     return Image.fromarray(fit_frame(pixels, bucket, ResizeSpec("center" if mode == "random" else mode)))
 
@@ -101,14 +102,15 @@ def open_image(source: str) -> Image.Image:
     Raises:
         UserError: it cannot be opened.
     """
-    if found := FRAME.fullmatch(source):
-        index, video = int(found[1] or 0), found[2]
+    if match := FRAME.fullmatch(source):
+        index, video = int(match[1] or 0), match[2]
         try:
             return Image.fromarray(next(iter(open_video(video).frames([index]))))
         except UserError as error:
             raise UserError(f"the image {source} cannot be opened: the video {error}") from None
     try:
         with Image.open(_read(source)) as image:
+            # Pillow reads lazily: a truncated file only fails here, within the `try`.
             image.load()
             return to_rgb(image)
     except FileNotFoundError:
@@ -122,6 +124,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """An image as 8-bit RGB, rotated according to EXIF; transparent pixels become black."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
+        # Pillow's own conversion clips 16-bit values at 255: nearly all white.
         return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -29,6 +29,7 @@ def denoising_loss(
     objective = objective or Objective()
 
     def loss(transformer: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        # Indexed on the device: reading the timesteps on the host would synchronize.
         alphas = alphas_cumprod[batch.timesteps]
         noisy = add_noise(batch.latents, batch.noise, alphas)
         prediction = transformer(**model_inputs(noisy, batch, config, dtype), return_dict=False)[0]
@@ -51,6 +52,7 @@ def model_inputs(noisy: torch.Tensor, batch: Batch, config: dict, dtype: torch.d
     hidden_states = noisy if batch.condition is None else torch.cat([noisy, batch.condition], dim=2)
     return {
         "hidden_states": hidden_states.to(dtype),
+        # Cached embeddings may have another dtype, such as those that were encoded elsewhere.
         "encoder_hidden_states": batch.prompt_embeds.to(dtype),
         "timestep": batch.timesteps,
         "ofs": noisy.new_full((1,), OFS).to(dtype) if config["ofs_embed_dim"] else None,

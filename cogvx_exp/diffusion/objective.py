@@ -43,6 +43,7 @@ def velocity(latents: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
 
 def uniform(num_train_timesteps: int, generator: torch.Generator) -> Tensor:
     """Draws the timestep of one sample, (1,), uniformly from the schedule."""
+    # One sample at a time with its own generator, so that a batch's composition does not change anyone's timestep.
     return torch.randint(num_train_timesteps, (1,), generator=generator)
 
 
@@ -53,6 +54,7 @@ def unweighted(alphas_cumprod: Tensor) -> Tensor:
 
 def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of each sample, float32, (B,)."""
+    # Mean over values, then over samples: with several shapes, every clip counts the same.
     return (prediction - target).square().flatten(1).mean(1)
 
 
@@ -69,6 +71,7 @@ class Objective:
 
     def loss(self, prediction: Tensor, latents: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
         """The loss of each sample, float32, (B,)."""
+        # In float32: bfloat16 has two to three digits, and a difference of close values fewer.
         error = self.error(prediction.float(), velocity(latents, noise, alphas_cumprod))
         return self.weighting(alphas_cumprod) * error
 

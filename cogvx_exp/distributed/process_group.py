@@ -58,6 +58,7 @@ class TorchProcessGroup(ProcessGroup):
         from torch.distributed import all_gather
 
         # The size is fixed, so one collective is enough.
+        # float64, so that FLOP counts and losses keep all their digits.
         received = [torch.zeros(len(numbers), dtype=torch.float64) for _ in range(self.world_size)]
         all_gather(received, torch.tensor(numbers, dtype=torch.float64))
         return [tensor.tolist() for tensor in received]
@@ -93,6 +94,7 @@ def rank_and_world_size() -> tuple[int, int] | None:
         ("RANK", "WORLD_SIZE", "RANK"),
         ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_ID"),
     ):
+        # torchrun's variables come first: a torchrun inside a Slurm job has both.
         if rank not in os.environ or started not in os.environ:
             continue
         place, size = os.environ[rank], os.environ.get(number, "1")
@@ -108,6 +110,7 @@ def local_device(device: str) -> str:
 
     Slurm may show each task only its own GPU, which then has index 0 in all of them.
     """
+    # The local rank: global ranks exceed a machine's number of GPUs as soon as there are two machines.
     local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID"))
     if rank_and_world_size() is None or local is None or device not in ("auto", "cuda"):
         return device
@@ -134,6 +137,7 @@ def init_process_group(cuda: bool, timeout: int) -> ProcessGroup:
     import torch.distributed as dist
 
     rank, world_size = place
+    # torch, accelerate and DeepSpeed read these names only; Slurm has its own.
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size))
     os.environ.setdefault("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
     for name in ("MASTER_ADDR", "MASTER_PORT"):
@@ -145,12 +149,15 @@ def init_process_group(cuda: bool, timeout: int) -> ProcessGroup:
             )
     if not dist.is_initialized():
         _meet(rank, world_size, timeout)
+        # Both, because losses and JSON are exchanged on the host: with nccl they would cost a copy and a
+        # synchronization.
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         logger.info("joining %d processes at %s (%s), timeout of a step %d s", world_size, where, backend, timeout)
         started = time.monotonic()
         try:
             with report_long_wait(f"the other processes ({world_size} in all) at {where}"):
+                # The strategies use the default group, so it gets the timeout of a step.
                 dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
                 # Timeouts belong to groups, so long waits outside of steps need a second one.
                 group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
@@ -171,6 +178,7 @@ def _meet(rank: int, world_size: int, timeout: float) -> None:
     host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
     if not port.isdecimal():
         raise UserError(f"MASTER_PORT={port} is not a port")
+    # torchrun keeps the store open itself; binding the port here would fail.
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         return
     if rank == 0:
@@ -183,5 +191,6 @@ def destroy_process_group() -> None:
     """Closes the connection to the other processes, if there is one."""
     import torch.distributed as dist
 
+    # torch may be built without distributed support.
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()

@@ -25,10 +25,10 @@ def ignore_leftovers() -> list[str]:
 
     Call only if `rank_and_world_size` finds no other processes.
     """
-    left = [name for name in PLACE if name in os.environ]
-    for name in left:
+    leftovers = [name for name in PLACE if name in os.environ]
+    for name in leftovers:
         del os.environ[name]
-    return [name for name in left if not name.startswith("MASTER")]
+    return [name for name in leftovers if not name.startswith("MASTER")]
 
 
 def check_first(host: str, port: int, setting: str) -> None:
@@ -42,6 +42,7 @@ def check_first(host: str, port: int, setting: str) -> None:
     Raises:
         UserError: the name cannot be resolved, belongs to another machine, or the port is in use.
     """
+    # Names first: torch reports an unknown host only after its own retries, as a timeout.
     resolve(host, port, setting)
     with closing(socket.socket()) as door:
         # Without SO_REUSEADDR, a port that an earlier run has just closed counts as taken.
@@ -50,6 +51,7 @@ def check_first(host: str, port: int, setting: str) -> None:
             door.bind(("", port))
         except OSError as error:
             raise UserError(f"port {port} cannot be opened ({error.strerror}); choose another in {setting}") from None
+        # Listens itself: the connection below must reach this process, not whatever else answers there.
         door.listen()
         why = _try(host, port)
     logger.debug("%s:%d can be opened here and is reached: %s", host, port, not why)

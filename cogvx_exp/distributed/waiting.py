@@ -8,14 +8,14 @@ from contextlib import contextmanager
 
 from cogvx_exp.console.progress import console
 
-FIRST_WORD = 10.0
+FIRST_MESSAGE = 10.0
 """Seconds before the first message."""
-NEXT_WORD = 50.0
+NEXT_MESSAGE = 50.0
 """Seconds between later messages."""
 
 
-class Teller:
-    """Watches waits, possibly many short ones, with a single thread: `with teller.waiting():`.
+class WaitReporter:
+    """Watches waits, possibly many short ones, with a single thread: `with reporter.waiting():`.
 
     Args:
         what: text after "Waiting for ...".
@@ -43,9 +43,11 @@ class Teller:
 
     def _watch(self) -> None:
         said: tuple[float | None, float] = (None, 0.0)  # start of the wait, time of its last message
-        while not self._end.wait(min(1.0, FIRST_WORD / 4)):
+        # One thread that polls: a timer for every batch would start a thread for every batch.
+        while not self._end.wait(min(1.0, FIRST_MESSAGE / 4)):
+            # Read once: the other thread may reset it at any moment.
             since, now = self._since, time.monotonic()
-            due = FIRST_WORD if since != said[0] else said[1] - (since or 0) + NEXT_WORD
+            due = FIRST_MESSAGE if since != said[0] else said[1] - (since or 0) + NEXT_MESSAGE
             if since is not None and now - since >= due:
                 said = (since, now)
                 text = f"Waiting for {self._what} ({now - since:.0f} s so far)"
@@ -62,9 +64,9 @@ def report_long_wait(what: str) -> Iterator[None]:
     Args:
         what: text after "Waiting for ...".
     """
-    teller = Teller(what)
+    reporter = WaitReporter(what)
     try:
-        with teller.waiting():
+        with reporter.waiting():
             yield
     finally:
-        teller.end()
+        reporter.end()

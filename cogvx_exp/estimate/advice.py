@@ -111,16 +111,18 @@ def advise(
     for suggestion in SUGGESTIONS:
         if not suggestion.applies(job):
             continue
-        tried = _try([*best.suggestions, suggestion], budget, recompose, predict)
-        if tried and tried.prediction.peak < best.prediction.peak:
-            best = tried
+        candidate = _try([*best.suggestions, suggestion], budget, recompose, predict)
+        # Only what lowers the peak, which may be in another phase than the one that a setting changes.
+        if candidate and candidate.prediction.peak < best.prediction.peak:
+            best = candidate
             job = recompose(best.overrides)
         if best.fits:
             break
+    # A later suggestion may make an earlier one unnecessary.
     for suggestion in best.suggestions[:-1] if best.fits else []:
-        tried = _try([kept for kept in best.suggestions if kept is not suggestion], budget, recompose, predict)
-        if tried and tried.fits:
-            best = tried
+        candidate = _try([kept for kept in best.suggestions if kept is not suggestion], budget, recompose, predict)
+        if candidate and candidate.fits:
+            best = candidate
     return best
 
 

@@ -48,9 +48,9 @@ class Estimate:
 def estimate(job: TrainJob, overrides: list[str]) -> Estimate:
     """Predicts the memory and time of one of the command's jobs."""
     console.print(f"Tracing a training step of {job.name} ...", style="dim")
-    found = predict_and_advise(job, overrides, job.memory.budget or DEFAULT_BUDGET)
+    result = predict_and_advise(job, overrides, job.memory.budget or DEFAULT_BUDGET)
     cards = cards_for(job.hardware, gpu_name(job.device))
-    return replace(found, cards=cards, times=predict_times(job, largest_of(configured_buckets(job)), cards))
+    return replace(result, cards=cards, times=predict_times(job, largest_of(configured_buckets(job)), cards))
 
 
 def predict_and_advise(
@@ -68,6 +68,7 @@ def predict_and_advise(
 def _recompose(overrides: list[str], more: list[str]) -> TrainJob:
     """The job with further overrides. Requires an initialized Hydra."""
     replaced = {text.partition("=")[0] for text in more}
+    # Removed rather than overridden: Hydra rejects two choices for one group.
     kept = [text for text in overrides if text.lstrip("+").partition("=")[0] not in replaced]
     job = typed(compose("train", [*kept, *more]), TrainJob)
     issues = check_memory(job)
@@ -91,10 +92,10 @@ def refuse_if_too_large(
     Raises:
         UserError: it does not fit; suggests settings.
     """
-    found = predict_and_advise(job, overrides, budget, shapes)
-    if found.advice is None:
-        return found.prediction
-    peak, advice, reserve = found.prediction.peak, found.advice, found.prediction.reserve
+    result = predict_and_advise(job, overrides, budget, shapes)
+    if result.advice is None:
+        return result.prediction
+    peak, advice, reserve = result.prediction.peak, result.advice, result.prediction.reserve
     lines = [f"this run would take {peak:.1f} GiB, plus {reserve:.1f} for CUDA itself, which exceeds {limit}"]
     if advice.suggestions:
         enough = "would fit" if advice.fits else "is the lowest found"
@@ -121,7 +122,7 @@ def show(estimates: list[Estimate]) -> None:
     console.print(_phases_table(estimates, labels))
     if len(estimates) == 1:
         console.print(_kinds_table(estimates[0].prediction))
-        _say_advice(estimates[0])
+        _print_advice(estimates[0])
         show_times(estimates[0].times, estimates[0].cards)
     else:
         console.print("Predicted time", style="bold")
@@ -179,7 +180,7 @@ def _kinds_table(prediction: Prediction) -> Table:
     return table
 
 
-def _say_advice(item: Estimate) -> None:
+def _print_advice(item: Estimate) -> None:
     advice = item.advice
     if advice is None:
         reserve = item.prediction.reserve

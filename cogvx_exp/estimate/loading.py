@@ -23,6 +23,7 @@ def loading_peak(job: TrainJob, step: StepBytes, dtype: torch.dtype) -> int:
     """
     resident = step.resident.total()
     with torch.device("meta"):
+        # One block is enough, as all are alike.
         architecture = job.model.transformer.model_copy(update={"num_layers": 1})
         block = CogVideoXTransformer3DModel(**architecture.model_dump()).transformer_blocks[0]
     if job.quant.name != "none":

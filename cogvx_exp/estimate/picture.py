@@ -44,8 +44,8 @@ def draw(predictions: list[Prediction], labels: list[str], budget: float, path: 
     axes.set_xlabel("GiB at the peak of a training step (red: peaks of other phases)", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(frameon=False, fontsize=8, ncols=5, loc="outside lower center")
-    with atomic_write(path) as beside:
-        figure.savefig(beside, format="png")
+    with atomic_write(path) as tmp:
+        figure.savefig(tmp, format="png")
     plt.close(figure)
 
 

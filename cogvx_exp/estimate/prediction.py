@@ -15,7 +15,7 @@ from cogvx_exp.estimate.trace.training_step import StepBytes, step_bytes
 from cogvx_exp.latents.captions import CAPTIONS_AT_ONCE
 from cogvx_exp.model.adapt import trained_dtype
 from cogvx_exp.model.device import resolve_dtype
-from cogvx_exp.strategies.single import splits_weights
+from cogvx_exp.strategies.build import splits_weights
 
 CONTEXT_GIB = 0.6
 """The CUDA context with loaded kernels: 0.4 to 0.6 GiB on recent cards."""
@@ -84,6 +84,7 @@ def predict(job: TrainJob, shapes: Iterable[Bucket] | None = None, device: str =
     whole = step_bytes(job, largest, buckets, device)
     step = split_over(whole, job, device)
     phases = {
+        # The encoders are gone before the transformer is loaded, so phases are compared, not added.
         "encoding": _encoding_peak(job, largest, device),
         "before_training": loading_peak(job, step, resolve_dtype(job.model, device)),
         "before_validation": step.peak.total(),
@@ -131,6 +132,7 @@ def _sampling_peaks(job: TrainJob, step: StepBytes, device: str) -> dict[str, in
     dtype = resolve_dtype(job.model, device)
     shape = Bucket(validation.num_frames, validation.height, validation.width)
     vae = vae_weights(job.model.vae, dtype)
+    # One video at a time, as validation decodes them.
     decoding = vae_pass(job.model.vae, job.memory, dtype, shape, 1, "decode").peak
     trained = step.between["trained weights"] // (2 if job.ema_decay else 1)  # without the EMA
     transformer = step.between["weights"] + trained

@@ -8,8 +8,8 @@ from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.estimate.trace.training_step import StepBytes
 from cogvx_exp.model.adapt import trained_dtype
 from cogvx_exp.model.device import resolve_dtype
+from cogvx_exp.strategies.build import splits_weights
 from cogvx_exp.strategies.deepspeed_config import reduce_bucket
-from cogvx_exp.strategies.single import splits_weights
 
 BLOCKS_GATHERED = 2
 """Gathered blocks at a time: the current one and the next."""
@@ -51,6 +51,7 @@ def split_over(step: StepBytes, job: TrainJob, device: str = "cuda") -> StepByte
         return step
     compute = resolve_dtype(job.model, device).itemsize
     frozen, size = step.resident["weights"], trained_dtype(job.optim).itemsize
+    # The EMA is counted among the trained weights and has as many values.
     trained = step.resident[TRAINED] // size // (2 if job.ema_decay else 1)
     block = (frozen // compute + trained) // job.model.transformer.num_layers
     share = _Share(job.distributed.name, world_size, compute, frozen, trained, size, block)
@@ -68,6 +69,7 @@ def _fully_sharded(step: StepBytes, share: _Share) -> StepBytes:
         # The next block, plus the gradients of the current one and their float32 copy, which is reduced
         # (torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py, `foreach_reduce`).
         backward = Counter({GATHERED: gathered, "gradients of a block": gathered + share.block * FLOAT32})
+    # While loading, one whole block is on the device beside the shards of all others.
     split_last = Counter({"a block that is split": share.block * (share.trained_size if share.full else share.compute)})
     return replace(
         parts,

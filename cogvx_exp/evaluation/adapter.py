@@ -40,7 +40,9 @@ def find_adapter(path: Path, setting: str = "generate.adapter") -> Adapter:
     Raises:
         UserError: there are no trained weights, or the file is damaged.
     """
+    # Everything by reading headers: a wrong path must not cost the time of loading a model first.
     file, config = _locate(path, setting)
+    # A folder is a full transformer, a file an adapter or a checkpoint's weights.
     if file.is_dir():
         check_part(file, setting)
     else:
@@ -69,11 +71,11 @@ def _locate(path: Path, setting: str) -> tuple[Path, dict[str, Any]]:
             f"{setting}={path}: this run has no export yet; finish it with resume={path}, or use one of its "
             f"checkpoints ({path / 'checkpoints'}/step-N)"
         )
-    found = sorted(path.glob("*.safetensors")) if path.is_dir() else []
-    if len(found) == 1:
-        return found[0], {}
-    if found:
-        raise UserError(f"{setting}={path} has {len(found)} files; choose one: {', '.join(map(str, found[:3]))}")
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else []
+    if len(files) == 1:
+        return files[0], {}
+    if files:
+        raise UserError(f"{setting}={path} has {len(files)} files; choose one: {', '.join(map(str, files[:3]))}")
     if not path.exists():
         raise UserError(f"{setting}={path} does not exist; give a run folder or an adapter file")
     raise UserError(f"{setting}={path}: is neither a run folder nor a folder with {' or '.join(names)}")
@@ -116,6 +118,7 @@ def with_base_model(job: GenerateJob, adapters: list[Adapter], overrides: list[s
     chosen = {text.partition("=")[0].removeprefix("generate.") for text in overrides}
     trained = next((adapter.reshape for adapter in adapters if adapter.reshape), None)
     if trained and "reshape" not in chosen:
+        # A random crop has no place in a video that is to be compared with others.
         reshape = "center" if trained == "random" else trained
         job = job.model_copy(update={"generate": job.generate.model_copy(update={"reshape": reshape})})
     if base is None:

@@ -25,6 +25,7 @@ from cogvx_exp.evaluation.sampling import (
     save_video,
     video_requests,
 )
+from cogvx_exp.evaluation.scores.base import build_scores, score_video
 from cogvx_exp.latents.captions import load_embeds, prepare_captions
 from cogvx_exp.latents.context import PipelineContext
 from cogvx_exp.model.attention.backends import check_attention, set_attention
@@ -73,6 +74,7 @@ def generate(job: GenerateJob, adapters: list[Adapter]) -> list[Path]:
         UserError: for problems that only the user can fix.
     """
     settings = job.generate
+    build_scores(settings.scores, "generate.scores")  # reports what cannot be imported before anything is loaded
     prompts = read_prompts(settings.prompts, settings.separator, "generate.prompts")
     images = listed_images(settings.images, settings.separator, IMAGES).sources if settings.images else None
     takes_images = "i2v" in job.model.tasks
@@ -135,6 +137,7 @@ def _make(job: GenerateJob, recipe: Recipe, named: list[tuple[Path, VideoRequest
     pipeline = pipeline_folder(recipe.model, job.cache_dir)
     task = task_of(recipe.model)
     task.check_model(pipeline)
+    # Embeddings come from the cache of training: prompts that were encoded once do not load T5 again.
     context = PipelineContext(pipeline, compute, job.memory, job.cache_dir, task)
     texts = sorted({text for _, request in named for text in (request.prompt, request.negative_prompt)})
     keys = prepare_captions(texts, context)
@@ -143,10 +146,14 @@ def _make(job: GenerateJob, recipe: Recipe, named: list[tuple[Path, VideoRequest
     vae = load_vae(pipeline, compute, job.memory)
     scheduler = load_scheduler(pipeline, recipe.model.sampling.scheduler)
     sampler = Sampler(transformer, vae, scheduler, embeds, compute)
+    scores, lines = build_scores(job.generate.scores, "generate.scores"), []
     for path, request in progress("Sampling", named):
-        save_video(path, _sample(sampler, request, recipe), request, **recipe.about())
-    for path, _ in named:
-        console.result(f"  {path}")
+        videos = _sample(sampler, request, recipe)
+        values = [score_video(scores, video) for video in videos]
+        save_video(path, _joined(videos, recipe), request, **({"scores": values} if scores else {}), **recipe.about())
+        lines.append(f"  {path}{_in_words(values)}")
+    for line in lines:
+        console.result(line)
     return [path for path, _ in named]
 
 
@@ -173,17 +180,30 @@ def _load(recipe: Recipe, pipeline: Path, compute: Compute, job: GenerateJob) ->
     return transformer.eval()
 
 
-def _sample(sampler: Sampler, request: VideoRequest, recipe: Recipe) -> np.ndarray:
-    """One video, or one per strength side by side."""
+def _sample(sampler: Sampler, request: VideoRequest, recipe: Recipe) -> list[np.ndarray]:
+    """A video per strength."""
     videos = []
     for strength in recipe.strengths:
         if recipe.adapters and not is_whole(recipe.adapters[0]):
             names = [_name(number) for number in range(len(recipe.adapters))]
+            # Set for each video: scales are kept in the layers, and the last one would stay.
             sampler.pipeline.transformer.set_adapters(names, [strength * weight for weight in recipe.weights])
         videos.append(sampler.sample(request))
+    return videos
+
+
+def _joined(videos: list[np.ndarray], recipe: Recipe) -> np.ndarray:
+    """The only video, or one per strength side by side."""
     if len(videos) == 1:
         return videos[0]
     return side_by_side(videos, ["base" if strength == 0 else f"x {strength:g}" for strength in recipe.strengths])
+
+
+def _in_words(values: list[dict[str, float]]) -> str:
+    """The scores of a video; of several strengths, in their order."""
+    names = dict.fromkeys(name for scores in values for name in scores)
+    numbers = {name: [f"{scores[name]:.4g}" if name in scores else "-" for scores in values] for name in names}
+    return "".join(f"  {name} {' '.join(texts)}" for name, texts in numbers.items())
 
 
 def _name(number: int) -> str:

@@ -38,6 +38,7 @@ class HeldOutLoss:
     def measure(self, transformer: torch.nn.Module) -> dict[str, float]:
         """The mean loss, and the mean at each timestep as `loss_t0050`; processes share the work."""
         was_training = transformer.training
+        # Without dropout, so that the loss does not depend on the step's random numbers.
         transformer.eval()
         compute = self.context.compute
         vae = load_condition_encoder(self.context)
@@ -46,6 +47,7 @@ class HeldOutLoss:
         measured: list[float] = []
         # All processes must run equally many passes: a sharded model needs all of them for each.
         for position in range(-(-len(items) // processes.world_size)):
+            # Surplus passes repeat the last item, and their results are not read.
             clip, number = items[min(position * processes.world_size + processes.rank, len(items) - 1)]
             # Negative sample numbers: training never uses the same noise.
             batch = self.samples[SampleIndex(-1 - clip * len(timesteps) - number, clip)].to(compute.device)

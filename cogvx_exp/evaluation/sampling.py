@@ -72,10 +72,10 @@ def video_requests(
         include={"negative_prompt", "num_frames", "height", "width", "fps"}
         | {"num_inference_steps", "guidance_scale", "dynamic_cfg"}
     )
-    each: Sequence[str | None] = images or [None] * len(prompts)
+    start_images: Sequence[str | None] = images or [None] * len(prompts)
     return [
         VideoRequest(prompt=prompt, seed=settings.seed + index, image=image, reshape=reshape, **shared)
-        for prompt, image in zip(prompts, each, strict=True)
+        for prompt, image in zip(prompts, start_images, strict=True)
         for index in range(num_videos)
     ]
 
@@ -117,7 +117,9 @@ class Sampler:
         self.images = images or {}
         self.embeds = embeds
         self.compute = compute
+        # Without a GPU, device and host memory are the same.
         self.offload = offload and compute.device.type == "cuda"
+        # By channels: the configuration of a pipeline does not say which task a transformer is for.
         takes_image = transformer.config.in_channels > transformer.config.out_channels
         pipeline = CogVideoXImageToVideoPipeline if takes_image else CogVideoXPipeline
         self.pipeline = pipeline(
@@ -144,7 +146,9 @@ class Sampler:
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """Decodes latents, (1, frames, channels, height, width): uint8, (frames, height, width, 3)."""
         video = self.pipeline.decode_latents(latents.to(self.pipeline.vae.dtype))
+        # As numpy: PIL images would be converted back and forth for nothing.
         frames = self.pipeline.video_processor.postprocess_video(video, output_type="np")[0]
+        # Rounded: truncation would darken every video by half a step.
         return (frames * 255).round().astype(np.uint8)
 
     @torch.no_grad()

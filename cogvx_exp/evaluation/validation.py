@@ -1,6 +1,7 @@
 """Videos sampled during training."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,19 @@ from PIL import Image
 from cogvx_exp.config.schema import Model
 from cogvx_exp.console.progress import progress
 from cogvx_exp.evaluation.sampling import Sampler, VideoRequest, file_name, image_of, save_video
+from cogvx_exp.evaluation.scores.base import Score, mean_scores, score_video
 from cogvx_exp.latents.context import PipelineContext
 from cogvx_exp.model.device import release
 from cogvx_exp.model.load import load_scheduler, load_vae
+
+
+@dataclass(frozen=True)
+class SampledVideos:
+    """The videos of a validation."""
+
+    paths: list[Path]
+    scores: dict[str, float]
+    """Mean of each score over the videos."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,8 @@ class Validator:
     """The pipeline, its settings, and the processes that share the videos."""
     offload: bool = False
     """Whether the transformer leaves the GPU while the VAE decodes."""
+    scores: Mapping[str, Score] = field(default_factory=dict)
+    """Scores of each video, by name."""
 
     def __post_init__(self) -> None:
         self.images  # noqa: B018, read early: files or servers may be gone later
@@ -38,7 +51,7 @@ class Validator:
         """Start images of the videos."""
         return {request: image_of(request) for request in self.requests if request.image}
 
-    def run(self, transformer: CogVideoXTransformer3DModel, folder: Path, step: int, **about: Any) -> list[Path]:
+    def run(self, transformer: CogVideoXTransformer3DModel, folder: Path, step: int, **about: Any) -> SampledVideos:
         """Samples all videos into `folder`, with `about` in their settings. The VAE is loaded for this and released.
 
         Each process samples its share. All sample equally many (repeating the last ones if necessary), since a sharded
@@ -49,22 +62,30 @@ class Validator:
         was_training = transformer.training
         transformer.eval()
         context, compute, processes = self.context, self.context.compute, self.context.processes
+        # Loaded each time: kept, it would cost its memory during all of training.
         vae = load_vae(context.folder, compute, context.memory, context.task.latent_scale)
         scheduler = load_scheduler(context.folder, self.model.sampling.scheduler)
         sampler = Sampler(transformer, vae, scheduler, self.embeds, compute, offload=self.offload, images=self.images)
         paths = [folder / file_name(index, request.prompt) for index, request in enumerate(self.requests)]
         rounds = -(-len(paths) // processes.world_size)
         latents: dict[int, torch.Tensor] = {}
+        scores: list[dict[str, float]] = []
         try:
             for number in progress(f"Sampling at step {step}", range(rounds)):
                 index = number * processes.world_size + processes.rank
+                # All latents first, then all decoding: the model and the VAE's activations are never needed at once.
                 latents[index] = sampler.sample_latents(self.requests[min(index, len(paths) - 1)])
             with sampler.without_transformer():  # only once, as offloading may take longer than decoding
                 for index in (index for index in latents if index < len(paths)):
-                    save_video(paths[index], sampler.decode(latents[index]), self.requests[index], step=step, **about)
+                    frames = sampler.decode(latents[index])
+                    scores.append(score_video(self.scores, frames))
+                    with_scores = {"scores": scores[-1]} if self.scores else {}
+                    save_video(paths[index], frames, self.requests[index], step=step, **with_scores, **about)
         finally:
+            # Also after an error: a later step in evaluation mode would run without dropout.
             transformer.train(was_training)
             del sampler, vae
             release(compute.device)
-        processes.barrier()
-        return paths
+        # Also a barrier: the page and the trackers read the videos of all processes next.
+        gathered = processes.all_gather(scores)
+        return SampledVideos(paths, mean_scores(video for of_process in gathered for video in of_process))

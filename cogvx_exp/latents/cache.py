@@ -34,7 +34,7 @@ FORMAT = 2
 """Increase it when the meaning of an entry's content changes."""
 CHECKSUM = "crc32"
 """Metadata key of the checksum of the tensor's bytes. Older entries have none."""
-_told: set[Path] = set()
+_reported: set[Path] = set()
 """Damaged entries that were already reported."""
 
 
@@ -66,8 +66,9 @@ class TensorCache:
             return False
         except PermissionError:
             raise UserError(f"{path} is not readable; its owner can change that: chmod -R g+rX {self.folder}") from None
-        if damage and path not in _told:
-            _told.add(path)
+        # `has` is called several times for an entry; one report is enough.
+        if damage and path not in _reported:
+            _reported.add(path)
             console.warn(f"{path} {damage}: encoding it again")
         return not damage
 
@@ -95,15 +96,17 @@ class TensorCache:
             ClipError: the tensor has non-finite values.
             OSError: the cache cannot be written.
         """
+        # In float16 the VAE may overflow; such an entry would only surface as a NaN loss, hours later.
         if not torch.isfinite(tensor).all():
             raise ClipError("encoding gave non-finite values", "try model.dtype=float32, or remove it")
         tensor = tensor.detach().cpu().contiguous()
         path = self._path(key)
-        with plain_disk_errors(path), atomic_write(path) as beside:
-            save_file({"tensor": tensor}, beside, metadata={CHECKSUM: _checksum(tensor)})
+        with plain_disk_errors(path), atomic_write(path) as tmp:
+            save_file({"tensor": tensor}, tmp, metadata={CHECKSUM: _checksum(tensor)})
         logger.debug("saved %s %s", path, list(tensor.shape))
 
     def _path(self, key: str) -> Path:
+        # 256 folders, because some file systems are slow with a million names in one.
         return self.folder / key[:2] / f"{key}.safetensors"
 
 
@@ -141,4 +144,5 @@ def _removed(path: Path, why: str) -> UserError:
 
 
 def _checksum(tensor: torch.Tensor) -> str:
+    # CRC-32 is fast and enough: this finds damage, not forgery.
     return f"{zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data):08x}"

@@ -34,17 +34,19 @@ def prepare_captions(captions: Iterable[str], context: PipelineContext) -> dict[
     ordered = sorted(keys)
     groups = [ordered[first : first + CAPTIONS_AT_ONCE] for first in range(0, len(ordered), CAPTIONS_AT_ONCE)]
     groups = groups[context.processes.rank :: context.processes.world_size]
+    # Only now is T5 loaded, 9 GiB in bfloat16, if anything is missing.
     missing = [group for group in groups if not all(cache.has(keys[caption], shape) for caption in group)]
     logger.info("captions: %d distinct, %d to encode here", len(keys), sum(map(len, missing)))
     if missing:
         tokenizer, text_encoder = load_text_encoder(context.folder, context.compute)
-        _say_cut([caption for group in missing for caption in group], tokenizer, context.max_tokens)
+        _warn_truncated([caption for group in missing for caption in group], tokenizer, context.max_tokens)
         for group in progress("Encoding captions", missing):
             # Always the whole group: the other captions of a batch can change an embedding's last bits.
             embeds = encode_captions(group, tokenizer, text_encoder, context.max_tokens)
             for caption, embed in zip(group, embeds, strict=True):
                 if not cache.has(keys[caption], shape):
                     cache.save(keys[caption], embed)
+        # Before the VAE is loaded: both would not fit on small GPUs.
         del tokenizer, text_encoder
         release(context.compute.device)
     return keys
@@ -66,7 +68,7 @@ def load_embeds(captions: list[str], keys: dict[str, str], cache: TensorCache) -
     return torch.stack([cache.load(keys[caption]) for caption in captions])
 
 
-def _say_cut(captions: list[str], tokenizer: Any, max_tokens: int) -> None:
+def _warn_truncated(captions: list[str], tokenizer: Any, max_tokens: int) -> None:
     counts = token_counts(captions, tokenizer)
     for caption, count in zip(captions, counts, strict=True):
         if count > max_tokens:

@@ -50,6 +50,7 @@ def encode_dataset(
     """
     everything = [*dataset.clips, *dataset.held_out]
     raw = [clip for clip in everything if not clip.latents]
+    # The empty caption always: caption dropout and guidance need it.
     text_keys = prepare_captions([*(text for clip in raw for text in clip.row.captions), "", *texts], context)
     imported = [clip for clip in everything if clip.latents]
     embeds = dict(zip((clip.name for clip in imported), import_embeds(imported, context.cache), strict=True))
@@ -58,10 +59,11 @@ def encode_dataset(
     # Held-out clips are always cached, so their loss is measured on the same pixels every time.
     to_cache = everything if data.encode == "cache" else dataset.held_out
     if to_cache:
-        found, issues = prepare_videos(to_cache, data, context)
+        new_entries, issues = prepare_videos(to_cache, data, context)
+        # Every process must drop the same clips, or their batches would differ.
         gathered = context.processes.all_gather([astuple(issue) for issue in issues])
         issues = [DataIssue(*issue) for of_process in gathered for issue in of_process]
-        entries = {clip.name: entry for clip, entry in zip(to_cache, found, strict=True)}
+        entries = {clip.name: entry for clip, entry in zip(to_cache, new_entries, strict=True)}
         dataset = _without(dataset, {(issue.row, issue.file) for issue in issues})
         accept(replace(dataset, issues=short_paths(issues, data)), data, console, report)
 

@@ -23,6 +23,7 @@ def to_pixels(clips: list[np.ndarray], device: torch.device, pin_memory: bool = 
     """
     shape, pinned = (len(clips), *clips[0].shape), pin_memory and device.type == "cuda"
     frames = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
+    # Directly into pinned memory: pinning an existing array would copy it once more.
     np.stack(clips, out=frames.numpy())
     return frames.to(device, non_blocking=pinned).permute(0, 4, 1, 2, 3).float().div_(127.5).sub_(1)
 

@@ -113,6 +113,7 @@ def _token_counts(clips: list[Clip], job: PrepareJob) -> tuple[dict[str, int], s
     """Token count of each caption, or why they are unknown."""
     from cogvx_exp.console.quiet import quiet_libraries
 
+    # Only here: the tokenizer needs transformers, the rest of the page does not.
     quiet_libraries()
     from cogvx_exp.latents.encode import token_counts
     from cogvx_exp.model.load import load_tokenizer, pipeline_folder
@@ -135,6 +136,7 @@ def _cards(clips: list[Clip], job: PrepareJob, tokens: dict[str, int]) -> list[d
     cards = []
     with DecodingPool(job.data.decode_workers, job.data.decode_timeout) as pool:
         results = progress("Rendering clips", pool.map(read_clip, tasks), len(tasks))
+        # The same iterator twice takes results in pairs: `_tasks` yields two per clip.
         for before, after, clip in zip(results, results, shown, strict=False):
             info = clip.info
             facts = f"{info.num_frames} frames, {info.height}x{info.width}, {info.fps:.2f} fps, {info.duration:.1f} s"
@@ -176,6 +178,7 @@ def _strip(frames: np.ndarray | ClipError) -> str:
     image = image.resize((round(image.width * THUMBNAIL_HEIGHT / image.height), THUMBNAIL_HEIGHT))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
+    # Inside the page, so that it can be sent to somebody as one file.
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

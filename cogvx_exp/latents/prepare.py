@@ -92,10 +92,13 @@ def prepare_videos(
     """
     works = _all_work(clips, data, context)
     issues: dict[str, ClipError] = {}
+    # Of all groups, also those that are done: otherwise shares would shift between processes that look at different
+    # times.
     groups = _groups(works, data.encode_batch_size)[context.processes.rank :: context.processes.world_size]
     missing = [group for group in groups if not all(work.done(context.cache, context.task) for work in group)]
     logger.info("clips: %d entries, %d to encode or import here", len(works), sum(map(len, missing)))
     _log_missing(missing, context)
+    # Imported clips need no encoder, so they come before it is loaded.
     for work in (work for group in missing for work in group if work.clip.latents):
         _import(work, context, issues)
     missing = [group for group in missing if not group[0].clip.latents]
@@ -181,7 +184,9 @@ def _import(work: _Work, context: PipelineContext, issues: dict[str, ClipError])
 
 def _groups(works: list[_Work], size: int) -> list[list[_Work]]:
     """Entries that are encoded together: of one bucket, in an order independent of the dataset's order."""
+    # Several rows may show one video.
     distinct = {work.key: work for work in works}
+    # By content and not by row: a clip is encoded beside the same others whatever the manifest's order.
     ordered = sorted(distinct.values(), key=lambda work: (work.clip.latents is None, work.clip.bucket, work.key))
     groups = []
     for _, same in groupby(ordered, key=lambda work: (work.clip.latents is None, work.clip.bucket)):

@@ -38,9 +38,9 @@ def check_host(kinds: dict[str, float], processes: int) -> None:
     limit, available = host_limit() / GIB, psutil.virtual_memory().available / GIB
     kept = sum(kinds.values())
     needed = processes * (kept + PROCESS_GIB)
-    each = f"{processes} processes, each " if processes > 1 else ""
+    prefix = f"{processes} processes, each " if processes > 1 else ""
     parts = ", ".join(f"{kind} {size:.1f}" for kind, size in kinds.items() if size >= 0.05)
-    text = f"{each}{kept:.1f} GiB ({parts}) and {PROCESS_GIB:g} per process"
+    text = f"{prefix}{kept:.1f} GiB ({parts}) and {PROCESS_GIB:g} per process"
     logger.info("host memory, GiB: needs %.1f, free %.1f, limit %.1f", needed, available, limit)
     if needed > limit:
         smaller = " ".join(dict.fromkeys(SMALLER[kind] for kind, size in kinds.items() if size >= 0.05))
@@ -48,6 +48,7 @@ def check_host(kinds: dict[str, float], processes: int) -> None:
             f"this run would need host memory: {text}, which exceeds the {limit:.1f} GiB of this machine.\n"
             f"{smaller} would need less (but more on the GPU); memory.preflight=false skips this check."
         )
+    # A note and not an error: other programs may end before the memory is needed.
     if kept and needed > available:
         note = f"Note: this run needs host memory: {text}; {available:.1f} of {limit:.1f} GiB are currently free"
         console.warn(note)
@@ -72,15 +73,17 @@ def _limit_files(files: Path) -> list[str]:
     """Files with the memory limits of this process's cgroups; in version 2, all enclosing cgroups count."""
     base = "sys/fs/cgroup"
     try:
+        # A Slurm job's limit is several groups above its process; containers usually mount theirs at the top.
         lines = (files / "proc/self/cgroup").read_text().splitlines()
     except OSError:
         lines = []
-    found = [f"{base}/memory.max", f"{base}/memory/memory.limit_in_bytes"]
+    paths = [f"{base}/memory.max", f"{base}/memory/memory.limit_in_bytes"]
     for line in lines:
         _, controllers, path = line.split(":", 2)
+        # The smallest limit on the way up applies.
         for folder in (Path(path), *Path(path).parents):
             if not controllers:
-                found.append(f"{base}{folder}/memory.max")
+                paths.append(f"{base}{folder}/memory.max")
             elif controllers == "memory":
-                found.append(f"{base}/memory{folder}/memory.limit_in_bytes")
-    return found
+                paths.append(f"{base}/memory{folder}/memory.limit_in_bytes")
+    return paths

@@ -78,6 +78,7 @@ def _gpu(device: str) -> tuple[float, float, str] | None:
     if not any(Path(path).exists() for path in GPU_DEVICES):
         return None
     question = ASK.format(device=device if ":" in device else "cuda")
+    # A driver that fails counts as no GPU: the run itself reports that better.
     answer = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, check=False).stdout
     gpu = json.loads(answer or "null")
     return (float(gpu[0]), float(gpu[1]), str(gpu[2])) if gpu else None

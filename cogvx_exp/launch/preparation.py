@@ -24,6 +24,7 @@ def encode(job: PrepareJob) -> None:
         if job.model.weights == "pretrained":
             pretrained_folder(job.model)
         dataset = load_dataset(job.data, job.cache_dir)
+        # In the parent, so that a bad dataset is reported once and not by each worker.
         accept(dataset, job.data, console, _issues(job))
     if job.distributed.processes > 1 and rank_and_world_size() is None:
         run_processes(WORKER, job.model_dump_json(), job.distributed)

@@ -12,7 +12,7 @@ from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import read_json
 from cogvx_exp.runs.checkpoint_folder import CheckpointFolder, newest_checkpoint, open_checkpoint, runs_newest_first
 from cogvx_exp.runs.run_folder import IGNORED_KEYS, read_job, read_status, settings_by_name
-from cogvx_exp.training.resuming import refuse_fewer_steps
+from cogvx_exp.training.checkpoint.resuming import refuse_fewer_steps
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +81,7 @@ def _latest(job: TrainJob, outputs: Path) -> CheckpointFolder:
     if job.run_dir and (job.run_dir / "checkpoints").is_dir():
         return _agreeing(job, _newest_of(job.run_dir))
     for run in runs_newest_first(outputs):
+        # Hashing only as far as needed: newest run first, and its newest valid checkpoint.
         checkpoint, _ = newest_checkpoint(run)
         differences = _differences(job, checkpoint) if checkpoint else ["no usable checkpoint"]
         logger.info("resume=latest: %s: %s", run, "; ".join(differences) or "taken")
@@ -99,8 +100,8 @@ def _newest_of(run: Path) -> CheckpointFolder:
 
 def _verified(run: Path) -> CheckpointFolder | None:
     """The newest valid checkpoint; prints which ones are skipped."""
-    checkpoint, passed_over = newest_checkpoint(run)
-    for reason in passed_over:
+    checkpoint, skipped = newest_checkpoint(run)
+    for reason in skipped:
         console.warn(f"Skipped: {reason}")
     return checkpoint
 
@@ -118,9 +119,10 @@ def _agreeing(job: TrainJob, checkpoint: CheckpointFolder) -> CheckpointFolder:
 
 def _differences(job: TrainJob, checkpoint: CheckpointFolder) -> list[str]:
     """Changed settings that must not change."""
+    # Compared as JSON: the checkpoint has been through it, which turns tuples into lists and paths into texts.
     now, then = job.model_dump(mode="json"), checkpoint.manifest["config"]
-    found = [_added(setting, _get(then, setting), _get(now, setting)) for setting in MUST_AGREE]
-    return [f"{setting} was {old}, now {new}" for setting, old, new in found if old != new]
+    compared = [_added(setting, _get(then, setting), _get(now, setting)) for setting in MUST_AGREE]
+    return [f"{setting} was {old}, now {new}" for setting, old, new in compared if old != new]
 
 
 def _added(setting: str, old: Any, new: Any) -> tuple[str, Any, Any]:

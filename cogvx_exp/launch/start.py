@@ -21,7 +21,7 @@ from cogvx_exp.core.files import new_folder, read_json
 from cogvx_exp.data.dataset import Dataset, accept, load_dataset
 from cogvx_exp.distributed.process_group import rank_and_world_size
 from cogvx_exp.launch.disk import disk_trouble
-from cogvx_exp.launch.named_files import check_named_files
+from cogvx_exp.launch.early_checks import check_early
 from cogvx_exp.launch.preflight import preflight
 from cogvx_exp.launch.resume import changes, find_checkpoint, has_changed, resume_job
 from cogvx_exp.launch.workers.job_files import Work
@@ -65,6 +65,7 @@ def launch(job: TrainJob, overrides: list[str]) -> float | None:
     console.quiet = place is not None and place[0] > 0
     for note in train_notes(job):
         console.warn(f"Note: {note}")
+    # Every process runs this function then, so choosing a folder by the clock must be left to the first.
     if place:
         return _run_as_started(job, overrides, place)
     logger.info("settings: %s", " ".join(overrides))
@@ -79,7 +80,9 @@ def launch(job: TrainJob, overrides: list[str]) -> float | None:
     start = _begin(job, overrides)
     folder, checkpoint = start.folder, start.checkpoint
     job = job.model_copy(update={"run_dir": folder.path})
+    # Of several machines, only the first one writes into the sweep's folder.
     if in_sweep and job.distributed.node_rank == 0:
+        # Hydra has created a folder for the job; its run may be elsewhere (run_dir).
         link_job(place_in_sweep, folder.path)
     # With several machines, the first one writes.
     with _status(job, start) if job.distributed.node_rank == 0 else nullcontext():
@@ -113,8 +116,9 @@ def _begin(job: TrainJob, overrides: list[str]) -> Start:
     with cache_trouble(job.cache_dir):
         if job.model.weights == "pretrained":
             pretrained_folder(job.model)
-        check_named_files(job)
+        check_early(job)
         dataset = load_dataset(job.data, job.cache_dir)
+    # After the data: the largest bucket that really occurs decides, not the largest that is allowed.
     preflight(job, overrides, {clip.bucket for clip in dataset.clips})
     issues = folder.issues if writes else None
     if opening:
@@ -140,6 +144,7 @@ def _start_folder(folder: RunFolder, job: TrainJob, overrides: list[str], *, new
     """Creates the run folder; with `new`, one that no other run has, even one started in the same second."""
     try:
         if new:
+            # Created only now, when most errors are behind: an attempt that fails leaves no folder.
             folder = RunFolder(new_folder(folder.path))
         folder.start(job, _arguments(overrides))
         return folder
@@ -162,6 +167,7 @@ def _run_as_started(job: TrainJob, overrides: list[str], place: tuple[int, int])
         raise UserError(
             f"this is process {rank} of {world_size}, but distributed=single; use distributed=ddp or another mode"
         )
+    # Whoever started the processes decides how many; conf's number is only for our own launcher.
     there = job.distributed.model_copy(update={"processes": world_size, "nodes": 1, "node_rank": 0})
     job = job.model_copy(update={"distributed": there})
     quiet_libraries(job.quant.name)
@@ -177,6 +183,7 @@ def _run_as_started(job: TrainJob, overrides: list[str], place: tuple[int, int])
                 begun = _begin(job, overrides)
                 opening = begun.opening
                 paths = [str(begun.folder.path), str(begun.checkpoint.path) if begun.checkpoint else None]
+            # Sent to the others, which would otherwise wait for a folder that never comes.
             except UserError as error:
                 failure = str(error)
         failure, (run_dir, path) = processes.all_gather([failure, paths])[0]
@@ -204,6 +211,7 @@ def _status(job: TrainJob, start: Start) -> Iterator[None]:
             write_status(folder, "stopped", message=stopped.message)
         console.warn(stopped.message)
         raise
+    # Also KeyboardInterrupt: a status "running" of a process that is gone would be read as "lost".
     except BaseException as error:
         if _stamp(folder) != before:
             _write_failure(folder, str(error) or type(error).__name__)
@@ -219,6 +227,7 @@ def _stamp(folder: RunFolder) -> tuple[int, int] | None:
         status = folder.status.stat()
     except OSError:
         return None
+    # The inode, too: an atomic write within one tick of the clock has the same time.
     return status.st_mtime_ns, status.st_ino
 
 
@@ -230,9 +239,9 @@ def _write_failure(folder: RunFolder, message: str) -> None:
 def _arguments(overrides: list[str]) -> list[str]:
     """The command-line arguments that repeat the run; for a job of a sweep, only that job."""
     hydra = HydraConfig.get()
-    own = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    config_dirs = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
     overrides = [text for text in overrides if not text.startswith("sweep.")]
-    return ["--config-dir", own[0], *overrides, "hydra.mode=RUN"] if own else overrides
+    return ["--config-dir", config_dirs[0], *overrides, "hydra.mode=RUN"] if config_dirs else overrides
 
 
 def _run_dir(job: TrainJob, checkpoint: CheckpointFolder | None) -> Path:

@@ -36,6 +36,7 @@ def online_batches(
         decoded = pool.map(read_clip, tasks)
         for draws in stream:
             frames = [_frames(next(decoded), clips[draw.clip]) for draw in draws]
+            # To the host: samples are made there, with generators that are the same on every machine.
             moments = encode_videos(to_pixels(frames, device, data.pin_memory), vae).cpu()
             made = [
                 samples.sample(draw, of_clip, {name: item.make(of_frames) for name, item in cached})

@@ -81,11 +81,15 @@ class BatchStream(Sampler[list[SampleIndex]]):
         """Samples repeated per epoch to fill incomplete batches."""
 
     def __iter__(self) -> Iterator[list[SampleIndex]]:
+        # The position is a number, so resuming in the middle of an epoch reads no clips.
         epoch, position = divmod(self.start, self.batches_per_epoch)
         number = self.start
         while True:
             for clips in self.epoch(epoch)[position:]:
+                # Relative to the start: after a resume with another number of processes, the start need not be a
+                # multiple of it.
                 if (number - self.start) % self.world_size == self.rank:
+                    # Numbers follow the global batch and not the process: this keys all randomness of a sample.
                     first = number * self.batch_size
                     yield [SampleIndex(first + offset, int(clip)) for offset, clip in enumerate(clips)]
                 number += 1
@@ -96,16 +100,19 @@ class BatchStream(Sampler[list[SampleIndex]]):
         drawn = [self._draw(group, number, epoch) for number, group in enumerate(self._groups)]
         clips = np.concatenate(drawn)
         buckets = np.repeat([group.bucket for group in self._groups], [group.draws for group in self._groups])
+        # A list as seed: numpy mixes its parts, so seed 1 in epoch 2 and seed 2 in epoch 1 differ.
         rank = np.random.default_rng([self.seed, epoch]).permutation(len(clips))
         order = np.lexsort((rank, buckets))  # by bucket, and within a bucket by rank
         ends = np.flatnonzero(np.diff(buckets[order], append=-1)) + 1
         plan = np.concatenate([self._cut(part) for part in np.split(order, ends[:-1])])
+        # Batches are mixed across buckets by the random rank of their first clip.
         return clips[plan[np.argsort(rank[plan[:, 0]], kind="stable")]]
 
     def _draw(self, group: _Group, number: int, epoch: int) -> np.ndarray:
         """The group's clips in an epoch: the next piece of an endless sequence of shuffled copies of the group."""
         size = len(group.clips)
         first, last = epoch * group.draws, (epoch + 1) * group.draws
+        # Rates are not whole numbers: an epoch may begin in the middle of one copy and end in the middle of another.
         copies = range(first // size, -(-last // size))
         shuffles = [np.random.default_rng([self.seed, number, copy, 1]).permutation(group.clips) for copy in copies]
         offset = first - copies.start * size

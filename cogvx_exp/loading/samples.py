@@ -42,6 +42,7 @@ class TrainingSamples(Dataset[Batch]):
         seed: int,
         timesteps: TimestepSampler = uniform,
     ):
+        # Keys and no tensors: each loader process gets a copy of this object.
         self.clips = clips
         self.timesteps = timesteps
         self.space = space
@@ -94,13 +95,17 @@ class TrainingSamples(Dataset[Batch]):
         checkpoints' training.
         """
         noise = random.normal((moments.shape[0] // 2, *moments.shape[1:]), "latents")
+        # Frames first, as the transformer reads them; the VAE has channels first.
         latents_FCHW = sample_latents(moments, noise).transpose(0, 1) * self.space.scaling_factor
         missing = -len(latents_FCHW) % (self.space.patch_size_t or 1)
+        # Contiguous, since it is pickled as bytes on its way to the main process.
         return torch.cat([latents_FCHW[:1]] * missing + [latents_FCHW]).contiguous()
 
     def _caption(self, draw: SampleIndex, random: SampleRandomness) -> str:
+        # Guidance at sampling time needs a prediction for the empty caption, which this trains.
         if random.uniform("caption") < self.caption_dropout:
             return self.clips.no_caption
+        # A draw of its own: with another number of captions, dropout still hits the same samples.
         captions = self.clips.captions[draw.clip]
         return captions[int(random.uniform("which caption") * len(captions))]
 

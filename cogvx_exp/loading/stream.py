@@ -20,6 +20,7 @@ def batch_stream(job: TrainJob, dataset: Dataset, processes: ProcessGroup) -> Ba
     Raises:
         UserError: no bucket can fill a batch.
     """
+    # Numbers instead of shapes: numpy sorts and groups a million of them at once.
     buckets = {bucket: number for number, bucket in enumerate(dataset.bucket_counts())}
     drop = job.data.remainder == "drop"
     stream = BatchStream(

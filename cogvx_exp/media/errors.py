@@ -16,6 +16,6 @@ class ClipError(UserError):
         return f"{self.what}; {self.fix}"
 
 
-def cut_off(found: int, wanted: int) -> ClipError:
+def cut_off(decoded: int, expected: int) -> ClipError:
     """The error for a file with fewer frames than expected."""
-    return ClipError(f"only {found} of {wanted} frames can be decoded: the file is truncated or damaged", REENCODE)
+    return ClipError(f"only {decoded} of {expected} frames can be decoded: the file is truncated or damaged", REENCODE)

@@ -55,6 +55,7 @@ class Geometry:
 
     def _square(self, frame: Any) -> tuple[int, int]:
         """Width and height with square pixels; the shorter side is scaled up, which keeps all detail."""
+        # One of the two factors is 1: pixels are only ever stretched.
         width, height = frame.width * max(self.aspect, 1), frame.height / min(self.aspect, 1)
         return round(width), round(height)
 
@@ -91,6 +92,7 @@ def deinterlace(frames: Iterable[Any], stream: Any) -> Iterator[Any]:
     for frame in frames:
         graph.push(frame)
         yield from _ready(graph)
+    # Flushes: bwdif holds frames back until it has seen the next one.
     graph.push(None)
     yield from _ready(graph)
 
@@ -101,5 +103,6 @@ def _ready(graph: Any) -> Iterator[Any]:
     while True:
         try:
             yield graph.pull()
+        # Not errors: the filter needs more input, or is done.
         except (av.error.BlockingIOError, av.error.EOFError):
             return

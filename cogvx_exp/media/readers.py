@@ -44,12 +44,14 @@ class DecordReader:
         """Raises an exception of any class if decord cannot open the file or reports another size."""
         import decord
 
+        # decord logs from C to the terminal, past Python's streams.
         decord.logging.set_level(decord.logging.QUIET)
         self._path, self.size = path, size
         self._reader = decord.VideoReader(path, num_threads=1)  # clips are decoded in parallel processes already
         times = np.asarray(self._reader.get_frame_timestamp(range(len(self._reader))))
         self.starts = times[:, 0] - times[0, 0]
         self.duration = float(times[-1, 1] - times[0, 0])
+        # The first frame is decoded in any case, to find out whether the file can be read at all.
         self._first: np.ndarray | None = None
         self._first = self._frame(0)
         if self._first.shape[:2] != size:
@@ -63,6 +65,7 @@ class DecordReader:
         """
         if len(self.starts) != len(timeline.starts) or np.abs(self.starts - timeline.starts).max() > ROUNDING:
             raise ValueError("decord reports other frames")
+        # The packets' times are exact; decord's are rounded.
         self.starts, self.duration = timeline.starts, timeline.duration
         return self
 
@@ -97,16 +100,17 @@ class PyAvReader:
         """See `Reader`."""
         times = Counter(indices)
         ascending = sorted(times)
-        found = zip(ascending, self._ascending(ascending), strict=True)
+        pairs = zip(ascending, self._ascending(ascending), strict=True)
         if list(indices) == sorted(indices):
-            return (frame for index, frame in found for _ in range(times[index]))
-        kept = dict(found)
+            return (frame for index, frame in pairs for _ in range(times[index]))
+        # Only a choice out of order has to be kept in memory.
+        kept = dict(pairs)
         return (kept[index] for index in indices)
 
     def _ascending(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """The frames at unique ascending indices."""
         wanted = iter(indices)
-        following, found = next(wanted, None), 0
+        following, count = next(wanted, None), 0
         with opened(self._path) as (container, stream):
             frames = self._as_expected(decoded(container, stream))
             if self._timeline.interlaced:
@@ -114,11 +118,11 @@ class PyAvReader:
             for index, frame in enumerate(frames):
                 if index == following:
                     yield self._timeline.geometry.picture(frame)
-                    following, found = next(wanted, None), found + 1
+                    following, count = next(wanted, None), count + 1
                 if following is None:
                     return
         if following is not None:
-            raise cut_off(found, len(indices))
+            raise cut_off(count, len(indices))
 
     def _as_expected(self, frames: Iterator[Any]) -> Iterator[Any]:
         """The frames, checked against the timestamps of the packets."""

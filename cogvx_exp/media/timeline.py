@@ -78,6 +78,7 @@ def opened(path: str) -> Iterator[tuple[Any, Any]]:
     import av
 
     with av.open(path) as container:
+        # Not the first: a cover picture is a video stream, too.
         stream = container.streams.best("video")
         if stream is None:
             raise ClipError("has no video stream, only audio", "remove it")
@@ -101,6 +102,7 @@ def decoded(container: Any, stream: Any) -> Iterator[Any]:
         try:
             frames = packet.decode()
         except FFmpegError:
+            # Before the first frame, packets without their keyframe are normal in recordings.
             damaged = started
             continue
         if damaged and frames and packet.size:
@@ -134,6 +136,7 @@ def _from_packets(container: Any, stream: Any) -> Timeline | None:
     """The timeline from the packets, or None if they are not reliable."""
     packets, first = _scan(container, stream)
     if container.format.name.startswith("mov"):
+        # mp4 has an index of all frames, so a truncated file is recognized by the packets that are missing.
         announced = max(len(stream.index_entries), 0)
         if len(packets.times) < announced:
             raise cut_off(len(packets.times), announced)
@@ -141,6 +144,7 @@ def _from_packets(container: Any, stream: Any) -> Timeline | None:
         raise ClipError("has no frames", "remove it")
     if None in packets.times or len(set(packets.times)) < len(packets.times) or first is None:
         return None
+    # Not a clean start: only decoding shows which frame comes first.
     if first.interlaced_frame or packets.keyframes[:1] != [0] or not packets.clean[0]:
         return None
     times = np.array(packets.times, dtype=np.int64)
@@ -148,6 +152,7 @@ def _from_packets(container: Any, stream: Any) -> Timeline | None:
         return None
     if stream.codec_context.has_b_frames and (np.diff(times) > 0).all():  # the timestamps deny the reordering
         return None
+    # Packets are in decoding order; frames are shown by their timestamps.
     shown = np.flatnonzero(~np.array(packets.hidden))
     order = shown[np.argsort(times[shown])]
     base = float(stream.time_base or 0)
@@ -196,6 +201,7 @@ def _is_clean_start(packet: Any, codec: Any) -> bool:
     place = {"h264": 4, "hevc": 21}[name]
     if len(header) <= place or header[0] != 1:  # not avcC or hvcC: another stream format
         return False
+    # In mp4 and mkv, NAL units have a length in front instead of a start code; its size is in the header.
     length, data, at = (header[place] & 3) + 1, memoryview(packet), 0
     while at + length < len(data):
         kind = data[at + length]
@@ -232,6 +238,7 @@ def _from_frames(container: Any, stream: Any) -> Timeline:
             first = frame
         shown.append(frame.pts)
         decoded_at.append(frame.dts)
+        # One interlaced frame is enough: broadcast recordings mix both.
         last, interlaced = frame.duration or 0, interlaced or frame.interlaced_frame
     if first is None:
         raise ClipError("has no frames", "remove it")
@@ -267,6 +274,8 @@ def _ascending(times: np.ndarray, container: Any, stream: Any) -> tuple[np.ndarr
     jumps = bool(container.format.flags & DISCONTINUOUS)
     steps = np.diff(times if jumps or not np.isfinite(times).all() else np.sort(times))
     good = np.isfinite(steps) & (steps > 0) & ((steps <= LONGEST_STEP) | (not jumps))
+    # The median: one long pause must not stretch all missing times.
     usual = float(np.median(steps[good])) if good.any() else 1 / rate
+    # Rounded below, so that the choice of frames does not depend on the last bits of a sum.
     starts = np.concatenate([[0.0], np.cumsum(np.where(good, steps, usual))])
     return starts.round(9), usual

@@ -63,6 +63,7 @@ def open_video(path: str, known: VideoInfo | None = None) -> Reader:
     """
     if known and known.decoder == DECORD:
         with suppress(Exception):  # the file may have changed since
+            # Without reading all packets again, which takes longer than decoding a few frames.
             reader = DecordReader(path, (known.height, known.width))
             if len(reader.starts) == known.num_frames:
                 return reader
@@ -99,16 +100,16 @@ def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
         OSError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}")  # keeps the suffix, from which ffmpeg infers the container
+    tmp = path.with_name(f".{path.name}")  # keeps the suffix, from which ffmpeg infers the container
     try:
-        _write_frames(beside, frames, fps)
-        if b"moov" not in beside.read_bytes():  # the index, written last; imageio_ffmpeg hides ffmpeg's exit code
+        _write_frames(tmp, frames, fps)
+        if b"moov" not in tmp.read_bytes():  # the index, written last; imageio_ffmpeg hides ffmpeg's exit code
             raise OSError(f"ffmpeg could not write {path}")
     except OSError:
-        beside.unlink(missing_ok=True)
+        tmp.unlink(missing_ok=True)
         try_disk(path.parent)
         raise
-    beside.replace(path)
+    tmp.replace(path)
 
 
 def _write_frames(path: Path, frames: np.ndarray, fps: int) -> None:
@@ -124,6 +125,7 @@ def _write_frames(path: Path, frames: np.ndarray, fps: int) -> None:
         output_params=["-crf", "12"],
         ffmpeg_log_level="error",
     )
+    # imageio_ffmpeg's writer is a generator, which has to be started.
     writer.send(None)
     for frame in frames:
         writer.send(np.ascontiguousarray(frame))

@@ -67,7 +67,9 @@ def _free(transformer: CogVideoXTransformer3DModel, pattern: str | None) -> None
 def _add_adapter(transformer: CogVideoXTransformer3DModel, method: Method, seed: int, device: torch.device) -> None:
     config = peft_config_of(method)
     if method.init in MOVE_THE_BASE:
+        # peft would decompose during `add_adapter`, on the device of the base, which may be the host.
         config.init_lora_weights = True  # replaced in `_decompose`
+    # Without the list, `fork_rng` saves the state of every visible GPU, which creates a context on each.
     devices = [transformer.device] if transformer.device.type == "cuda" else []
     # A fixed seed gives every process the same adapter; the fork keeps it from affecting other random numbers.
     with torch.random.fork_rng(devices=devices):
@@ -112,6 +114,7 @@ def _decompose(transformer: CogVideoXTransformer3DModel, init: str, device: torc
                 )
             home = layer.get_base_layer().weight.device
             layer.to(device)
+            # peft's own methods, so that a file trained with its `init_lora_weights` means the same.
             layer.pissa_init(name, init) if init == "pissa" else layer.olora_init(name)
             layer.to(home)
     transformer.peft_config[name].init_lora_weights = init
@@ -126,6 +129,7 @@ def initial_adapter(transformer: CogVideoXTransformer3DModel) -> dict[str, torch
 def peft_config_of(method: Method) -> PeftConfig:
     """The peft configuration of a method's adapter."""
     assert method.targets
+    # A list of suffixes: peft takes a single string as a regular expression over whole names.
     shared = {"r": method.rank, "target_modules": list(method.targets)}
     if method.adapter == "loha":
         return LoHaConfig(**shared, alpha=method.alpha)

@@ -57,12 +57,14 @@ def build_pipeline(
         trained: parts that are not to be random, by their names in the pipeline: vae, transformer.
     """
     dtype = getattr(torch, model.native_dtype)
+    # The classes read the default dtype, which is process-wide, so it must be restored even after an error.
     before = torch.get_default_dtype()
     with torch.random.fork_rng():
         torch.manual_seed(model.random_seed)
         torch.set_default_dtype(dtype)
         try:
             parts = {"transformer": build_transformer(model), "vae": _build_vae(model), **(trained or {})}
+            # In this order, because each part continues the random numbers of the one before it.
             text_encoder = _build_text_encoder(model)
         finally:
             torch.set_default_dtype(before)
@@ -74,13 +76,15 @@ def build_pipeline(
         scheduler=SCHEDULERS[model.sampling.scheduler](
             **model.scheduler.model_dump(),
             prediction_type="v_prediction",
+            # The schedule of the released checkpoints: without it, the last timestep would still show a trace of the
+            # video.
             rescale_betas_zero_snr=True,
             timestep_spacing="trailing",
             set_alpha_to_one=True,
         ),
     )
-    with whole_folder(folder) as beside:
-        pipeline.save_pretrained(beside)
+    with whole_folder(folder) as tmp:
+        pipeline.save_pretrained(tmp)
 
 
 def build_transformer(model: Model) -> CogVideoXTransformer3DModel:

@@ -95,6 +95,7 @@ def check_devices(processes: ProcessGroup, device: torch.device) -> None:
     """
     if processes.world_size == 1 or device.type != "cuda":
         return
+    # By UUID: under Slurm or CUDA_VISIBLE_DEVICES, different GPUs can have the same index.
     gpu = f"{platform.node()} {torch.cuda.get_device_properties(device).uuid}"
     gathered = processes.all_gather(gpu)
     for rank, other in enumerate(gathered):

@@ -66,6 +66,7 @@ def load_transformer(
     for block in transformer.transformer_blocks if quant != "none" else []:
         quantize_block(block, quant, compute, in_8_bits=in_8_bits)
     if blocks_on_host:
+        # The rest of the model is small and used in every pass, so only the blocks stay on the host.
         for name, part in transformer.named_children():
             if name != "transformer_blocks":
                 part.to(compute.device)
@@ -99,6 +100,7 @@ def load_trained(
         check_same_architecture(file, dict(transformer.config))
         return load_whole(file, compute)
     checkpoint = checkpoint_of(file)
+    # In the manifest for checkpoints; exports are single files that must carry it themselves.
     about = checkpoint.get("about") or json.loads(file_metadata(file).get(ABOUT, "{}"))
     if about.get("learned_positions") == "dropped" and transformer.config.use_learned_positional_embeddings:
         drop_learned_positions(transformer)
@@ -106,7 +108,7 @@ def load_trained(
         _load_weights(transformer, file)
         return transformer.requires_grad_(False)
     applied = apply_adapter(transformer, file, name)
-    _say(applied, file, must_change=must_change)
+    _print_effect(applied, file, must_change=must_change)
     return transformer.requires_grad_(False)
 
 
@@ -126,10 +128,10 @@ def load_adapter_weights(transformer: CogVideoXTransformer3DModel, file: Path) -
     Raises:
         UserError: the file has different layers or another rank, or is all zero.
     """
-    _say(start_from(transformer, file), file, must_change=True)
+    _print_effect(start_from(transformer, file), file, must_change=True)
 
 
-def _say(applied: Applied, file: Path, *, must_change: bool) -> None:
+def _print_effect(applied: Applied, file: Path, *, must_change: bool) -> None:
     if must_change and not applied.changed:
         raise UserError(
             f"{file} changes none of its {applied.layers} layers ({applied.description}): its update is zero, as "
@@ -144,12 +146,13 @@ def _say(applied: Applied, file: Path, *, must_change: bool) -> None:
 
 def _load_weights(transformer: CogVideoXTransformer3DModel, file: Path) -> None:
     """Loads fully fine-tuned weights: all, or those of method.parameters."""
-    own, weights = transformer.state_dict(), load_file(file)
-    wrong = [key for key, weight in weights.items() if key not in own or own[key].shape != weight.shape]
+    current, weights = transformer.state_dict(), load_file(file)
+    wrong = [key for key, weight in weights.items() if key not in current or current[key].shape != weight.shape]
     if wrong:
         raise UserError(f"{file} does not fit this model: {len(wrong)} of its weights do not match ({wrong[0]})")
+    # Not strict, because method.parameters may have trained only a part; unknown keys were refused above.
     transformer.load_state_dict(weights, strict=False)
-    console.print(f"{file} replaces {len(weights)} of {len(own)} weights", soft_wrap=True, markup=False)
+    console.print(f"{file} replaces {len(weights)} of {len(current)} weights", soft_wrap=True, markup=False)
 
 
 def _read_whole(kind: Any, folder: Path, **settings: Any) -> Any:
@@ -160,11 +163,11 @@ def _read_whole(kind: Any, folder: Path, **settings: Any) -> Any:
     """
     try:
         # use_safetensors, because loading a pickle can run arbitrary code.
-        model, found = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **settings)
+        model, info = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **settings)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0].partition(". If you")[0]
         raise UserError(f"{folder} cannot be loaded: {reason}; {AGAIN}") from None
-    lacks = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
+    lacks = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
     if lacks:
         raise UserError(f"{folder} is missing {len(lacks)} weights, such as {lacks[0]}; {AGAIN}")
     return model

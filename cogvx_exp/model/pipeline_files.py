@@ -51,6 +51,7 @@ def check_pipeline(folder: Path, model: Model, setting: str) -> None:
         check_part(folder / part, setting, name)
     _check_tokenizer(folder / "tokenizer", setting)
     schedule = read_settings(folder / "scheduler" / SCHEDULER_FILE, setting)
+    # An epsilon model would load and train, and be wrong in every step.
     predicts = schedule.get("prediction_type", "v_prediction")
     if predicts != "v_prediction":
         raise UserError(f"{setting}: the scheduler's prediction_type is {predicts}; CogVideoX predicts v_prediction")
@@ -66,6 +67,7 @@ def check_part(folder: Path, setting: str, name: str = DIFFUSERS_WEIGHTS) -> Non
     read_settings(folder / "config.json", setting)
     index = folder / f"{name}.index.json"
     if not index.is_file():
+        # A broken link of the Hub's cache is reported as such by `check_weights`.
         if not (folder / name).exists() and not (folder / name).is_symlink():
             raise UserError(f"{setting}: {folder} has no {name}{_what_is_there(folder)}; {AGAIN}")
         check_weights(folder / name, setting)
@@ -73,6 +75,7 @@ def check_part(folder: Path, setting: str, name: str = DIFFUSERS_WEIGHTS) -> Non
     weight_map = read_settings(index, setting).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{setting}: {index} has no weight_map; {AGAIN}")
+    # All shards: a download that broke off often lacks the last one only.
     for shard in sorted(set(weight_map.values())):
         check_weights(folder / str(shard), setting)
 

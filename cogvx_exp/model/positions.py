@@ -22,6 +22,7 @@ def rotary_positions(config: dict, latent_shape: tuple[int, int, int], device: t
     if not config["use_rotary_positional_embeddings"]:
         return None
     keys = ("attention_head_dim", "patch_size", "patch_size_t", "sample_height", "sample_width")
+    # Only hashable values reach the cached function: the configuration itself is a dict.
     return _rotary(*(config[key] for key in keys), latent_shape, device)
 
 
@@ -42,6 +43,7 @@ def _rotary(
 ) -> Rotary:
     frames, grid = latent_shape[0], (latent_shape[1] // patch_size, latent_shape[2] // patch_size)
     if patch_size_t is None:
+        # Positions stay in the range of the native resolution, so a model sees no unknown ones at other sizes.
         crop = get_resize_crop_region_for_grid(grid, sample_width // patch_size, sample_height // patch_size)
         cos, sin = get_3d_rotary_pos_embed(
             embed_dim=head_dim, crops_coords=crop, grid_size=grid, temporal_size=frames, device=device
@@ -63,6 +65,7 @@ def _rotary(
 
 def fits_learned_positions(config: dict, shapes: Iterable[Bucket], scale: int) -> bool:
     """Whether a model has no learned positions, or all shapes are the one they fit; `scale`: pixels of a latent."""
+    # Learned positions are a table with one row per token, so every dimension must match.
     native = (config["sample_frames"], config["sample_height"] * scale, config["sample_width"] * scale)
     if not config["use_learned_positional_embeddings"]:
         return True
@@ -71,6 +74,7 @@ def fits_learned_positions(config: dict, shapes: Iterable[Bucket], scale: int) -
 
 def drop_learned_positions(transformer: CogVideoXTransformer3DModel) -> None:
     """Takes the learned positions out, so that the model takes any shape; the rotary ones stay."""
+    # A persistent buffer: left in place, it would be saved with the model and added again by whoever loads it.
     del transformer.patch_embed.pos_embedding
     transformer.patch_embed.use_learned_positional_embeddings = False
     transformer.register_to_config(use_learned_positional_embeddings=False)

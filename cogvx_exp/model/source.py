@@ -17,7 +17,7 @@ def bundled_folder(model: Model, cache_dir: Path) -> Path:
 
     The package contains the parts shared by the two tiny models only once.
     """
-    with as_file(files("cogvx_exp.toy_model") / "weights") as weights:
+    with as_file(files("cogvx_exp.tiny_model") / "weights") as weights:
         return put_together(weights, model.name, cache_dir)
 
 
@@ -27,9 +27,9 @@ def put_together(weights: Path, name: str, cache_dir: Path) -> Path:
     made_from = {path.name + path.parent.name: file_hash(path) for part in parts for path in part.rglob("*.*")}
     folder = cache_dir / "models" / f"{name}-{fingerprint(made_from)[:12]}"
     if not folder.exists():
-        with whole_folder(folder) as beside:
+        with whole_folder(folder) as tmp:
             for part in parts:
-                copy_folder(part, beside)
+                copy_folder(part, tmp)
     return folder
 
 
@@ -47,6 +47,7 @@ def pretrained_folder(model: Model) -> Path:
     if local.exists() or model.path.startswith((".", "/", "~")):
         raise UserError(f"model.path={model.path}: the folder has no model_index.json, so it is no diffusers pipeline")
     try:
+        # Without the pattern, repositories that also hold .bin files or other formats are downloaded twice over.
         fetched = fetch(model.path, model.revision, kind="model", setting="model.path", patterns=NEEDED)
     except UserError as error:
         raise UserError(f"{error}, or model.weights=random to try the run without pretrained weights") from None

@@ -1,18 +1,14 @@
-"""Builds optimizers and learning-rate schedules."""
+"""Builds optimizers."""
 
 import inspect
 import logging
-import math
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
-from accelerate import Accelerator
-from diffusers.optimization import get_scheduler
 from hydra.utils import get_class
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from cogvx_exp.config.schema import LrScheduler, Optim
+from cogvx_exp.config.schema import Optim
 from cogvx_exp.console.progress import console
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.optim.in_backward import OptimizerInBackward
@@ -23,17 +19,6 @@ PAGED_STATES = {"state1", "state2"}
 """State tensors that bitsandbytes' paged optimizers keep in paged memory."""
 
 Groups = list[dict[str, Any]]
-
-POLYNOMIAL_END = 1e-7
-"""Final learning rate of the polynomial schedule, as in diffusers."""
-
-
-@runtime_checkable
-class HoldsGradients(Protocol):
-    """An optimizer that holds its gradients elsewhere than in `parameter.grad`."""
-
-    def clip_gradients(self, max_norm: float) -> torch.Tensor:
-        """Clips the gradients to `max_norm` and returns their global norm before clipping."""
 
 
 def build_optimizer(
@@ -54,10 +39,12 @@ def build_optimizer(
     try:
         make = _constructor(optim, device)
         if optim.release_gradients:
+            # One optimizer per parameter: torch's classes can only step all of their parameters at once.
             return OptimizerInBackward(groups, make)
         if optim.offload and device.type == "cuda":
             from cogvx_exp.optim.offloaded import OffloadedOptimizer
 
+            # `make` has the class's arguments; for torch.optim.AdamW itself, torchao would add some of its own.
             keywords = {"optimizer_class": make, "offload_gradients": optim.offload_gradients}
             return OffloadedOptimizer(groups, **keywords)
         if optim.offload:
@@ -89,6 +76,7 @@ def group_names(shapes: Mapping[str, tuple[int, ...]], optim: Optim) -> list[lis
     """Names of the parameters in each group, in the order of `parameter_groups`."""
     groups: dict[tuple[bool, bool], list[str]] = {}
     for name, shape in shapes.items():
+        # By kind and not by name, so that few groups remain: foreach kernels work within one group.
         groups.setdefault(_kind(shape, optim), []).append(name)
     return list(groups.values())
 
@@ -102,6 +90,7 @@ def _constructor(optim: Optim, device: torch.device) -> Callable[..., torch.opti
     """The class with all arguments except the parameters."""
     optimizer_class = get_class(optim.target)
     known = inspect.signature(optimizer_class).parameters
+    # Before the call: a class that takes **kwargs would swallow a misspelled one.
     unknown = [name for name in optim.kwargs if name not in known]
     if unknown:
         raise TypeError(f"it has no argument {', '.join(unknown)}; it accepts {', '.join(known)}")
@@ -139,67 +128,3 @@ def page_states(optimizer: torch.optim.Optimizer) -> None:
             loaded = values[name]
             values[name] = optimizer.get_state_buffer(parameter, dtype=loaded.dtype)  # type: ignore[attr-defined]
             values[name].copy_(loaded)
-
-
-def clip_gradients(optimizer: torch.optim.Optimizer, accelerator: Accelerator, max_norm: float | None) -> torch.Tensor:
-    """Clips the gradients to `max_norm` (None: never) and returns their global norm before clipping."""
-    holder = getattr(optimizer, "optimizer", optimizer)  # unwrap accelerate's wrapper
-    if isinstance(holder, HoldsGradients):
-        return holder.clip_gradients(max_norm or math.inf)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm: torch.Tensor = accelerator.clip_grad_norm_(parameters, max_norm or math.inf)
-    return norm
-
-
-def build_lr_scheduler(
-    optimizer: torch.optim.Optimizer, settings: LrScheduler, steps: int, done: int = 0
-) -> LRScheduler:
-    """Builds the schedule over `steps` optimizer steps (diffusers.optimization.get_scheduler).
-
-    Args:
-        optimizer: its groups have the peak learning rate in `initial_lr`, or in `lr` if they never had a schedule.
-        settings: shape of the schedule.
-        steps: optimizer steps of the whole run.
-        done: completed steps; the groups get the learning rate of the next one.
-
-    Raises:
-        UserError: the learning rate is too low for the polynomial schedule.
-    """
-    if settings.name == "polynomial":
-        scheduler = _polynomial(optimizer, settings, steps, done)
-    else:
-        optional = {"num_cycles": settings.num_cycles, "power": settings.power}
-        scheduler = get_scheduler(
-            settings.name,
-            optimizer=optimizer,
-            num_warmup_steps=settings.warmup_steps,
-            num_training_steps=steps,
-            last_epoch=done - 1,
-            **{name: value for name, value in optional.items() if value is not None},
-        )
-    scheduler._step_count = done + 1  # as if it had run from the start
-    return scheduler
-
-
-def _polynomial(optimizer: torch.optim.Optimizer, settings: LrScheduler, steps: int, done: int) -> LRScheduler:
-    """diffusers' `get_polynomial_decay_schedule_with_warmup` without two problems: it reads the learning rate from the
-    class's defaults, which some classes lack, and divides by zero if the warm-up lasts the whole run.
-    """
-    group = optimizer.param_groups[0]
-    peak = float(group.get("initial_lr", group["lr"]))
-    if peak <= POLYNOMIAL_END:
-        raise UserError(
-            f"lr_scheduler=polynomial decays to {POLYNOMIAL_END:g}, but optim.lr={peak:g} is not above that; "
-            "raise optim.lr, or use lr_scheduler=constant"
-        )
-    warmup, power = settings.warmup_steps or 0, settings.power or 1.0
-
-    def share(step: int) -> float:
-        if step < warmup:
-            return step / warmup
-        if step > steps:
-            return POLYNOMIAL_END / peak
-        left = 1 - (step - warmup) / max(steps - warmup, 1)
-        return ((peak - POLYNOMIAL_END) * left**power + POLYNOMIAL_END) / peak
-
-    return LambdaLR(optimizer, share, last_epoch=done - 1)

@@ -15,13 +15,16 @@ def flatten_state(value: Any, tensors: dict[str, torch.Tensor], path: str) -> An
         parts = {name: flatten_state(getattr(value, name), tensors, f"{path}.{name}") for name in names}
         return {"quantized": type(value).__name__, "parts": parts, "settings": flatten_state(settings, tensors, path)}
     if isinstance(value, torch.Tensor):
+        # Copied even on the CPU: the next step changes the original while a thread writes this.
         tensors[path] = value.detach().to("cpu", copy=True).contiguous()
         return {"tensor": path}
     if isinstance(value, torch.dtype):
         return {"dtype": str(value).removeprefix("torch.")}
     if isinstance(value, dict):
+        # As pairs: JSON objects turn integer keys, such as torch's parameter numbers, into strings.
         return {"items": [[key, flatten_state(item, tensors, f"{path}.{key}")] for key, item in value.items()]}
     if isinstance(value, list | tuple):
+        # Tuples stay tuples: betas are compared with the optimizer's own.
         items = [flatten_state(item, tensors, f"{path}.{index}") for index, item in enumerate(value)]
         return {"tuple": items} if isinstance(value, tuple) else items
     assert value is None or isinstance(value, bool | int | float | str), f"{path} is {type(value).__name__}"

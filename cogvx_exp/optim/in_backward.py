@@ -19,9 +19,13 @@ class OptimizerInBackward(torch.optim.Optimizer):
 
     def __init__(self, groups: list[dict[str, Any]], make: Callable[..., torch.optim.Optimizer]):
         self._optimizers = {
-            parameter: make([{**group, "params": [parameter]}]) for group in groups for parameter in group["params"]
+            # A copy of the group for each, as optimizers write learned values into it.
+            parameter: make([{**group, "params": [parameter]}])
+            for group in groups
+            for parameter in group["params"]
         }
         self._square_norms: list[torch.Tensor] = []
+        # Post-accumulate: an ordinary hook sees the gradient before it is in `parameter.grad`.
         self._hooks = [parameter.register_post_accumulate_grad_hook(self._move) for parameter in self._optimizers]
 
     @torch.no_grad()
@@ -30,6 +34,7 @@ class OptimizerInBackward(torch.optim.Optimizer):
         # In float32: squares of 16-bit gradients can overflow or vanish.
         self._square_norms.append(parameter.grad.float().square().sum())
         self._optimizers[parameter].step()
+        # The memory is reused for the next gradient within the same backward pass.
         parameter.grad = None
 
     @property
@@ -44,6 +49,7 @@ class OptimizerInBackward(torch.optim.Optimizer):
 
     def clip_gradients(self, max_norm: float) -> torch.Tensor:
         """Returns the global norm of the last backward pass; there is nothing left to clip."""
+        # Summed on the device: reading each norm would synchronize once per parameter.
         norm = torch.stack(self._square_norms).sum().sqrt() if self._square_norms else torch.zeros(())
         self._square_norms.clear()
         return norm

@@ -24,6 +24,7 @@ class OffloadedOptimizer(CPUOffloadOptimizer):
         sizes = [copy.numel() * copy.element_size() for copy in self.param_d2h_map.values()]
         logger.info("weights copied to pinned host memory: %d, %.2f GiB", len(sizes), sum(sizes) / 2**30)
         for parameter in self.param_d2h_map:
+            # torchao copies from `parameter.grad` on its own stream; accumulation would add to it in the meantime.
             parameter.register_hook(partial(self._wait_for_copy, parameter))
 
     def _wait_for_copy(self, parameter: torch.Tensor, gradient: torch.Tensor) -> None:
@@ -35,12 +36,15 @@ class OffloadedOptimizer(CPUOffloadOptimizer):
         """Clips the gradients to `max_norm` and returns their global norm before clipping."""
         self.stream.synchronize()  # wait for the copies to the host
         parameters = list(self._with_gradients())
+        # The norm needs all gradients, so with clipping no step overlaps with a copy.
         total = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
         clip_grads_with_norm_(parameters, max_norm, total)
         return total
 
     def _with_gradients(self) -> Iterator[torch.Tensor]:
         for parameter in self.queue:
+            # Only what the last backward passes have queued: the host's gradient buffers are never None and may be
+            # stale.
             yield self.param_d2h_map[parameter]
         for group in self.d_param_groups:
             yield from (parameter for parameter in group["params"] if parameter.grad is not None)

@@ -60,6 +60,7 @@ def read_learned(state: dict[str, Any], shapes: Shapes, optim: Optim) -> Optimiz
     Raises:
         ValueError: the state does not belong to these parameters.
     """
+    # By name: numbers follow the groups, which decay_norms_and_biases and the matrix flag rearrange.
     learned = OptimizerStates({}, {}, {})
     for part, groups in _parts(state, group_names(shapes, optim), shapes):
         for values, names in zip(part["param_groups"], groups, strict=True):
@@ -86,9 +87,10 @@ def load_states(
     optimizer = getattr(optimizer, "optimizer", optimizer)  # unwrap accelerate's wrapper
     names = {parameter: name for name, parameter in parameters.items()}
     copies = getattr(optimizer, "param_d2h_map", {})
+    # An offloaded optimizer's groups hold the copies on the host, not the model's parameters.
     names |= {on_host: names[on_device] for on_device, on_host in copies.items()}
     for part in getattr(optimizer, "parts", [optimizer]):
-        _load_part(part, [[names[one] for one in group["params"]] for group in part.param_groups], learned)
+        _load_part(part, [[names[parameter] for parameter in group["params"]] for group in part.param_groups], learned)
     if hasattr(optimizer, "take_weights"):
         optimizer.take_weights()
 
@@ -107,6 +109,7 @@ def states_fit(learned: OptimizerStates, shapes: Shapes, before: Optim, now: Opt
     """
     if before.model_dump(exclude=NO_EFFECT_ON_STATES) == now.model_dump(exclude=NO_EFFECT_ON_STATES):
         return True
+    # By shape: states depend on it (factored moments, quantization limits), but not on which layer it is.
     examples = {shapes[name]: name for name in learned.states}
     return all(
         _form(_state_after_a_step(shape, now, like)) == _form(learned.states[name]) for shape, name in examples.items()
@@ -145,6 +148,7 @@ def _load_part(part: torch.optim.Optimizer, names: Sequence[Sequence[str]], lear
         for group, of_group in zip(fresh["param_groups"], names, strict=True)
     ]
     part.load_state_dict({**fresh, "state": states, "param_groups": groups})
+    # Only schedule-free optimizers have these methods.
     if hasattr(part, "eval") and hasattr(part, "train") and states:
         _keep_average(part, [learned.settings[of_group[0]] for of_group in names])
 
@@ -168,17 +172,19 @@ def _is_learned(key: str, value: Any, initial: dict[str, Any]) -> bool:
     """Whether a parameter group's value was changed by the optimizer itself."""
     if key in SETTINGS:
         return False
+    # Prodigy's `d`, for example, is a group value that starts as a setting and is then learned.
     return key not in initial or not _same(value, initial[key])
 
 
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor) or isinstance(other, torch.Tensor):
-        return torch.equal(torch.as_tensor(one).cpu(), torch.as_tensor(other).cpu())
-    return bool(one == other)
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, torch.Tensor) or isinstance(second, torch.Tensor):
+        return torch.equal(torch.as_tensor(first).cpu(), torch.as_tensor(second).cpu())
+    return bool(first == second)
 
 
 def _initial_values(optim: Optim, dimensions: int) -> dict[str, Any]:
     """The group values of a new optimizer for one parameter."""
+    # With as many dimensions: weight decay and the matrix flag depend on them.
     weight = torch.nn.Parameter(torch.zeros([2] * dimensions))
     return dict(build_optimizer({"weight": weight}, _alone(optim), torch.device("cpu")).param_groups[0])
 
@@ -201,6 +207,7 @@ def _form(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _form(item) for key, item in value.items()}
     if isinstance(value, torch.Tensor):
+        # Not the dtype: `load_state_dict` converts between floating-point types, but not to quantized ones.
         kind = type(value).__name__ if hasattr(value, "__tensor_flatten__") else value.is_floating_point()
         return kind, tuple(value.shape)
     return None

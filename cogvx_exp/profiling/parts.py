@@ -85,6 +85,7 @@ def module_parts(transformer: CogVideoXTransformer3DModel) -> dict[nn.Module, tu
     parts |= {modules[name]: (name, part) for name, part in OF_THE_MODEL.items() if name in modules}
     for name, module in modules.items():
         if isinstance(module, BaseTunerLayer) and not is_compiled(modules[".".join(name.split(".")[:2])]):
+            # peft wraps the layer, so the product with the frozen weight is inside the adapter's module.
             base = module.get_base_layer()
             parts[base] = (f"{name}.base_layer", _enclosing(name, modules, parts))
             parts[module] = (name, ADAPTER)

@@ -30,14 +30,14 @@ WORTH_A_NAME, WORTH_A_LABEL = 0.001, 0.035
 """Minimum shares of the step for a legend entry, and for a label in the bar."""
 
 
-def draw(found: Breakdown, title: str, path: Path) -> None:
+def draw(breakdown: Breakdown, title: str, path: Path) -> None:
     """Draws the step and its phases as a PNG."""
     plt = pyplot()
-    whole = found.whole.seconds * 1e3
-    rows = ["whole step", *(phase for phase in PHASES if getattr(found.whole, phase))]
+    whole = breakdown.whole.seconds * 1e3
+    rows = ["whole step", *(phase for phase in PHASES if getattr(breakdown.whole, phase))]
     figure, axes = plt.subplots(figsize=(10, 2.2 + 0.55 * len(rows)), dpi=120, layout="constrained")
     left = [0.0] * len(rows)
-    for name, work in found.parts.items():
+    for name, work in breakdown.parts.items():
         values = [1e3 * (work.seconds if row == "whole step" else getattr(work, row)) for row in rows]
         share = work.seconds * 1e3 / whole
         label = f"{name}  {share:.1%}" if share >= WORTH_A_NAME else None
@@ -54,8 +54,8 @@ def draw(found: Breakdown, title: str, path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=9)
     figure.legend(frameon=False, fontsize=8.5, ncols=4, loc="outside lower center")
-    with atomic_write(path) as beside:
-        figure.savefig(beside, format="png")
+    with atomic_write(path) as tmp:
+        figure.savefig(tmp, format="png")
     plt.close(figure)
 
 

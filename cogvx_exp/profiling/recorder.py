@@ -86,6 +86,7 @@ class StepRecorder:
         if self._device.type == "cuda" and action in (ProfilerAction.WARMUP, ProfilerAction.RECORD_AND_SAVE):
             with record_function(OWN_RANGE):  # aligns the recorded steps with the GPU's work
                 torch.cuda.synchronize(self._device)
+        # Between steps and not within: the profiler starts and stops recording here.
         self._profile.step()
         self._hook()
 
@@ -99,16 +100,16 @@ class StepRecorder:
         if not self._recorded:
             return
         try:
-            with replacing_folder(self._folder) as beside:
-                recorded.export_chrome_trace(str(beside / TRACE))
-                found = self._break_down(beside / TRACE)
-                write_results(found, beside)
+            with replacing_folder(self._folder) as tmp:
+                recorded.export_chrome_trace(str(tmp / TRACE))
+                breakdown = self._break_down(tmp / TRACE)
+                write_results(breakdown, tmp)
         except OSError as error:  # a failed profile must not end the training
             console.print(f"Note: {self._folder}: {error.strerror}; no profile was written", soft_wrap=True)
             return
-        if self._device.type == "cuda" and not found.on_device:
+        if self._device.type == "cuda" and not breakdown.on_device:
             console.print("Note: no GPU kernels were recorded; the profile shows operators on the host instead")
-        print_results(found, self._folder)
+        print_results(breakdown, self._folder)
 
     def _break_down(self, path: Path) -> Breakdown:
         return break_down(
@@ -156,6 +157,7 @@ class _ModuleRanges:
     def _enter(self, module: nn.Module, inputs: Any) -> None:
         if name := self._name(module):
             around = record_function(name)
+            # Not a `with` block: the range ends in another hook.
             around.__enter__()
             self._stack().append(around)
 

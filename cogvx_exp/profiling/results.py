@@ -29,50 +29,51 @@ COLUMNS = {
 """Column headings by the keys of `Breakdown.rows`."""
 
 
-def write_results(found: Breakdown, folder: Path) -> None:
+def write_results(breakdown: Breakdown, folder: Path) -> None:
     """Writes the figures, the table and the picture."""
-    title = heading(found)
-    write_json(folder / FIGURES, {"title": title, "columns": columns_of(found), "rows": found.rows()})
-    draw(found, title, folder / PICTURE)
-    write_text(folder / TABLE, table(found))
+    title = heading(breakdown)
+    write_json(folder / FIGURES, {"title": title, "columns": columns_of(breakdown), "rows": breakdown.rows()})
+    draw(breakdown, title, folder / PICTURE)
+    write_text(folder / TABLE, table(breakdown))
 
 
-def print_results(found: Breakdown, folder: Path) -> None:
+def print_results(breakdown: Breakdown, folder: Path) -> None:
     """Prints the table and the folder of the results."""
-    console.print(table(found).rstrip(), soft_wrap=True, markup=False, highlight=False)
+    console.print(table(breakdown).rstrip(), soft_wrap=True, markup=False, highlight=False)
     console.print(f"Profile: {folder}", soft_wrap=True)
 
 
-def heading(found: Breakdown) -> str:
+def heading(breakdown: Breakdown) -> str:
     """A title: the recorded steps and their time."""
-    last = found.first_step + found.steps - 1
-    which = f"Step {last}" if found.steps == 1 else f"Mean of steps {found.first_step} to {last}"
-    return f"{which}: {found.whole.seconds * 1e3:,.1f} ms, by {'GPU' if found.on_device else 'CPU'} activity"
+    last = breakdown.first_step + breakdown.steps - 1
+    which = f"Step {last}" if breakdown.steps == 1 else f"Mean of steps {breakdown.first_step} to {last}"
+    return f"{which}: {breakdown.whole.seconds * 1e3:,.1f} ms, by {'GPU' if breakdown.on_device else 'CPU'} activity"
 
 
-def columns_of(found: Breakdown) -> dict[str, str]:
+def columns_of(breakdown: Breakdown) -> dict[str, str]:
     """The columns that apply to this profile."""
     columns = dict(COLUMNS)
-    if not found.on_device:
+    if not breakdown.on_device:
         columns |= {"kernels": "operators", "synchronisations": "reads"}
-    if not found.whole.recomputed:
+    if not breakdown.whole.recomputed:
         del columns["recomputed_ms"]
-    if not found.peak_flops:
+    if not breakdown.peak_flops:
         del columns["mfu"]
     return columns
 
 
-def table(found: Breakdown) -> str:
+def table(breakdown: Breakdown) -> str:
     """The table as text."""
-    columns = columns_of(found)
+    columns = columns_of(breakdown)
     grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name, label in columns.items():
         grid.add_column(label, justify="left" if name == "part" else "right", no_wrap=True)
-    for row in found.rows():
+    for row in breakdown.rows():
         grid.add_row(*(_shown(name, row[name]) for name in columns))
     text = StringIO()
+    # A fixed width: the file must not depend on the terminal that the run happened to have.
     Console(width=200, color_system=None, file=text).print(grid)
-    return "\n".join([heading(found), *(line.rstrip() for line in text.getvalue().splitlines())]) + "\n"
+    return "\n".join([heading(breakdown), *(line.rstrip() for line in text.getvalue().splitlines())]) + "\n"
 
 
 def _shown(name: str, value: Any) -> str:

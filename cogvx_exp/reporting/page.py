@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from cogvx_exp.core.files import copy_folder, file_hash, write_text
-from cogvx_exp.reporting.runs import Run, Video
+from cogvx_exp.reporting.runs import SCORE, Run, Video
 from cogvx_exp.reporting.tables import differing_settings, run_row, write_csv
 from cogvx_exp.runs.run_folder import RunFolder
 
@@ -58,6 +58,7 @@ def write_report(runs: Sequence[Run], output: Path) -> Path:
     Videos in the folder around the page stay where they are; others are linked or copied into it.
     """
     output.mkdir(parents=True, exist_ok=True)
+    # The package may be inside a zip file.
     with as_file(files("cogvx_exp.reporting") / "assets") as page:
         copy_folder(page, output / "page", leave_out=".j2")
     settings = differing_settings(runs)
@@ -65,6 +66,7 @@ def write_report(runs: Sequence[Run], output: Path) -> Path:
     data = report_data(runs, settings, output)
     write_csv(output / "curves.csv", _curve_rows(data))
     # Pages opened from disk may not fetch files, but they may load scripts.
+    # A caption with </script> would otherwise end the script.
     text = json.dumps(data, ensure_ascii=False, default=str).replace("</", "<\\/")
     write_text(output / "data.js", f"window.REPORT = {text};\n")
     alone = runs[0] if len(runs) == 1 else None
@@ -86,11 +88,13 @@ def write_run_page(folder: RunFolder) -> None:
 def report_data(runs: Sequence[Run], settings: list[str], output: Path) -> dict[str, Any]:
     """The contents of the page as JSON-like values; `settings` are those that differ."""
     points = POINTS_OF_ONE if len(runs) == 1 else POINTS
+    scores = {name: name.removeprefix(SCORE) for name in sorted({name for run in runs for name in run.last_scores})}
+    curves = CURVES | {name: f"score: {label}" for name, label in scores.items()}
     return {
         "made": datetime.now().isoformat(timespec="seconds"),
         "settings": settings,
-        "columns": COLUMNS,
-        "curves": CURVES,
+        "columns": COLUMNS | scores,
+        "curves": curves,
         "runs": [
             {
                 **run_row(run, settings),
@@ -100,7 +104,7 @@ def report_data(runs: Sequence[Run], settings: list[str], output: Path) -> dict[
                 if run.folder.command.exists()
                 else "",
                 "details": _details(run),
-                "curves": {name: _thin(run, name, points) for name in CURVES},
+                "curves": {name: _thin(run, name, points) for name in curves},
                 "profile": _profile(run, output),
                 "videos": [_video(run, video, output) for video in run.videos],
             }
@@ -128,12 +132,16 @@ def _profile(run: Run, output: Path) -> dict[str, Any] | None:
 
 def _thin(run: Run, name: str, points: int) -> list[list[float]]:
     """Steps and values of a curve, averaged over neighbours if there are too many."""
-    lines = run.held_out if name == "held_out_loss" else run.metrics
-    key = "loss" if name == "held_out_loss" else name
+    lines, key = run.metrics, name
+    if name == "held_out_loss":
+        lines, key = run.held_out, "loss"
+    elif name.startswith(SCORE):
+        lines, key = run.scores, name.removeprefix(SCORE)
     pairs = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
     size = -(-len(pairs) // points) or 1
     groups = [pairs[start : start + size] for start in range(0, len(pairs), size)]
     steps = [group[-1][0] for group in groups]
+    # Five digits: the page shows no more, and a sweep's data stays small.
     return [steps, [float(f"{sum(value for _, value in group) / len(group):.5g}") for group in groups]]
 
 
@@ -167,6 +175,7 @@ def _within_reach(run: Run, path: Path, output: Path) -> str:
     if not there.exists():
         there.parent.mkdir(exist_ok=True)
         try:
+            # A hard link takes no space, and stays when the run's folder is removed.
             os.link(path, there)
         except OSError:  # hard links do not work across file systems
             shutil.copyfile(path, there)

@@ -13,6 +13,8 @@ from cogvx_exp.core.files import read_json
 from cogvx_exp.runs.metrics import read_metrics
 from cogvx_exp.runs.run_folder import RunFolder, read_config, read_status, settings_by_name
 
+SCORE = "score_"
+"""Prefix of scores in tables and curves."""
 DEEPEST = 4
 """Maximum depth of the search for runs."""
 
@@ -80,14 +82,24 @@ class Run:
         return read_metrics(self.folder.held_out)
 
     @cached_property
+    def scores(self) -> list[dict[str, Any]]:
+        """One line per validation whose videos were scored."""
+        return read_metrics(self.folder.scores)
+
+    @property
+    def last_scores(self) -> dict[str, float]:
+        """The last value of each score, by its name in tables."""
+        return {SCORE + name: value for line in self.scores for name, value in line.items() if name != "step"}
+
+    @cached_property
     def videos(self) -> list[Video]:
         """The validation videos, by step."""
-        found = []
+        videos = []
         for folder in sorted((self.folder.path / "validation").glob("step-*")):
             for number, path in enumerate(sorted(folder.glob("*.mp4"))):
                 prompt = str(_json(path.with_suffix(".json")).get("prompt", path.stem))
-                found.append(Video(path, int(folder.name.partition("-")[2]), prompt, number))
-        return found
+                videos.append(Video(path, int(folder.name.partition("-")[2]), prompt, number))
+        return videos
 
 
 def find_runs(folders: Iterable[Path]) -> list[Run]:
@@ -102,12 +114,12 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
             raise UserError(
                 f"{folder} is not a folder; give folders of runs or of sweeps, such as outputs/multirun/TIME"
             )
-        found = list(_runs_in(folder.resolve(), DEEPEST))
-        if not found:
+        runs = list(_runs_in(folder.resolve(), DEEPEST))
+        if not runs:
             raise UserError(
                 f"{folder} contains no run; give folders of runs or of sweeps, such as outputs/multirun/TIME"
             )
-        paths += [path for path in found if path.resolve() not in {one.resolve() for one in paths}]
+        paths += [path for path in runs if path.resolve() not in {other.resolve() for other in paths}]
     common = Path(commonpath(paths)) if len(paths) > 1 else paths[0].parent
     return [Run(str(path.relative_to(common)), RunFolder(path)) for path in paths]
 
@@ -117,7 +129,9 @@ def _runs_in(folder: Path, depth: int) -> Iterator[Path]:
     if run.command.exists() or run.status.exists():
         yield folder
     elif depth:
+        # Hidden folders are unfinished ones (`whole_folder`).
         below = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        # By number, so that job 10 comes after job 9.
         for path in sorted(below, key=lambda path: (path.name.isdigit() and int(path.name), path.name)):
             yield from _runs_in(path, depth - 1)
 

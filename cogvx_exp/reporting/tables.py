@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import atomic_write
-from cogvx_exp.reporting.runs import Run, find_runs
+from cogvx_exp.reporting.runs import SCORE, Run, find_runs
 from cogvx_exp.runs.run_folder import IGNORED_KEYS
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ def differing_settings(runs: Sequence[Run]) -> list[str]:
     Settings that merely follow from another are left out: a model's name represents everything that comes with it.
     """
     silent = (*IGNORED_KEYS, "tracker.")
+    # A dict keeps the configuration's order, which a set would lose.
     names = dict.fromkeys(name for run in runs for name in run.settings if not name.startswith(silent))
+    # A run that failed early has only its overrides; comparing it would make every setting differ.
     complete = [run for run in runs if run.folder.config.exists()] or list(runs)
     differing = [name for name in names if len({repr(run.settings.get(name)) for run in complete}) > 1]
     chosen = [name.removesuffix("name") for name in differing if name.endswith(".name")]
@@ -56,6 +58,7 @@ def run_row(run: Run, differing: list[str]) -> dict[str, Any]:
         **{name: run.settings.get(name) for name in differing},
         "held_out_loss": losses[-1] if losses else None,
         "best_held_out_loss": min(losses, default=None),
+        **run.last_scores,
         "loss": run.summary.get("loss_last_tenth", last.get("loss_smoothed", last.get("loss"))),
         "last_step": last.get("step"),
         "seconds": run.summary.get("seconds"),
@@ -68,7 +71,7 @@ def run_row(run: Run, differing: list[str]) -> dict[str, Any]:
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Writes rows as CSV; columns missing in some rows come last."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with atomic_write(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as tmp, tmp.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)
@@ -84,8 +87,8 @@ def runs_frame(*folders: str | Path) -> "pandas.DataFrame":
 
 
 def metrics_frame(*folders: str | Path) -> "pandas.DataFrame":
-    """All metrics of the runs in folders as a pandas DataFrame, one row per step, with the held-out loss where it was
-    measured.
+    """All metrics of the runs in folders as a pandas DataFrame, one row per step, with the held-out loss and the
+    scores where they were measured.
 
     Raises:
         UserError: no run is found, or pandas is not installed.
@@ -93,7 +96,11 @@ def metrics_frame(*folders: str | Path) -> "pandas.DataFrame":
     rows = []
     for run in find_runs(map(Path, folders)):
         measured = {line["step"]: line["loss"] for line in run.held_out}
-        rows += [{"run": run.label, **line, "held_out_loss": measured.get(line["step"])} for line in run.metrics]
+        scores = {line["step"]: {SCORE + name: line[name] for name in line if name != "step"} for line in run.scores}
+        rows += [
+            {"run": run.label, **line, "held_out_loss": measured.get(line["step"]), **scores.get(line["step"], {})}
+            for line in run.metrics
+        ]
     return _frame(rows)
 
 

@@ -18,7 +18,7 @@ BRANCHES = "branches"
 
 COPIED = ("config.yaml", "command.txt", "status.json", "environment.json", "faults.csv", "metrics.jsonl")
 """Files that both get; in the metrics, the run itself keeps only the lines of its own steps."""
-ALSO_COPIED = ("held_out.jsonl",)
+ALSO_COPIED = ("held_out.jsonl", "scores.jsonl")
 MOVED = ("export", "summary.json", "loss.png", "videos.png", "hub", "wandb_id.txt")
 """Files about the end of a run or its tracker run: trackers do not accept a step twice, so a branch is a new one."""
 BY_STEP = ("checkpoints", "validation")
@@ -48,6 +48,7 @@ def set_aside(folder: RunFolder, step: int, *, changed: bool) -> Path | None:
         return None
     name = f"from-step-{step:06d}-{datetime.now().strftime('%Y-%m-%d_%H-%M-%S_%f')}"
     about = {"after": step, "name": name}
+    # Before anything moves, so that the next process can finish what this one began.
     write_json(note, about)
     there = _move(folder, about)
     note.unlink()
@@ -90,12 +91,14 @@ def _move(folder: RunFolder, about: dict[str, Any]) -> Path:
     there.mkdir(parents=True, exist_ok=True)
     for name in (*COPIED, *ALSO_COPIED):
         source, target = folder.path / name, there / name
+        # Copies first, moves after: a kill in between leaves everything in at least one place.
         if source.exists() and not target.exists():
-            with atomic_write(target) as beside:
-                shutil.copyfile(source, beside)
+            with atomic_write(target) as tmp:
+                shutil.copyfile(source, tmp)
     for part in BY_STEP:
         for source in _later(folder.path / part, about["after"]):
             (there / part).mkdir(exist_ok=True)
+            # A rename within one file system, so each checkpoint is in exactly one of both places.
             source.replace(there / part / source.name)
     for name in MOVED:
         if (folder.path / name).exists():

@@ -52,24 +52,26 @@ def write_checkpoint(folder: Path, write: Callable[[Path], None], about: dict[st
         write: writes the files into the folder it is given.
         about: further contents of the manifest; must include `step`.
     """
-    beside, before = (folder.with_name(f".{folder.name}.{what}") for what in ("tmp", "before"))
-    for left in (beside, before):
-        shutil.rmtree(left, ignore_errors=True)
+    tmp, before = (folder.with_name(f".{folder.name}.{what}") for what in ("tmp", "before"))
+    # Of a process that was killed while writing; the saver writes one checkpoint at a time.
+    for stale in (tmp, before):
+        shutil.rmtree(stale, ignore_errors=True)
     try:
-        beside.mkdir(parents=True)
-        write(beside)
-        files = sorted(path for path in beside.iterdir())
+        tmp.mkdir(parents=True)
+        write(tmp)
+        files = sorted(path for path in tmp.iterdir())
         hashes = {path.name: {"bytes": path.stat().st_size, "blake2": file_hash(path)} for path in files}
         manifest = {**about, "files": hashes}
-        write_json(beside / MANIFEST, {**manifest, MANIFEST_HASH: _seal(manifest)})
-        sync_folder(beside)
+        write_json(tmp / MANIFEST, {**manifest, MANIFEST_HASH: _manifest_hash(manifest)})
+        sync_folder(tmp)
+    # Also KeyboardInterrupt: a partial folder would take space until the next run.
     except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)  # frees the space if the disk is full
+        shutil.rmtree(tmp, ignore_errors=True)  # frees the space if the disk is full
         raise
     # A rename cannot replace a folder with files in it, so the old one is moved away first.
     if folder.exists():
         folder.replace(before)
-    beside.replace(folder)
+    tmp.replace(folder)
     sync_folder(folder.parent)  # without it, a power cut can undo the rename
     shutil.rmtree(before, ignore_errors=True)
 
@@ -79,6 +81,7 @@ def prune_checkpoints(folder: Path, keep: int | None, *, keep_best: bool) -> Non
     if keep is None:
         return
     paths = _newest_first(folder)
+    # Unverified: reading the loss must not mean hashing gigabytes after every checkpoint.
     losses = {path: loss for path in paths if (loss := _held_out_loss(path)) is not None}
     best = min(losses, key=lambda path: losses[path]) if keep_best and losses else None
     for path in paths[keep:]:
@@ -103,14 +106,16 @@ def open_checkpoint(path: Path) -> CheckpointFolder:
     """
     try:
         manifest = read_json(path / MANIFEST)
-        if manifest.pop(MANIFEST_HASH) != _seal(manifest):
+        if manifest.pop(MANIFEST_HASH) != _manifest_hash(manifest):
             raise UserError(f"checkpoint {path}: {MANIFEST} is damaged")
         for name, expected in manifest["files"].items():
             file = path / name
+            # The size first: a truncated file is found without reading it.
             if file.stat().st_size != expected["bytes"] or file_hash(file) != expected["blake2"]:
                 raise UserError(f"checkpoint {path}: {name} is damaged")
     except FileNotFoundError as error:
         raise UserError(f"checkpoint {path}: {Path(error.filename).name} is missing") from None
+    # UserError is a ValueError, too.
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, UserError):
             raise
@@ -118,30 +123,32 @@ def open_checkpoint(path: Path) -> CheckpointFolder:
     return CheckpointFolder(path, with_new_names(manifest))
 
 
-def _seal(manifest: dict[str, Any]) -> str:
+def _manifest_hash(manifest: dict[str, Any]) -> str:
     """Hash of a manifest as read back from JSON, which turns tuples into lists and keys into strings."""
     return fingerprint(json.loads(json.dumps(manifest, default=str)))
 
 
 def newest_checkpoint(run_dir: Path) -> tuple[CheckpointFolder | None, list[str]]:
     """The newest valid checkpoint of a run, and why newer ones were skipped."""
-    passed_over: list[str] = []
+    skipped: list[str] = []
     for path in _newest_first(run_dir / "checkpoints"):
         try:
-            return open_checkpoint(path), passed_over
+            return open_checkpoint(path), skipped
         except UserError as error:
-            passed_over.append(str(error))
-    return None, passed_over
+            skipped.append(str(error))
+    return None, skipped
 
 
 def runs_newest_first(outputs: Path) -> Iterator[Path]:
     """Run folders below `outputs` that have checkpoints, most recently written first."""
     runs = {path.parent.parent for path in outputs.glob("**/checkpoints/step-*") if path.is_dir()}
     runs = {run for run in runs if run.parent.name != BRANCHES}  # abandoned parts of other runs
+    # The folder's time changes with each rename into it; times of files inside may have been copied along.
     yield from sorted(runs, key=lambda run: (run / "checkpoints").stat().st_mtime_ns, reverse=True)
 
 
 def _newest_first(folder: Path) -> list[Path]:
     steps = [(step, path) for path in folder.glob("step-*") if (step := step_of(path)) is not None]
-    left = left_branch(folder.parent)
-    return [path for step, path in sorted(steps, reverse=True) if left is None or step <= left]
+    last_kept = left_branch(folder.parent)
+    # A branch may still be in the middle of moving away: its checkpoints no longer count here.
+    return [path for step, path in sorted(steps, reverse=True) if last_kept is None or step <= last_kept]

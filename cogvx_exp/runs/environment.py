@@ -32,11 +32,12 @@ def environment(device: torch.device) -> dict[str, Any]:
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": {name: installed for name in PACKAGES if (installed := _version(name))},
         "device": device_label(device),
         "cuda": torch.version.cuda,
         "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "git_commit": _git("rev-parse", "HEAD"),
+        # Untracked files are left out, as outputs and datasets often are inside a checkout.
         "git_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
     }
 

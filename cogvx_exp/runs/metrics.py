@@ -23,16 +23,17 @@ class Metrics:
     Args:
         path: the file.
         after_step: the last step whose line is kept.
-        tell: called with each line.
+        on_line: called with each line.
     """
 
-    def __init__(self, path: Path, after_step: int, tell: Callable[[dict[str, Any]], None] = lambda values: None):
-        self._tell = tell
+    def __init__(self, path: Path, after_step: int, on_line: Callable[[dict[str, Any]], None] = lambda values: None):
+        self._on_line = on_line
+        # A line per step must stay unique, since the steps after the checkpoint are computed again.
         kept = [line for line in read_metrics(path) if line["step"] <= after_step]
         self.last: dict[str, Any] = kept[-1] if kept else {}
         """The last line that was kept."""
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._path, self._waiting, self._told = path, b"", False
+        self._path, self._waiting, self._reported = path, b"", False
         self._file = path.open("ab", buffering=0)  # unbuffered: lines survive a kill, and reports see them
 
     def __enter__(self) -> "Metrics":
@@ -44,9 +45,11 @@ class Metrics:
 
     def write(self, **values: Any) -> None:
         """Appends one line."""
+        # Bytes, because an unbuffered write may write only a part of them.
         self._waiting += json.dumps(values).encode() + b"\n"
         self._append()
-        self._tell(values)
+        # Trackers get every line, whatever the disk does.
+        self._on_line(values)
 
     def _append(self) -> None:
         try:
@@ -55,9 +58,9 @@ class Metrics:
         except OSError as error:
             if error.errno not in FULL:
                 raise
-            if not self._told:
+            if not self._reported:
                 console.warn(f"Note: {self._path}: {error.strerror}; its lines are kept in memory")
-            self._told = True
+            self._reported = True
 
 
 class NoMetrics:
@@ -79,7 +82,9 @@ def last_metrics(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     with path.open("rb") as file:
+        # From the end: a sweep's table reads this file of every job each second.
         file.seek(max(path.stat().st_size - LONGEST_LINE, 0))
+        # The last part is empty, or a line that is being written.
         lines = file.read().split(b"\n")[:-1]
     for line in reversed(lines):
         with suppress(json.JSONDecodeError):
@@ -94,6 +99,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     for line in lines:
         try:
             metrics.append(json.loads(line))
+        # Only the last line of a killed process can be incomplete.
         except json.JSONDecodeError:
             break
     return metrics

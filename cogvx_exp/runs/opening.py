@@ -39,6 +39,7 @@ class Opening:
         Raises:
             OSError: the folder cannot be written; nothing is lost.
         """
+        # First: from here on, results of old and new settings must not mix, even if this process is killed next.
         branch = set_aside(folder, step, changed=self.changed)
         if branch:
             text = f"Moved the results after step {step} to {branch} (resume={branch} continues from them)"
@@ -48,9 +49,10 @@ class Opening:
         issues = self.issues(folder, job)
         if issues.exists():
             shutil.move(issues, folder.issues)
-        if folder.held_out.exists():
-            with Metrics(folder.held_out, step):
-                pass  # drops the lines after `step`
+        for file in (folder.held_out, folder.scores):
+            if file.exists():
+                with Metrics(file, step):
+                    pass  # drops the lines after `step`
         write_started(folder, job, self.pid)
 
 

@@ -73,6 +73,11 @@ class RunFolder:
         return self.path / "held_out.jsonl"
 
     @property
+    def scores(self) -> Path:
+        """One JSON object per validation, with the mean of each score over its videos."""
+        return self.path / "scores.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         """The checkpoints."""
         return self.path / "checkpoints"
@@ -108,6 +113,7 @@ class RunFolder:
 
     def overrides(self) -> list[str]:
         """The settings on the run's command line; empty if the run has not started."""
+        # The command line and not the configuration: only there is it visible what a person chose.
         words = shlex.split(self.command.read_text(encoding="utf-8")) if self.command.exists() else []
         settings = [word for word in words[len(PROGRAM) :] if "=" in word and not word.startswith(("-", "hydra."))]
         return [renamed_override(text) for text in settings]
@@ -128,6 +134,7 @@ def write_status(folder: RunFolder, status: str, **about: Any) -> None:
     try:
         write_text(folder.status, text)
     except OSError as error:
+        # A full disk has no room for the temporary file of an atomic write, but the old file's bytes are ours.
         if error.errno not in FULL:
             raise
         _overwrite_status(folder.status, values)
@@ -141,6 +148,7 @@ def _overwrite_status(path: Path, values: dict[str, Any]) -> None:
         while len(text) > room and values.get("message"):
             values = {**values, "message": str(values["message"])[:-100]}
             text = json.dumps(values, default=str).encode()
+        # Padded with spaces, which JSON ignores, so that nothing of the old status is left behind.
         if len(text) <= room:
             file.write(text.ljust(room))
 
@@ -170,6 +178,7 @@ def seconds_of(status: dict[str, Any]) -> float | None:
 
 def _is_gone(status: dict[str, Any]) -> bool:
     """Whether the process that wrote a status on this machine has exited."""
+    # Only on the same machine; elsewhere, the same number is another process.
     return status.get("host") == platform.node() and "pid" in status and not psutil.pid_exists(status["pid"])
 
 

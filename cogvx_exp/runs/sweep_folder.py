@@ -46,6 +46,7 @@ def find_sweep(overrides: Sequence[str], sweeps: Path = SWEEPS) -> Path | None:
 
 
 def _identity(overrides: Sequence[str]) -> list[str]:
+    # Sorted: their order on the command line only matters for a key that is given twice.
     return sorted(renamed_override(text) for text in overrides if not text.lstrip("+~").startswith(NOT_PART))
 
 

@@ -40,6 +40,7 @@ class DeepSpeed(Strategy):
         stage: int,
         offload: bool = False,
     ):
+        # Imported late: it does not exist for other systems than Linux (pyproject.toml), and is slow to import.
         import deepspeed
 
         self.transformer, self.accelerator = transformer, accelerator
@@ -49,11 +50,13 @@ class DeepSpeed(Strategy):
         if offload:
             from deepspeed.ops.adam import DeepSpeedCPUAdam
 
+            # With offload, DeepSpeed refuses any other class (`zero_force_ds_cpu_optimizer`).
             optimizer = DeepSpeedCPUAdam(optimizer.param_groups, adamw_mode=isinstance(optimizer, torch.optim.AdamW))
         zero: dict[str, Any] = {"stage": stage, **buffer_sizes(transformer, stage)}
         if offload:
             zero["offload_optimizer"] = {"device": "cpu", "pin_memory": accelerator.device.type == "cuda"}
         config = {
+            # Required, although only DeepSpeed's own data loader and throughput log use it.
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,  # the training loop decides which pass ends a step
             "zero_optimization": zero,
@@ -68,9 +71,11 @@ class DeepSpeed(Strategy):
             os.environ["LOCAL_RANK"] = str(accelerator.device.index)
         if stage == 3:
             _split(transformer, accelerator, config)
+        # The process group exists already, with our timeouts; DeepSpeed would create one with its own.
         self._engine, self._zero, _, _ = deepspeed.initialize(
             model=transformer, optimizer=optimizer, config=config, dist_init_required=False
         )
+        # A wrong key in the configuration would silently mean stage 0.
         assert self._engine.zero_optimization_stage() == stage
         self.model = self._engine
         self.optimizer = self._zero.optimizer  # the schedule sets the learning rate in it
@@ -82,6 +87,7 @@ class DeepSpeed(Strategy):
     def accumulating(self, last: bool) -> AbstractContextManager[None]:
         """Tells DeepSpeed which pass completes a step's gradients."""
         self._last = last
+        # Set in advance, because ZeRO-2 reduces gradients from hooks in the backward pass.
         self._engine.set_gradient_accumulation_boundary(last)
         return nullcontext()
 
@@ -93,6 +99,7 @@ class DeepSpeed(Strategy):
 
     def clip(self, max_norm: float | None) -> None:
         """Sets the maximum norm; DeepSpeed clips in its own step."""
+        # On the ZeRO optimizer, as the configuration is read only once; 0 turns clipping off.
         self._zero.clip_grad = max_norm or 0.0
 
     def step(self) -> float:
@@ -103,6 +110,7 @@ class DeepSpeed(Strategy):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the trained weights by name."""
         trained = trainable_parameters(self.transformer)
+        # With ZeRO-3 a weight's own shape is (0,) between passes.
         return {name: tuple(getattr(weight, "ds_shape", weight.shape)) for name, weight in trained.items()}
 
     def weights(self) -> dict[str, torch.Tensor]:
@@ -110,6 +118,7 @@ class DeepSpeed(Strategy):
         from deepspeed.utils import safe_get_full_fp32_param
 
         trained = trainable_parameters(self.transformer)
+        # The float32 master weights: the bfloat16 copies would lose what a resumed run needs.
         return {name: for_main_process(safe_get_full_fp32_param(weight)) for name, weight in trained.items()}
 
     def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
@@ -128,12 +137,14 @@ class DeepSpeed(Strategy):
         from deepspeed.utils import safe_get_full_optimizer_state
 
         parameters = list(trainable_parameters(self.transformer).values())
+        # DeepSpeed counts steps per flat partition; torch's format has a counter per parameter.
         step = torch.tensor(float(self._steps()))
         states = {
             number: {"step": step.clone()}
             | {key: for_main_process(safe_get_full_optimizer_state(parameter, key)) for key in MOMENTS}
             for number, parameter in enumerate(parameters)
         }
+        # The configuration rules make sure that there is one group only.
         groups = [{key: value for key, value in group.items() if key != "params"} for group in self._zero.param_groups]
         return {"state": states, "param_groups": [groups[0] | {"params": list(states)}]}
 
@@ -183,10 +194,12 @@ class DeepSpeed(Strategy):
     def _set_steps(self, steps: float) -> None:
         for state in self._states():
             counter = state.get("step")
+            # Of the same kind as before: CPUAdam passes the number to C++, fused Adam reads it on the device.
             state["step"] = torch.full_like(counter, steps) if isinstance(counter, torch.Tensor) else int(steps)
 
     def full_model(self) -> CogVideoXTransformer3DModel:
         """The transformer with full weights, on the host of the first process."""
+        # ZeRO-2 keeps the whole model in every process.
         if self._stage < 3:
             return self.transformer
         weights = {}

@@ -47,6 +47,7 @@ class FullySharded(Strategy):
         dtype: torch.dtype,
     ):
         device = accelerator.device
+        # Full fine-tuning with method.parameters also leaves weights frozen, and its trained ones are replicated, too.
         frozen = any(not parameter.requires_grad for parameter in transformer.parameters())
         replicated = set(trainable_parameters(transformer).values()) if frozen else set()
         how: dict[str, Any] = {
@@ -58,6 +59,7 @@ class FullySharded(Strategy):
             # backward pass: the next step would compute with the weights that validation videos were sampled with.
             "reshard_after_forward": True,
         }
+        # Blocks before the model: `fully_shard` leaves out parameters that already belong to another unit.
         for part in (*transformer.transformer_blocks, transformer):
             for parameter in part.parameters():
                 if parameter.requires_grad and not isinstance(parameter, DTensor):
@@ -71,6 +73,7 @@ class FullySharded(Strategy):
         """Averages the adapter's gradients, then clips all to `max_norm`; returns their norm before clipping."""
         if self._replicated:
             _average_gradients(self._replicated)
+        # For sharded gradients, the norm is itself a sharded tensor until it is gathered.
         parameters = list(trainable_parameters(self.transformer).values())
         return whole(torch.nn.utils.clip_grad_norm_(parameters, max_norm or math.inf))
 
@@ -78,6 +81,7 @@ class FullySharded(Strategy):
         """Processes with shards draw independently; with equal seeds, values of different shards would round alike."""
         if self._replicated:
             return super().rounding_seed(seed, step)
+        # The rank is part of the key, so a resumed run with as many processes rounds alike.
         return keyed_seed(seed, step, "rounding", dist.get_rank())
 
     def weights(self) -> dict[str, torch.Tensor]:
@@ -104,6 +108,7 @@ class FullySharded(Strategy):
         """The optimizer's state, gathered on the host."""
         state: OptimizerState = self.optimizer.state_dict()
         return {
+            # One tensor at a time, in the same order in all processes: each `full_tensor` is a collective.
             "state": {
                 number: _map(values, lambda value: for_main_process(whole(value)))
                 for number, values in state["state"].items()
@@ -114,6 +119,7 @@ class FullySharded(Strategy):
     def load_optimizer_state(self, learned: OptimizerStates) -> None:
         """Loads the learned state of an optimizer of the same class, each process its shard; settings are kept."""
         parameters = trainable_parameters(self.transformer)
+        # Only tensors of the parameter's own shape are sharded; step counts and factored moments stay whole.
         parts = {name: _map(values, partial(part_of, like=parameters[name])) for name, values in learned.states.items()}
         super().load_optimizer_state(replace(learned, states=parts))
 
@@ -144,6 +150,7 @@ def _average_gradients(parameters: list[torch.nn.Parameter]) -> None:
     dist.all_reduce(together)
     together /= dist.get_world_size()
     for parameter, gradient in zip(parameters, _unflatten_dense_tensors(together, gradients), strict=True):
+        # Views of the flat tensor replace the old gradients, which are freed.
         parameter.grad = gradient
 
 

@@ -25,6 +25,7 @@ def copy_for_main_process(
     # On the meta device, because `assign=True` below takes the given tensors: nothing is allocated twice.
     with torch.device("meta"):
         copy = CogVideoXTransformer3DModel.from_config(transformer.config)
+        # The adapter's layers must exist before weights can be assigned by their names.
         for name, config in getattr(transformer, "peft_config", {}).items():
             copy.add_adapter(config, name)
     copy.load_state_dict(weights, assign=True)

@@ -33,7 +33,9 @@ def forward_backward(
     with around("forward"):
         with passes.autocast():
             losses = loss(passes.model, batch)
+        # The gradient of a step is the mean over its micro-batches, which all have the same size.
         mean = losses.mean() / accumulation
     with around("backward"):
         passes.backward(mean)
+    # Per sample, because metrics report the loss by timestep.
     return losses.detach()

@@ -54,6 +54,7 @@ def check_even(optimizer: torch.optim.Optimizer) -> None:
 def _part_of_quantized(value: torch.Tensor, like: DTensor) -> torch.Tensor:
     """A quantized state can only be cut between its blocks; otherwise it continues in float32."""
     rows = value.shape[0] // dist.get_world_size()
+    # FSDP shards the first dimension; `check_even` has made sure that the rows divide evenly.
     start = rows * dist.get_rank()
     try:
         part = value[start : start + rows]

@@ -12,7 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cogvx_exp.core.randomness import keyed_seed
 from cogvx_exp.model.adapt import trainable_parameters
-from cogvx_exp.optim.build import clip_gradients, page_states
+from cogvx_exp.optim.build import page_states
+from cogvx_exp.optim.clipping import clip_gradients
 from cogvx_exp.optim.state import OptimizerStates, load_states
 
 MakeOptimizer = Callable[[dict[str, torch.nn.Parameter]], torch.optim.Optimizer]
@@ -44,6 +45,7 @@ class Strategy:
         """The module to call in the forward pass."""
         self.accelerator = accelerator
         optimizer = make_optimizer(trainable_parameters(transformer))
+        # Only the optimizer: accelerate would move the model and wrap it on its own terms.
         self.optimizer = accelerator.prepare(optimizer, device_placement=[False])  # states stay where they are
 
     @property
@@ -70,11 +72,13 @@ class Strategy:
         Returns:
             Their global norm before clipping, on the device without synchronization. None: `step` returns it.
         """
+        # Also without a maximum: the norm is a metric, and it unscales float16 gradients before the step.
         return clip_gradients(self.optimizer, self.accelerator, max_norm)
 
     def step(self) -> float | None:
         """Steps the weights and frees the gradients. Returns the norm before clipping if `clip` did not."""
         self.optimizer.step()
+        # None rather than zeros: gradients then take no memory while videos are sampled.
         self.optimizer.zero_grad(set_to_none=True)
         return None
 
@@ -104,6 +108,7 @@ class Strategy:
         Integer sums are exact in any order, unlike sums of floats. Sharded weights are skipped.
         """
         sums = [
+            # Bits and not values: NaN equals nothing, and -0.0 equals 0.0.
             weight.detach().view(BITS[weight.element_size()]).sum(dtype=torch.int64)
             for weight in trainable_parameters(self.transformer).values()
             if not isinstance(weight, DTensor) and not hasattr(weight, "ds_id")
@@ -114,6 +119,7 @@ class Strategy:
         """Loads trained weights."""
         with torch.no_grad():
             for name, parameter in trainable_parameters(self.transformer).items():
+                # In place: the optimizer and DistributedDataParallel hold on to these parameter objects.
                 parameter.copy_(weights[name])
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -133,6 +139,7 @@ class Strategy:
     def forget_optimizer_state(self) -> None:
         """Frees the optimizer's states; no step may follow."""
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # unwrap accelerate's wrapper
+        # The states are cleared, not the optimizer: the schedule and accelerate still refer to it.
         for part in getattr(optimizer, "parts", [optimizer]):
             getattr(part, "state", {}).clear()
         if hasattr(optimizer, "free_host_memory"):
@@ -160,39 +167,6 @@ class DataParallel(Strategy):
 
     def accumulating(self, last: bool) -> AbstractContextManager[None]:
         """Averages gradients only in the last backward pass of a step."""
+        # The context must cover the forward pass, too: DDP decides there whether the backward pass communicates.
         context: AbstractContextManager[None] = nullcontext() if last else self._parallel.no_sync()
         return context
-
-
-def splits_weights(how: str) -> bool:
-    """Whether `distributed=how` shards the weights: its strategy moves a model from the host to the device in parts."""
-    return how in ("fsdp", "zero3")
-
-
-def build_strategy(
-    how: str,
-    transformer: CogVideoXTransformer3DModel,
-    make_optimizer: MakeOptimizer,
-    accelerator: Accelerator,
-    dtype: torch.dtype,
-) -> Strategy:
-    """Builds the strategy of `distributed=how`.
-
-    Args:
-        how: the choice.
-        transformer: the trainable model, on the device, or on the host if `splits_weights`.
-        make_optimizer: builds the optimizer from parameters by name.
-        accelerator: for device and dtype.
-        dtype: dtype of trained parameters.
-    """
-    if how == "single":
-        return Strategy(transformer, make_optimizer, accelerator)
-    if how == "ddp":
-        return DataParallel(transformer, make_optimizer, accelerator)
-    from cogvx_exp.strategies.deepspeed import DeepSpeed
-    from cogvx_exp.strategies.fsdp import FullySharded
-
-    if how == "fsdp":
-        return FullySharded(transformer, make_optimizer, accelerator, dtype)
-    stage = 3 if how == "zero3" else 2
-    return DeepSpeed(transformer, make_optimizer, accelerator, stage, offload=how == "zero2_offload")

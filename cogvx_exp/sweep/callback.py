@@ -31,6 +31,7 @@ class SweepCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Called before the first job."""
         overrides = list(config.hydra.overrides.task)
+        # The default name has whole seconds, so two sweeps could share a folder.
         given = any(text.startswith("hydra.sweep.dir=") for text in config.hydra.overrides.hydra)
         folder = Path(config.hydra.sweep.dir)
         if not given and folder.parent == SWEEPS:
@@ -65,6 +66,7 @@ def _planned(config: DictConfig, overrides: list[str]) -> list[list[str]]:
     texts = [text for text in overrides if not text.startswith("sweep.")]
     given = {text.partition("=")[0] for text in texts}
     texts += [f"{name}={value}" for name, value in params.items() if name not in given]
+    # Hydra's own function, so that the table lists the jobs in the order and number that will run.
     batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(texts), max_batch_size=None)
     return [list(job) for batch in batches for job in batch]
 
@@ -82,8 +84,8 @@ def sweep_overrides(overrides: list[str]) -> list[str]:
         raise UserError(
             f"hydra.sweep.dir={given[-1]} already has a sweep; add sweep.resume=true to continue it, or choose another"
         )
-    if wants and not given and (found := find_sweep(overrides)):
-        added.append(f"hydra.sweep.dir={found}")
+    if wants and not given and (folder := find_sweep(overrides)):
+        added.append(f"hydra.sweep.dir={folder}")
     return added
 
 
@@ -109,6 +111,7 @@ def check_sweep(results: list[Any]) -> None:
         UserError: jobs have failed.
         CrashError: jobs have failed, at least one with an internal error.
     """
+    # A class attribute, as Hydra creates the callback itself and does not hand it out.
     jobs, SweepCallback.ended = SweepCallback.ended, []
     failed = [job for job in jobs if job.status not in ("finished", "waiting")]
     if failed:

@@ -28,6 +28,7 @@ def gpus_of_its_own(sweep: Sweep) -> Iterator[dict[str, str]]:
     if not sweep.gpus:
         yield {}
         return
+    # On the machine and not in the outputs, which machines may share.
     folder = Path(tempfile.gettempdir()) / f"cogvx-exp-gpus-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     with ExitStack() as held:
@@ -48,6 +49,7 @@ def _take(folder: Path, sweep: Sweep, held: ExitStack) -> list[int]:
             file = tried.enter_context((folder / str(gpu)).open("w"))
             if len(taken) < sweep.gpus_per_job and _lock(file):
                 taken.append(gpu)
+        # All or none: two jobs that each hold one of two GPUs would wait for each other.
         if len(taken) < sweep.gpus_per_job:
             return []
         held.push(tried.pop_all())
@@ -56,6 +58,7 @@ def _take(folder: Path, sweep: Sweep, held: ExitStack) -> list[int]:
 
 def _lock(file: IO[str]) -> bool:
     try:
+        # The file is never removed: a lock on a removed file excludes nobody.
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False

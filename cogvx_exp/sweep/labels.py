@@ -14,13 +14,13 @@ def labels(jobs: Sequence[Sequence[str]]) -> list[str]:
     Long values lose their common folders, then their middle, but remain distinguishable.
     """
     shared = set(jobs[0]).intersection(*jobs) if len(jobs) > 1 else set()
-    own = [[text.partition("=") for text in job if text not in shared] for job in jobs]
+    distinct = [[text.partition("=") for text in job if text not in shared] for job in jobs]
     values: dict[str, set[str]] = {}
-    for job in own:
+    for job in distinct:
         for key, _, value in job:
             values.setdefault(key, set()).add(value)
     short = {key: _short(found) for key, found in values.items()}
-    return [" ".join(f"{key}{sign}{short[key][value]}" for key, sign, value in job) for job in own]
+    return [" ".join(f"{key}{sign}{short[key][value]}" for key, sign, value in job) for job in distinct]
 
 
 def _short(values: set[str]) -> dict[str, str]:

@@ -29,6 +29,7 @@ class SweepTable:
         self._said: dict[int, str] = {}
         self._end = threading.Event()
         self._live = Live(console=console, auto_refresh=False) if console.shows_bars else None
+        # From the folders, in a thread: launchers run jobs in other processes or on other machines and report nothing.
         self._thread = threading.Thread(target=self._watch, name="sweep table", daemon=True)
 
     def start(self) -> None:
@@ -40,6 +41,7 @@ class SweepTable:
 
     def finish(self) -> list[SweepJob]:
         """Shows the final state of the jobs, and returns them."""
+        # The last look comes after the thread, so that no state between two looks is missed.
         self._end.set()
         self._thread.join()
         jobs = self._look()
@@ -63,10 +65,10 @@ class SweepTable:
         if self._live:
             self._live.update(jobs_table(jobs), refresh=True)
         else:
-            self._say_changes(jobs)
+            self._print_changes(jobs)
         return jobs
 
-    def _say_changes(self, jobs: list[SweepJob]) -> None:
+    def _print_changes(self, jobs: list[SweepJob]) -> None:
         for job, label in zip(jobs, labels([job.overrides for job in jobs]), strict=True):
             if job.status not in ("waiting", self._said.get(job.number)):
                 self._said[job.number] = job.status

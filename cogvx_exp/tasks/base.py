@@ -65,6 +65,7 @@ class Task:
             UserError: it has other input channels.
         """
         config = read_json(folder / "transformer" / "config.json")
+        # By channels and not by name: a fine-tuned model may have any name, but its first layer fits one task only.
         needed = config["out_channels"] * (1 + self.condition_channels)
         if config["in_channels"] != needed:
             raise UserError(

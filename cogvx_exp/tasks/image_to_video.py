@@ -84,6 +84,7 @@ class ImageToVideo(Task):
             moments = vae.encode(moments[:, :, None].to(vae.dtype)).latent_dist.parameters
         latents_BC1HW = sample_latents(moments.float(), extras["image_noise"]) * image_scale(vae.config)
         condition = torch.zeros_like(latents)
+        # A mask per sample and not a branch: the batch keeps one shape, and the GPU no synchronization.
         condition[:, :1] = latents_BC1HW.transpose(1, 2) * extras["image_mask"].view(-1, 1, 1, 1, 1)
         return condition
 

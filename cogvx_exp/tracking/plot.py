@@ -31,6 +31,6 @@ def plot_loss(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
     for axes in (upper, lower):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    with atomic_write(path) as beside:
-        figure.savefig(beside, format="png")
+    with atomic_write(path) as tmp:
+        figure.savefig(tmp, format="png")
     plt.close(figure)

@@ -72,9 +72,12 @@ def publish(job: TrainJob, folder: RunFolder, about: dict[str, Any], client: Cli
 
 def _gather(job: TrainJob, folder: RunFolder, about: dict[str, Any]) -> Path:
     gathered = folder.path / "hub"
+    # Of an earlier attempt: files that no longer belong would be uploaded.
     shutil.rmtree(gathered, ignore_errors=True)
+    # Copied, so that what is uploaded can be looked at, and changed, before.
     shutil.copytree(folder.export, gathered)
     for path in gathered.rglob("*.json"):
+        # Paths contain user names and projects; nobody else can use them.
         write_json(path, without_paths(read_json(path)))
     config = scrubbed_config(read_config(folder.path), job.model)
     write_text(gathered / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
@@ -105,6 +108,7 @@ def _card(
     }
     return environment.get_template("model_card.md.j2").render(
         job=job,
+        # By a YAML library: names with colons or quotes would break a template.
         front_matter=yaml.safe_dump(front_matter, sort_keys=False, allow_unicode=True),
         base=base,
         repo=repo,

@@ -26,6 +26,7 @@ def hub_name(model: Model) -> str | None:
     if model.weights != "pretrained" or not model.path:
         return None
     for part in Path(model.path).expanduser().parts:
+        # The folder's name keeps the repository's, with dashes in place of the slash.
         if cached := HUB_CACHE.fullmatch(part):
             return f"{cached[1]}/{cached[2]}"
     local = Path(model.path).expanduser().exists() or model.path.startswith((".", "~"))
@@ -74,4 +75,5 @@ def is_local(text: str) -> bool:
     home = str(Path.home())
     if ABSOLUTE.fullmatch(text) or (len(home) > 1 and home in text):
         return True
+    # Longer texts are prompts, and asking the file system for them raises an error.
     return text.startswith("/") and len(text) < LONGEST_NAME and Path(text).exists()

@@ -36,8 +36,8 @@ def draw_strip(folder: RunFolder) -> None:
     first = f"base model\n{axes[0][0].get_title('left')}"
     axes[0][0].set_title(first, loc="left", fontsize=8.5, parse_math=False)
     axes[0][1].set_title(f"after step {int(steps[-1].name.partition('-')[2])}\n ", loc="left", fontsize=8.5)
-    with atomic_write(folder.path / "videos.png") as beside:
-        figure.savefig(beside, format="png")
+    with atomic_write(folder.path / "videos.png") as tmp:
+        figure.savefig(tmp, format="png")
     plt.close(figure)
 
 

@@ -13,8 +13,10 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, Protocol
 
+from cogvx_exp.config.imported import imported
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.config.schema.trackers import TensorBoard, Wandb
+from cogvx_exp.config.schema.trackers import Tracker as Settings
 from cogvx_exp.console.progress import console
 from cogvx_exp.core.files import write_text
 from cogvx_exp.media.video import spread_frames
@@ -62,10 +64,12 @@ class WandbTracker:
             tags=settings.tags,
             mode=settings.mode,
             name=job.name,
+            # An id of our own, written before wandb starts: a run killed during the start continues the same one.
             id=_run_id(folder.path / "wandb_id.txt"),
             resume="allow",
             dir=folder.path,
             config=job.model_dump(mode="json"),
+            # wandb would capture stdout and stderr, and wait 90 seconds for a server that is not there.
             settings=wandb.Settings(silent=True, console="off", init_timeout=15, disable_git=True),
         )
 
@@ -121,6 +125,17 @@ class TensorBoardTracker:
         self._writer.close()
 
 
+def custom_trackers(settings: Settings) -> dict[str, Callable[..., Tracker]]:
+    """Builders of the user's own trackers, by name: from the run's folder, its settings as JSON values, and the number
+    of completed steps.
+
+    Raises:
+        UserError: one cannot be imported, or does not accept its arguments.
+    """
+    arguments = ("folder", "config", "first_step")
+    return {name: imported(custom, f"tracker.custom.{name}", *arguments) for name, custom in settings.custom.items()}
+
+
 class Trackers:
     """All trackers of a run, each with its own queue and thread; none without a job.
 
@@ -135,6 +150,9 @@ class Trackers:
         if job is None or folder is None:
             return  # this process does not write
         wanted = job.tracker
+        for name, build in custom_trackers(wanted).items():
+            arguments = (folder.path, job.model_dump(mode="json"), first_step)
+            self._threads.append(_TrackerThread(name, partial(build, *arguments)))
         if wandb := wanted.wandb:
             self._threads.append(_TrackerThread("wandb", lambda: WandbTracker(job, wandb, folder)))
         if tensorboard := wanted.tensorboard:
@@ -146,13 +164,13 @@ class Trackers:
         """Logs a line of metrics, which includes the step."""
         values = {name: value for name, value in line.items() if name != "step"}
         for thread in self._threads:
-            thread.tell(lambda tracker: tracker.metrics(line["step"], values))
+            thread.submit(lambda tracker: tracker.metrics(line["step"], values))
 
     def videos(self, step: int, paths: list[Path], prompts: list[str]) -> None:
         """Logs validation videos."""
         for thread in self._threads:
             for path, prompt in zip(paths, prompts, strict=True):
-                thread.tell(partial(_video, step, path, prompt))
+                thread.submit(partial(_video, step, path, prompt))
 
     def finish(self) -> None:
         """Waits for the trackers, for a limited time."""
@@ -172,15 +190,17 @@ class _TrackerThread:
         self._thread = threading.Thread(target=self._work, name=f"tracker {name}", daemon=True)
         self._thread.start()
 
-    def tell(self, entry: Callable[[Tracker], None] | None) -> None:
+    def submit(self, entry: Callable[[Tracker], None] | None) -> None:
         if self._thread.is_alive():
             try:
+                # Never waits: with a server that hangs, entries are dropped and the run goes on.
                 self._queue.put_nowait(entry)
             except queue.Full:
                 logger.debug("%s is behind; an entry is left out", self._name)
 
     def finish(self) -> None:
-        self.tell(None)
+        self.submit(None)
+        # Bounded, as a tracker may retry its server for hours.
         self._thread.join(SECONDS_AT_END)
         if self._thread.is_alive():
             console.warn(f"Note: {self._name} does not respond; pending data is only in the run folder")

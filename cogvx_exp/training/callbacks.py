@@ -30,6 +30,7 @@ class Callbacks:
     def __init__(self, run: Context, saver: CheckpointSaver):
         self._run, self._saver = run, saver
         self._held_out_losses: dict[int, float] = {}
+        # Once: it reads the rows of all clips, and only the process that writes manifests needs it.
         self._identity = identity_of(run.data.encoded.dataset) if run.processes.is_main_process else None
 
     def between_steps(self) -> list[Callback]:
@@ -39,14 +40,18 @@ class Callbacks:
         job, training, callbacks = self._run.job, self._run.training, []
         validation = job.validation
         if training.held_out:
+            # Also at the end: the last checkpoint may be the best.
             callbacks.append(Callback(self.measure, validation.loss_every))
+        # For all processes, also where only one writes: gathering a sharded state is a collective.
         callbacks.append(Callback(self.save, job.checkpoint.every))
         if self._run.data.validator and isinstance(validation, Validation):
             per_step = job.gradient_accumulation * self._run.processes.world_size
+            # Rounded up: an epoch may end in the middle of a step.
             steps_per_epoch = math.ceil(training.stream.batches_per_epoch / per_step)
             epochs = validation.every_epochs
             every = epochs * steps_per_epoch if epochs else validation.every
             callbacks.append(Callback(self.validate, every, at_end=False))  # at the end, the export is sampled
+        # Last, so that the page shows the videos and checkpoints of this step.
         if self._run.processes.is_main_process:
             callbacks.append(Callback(self.show, job.checkpoint.every))
         return callbacks
@@ -76,8 +81,10 @@ class Callbacks:
             "versions": {name: version(name) for name in VERSIONS},
         }
         gathers = training.state.strategy.gathers
+        # Without sharding only the first process copies, so it must not wait for the others in there.
         take = partial(training.state.take, processes if gathers else ProcessGroup())
         if processes.is_main_process:
+            # Before the barrier: writing may take longer than the timeout that the next collectives have.
             self._saver.wait_for_last()
         processes.barrier()  # with the long timeout: the following collectives have the timeout of a step
         if processes.is_main_process:
@@ -96,8 +103,10 @@ class Callbacks:
         processes, strategy = self._run.processes, self._run.training.state.strategy
         if processes.world_size == 1:
             return
+        # A sum of bits per weight instead of the weights: a few KiB for any model.
         gathered = processes.all_gather([device_name(self._run.data.compute.device), strategy.fingerprint()])
         for rank, (name, weights) in enumerate(gathered):
+            # Compared within each kind of GPU: different ones may round differently.
             same = next(other for other, (its_name, _) in enumerate(gathered) if its_name == name)
             if weights != gathered[same][1]:
                 raise RuntimeError(
@@ -109,10 +118,12 @@ class Callbacks:
         """Measures the held-out loss."""
         training = self._run.training
         assert training.held_out
+        # Measured with the weights that would be exported.
         with training.state.ema_weights():
             losses = training.held_out.measure(training.transformer)
         self._held_out_losses[step] = losses["loss"]
         if self._run.processes.is_main_process:
+            # `step - 1`: a resumed run that repeats this step replaces its line.
             with Metrics(self._run.folder.held_out, step - 1) as held_out:
                 held_out.write(step=step, **losses)
         self._run.trackers.metrics({"step": step, **{f"held_out/{name}": loss for name, loss in losses.items()}})

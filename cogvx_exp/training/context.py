@@ -6,7 +6,9 @@ from typing import Any
 from diffusers import CogVideoXTransformer3DModel
 
 from cogvx_exp.config.schema import TrainJob
+from cogvx_exp.console.progress import console
 from cogvx_exp.distributed.process_group import ProcessGroup
+from cogvx_exp.runs.metrics import Metrics
 from cogvx_exp.runs.run_folder import RunFolder
 from cogvx_exp.tracking.trackers import Trackers
 from cogvx_exp.training.monitor.memory import MemoryLog
@@ -33,5 +35,15 @@ class Context:
         """Samples the validation videos with a transformer into the step's folder."""
         validator = self.data.validator
         assert validator
-        paths = validator.run(transformer, self.folder.validation(step), step, **about)
-        self.trackers.videos(step, paths, [request.prompt for request in validator.requests])
+        videos = validator.run(transformer, self.folder.validation(step), step, **about)
+        self.trackers.videos(step, videos.paths, [request.prompt for request in validator.requests])
+        if videos.scores:
+            self._write_scores(step, videos.scores)
+
+    def _write_scores(self, step: int, scores: dict[str, float]) -> None:
+        if self.processes.is_main_process:
+            # `step - 1`: a resumed run that repeats this step replaces its line.
+            with Metrics(self.folder.scores, step - 1) as file:
+                file.write(step=step, **scores)
+        self.trackers.metrics({"step": step, **{f"scores/{name}": value for name, value in scores.items()}})
+        console.print(f"Scores at step {step}: {', '.join(f'{name} {value:.4g}' for name, value in scores.items())}")

@@ -36,6 +36,7 @@ def export(
     Raises:
         UserError: a weight is not finite.
     """
+    # Checked once more: the last step's loss was finite, but its update may not have been.
     for name, parameter in trainable_parameters(transformer).items():
         if not torch.isfinite(parameter).all():
             raise UserError(f"{name} is not finite after training, so nothing was exported; lower optim.lr")
@@ -55,9 +56,11 @@ def export_merged(transformer: CogVideoXTransformer3DModel, folder: Path, dtype:
         UserError: merging gives non-finite weights.
     """
     try:
+        # Safe merging adds to a copy and checks it, at the price of one more weight in memory.
         transformer.fuse_lora(safe_fusing=True)
     except ValueError as error:
         raise UserError(f"export.merge=true: {error}") from None
+    # Removes peft's wrappers, whose names would end up in the exported keys.
     transformer.unload_lora()
     return _export_transformer(transformer.to(dtype), folder)
 
@@ -84,11 +87,13 @@ def _export_lora(transformer: CogVideoXTransformer3DModel, folder: Path, about: 
     (config,) = transformer.peft_config.values()
     weights = _plain_lora(transformer, config.lora_alpha / config.r)
     rank = len(next(weight for name, weight in weights.items() if name.endswith("lora_A.weight")))
+    # init_lora_weights=pissa in the file would make a loader subtract from its base once more.
     plain = {**config.to_dict(), "r": rank, "lora_alpha": rank, "init_lora_weights": True}
     metadata = {key: sorted(value) if isinstance(value, set) else value for key, value in plain.items()}
     CogVideoXPipeline.save_lora_weights(
         folder, transformer_lora_layers=weights, transformer_lora_adapter_metadata=metadata
     )
+    # diffusers prefixes the keys with "transformer.", as `load_lora_weights` of its pipelines expects.
     file = folder / LORA_FILE
     about = {**about, "trained_with": {"rank": config.r, "alpha": config.lora_alpha}}
     with_about = {**file_metadata(file), ABOUT: json.dumps(about)}
@@ -107,15 +112,18 @@ def _plain_lora(transformer: CogVideoXTransformer3DModel, scale: float) -> dict[
     weights = {}
     for name, weight in _adapter_weights(transformer).items():
         dim, factor = (1, scale) if "lora_B" in name else (0, 1.0)
+        # Untouched if the factor is 1: the exported bytes are then those that were trained.
         parts = [weight if factor == 1 else weight.float() * factor]
         if begun:
             parts.append(begun[name] * (-scale if "lora_B" in name else 1))
+        # Along the rank: lora_A is (rank, inputs), lora_B (outputs, rank), so the products of both add up.
         weights[name] = torch.cat(parts, dim) if begun else parts[0]
     return weights
 
 
 def _export_peft(transformer: CogVideoXTransformer3DModel, folder: Path, about: dict[str, Any]) -> Path:
     (config,) = transformer.peft_config.values()
+    # peft's convention for published adapters; reset, since the same object still belongs to the model.
     config.inference_mode = True
     config.save_pretrained(folder)
     config.inference_mode = False
@@ -127,4 +135,5 @@ def _export_peft(transformer: CogVideoXTransformer3DModel, folder: Path, about: 
 def _adapter_weights(transformer: CogVideoXTransformer3DModel) -> dict[str, torch.Tensor]:
     weights = get_peft_model_state_dict(transformer)
     assert weights, "an adapter has weights"
+    # safetensors stores contiguous tensors only, and refuses those that share memory.
     return {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}

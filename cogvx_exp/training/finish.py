@@ -25,8 +25,8 @@ from cogvx_exp.tracking.publish import publish
 from cogvx_exp.tracking.strip import draw_strip
 from cogvx_exp.training.context import Context
 from cogvx_exp.training.export import export, export_merged
+from cogvx_exp.training.model import load_base
 from cogvx_exp.training.monitor.memory import MemoryLog
-from cogvx_exp.training.setup import load_base
 
 
 def export_result(run: Context) -> Path:
@@ -36,9 +36,10 @@ def export_result(run: Context) -> Path:
     with training.state.ema_weights():
         complete = training.state.strategy.full_model()
         if run.processes.is_main_process:
-            with replacing_folder(run.folder.export) as beside, plain_disk_errors(run.folder.export):
-                written = export(complete, job.method, beside, compute.dtype, training.about)
-            exported = str(run.folder.export / written.relative_to(beside))
+            with replacing_folder(run.folder.export) as tmp, plain_disk_errors(run.folder.export):
+                written = export(complete, job.method, tmp, compute.dtype, training.about)
+            exported = str(run.folder.export / written.relative_to(tmp))
+    # Also a barrier: the other processes read the export next.
     exported = run.processes.all_gather(exported)[0]
     if job.export.merge and run.processes.is_main_process:
         # Merged on the host, because the GPU still holds the trained model.
@@ -52,13 +53,14 @@ def export_result(run: Context) -> Path:
 def sample_from_export(run: Context, exported: Path) -> CogVideoXTransformer3DModel:
     """Samples the final videos from the export, which is returned; the model in memory is freed."""
     job, training, compute = run.job, run.training, run.data.compute
+    # By freeing storages: references to the model (optimizer, hooks, closures) would keep `del` from doing anything.
     free_weights(training.transformer, compute.device)
     run.memory.record("export")  # ends the previous phase, whose memory does not count in the next one
     # A full transformer needs no base; both would not fit where one was trained.
     transformer = (
         load_whole(exported, compute)
         if exported.is_dir()
-        else load_trained(load_base(job, run.data), exported, compute)
+        else load_trained(load_base(job, run.data.context), exported, compute)
     )
     apply_memory_options(transformer, job.memory, compute.device)
     set_attention(transformer, job.attention)
@@ -82,13 +84,14 @@ def finish(run: Context, exported: Path, seconds: float, unsaved: str) -> dict[s
     summary["processes"] = run.processes.world_size
     summary["checkpoint_seconds"] = {name: round(value, 3) for name, value in training.seconds_for_checkpoints.items()}
     summary["clips"] = run.data.encoded.dataset.describe()
+    # Before the status: whoever sees "finished" finds the summary.
     write_json(folder.path / "summary.json", summary)
     run.trackers.finish()
     if unsaved:
         raise UserError(f"{unsaved}. The run is finished, and its result is in {exported}")
     write_status(folder, "finished", step=training.steps)
     draw_strip(folder)
-    _say_result(folder, summary)
+    _print_result(folder, summary)
     if job.hub.push or job.hub.dry_run:
         gathered = publish(job, folder, training.about)
         done = "Would be pushed" if job.hub.dry_run else f"Pushed to {job.hub.repo}"
@@ -99,6 +102,7 @@ def finish(run: Context, exported: Path, seconds: float, unsaved: str) -> dict[s
 def _summary(
     job: TrainJob, lines: list[dict[str, Any]], memory: MemoryLog, exported: Path, seconds: float
 ) -> dict[str, Any]:
+    # A tenth of the run: a single step's loss depends on its timesteps.
     tail = lines[-max(len(lines) // 10, 1) :]
     return {
         "name": job.name,
@@ -106,6 +110,7 @@ def _summary(
         "steps": lines[-1]["step"] if lines else 0,
         "loss_last_tenth": sum(line["loss"] for line in tail) / len(tail) if tail else None,
         "seconds": round(seconds, 1),
+        # The median: the first steps compile and allocate, and some wait for a checkpoint.
         "seconds_per_step": round(float(np.median([line["step_seconds"] for line in lines])), 4) if lines else 0.0,
         "memory": memory.phases,
         "memory_figures": memory.figures(),
@@ -113,7 +118,7 @@ def _summary(
     }
 
 
-def _say_result(folder: RunFolder, summary: dict[str, Any]) -> None:
+def _print_result(folder: RunFolder, summary: dict[str, Any]) -> None:
     if console.only_results:
         console.result(f"Done in {summary['seconds']:.0f} s: {folder.path}")
         return

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import torch
 
@@ -92,14 +93,20 @@ def train_loop(
     """
     step, smoothed, profiler = schedule.first_step, schedule.smoothed_loss, schedule.profiler
     meter = WorkMeter(state.transformer.config, state.strategy.shapes())
+    # Cards' peaks are those of 16-bit products, with which a float32 run cannot be compared.
     peak = peak_flops(state.transformer.device) if state.strategy.computes_in_16_bit else None
     with Bar("Training", schedule.steps, schedule.first_step) as bar:
         for step in range(schedule.first_step + 1, schedule.steps + 1):
+            # Without a synchronization of its own: copying the losses synchronizes once per step, and the optimizer's
+            # kernels count in the next one.
             started = time.perf_counter()
+            # Read before the step, which sets the next one's.
             lr = float(state.lr_scheduler.get_last_lr()[0])
             result = _optimizer_step(state, batches, loss, schedule, step, meter)
             seconds = time.perf_counter() - started
+            # The peak since the last record, as the memory at this moment is that between two steps.
             memory = memory_in_use(state.transformer.device)
+            # With the step's number, not a count from here: a resumed run goes on with the same average.
             smoothed = smoother(result.loss if smoothed is None else smoothed, result.loss, step)
             used = (
                 {"mfu": round(result.work.flops / seconds / (peak * schedule.processes.world_size), 4)} if peak else {}
@@ -121,6 +128,7 @@ def train_loop(
                 )
                 bar.show(step, f"loss {smoothed:.4f}  lr {lr:.2e}  {seconds:.2f} s/step  {memory:.1f} GiB")
             with profiler.range("between steps"):
+                # After the metrics line, so that a crash in a callback does not lose it.
                 for action in schedule.callbacks:
                     if action.is_due(step, schedule.steps):
                         action.run(step)
@@ -140,6 +148,7 @@ def _optimizer_step(
 ) -> StepResult:
     """Accumulates gradients over the step's batches, then steps the weights."""
     strategy, device, around = state.strategy, state.transformer.device, schedule.profiler.range
+    # On the device: adding up on the host would synchronize after every micro-batch.
     total, waited, clips, work, by_sample = torch.zeros((), device=device), 0.0, [], Work(), []
     for number in range(1, schedule.accumulation + 1):
         waiting_since = time.perf_counter()
@@ -155,27 +164,24 @@ def _optimizer_step(
         total += losses.mean() / schedule.accumulation
         by_sample.append(torch.stack([batch.timesteps.float(), losses]))
     with around("clip"):
+        # Before the losses reach the host: the norm then comes with them in the same copy.
         norm = strategy.clip(schedule.max_grad_norm)
     with around("losses to the host"):
-        local, grad_norm, each = _on_host(total, torch.cat(by_sample, dim=1), norm)
+        local, grad_norm, sample_losses = _on_host(total, torch.cat(by_sample, dim=1), norm)
     # One exchange per step: losses and stop flags together, so that all processes stop after the same step.
     with around("exchange"):
         numbers = StepNumbers(local, schedule.wants_stop(), work)
-        numbers.add_losses(each)
+        numbers.add_losses(sample_losses)
         gathered = [unpacked(received) for received in schedule.processes.all_gather_in_step(numbers.packed())]
     value = sum(process.loss for process in gathered) / len(gathered)
     # Checked before the step, so nothing non-finite enters the weights or the optimizer's moments.
     if not math.isfinite(value):
-        suspects = schedule.processes.all_gather([] if math.isfinite(local) else clips)
-        bad = sorted({clip for clips_of_process in suspects for clip in clips_of_process})
-        raise UserError(
-            f"the loss is {value} at step {step} (clips: {', '.join(bad)}); the last checkpoint is kept. "
-            "Lower optim.lr, check these clips, or use model.dtype=float32"
-        )
+        _refuse_non_finite(value, step, [] if math.isfinite(local) else clips, schedule.processes)
     if schedule.processes.world_size > 1:
         # Stochastic rounding draws from the global generator, whose state differs between processes by now.
         torch.manual_seed(strategy.rounding_seed(schedule.seed, step))
     with around("optimizer"):
+        # The strategy counts micro-batches itself, so accelerate's own accumulation is never used.
         norm_of_step = strategy.step()
         state.lr_scheduler.step()
         state.update_ema()
@@ -183,14 +189,27 @@ def _optimizer_step(
         value,
         grad_norm if norm_of_step is None else norm_of_step,
         waited,
+        # One process may get the signal a step earlier than another; all stop after the step in which the first one had
+        # it.
         stop=any(process.stop for process in gathered),
         work=sum((process.work for process in gathered), Work()),
         by_timestep=loss_by_timestep(gathered),
     )
 
 
+def _refuse_non_finite(loss: float, step: int, suspects: list[str], processes: ProcessGroup) -> NoReturn:
+    """Ends the run; `suspects`: this process's clips of the step, if its loss is not finite."""
+    # All processes take this branch together, because all have the same mean; otherwise this would hang.
+    gathered = processes.all_gather(suspects)
+    bad = sorted({clip for clips_of_process in gathered for clip in clips_of_process})
+    raise UserError(
+        f"the loss is {loss} at step {step} (clips: {', '.join(bad)}); the last checkpoint is kept. "
+        "Lower optim.lr, check these clips, or use model.dtype=float32"
+    )
+
+
 def _on_host(
-    total: torch.Tensor, each: torch.Tensor, norm: torch.Tensor | None
+    total: torch.Tensor, by_sample: torch.Tensor, norm: torch.Tensor | None
 ) -> tuple[float, float, list[tuple[float, float]]]:
     """Copies a step's values to the host in a single transfer, the only synchronization of a step on a GPU.
 
@@ -198,13 +217,14 @@ def _on_host(
 
     Args:
         total: the loss.
-        each: timesteps and losses of the samples, (2, samples).
+        by_sample: timesteps and losses of the samples, (2, samples).
         norm: norm of the gradients, if already known.
 
     Returns:
         The loss, the norm, NaN if unknown, and (timestep, loss) of each sample.
     """
+    # NaN stands for "not known yet", so that the copy has the same size for every strategy.
     known = torch.full_like(total, math.nan) if norm is None else norm.to(total)
-    loss, grad_norm, *values = torch.cat([torch.stack([total, known]), each.flatten()]).tolist()
+    loss, grad_norm, *values = torch.cat([torch.stack([total, known]), by_sample.flatten()]).tolist()
     half = len(values) // 2
     return loss, grad_norm, list(zip(values[:half], values[half:], strict=True))

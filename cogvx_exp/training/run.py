@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -76,6 +76,7 @@ def train(
         Stopped: the run was asked to stop and has saved its state.
     """
     started = time.monotonic()
+    # Before anything else, so that the time limit includes encoding.
     stop = StopRequest(job.checkpoint.max_minutes)
     with explained_out_of_memory(job), stop.listening(), joined(job) as processes:
         assert processes.world_size == job.distributed.processes * job.distributed.nodes, "every process has joined"
@@ -85,6 +86,7 @@ def train(
         check_products(job.quant, compute)
         set_tf32(job.allow_tf32)
         memory = MemoryLog(compute.device, processes)
+        # An existing run folder is left untouched until training can begin, so issues go elsewhere until then.
         data = prepare_data(job, dataset, compute, opening.issues(folder, job) if opening else folder.issues, processes)
         memory.record("encoding")
         with accelerator_for(compute) as accelerator:
@@ -93,6 +95,7 @@ def train(
                 job, folder, data, training, memory, _open(job, folder, training, compute, opening, processes)
             )
             memory.record("before_training")
+            # A resumed run has its baseline already; sampling now would show trained weights under step 0.
             if not checkpoint and data.validator and isinstance(job.validation, Validation) and job.validation.baseline:
                 run.sample(training.transformer, 0)
                 memory.record("after_validation")
@@ -100,23 +103,27 @@ def train(
             memory.record("before_validation")
         logger.info("trained to step %d of %d; asked to stop: %s", last, training.steps, stop.reason or "no")
         if last < training.steps:
-            run.trackers.finish()
-            processes.barrier()  # the first one still writes, and the launcher stops all when one exits
-            if unsaved:
-                raise UserError(unsaved)
-            raise Stopped(
-                f"Stopped after step {last} of {training.steps}: {stop.reason}; resume=auto continues from there"
-            )
+            _raise_stopped(run, last, unsaved, stop)
         exported = export_result(run)
+        # After the export: schedule-free optimizers still need their states to swap in the averaged weights.
         training.state.free()  # the final videos and the next job of a sweep need the memory
         transformer = training.transformer
         if data.validator:
             transformer = sample_from_export(run, exported)
             memory.record("after_testing")
-        summary: dict[str, Any] = {}
-        if processes.is_main_process:
-            summary = finish(run, exported, time.monotonic() - started, unsaved)
+        main, seconds = processes.is_main_process, time.monotonic() - started
+        summary = finish(run, exported, seconds, unsaved) if main else {}
+        # Also a barrier: the other processes stay until the first one has written everything.
         return Result(transformer, processes.all_gather(summary)[0])
+
+
+def _raise_stopped(run: Context, last: int, unsaved: str, stop: StopRequest) -> NoReturn:
+    """Ends a run that was asked to stop."""
+    run.trackers.finish()
+    run.processes.barrier()  # the first one still writes, and the launcher stops all when one exits
+    if unsaved:
+        raise UserError(unsaved)
+    raise Stopped(f"Stopped after step {last} of {run.training.steps}: {stop.reason}; resume=auto continues from there")
 
 
 def _open(
@@ -128,6 +135,7 @@ def _open(
     processes: ProcessGroup,
 ) -> Trackers:
     """Writes the run's initial files, once only training itself can fail."""
+    # Other processes have trackers without threads, so that callbacks need not ask who they are.
     if not processes.is_main_process:
         return Trackers()
     if opening:
@@ -190,7 +198,9 @@ def _train(run: Context, stop: StopRequest) -> tuple[int, str]:
         if last < training.steps:
             callbacks.save(last)
     finally:
+        # Also after an error: the checkpoint being written may be the last one.
         saver.wait()
+    # Gathered, as only the first process writes, but all must end the same way.
     failure = run.processes.all_gather(saver.finish())[0]
     training.seconds_for_checkpoints = {"waited": saver.seconds_waited, "writing": saver.seconds_writing}
     return last, failure

@@ -17,46 +17,43 @@ from cogvx_exp.config.rules.notes import warmup_note
 from cogvx_exp.config.schema import TrainJob, Validation
 from cogvx_exp.console.progress import console
 from cogvx_exp.core.files import read_json
-from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.dataset import Clip, Dataset
 from cogvx_exp.diffusion.batch import Batch
 from cogvx_exp.diffusion.denoise import Loss, denoising_loss
 from cogvx_exp.diffusion.objective import build_objective
 from cogvx_exp.distributed.process_group import ProcessGroup
-from cogvx_exp.evaluation.adapter import find_adapter
 from cogvx_exp.evaluation.held_out import SEED as HELD_OUT_SEED
 from cogvx_exp.evaluation.held_out import HeldOutLoss, fixed_timesteps
 from cogvx_exp.evaluation.requests import start_images, validation_prompts
 from cogvx_exp.evaluation.sampling import video_requests
+from cogvx_exp.evaluation.scores.base import build_scores
 from cogvx_exp.evaluation.validation import Validator
 from cogvx_exp.latents.captions import load_embeds
 from cogvx_exp.latents.context import PipelineContext
 from cogvx_exp.latents.dataset import EncodedDataset, encode_dataset
 from cogvx_exp.loading.condition import conditioned
+from cogvx_exp.loading.data_loader import Wait, cached_batches
 from cogvx_exp.loading.online import online_batches
-from cogvx_exp.loading.readers import Wait, cached_batches
 from cogvx_exp.loading.sampler import BatchStream
 from cogvx_exp.loading.samples import LatentSpace, TrainingSamples
 from cogvx_exp.loading.stream import batch_stream
-from cogvx_exp.model.adapt import make_trainable, trainable_parameters, trained_dtype
-from cogvx_exp.model.attention.backends import set_attention
-from cogvx_exp.model.compilation import compile_blocks
+from cogvx_exp.model.adapt import trainable_parameters, trained_dtype
 from cogvx_exp.model.device import Compute
-from cogvx_exp.model.load import load_adapter_weights, load_scheduler, load_transformer, pipeline_folder
-from cogvx_exp.model.offload.blocks import apply_memory_options
-from cogvx_exp.model.positions import drop_learned_positions, fits_learned_positions
-from cogvx_exp.optim.build import build_lr_scheduler, build_optimizer
+from cogvx_exp.model.load import load_scheduler, pipeline_folder
+from cogvx_exp.optim.build import build_optimizer
+from cogvx_exp.optim.lr_scheduler import build_lr_scheduler
 from cogvx_exp.runs.checkpoint_folder import CheckpointFolder
-from cogvx_exp.strategies.single import build_strategy, splits_weights
+from cogvx_exp.strategies.build import build_strategy
 from cogvx_exp.tasks.base import build_task
-from cogvx_exp.training.checkpoint.state import TrainingState
-from cogvx_exp.training.resuming import (
+from cogvx_exp.training.checkpoint.resuming import (
     batches_done,
     changes_around,
+    print_resumed,
     refuse_too_few_to_profile,
     run_steps,
-    say_resumed,
 )
+from cogvx_exp.training.checkpoint.state import TrainingState
+from cogvx_exp.training.model import load_trainable
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +126,7 @@ class Training:
         notes = self.state.load(checkpoint)
         self.first_batch = self.stream.start = batches_done(checkpoint, self.stream.batch_size)
         self.first_step = checkpoint.step
-        say_resumed(checkpoint, notes + changes_around(checkpoint, self.stream.world_size, dataset), self.steps)
+        print_resumed(checkpoint, notes + changes_around(checkpoint, self.stream.world_size, dataset), self.steps)
 
     def batches(self, job: TrainJob, data: PreparedData, wait: Wait = nullcontext) -> Iterator[Batch]:
         """The batches from the current position on; `wait` is entered while waiting for one."""
@@ -172,6 +169,7 @@ def prepare_data(
         processes=processes,
     )
     validation = job.validation if isinstance(job.validation, Validation) else None
+    # Held-out clips first: their captions and first frames show more than those that were trained on.
     shown = [*dataset.held_out, *dataset.clips]
     prompts = validation_prompts(validation, shown) if validation else []
     texts = [validation.negative_prompt, *prompts] if validation else []
@@ -179,9 +177,11 @@ def prepare_data(
     encoded = encode_dataset(dataset, job.data, context, texts, issues)
     validator = None
     if validation:
+        # Read now, a few MiB each, so that a validation in hours does not depend on the cache.
         embeds = dict(zip(texts, load_embeds(texts, encoded.text_keys, context.cache), strict=True))
         requests = video_requests(validation, prompts, validation.num_videos, images, job.data.reshape)
-        validator = Validator(requests, embeds, job.model, context, validation.offload)
+        scores = build_scores(validation.scores, "validation.scores")
+        validator = Validator(requests, embeds, job.model, context, validation.offload, scores)
     return PreparedData(context, encoded, validator)
 
 
@@ -201,24 +201,8 @@ def build_training(
     if note:
         console.warn(f"Note: {note}")
 
-    how = job.distributed.name
-    transformer = load_base(job, data, on_host=splits_weights(how))
-    scale = job.model.vae.spatial_compression_ratio
-    positions_dropped = not fits_learned_positions(transformer.config, _shapes(job, data.clips), scale)
-    if positions_dropped:
-        drop_learned_positions(transformer)
-        console.warn(f"{job.model.name}'s learned positions only fit its native shape: they are dropped for this run")
-    dtype = trained_dtype(job.optim)
-    # For sharded states, the strategy casts: float32 copies of all weights might not fit on one device.
-    make_trainable(transformer, job.method, job.seed, dtype if how in ("single", "ddp") else None, data.compute.device)
-    if job.method.init_from:
-        load_adapter_weights(transformer, find_adapter(job.method.init_from, "method.init_from").file)
-    transformer.train()
-    _say_parameters(job, transformer, steps)
-    apply_memory_options(transformer, job.memory, data.compute.device)
-    set_attention(transformer, job.attention)
-    if job.compile:
-        compile_blocks(transformer, job.compile_dynamic, job.cache_dir)
+    how, dtype = job.distributed.name, trained_dtype(job.optim)
+    transformer, positions_dropped = load_trainable(job, data.context, data.clips, steps)
 
     def make_optimizer(parameters: dict[str, torch.nn.Parameter]) -> torch.optim.Optimizer:
         samples_per_step = job.batch_size * batches_per_step
@@ -233,6 +217,7 @@ def build_training(
 
     config = dict(transformer.config)
     scheduler = load_scheduler(data.pipeline, job.model.sampling.scheduler)
+    # On the device, as it is indexed by each batch's timesteps.
     noise_schedule, objective = scheduler.alphas_cumprod.to(data.compute.device), build_objective(job.objective)
     space = LatentSpace(
         scaling_factor=read_json(data.pipeline / "vae" / "config.json")["scaling_factor"],
@@ -256,41 +241,12 @@ def build_training(
     return training
 
 
-def load_base(job: TrainJob, data: PreparedData, *, on_host: bool = False) -> CogVideoXTransformer3DModel:
-    """The frozen transformer as used by the run: quantized, or with its blocks on the host.
-
-    `on_host`: all of it stays on the host, as memory-mapped pages of the files, which a machine's processes share.
-    """
-    return load_transformer(
-        data.pipeline,
-        Compute(torch.device("cpu"), data.compute.dtype) if on_host else data.compute,
-        quant=job.quant.name,
-        in_8_bits=job.quant.compute == "8bit",
-        blocks_on_host=job.memory.stream_blocks,
-    )
-
-
-def _say_parameters(job: TrainJob, transformer: CogVideoXTransformer3DModel, steps: int) -> None:
-    trained = sum(parameter.numel() for parameter in trainable_parameters(transformer).values())
-    everything = transformer.num_parameters()
-    of = f" of {everything:,}" if job.quant.name == "none" else ""  # packed weights have fewer elements
-    stored = f", the base in {job.quant.name}," if job.quant.name != "none" else ""
-    console.print(f"Training {trained:,}{of} parameters of {job.model.name}{stored} for {steps} steps")
-
-
 def _held_out(job: TrainJob, data: PreparedData, space: LatentSpace, loss: Loss) -> HeldOutLoss | None:
     """The held-out loss, if there are held-out clips. It does not depend on the objective."""
     if not data.encoded.held_out.names:
         return None
+    # Nothing random may differ between two measurements.
     plain = job.data.model_copy(update={"caption_dropout": 0.0, "random_flip": 0.0})
     samples = TrainingSamples(data.encoded.held_out, space, plain, data.context.task.without_dropout(), HELD_OUT_SEED)
     timesteps = fixed_timesteps(job.validation.loss_timesteps, space.num_train_timesteps)
     return HeldOutLoss(samples, data.encoded.held_out, data.context, timesteps, loss)
-
-
-def _shapes(job: TrainJob, clips: list[Clip]) -> set[Bucket]:
-    """All shapes of videos in the run."""
-    shapes = {clip.bucket for clip in clips}
-    if isinstance(job.validation, Validation):
-        shapes.add(Bucket(job.validation.num_frames, job.validation.height, job.validation.width))
-    return shapes

@@ -49,20 +49,25 @@ class StopRequest:
         return self.reason is not None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        # The state is being saved: raising here would lose it.
         if self._settled:
             return
         again, self.reason = self.reason is not None, f"{signal.Signals(number).name} was received"
         if self._after_step:
+            # Only SIGTERM: SIGUSR1 may come from Slurm and from the parent process, so a second one means nothing.
             if again and number == signal.SIGTERM:
                 self._end_step()
             if self._waiting:
+                # An alarm, because a flag is only looked at after the step, and its next batch may never come.
                 signal.alarm(PATIENCE)
         else:
+            # No step is running: encoding, loading and sampling can end anywhere.
             raise Stopped(f"Stopped: {self.reason}; nothing is lost, resume=auto continues")
 
-    def _watch(self, hear: int) -> None:
+    def _watch(self, read_end: int) -> None:
         """Exits if the main thread waits for another process in C code, where Python cannot run signal handlers."""
-        with os.fdopen(hear, "rb", buffering=0) as signals:
+        # The wakeup descriptor gets a byte from C for each signal, even while Python cannot run its handlers.
+        with os.fdopen(read_end, "rb", buffering=0) as signals:
             while number := signals.read(1):
                 if number[0] not in SIGNALS or self._after_step or self._settled:
                     continue
@@ -88,6 +93,7 @@ class StopRequest:
     def waiting(self) -> Iterator[None]:
         """Marks a wait that may never end, so that a run asked to stop does not wait for its step to complete."""
         self._waiting = self._listening
+        # The request may have come before the wait began.
         if self._waiting and self():
             signal.alarm(PATIENCE)
         try:
@@ -113,18 +119,19 @@ class StopRequest:
             yield
             return
         before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        # The alarm raises in the main thread: an exception in another thread would not end its wait.
         before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._end_step)
         self._listening = True
-        hear, told = os.pipe()
-        os.set_blocking(told, False)  # required by set_wakeup_fd
-        wakeup = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
-        threading.Thread(target=self._watch, args=(hear,), name="stopping", daemon=True).start()
+        read_end, write_end = os.pipe()
+        os.set_blocking(write_end, False)  # required by set_wakeup_fd
+        wakeup = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(read_end,), name="stopping", daemon=True).start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # delivers signals that arrived too early
         try:
             yield
         finally:
             self._listening = False
             signal.set_wakeup_fd(wakeup)
-            os.close(told)
+            os.close(write_end)
             for number, handler in before.items():
                 signal.signal(number, handler)

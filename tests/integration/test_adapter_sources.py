@@ -45,10 +45,10 @@ def test_a_checkpoint_is_as_good_as_the_export(method: str, make_job, train_in, 
     for adapter in found[:2]:
         torch.testing.assert_close(output(job, adapter.file), trained, rtol=1e-5, atol=1e-5)
     assert (output(job) - trained).abs().max() > 1e-3
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     if method != "sft":
-        assert said.count("changes 8 of 8 layers") == 2
-        assert "rank 4, alpha 12" in said
+        assert printed.count("changes 8 of 8 layers") == 2
+        assert "rank 4, alpha 12" in printed
     (checkpoint / "optimizer.safetensors").write_bytes(b"cut")
     with pytest.raises(UserError, match=r"optimizer\.safetensors is damaged"):
         find_adapter(checkpoint)

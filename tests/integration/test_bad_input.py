@@ -120,10 +120,10 @@ def test_jsonl_with_several_captions_and_a_broken_line(clips: Path, load) -> Non
     (clips / "dataset.jsonl").write_text("\n".join([*lines, f'{{"caption": 3, "video": "{NAMES[1]}"}}']))
     dataset = load("jsonl", clips)
     assert [clip.row.captions for clip in dataset.clips] == [("one", "two")]
-    told = [(issue.row, issue.what) for issue in dataset.issues]
-    assert [row for row, _ in told] == [2, 3, 4, 5]
+    problems = [(issue.row, issue.what) for issue in dataset.issues]
+    assert [row for row, _ in problems] == [2, 3, 4, 5]
     for (_, what), words in zip(
-        told, ("is not JSON", "caption and video", "caption and video", "not text"), strict=True
+        problems, ("is not JSON", "caption and video", "caption and video", "not text"), strict=True
     ):
         assert words in what
 
@@ -178,10 +178,10 @@ def test_issues_stop_a_run_before_torch_or_are_skipped(
     settings = [f"run_dir='{run}'", f"cache_dir={shared_cache}", "data=files", f"data.root='{clips}'", "steps=1"]
     settings += [*BUCKETS, "validation=none", "data.workers=0"]
     assert main(settings) == 2
-    told = capsys.readouterr()
-    assert "nope.mp4  does not exist" in told.out
-    assert "1 of 2 rows cannot be used" in told.err
-    assert "data.on_error=skip" in told.err
+    captured = capsys.readouterr()
+    assert "nope.mp4  does not exist" in captured.out
+    assert "1 of 2 rows cannot be used" in captured.err
+    assert "data.on_error=skip" in captured.err
     assert (run / "faults.csv").read_text().splitlines()[1].startswith("2,nope.mp4,does not exist")
     assert not (run / "environment.json").exists()
     assert main([*settings, "data.on_error=skip", f"run_dir='{run}-2'"]) == 0
@@ -198,7 +198,7 @@ def test_a_dataset_on_the_hub_that_cannot_be_fetched_is_one_clear_line(
     data: Data = make_job("data=hub").data
     with pytest.raises(
         UserError, match="Wild-Heart/Disney-VideoGeneration-Dataset is not in the Hugging Face cache"
-    ) as told:
+    ) as raised:
         load_dataset(data, tmp_path)
-    assert "data.root=FOLDER" in str(told.value)
-    assert "\n" not in str(told.value)
+    assert "data.root=FOLDER" in str(raised.value)
+    assert "\n" not in str(raised.value)

@@ -88,8 +88,10 @@ def test_the_examples_of_extending(
         monkeypatch.setattr(sys, "path", [*(str(in_tmp) for _ in command.environment), *sys.path])
         arguments = with_places(command.arguments)
         if command.entry:
-            videos = [*ONE_VIDEO, "validation.baseline=false"] if "data=footage" in arguments else ["validation=none"]
-            small = [*SHORT, *videos, f"cache_dir={shared_cache}"]
+            sampled = {"data=footage", "data=scenes", "validation=scored"} & set(arguments)
+            videos = [*ONE_VIDEO, "validation.baseline=false"] if sampled else ["validation=none"]
+            small = SMALLER["generate"] if command.entry == "generate" else [*SHORT, *videos]
+            small = [*small, f"cache_dir={shared_cache}"]
             code = getattr(entry, command.entry)(replaced(arguments, [] if "--cfg" in arguments else small))
             assert code == 0, f"{command}\n{capsys.readouterr().err}"
         else:
@@ -101,7 +103,7 @@ def test_the_examples_of_extending(
     assert not examined, "an example was left out"
     out = capsys.readouterr().out
     assert {"  name: my-5b", "  path: /models/my-cogvideox-5b"} <= set(out.splitlines())
-    assert re.search(r"^step-000002  \d+\.\d\d  FOOTAGE a ", out, re.MULTILINE), "the score of a video"
+    assert re.search(r"\.mp4  motion \d", out), "the score of a generated video"
 
 
 def _is_style(run: Path) -> None:
@@ -138,6 +140,26 @@ def _is_footage(run: Path) -> None:
     assert json.loads(settings.read_text())["prompt"].startswith("FOOTAGE a ")
 
 
+def _is_scenes(run: Path) -> None:
+    videos = [json.loads(path.read_text()) for path in (run / "validation" / "step-000002").glob("*.json")]
+    assert [video["prompt"] for video in videos] == ["one red"]
+
+
+def _is_scored(run: Path) -> None:
+    (line,) = read_metrics(RunFolder(run).scores)
+    (video,) = (run / "validation" / "step-000002").glob("*.json")
+    scores = {name: value for name, value in line.items() if name != "step"}
+    assert scores.keys() == {"motion", "slow_motion"}
+    assert scores["motion"] != scores["slow_motion"], "kwargs are passed"
+    assert json.loads(video.read_text())["scores"] == scores
+
+
+def _is_csv(run: Path) -> None:
+    lines = (run / "losses.csv").read_text().splitlines()
+    losses = [f"{line['step']},loss,{line['loss']}" for line in read_metrics(RunFolder(run).metrics)]
+    assert set(losses) <= set(lines)
+
+
 def _is_min_snr(run: Path) -> None:
     assert read_job(run).objective.weighting == "my_objectives.min_snr"
 
@@ -158,6 +180,9 @@ EXAMINED: dict[str, Callable[[Path], None]] = {
     "method=lora_values": _is_lora_values,
     "model=my-tiny": _has_three_blocks,
     "data=footage": _is_footage,
+    "data=scenes": _is_scenes,
+    "validation=scored": _is_scored,
+    "tracker=csv": _is_csv,
     "objective=min_snr": _is_min_snr,
     "task=last_frame": _is_last_frame,
     "attention=float32": _is_float32,

@@ -48,9 +48,9 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(trained: Path, tmp_path: Pa
     assert "the checkpoint of step 8 could not be written" in done.stderr
     assert "step-000004 is the last valid one" in done.stderr
     assert len(read_metrics(run.metrics)) == 8, "the training went on"
-    checkpoint, passed_over = newest_checkpoint(run.path)
+    checkpoint, skipped = newest_checkpoint(run.path)
     assert checkpoint is not None
-    assert (checkpoint.step, passed_over) == (4, [])
+    assert (checkpoint.step, skipped) == (4, [])
     assert {path.name for path in run.checkpoints.iterdir()} == {"step-000002", "step-000004"}
     assert main([*settings, f"run_dir={run.path}", f"cache_dir={shared_cache}"]) == 0
     assert read_status(run.path)["status"] == "finished"
@@ -82,10 +82,10 @@ def test_every_damage_of_a_checkpoint_is_found(
                 content = bytearray(file.read_bytes())
                 content[place] ^= 0x10
                 file.write_bytes(content if damage == "flip" else content[:place])
-            checkpoint, passed_over = newest_checkpoint(run)
+            checkpoint, skipped = newest_checkpoint(run)
             assert checkpoint is not None, (name, place)
             assert checkpoint.step == 2, (name, place)
-            assert len(passed_over) == 1
+            assert len(skipped) == 1
     assert main([*SETTINGS, "steps=4", f"run_dir={run}", f"cache_dir={shared_cache}", "resume=auto"]) == 0
     out = capsys.readouterr().out
     assert "Skipped" in out

@@ -68,9 +68,9 @@ def test_a_damaged_shared_cache_is_repaired(
     (cache / "index.sqlite").write_bytes(b"this was an index" * 100)
     capsys.readouterr()
     assert train([*SHORT, "data.workers=0", f"cache_dir={cache}", f"run_dir={run}"]) == 0
-    told = capsys.readouterr().out
-    assert told.count("encoding it again") == 2
-    assert told.count("Rebuilding") == 1
+    output = capsys.readouterr().out
+    assert output.count("encoding it again") == 2
+    assert output.count("Rebuilding") == 1
     assert {path: path.read_bytes() for path in entries} == entries
     for path in [*cache.rglob("*"), *run.rglob("*")]:
         assert path.stat().st_mode & 0o777 == (0o775 if path.is_dir() else 0o664), path
@@ -81,9 +81,9 @@ def test_a_damaged_shared_cache_is_repaired(
 def test_a_cache_dir_that_is_a_file_is_named(command, in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (in_tmp / "file").write_text("")
     assert command(["cache_dir=file"]) == 2
-    told = capsys.readouterr()
-    assert "cache_dir=file: this path or one of its parents is a file" in told.err
-    assert "Encoded" not in told.out
+    captured = capsys.readouterr()
+    assert "cache_dir=file: this path or one of its parents is a file" in captured.err
+    assert "Encoded" not in captured.out
 
 
 def test_runs_and_sweeps_of_one_second_have_folders_of_their_own(

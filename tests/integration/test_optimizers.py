@@ -10,7 +10,7 @@ from diffusers import CogVideoXTransformer3DModel
 from safetensors.torch import load_file
 
 from cogvx_exp.config.schema import LrScheduler
-from cogvx_exp.optim.build import build_lr_scheduler
+from cogvx_exp.optim.lr_scheduler import build_lr_scheduler
 from cogvx_exp.runs.metrics import read_metrics
 from cogvx_exp.runs.run_folder import RunFolder
 from tests.conftest import extended, needs_compiler

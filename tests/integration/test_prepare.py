@@ -41,7 +41,7 @@ def encoded(cache: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from cogvx_exp.toy.clips import make_demo
+    from cogvx_exp.demo.clips import make_demo
 
     folder = tmp_path_factory.mktemp("clips")
     make_demo(folder, CLIPS, "none", (17, 96, 144))
@@ -140,8 +140,8 @@ def test_latents_that_are_not_finite_are_refused_with_the_clips_name(
 
     monkeypatch.setattr(prepare, "encode_videos", sometimes_nan)
     assert prepare_main([*settings, f"cache_dir={tmp_path}"]) == 2
-    told = capsys.readouterr()
-    assert "1 of 12 rows cannot be used" in told.err
+    captured = capsys.readouterr()
+    assert "1 of 12 rows cannot be used" in captured.err
     (issue,) = (tmp_path / "faults.csv").read_text().splitlines()[1:]
     assert re.search(r",videos/\d{4}.mp4,encoding gave non-finite values", issue)
     assert len(encoded(tmp_path)) > 2 * CLIPS - 2, "the others are kept"
@@ -153,9 +153,9 @@ def test_the_encoders_are_gone_before_the_transformer_loads(
     from diffusers import AutoencoderKLCogVideoX
     from transformers import T5EncoderModel
 
-    from cogvx_exp.training import setup
+    from cogvx_exp.training import model
 
-    original, alive = setup.load_transformer, []
+    original, alive = model.load_transformer, []
 
     def look_around(*arguments, **keywords):
         gc.collect()
@@ -164,7 +164,7 @@ def test_the_encoders_are_gone_before_the_transformer_loads(
         alive.append("looked")
         return original(*arguments, **keywords)
 
-    monkeypatch.setattr(setup, "load_transformer", look_around)
+    monkeypatch.setattr(model, "load_transformer", look_around)
     settings = [f"run_dir={tmp_path}/run", f"cache_dir={tmp_path}", "steps=1", "validation=none"]
     assert train_main([*settings, "data=files", f"data.root={root}", "data.workers=0"]) == 0
     assert alive == ["looked"]

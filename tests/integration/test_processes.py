@@ -24,6 +24,7 @@ from tests.entry import with_twin
 
 SETTINGS = ["steps=4", "checkpoint.every=2", "lr_scheduler=constant", "data.workers=0", "data.holdout=2"]
 SETTINGS += ["validation.num_inference_steps=1", "validation.baseline=false", "device=cpu"]
+SETTINGS += ["validation.num_videos=3", "+validation.scores.brightness.target=numpy.mean"]
 
 
 METHODS = {"lora": ["method=lora"], "sft": ["method=sft"], "sft, averaged": ["method=sft", "ema_decay=0.9"]}
@@ -76,6 +77,10 @@ def test_two_processes_give_the_numbers_of_one(
     assert values(run.path, "grad_norm") == pytest.approx(values(expected.path, "grad_norm"), rel=1e-4)
     held_out = [read_metrics(one.held_out)[-1]["loss"] for one in (run, expected)]
     assert held_out[0] == pytest.approx(held_out[1], rel=1e-5)
+    scores = [read_metrics(folder.scores)[-1]["brightness"] for folder in (run, expected)]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-2)
+    of_videos = [read_json(path)["scores"]["brightness"] for path in run.validation(4).glob("*.json")]
+    assert scores[0] == pytest.approx(sum(of_videos) / 3), "of the videos of both processes"
     for file in ("trainable.safetensors", "optimizer.safetensors"):
         close(run.checkpoint(4) / file, expected.checkpoint(4) / file)
     result = (

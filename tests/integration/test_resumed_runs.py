@@ -227,10 +227,10 @@ def test_an_export_that_does_not_fit(
     with monkeypatch.context() as patch:
         patch.setattr(export.CogVideoXPipeline, "save_lora_weights", no_room)
         assert go("resume=latest", "steps=6") == 2
-    told = capsys.readouterr()
-    assert "Nothing left to train; exporting step 6" in told.out
-    assert f"{run.export}: No space left on device" in told.err
-    assert f"resume=auto continues from {run.checkpoint(6)}" in told.err
+    captured = capsys.readouterr()
+    assert "Nothing left to train; exporting step 6" in captured.out
+    assert f"{run.export}: No space left on device" in captured.err
+    assert f"resume=auto continues from {run.checkpoint(6)}" in captured.err
     assert read_status(run.path)["status"] == "failed"
     assert tree(run.export) == before, "the last valid one"
     assert {path.name for path in run.path.glob(".*")} == set()

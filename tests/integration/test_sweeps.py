@@ -125,9 +125,9 @@ def test_the_same_command_again_runs_what_is_missing_or_failed(
 
 def test_a_failed_job_is_recorded_and_the_others_run(in_tmp: Path, shared_cache: Path, capsys) -> None:
     assert main(["-m", "optim.lr=1e-3,-1", "seed=0", *SHORT, f"cache_dir={shared_cache}"]) == 2
-    told = capsys.readouterr()
-    assert "1 of 2 jobs failed (1); the same command with sweep.resume=true" in told.err
-    assert "Job 1 failed: optim.lr=-1; optim.lr=-1 must be greater" in told.out
+    captured = capsys.readouterr()
+    assert "1 of 2 jobs failed (1); the same command with sweep.resume=true" in captured.err
+    assert "Job 1 failed: optim.lr=-1; optim.lr=-1 must be greater" in captured.out
     assert statuses() == ["finished", "failed"]
     (sweep,) = Path("outputs/multirun").iterdir()
     repeat = (sweep / "0" / "command.txt").read_text()

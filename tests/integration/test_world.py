@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from cogvx_exp.demo.clips import held_out_scenes
 from cogvx_exp.media.video import probe_video
-from cogvx_exp.toy.clips import held_out_scenes
-from cogvx_exp.toy_model.check import check
+from cogvx_exp.tiny_model.check import check
 from cogvx_exp.train import main as train
 from tests.conftest import extended
 

@@ -26,8 +26,8 @@ def library() -> Path:
     import torch
 
     sources = sorted(SOURCES.iterdir())
-    told = [torch.__version__, sys.version, *FLAGS, *(path.read_text() for path in sources)]
-    key = hashlib.blake2b("\0".join(told).encode(), digest_size=8).hexdigest()
+    sources_and_versions = [torch.__version__, sys.version, *FLAGS, *(path.read_text() for path in sources)]
+    key = hashlib.blake2b("\0".join(sources_and_versions).encode(), digest_size=8).hexdigest()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cogvx-exp" / "software_cuda"
     built = cache / key / "_software_cuda.so"
     if built.exists():

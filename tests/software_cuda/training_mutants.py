@@ -18,7 +18,7 @@ ISSUES = {
     f"{RUN}[plain]": [
         # tensors on the host
         ("training/loop.py", "torch.zeros((), device=device), 0.0", "torch.zeros(()), 0.0"),
-        ("loading/readers.py", "yield batch.to(device)", "yield batch"),
+        ("loading/data_loader.py", "yield batch.to(device)", "yield batch"),
         ("training/setup.py", "scheduler.alphas_cumprod.to(data.compute.device)", "scheduler.alphas_cumprod"),
         ("diffusion/denoise.py", "width), noisy.device)", 'width), torch.device("cpu"))'),
         # a generator of the wrong device
@@ -27,7 +27,7 @@ ISSUES = {
         ("training/loop.py", "total += losses.mean()", "total += losses.mean().item()"),
         ("training/loop.py", "else norm.to(total)", "else torch.full_like(total, float(norm))"),
         ("strategies/single.py", FREED, f"{FREED}\n        torch.cuda.synchronize()"),
-        ("loading/readers.py", 'pin_memory=data.pin_memory and device.type == "cuda",', ""),
+        ("loading/data_loader.py", 'pin_memory=data.pin_memory and device.type == "cuda",', ""),
         ("diffusion/batch.py", "device, non_blocking=True", "device"),
     ],
     f"{RUN}[validation]": [("evaluation/held_out.py", ".to(compute.device)", "")],
@@ -37,7 +37,7 @@ ISSUES = {
     ],
     f"{RUN}[released]": [("optim/in_backward.py", ".square().sum())", ".square().sum().cpu().to(parameter.device))")],
     f"{RUN}[model tiny-1.5-i2v]": [("diffusion/denoise.py", "noisy.new_full((1,), OFS)", "torch.full((1,), OFS)")],
-    f"{RUN}[float16]": [("training/setup.py", "trained_dtype(job.optim)", "data.compute.dtype")],
+    f"{RUN}[float16]": [("training/model.py", "trained_dtype(job.optim)", "context.compute.dtype")],
     PIXELS: [
         ("latents/encode.py", 'pin_memory and device.type == "cuda"', "False"),
         ("latents/encode.py", "return frames.to(device", "return frames.float().to(device"),

@@ -30,7 +30,7 @@ from cogvx_exp.runs.checkpoint_folder import (
 from cogvx_exp.runs.metrics import Metrics, read_metrics
 from cogvx_exp.runs.opening import Opening
 from cogvx_exp.runs.run_folder import RunFolder, read_status, write_status
-from cogvx_exp.training.resuming import run_steps
+from cogvx_exp.training.checkpoint.resuming import run_steps
 from tests.conftest import MakeJob
 
 
@@ -49,7 +49,7 @@ def run(tmp_path: Path) -> RunFolder:
         checkpoint(folder, step, loss=0.1 if step == 9 else 1.0)
         folder.validation(step).mkdir(parents=True)
         (folder.validation(step) / "0.mp4").write_text(str(step))
-    for path in (folder.metrics, folder.held_out):
+    for path in (folder.metrics, folder.held_out, folder.scores):
         path.write_text("".join(json.dumps({"step": step, "loss": 1.0}) + "\n" for step in range(1, 13)))
     for name in ("config.yaml", "command.txt", "status.json", "loss.png", "wandb_id.txt"):
         (folder.path / name).write_text(f"old {name}")
@@ -97,8 +97,9 @@ def test_a_run_that_goes_on_says_so(run: RunFolder, make_job: MakeJob) -> None:
     opening.issues(run, job).write_text("an issue")
     opening.write(run, job, 6)
     (branch,) = (run.path / "branches").iterdir()
-    assert [line["step"] for line in read_metrics(run.held_out)] == list(range(1, 7))
-    assert len(read_metrics(RunFolder(branch).held_out)) == 12
+    for before, after in ((RunFolder(branch).held_out, run.held_out), (RunFolder(branch).scores, run.scores)):
+        assert [line["step"] for line in read_metrics(after)] == list(range(1, 7))
+        assert len(read_metrics(before)) == 12
     assert run.overrides() == ["steps=9"]
     assert run.issues.read_text() == "an issue"
     status = json.loads(run.status.read_text())
@@ -210,8 +211,8 @@ def test_a_changed_dataset_is_told(tmp_path: Path) -> None:
     held = identity_of(dataset(tmp_path / "a", "one", "two", "three", held_out=1))
     assert dataset_changes(before, held) == ["the dataset: 0 held out, now 1"]
     for other in (["two", "one"], ["one", "other"]):
-        (told,) = dataset_changes(before, identity_of(dataset(tmp_path / "a", *other)))
-        assert "2 clips as before, but" in told
+        (change,) = dataset_changes(before, identity_of(dataset(tmp_path / "a", *other)))
+        assert "2 clips as before, but" in change
     same = dataset(tmp_path / "a", "one", "two")
     (tmp_path / "a" / "2.mp4").write_text("another")
     assert dataset_changes(before, identity_of(same))
@@ -237,8 +238,8 @@ def test_epochs_count_what_was_seen(epochs: int, batch_size: int, batches_per_st
 
 
 def test_a_warm_up_that_does_not_end_is_told() -> None:
-    told = warmup_note(LrScheduler(name="cosine", warmup_steps=40), 10)
-    assert told is not None
-    assert "25% of optim.lr" in told
+    note = warmup_note(LrScheduler(name="cosine", warmup_steps=40), 10)
+    assert note is not None
+    assert "25% of optim.lr" in note
     assert warmup_note(LrScheduler(name="cosine", warmup_steps=9), 10) is None
     assert warmup_note(LrScheduler(name="constant"), 10) is None

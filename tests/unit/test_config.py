@@ -58,6 +58,7 @@ def refused(capsys: pytest.CaptureFixture[str], *overrides: str) -> str:
         ("model=5b validation.width=100", "nearest: 96 or 112"),
         ("data=files", "data.root=null  set it to the folder"),
         ("data=mix", "list the sources"),
+        ("data=custom data.root=x", "data.reader=null  data=custom needs your function"),
         ("data=mix 'data.sources=[{source: csv}]'", "data.sources[0].root=null"),
         ("data.reshape=random", "add data.encode=online"),
         ("data.holdout=1.5", "a fraction must be from 0 to below 1"),
@@ -113,10 +114,12 @@ def test_split_runs_refuse_what_cannot_be_split_only(capsys: pytest.CaptureFixtu
 
 def test_a_source_of_a_mix_has_the_defaults_of_its_form(make_job: MakeJob) -> None:
     forms = get_args(Source.model_fields["source"].annotation)
-    sources = ", ".join(f"{{source: {form}, root: x}}" for form in forms)
+    more = {"custom": ", reader: {target: numpy.load}"}
+    sources = ", ".join(f"{{source: {form}, root: x{more.get(form, '')}}}" for form in forms)
     mixed = make_job("data=mix", f"data.sources=[{sources}]").data
     for form, source in zip(forms, mixed.all_sources(), strict=True):
-        (alone,) = make_job(f"data={form}", "data.root=x").data.all_sources()
+        reader = ["+data.reader.target=numpy.load"] if form == "custom" else []
+        (alone,) = make_job(f"data={form}", "data.root=x", *reader).data.all_sources()
         assert source == alone, form
     assert mixed.all_sources()[0].drawn == (9, 96, 96)
     (given,) = make_job("data=mix", "data.sources=[{source: csv, root: x, dataset_file: y}]").data.all_sources()

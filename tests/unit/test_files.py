@@ -15,8 +15,8 @@ from cogvx_exp.runs.checkpoint_folder import (
 def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
-    with pytest.raises(RuntimeError), atomic_write(path) as beside:  # noqa: PT012
-        beside.write_text("half")
+    with pytest.raises(RuntimeError), atomic_write(path) as tmp:  # noqa: PT012
+        tmp.write_text("half")
         raise RuntimeError
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
@@ -40,11 +40,11 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_the_newest_checkpoint_is_found(run: Path) -> None:
-    checkpoint, passed_over = newest_checkpoint(run)
+    checkpoint, skipped = newest_checkpoint(run)
     assert checkpoint is not None
     assert checkpoint.step == 3
     assert checkpoint.run_dir == run
-    assert passed_over == []
+    assert skipped == []
 
 
 @pytest.mark.parametrize("name", ["a.bin", "b.json", "manifest.json"])
@@ -60,11 +60,11 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(run: Path, name: str, dam
         file.write_bytes(content[: len(content) // 2])
     else:
         file.unlink()
-    checkpoint, passed_over = newest_checkpoint(run)
+    checkpoint, skipped = newest_checkpoint(run)
     assert checkpoint is not None
     assert checkpoint.step == 2
-    assert len(passed_over) == 1
-    assert "step-000003" in passed_over[0]
+    assert len(skipped) == 1
+    assert "step-000003" in skipped[0]
 
 
 def test_an_unfinished_checkpoint_is_not_seen(run: Path) -> None:
@@ -74,8 +74,8 @@ def test_an_unfinished_checkpoint_is_not_seen(run: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         write_checkpoint(run / "checkpoints" / "step-000004", die, {"step": 4})
-    checkpoint, passed_over = newest_checkpoint(run)
-    assert (checkpoint and checkpoint.step, passed_over) == (3, [])
+    checkpoint, skipped = newest_checkpoint(run)
+    assert (checkpoint and checkpoint.step, skipped) == (3, [])
 
 
 def test_only_the_newest_are_kept(run: Path) -> None:

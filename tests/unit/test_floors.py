@@ -13,7 +13,7 @@ FLOORS = [
     "distributed",
     "media",
     "config",
-    "toy",
+    "demo",
     "runs",
     "profiling",
     "data",
@@ -32,7 +32,7 @@ FLOORS = [
     "sweep",
     "launch",
 ]
-"""From the ground up. On top of them stand the entry points, and what is made with those (toy_model)."""
+"""From the ground up. On top of them stand the entry points, and what is made with those (tiny_model)."""
 LARGEST = 300
 """Lines of a file."""
 MOST_FILES = 9
@@ -59,7 +59,7 @@ def test_no_package_imports_from_a_higher_floor() -> None:
 
 def test_every_package_has_a_floor() -> None:
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    assert packages - {"toy_model", "comparison"} == set(FLOORS)
+    assert packages - {"tiny_model", "comparison"} == set(FLOORS)
 
 
 def test_files_and_folders_stay_small() -> None:

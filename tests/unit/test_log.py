@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from cogvx_exp.console.log import logging_as_asked
+from cogvx_exp.console.log import configured_logging
 from cogvx_exp.report import main as report
 from cogvx_exp.train import main as train
 
@@ -18,7 +18,10 @@ def logged(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
 
     def lines(value: str) -> list[str]:
         monkeypatch.setenv("COGVX_LOG", value)
-        with logging_as_asked(), logging_as_asked():  # nested: a command, and a sweep's job in the same process
+        with (
+            configured_logging(),
+            configured_logging(),
+        ):  # nested: a command, and a sweep's job in the same process
             for logger in (OURS, LAUNCH, LIBRARY):
                 for level in ("debug", "info", "warning"):
                     getattr(logger, level)("%s %s", logger.name.split(".")[1], level)
@@ -53,7 +56,7 @@ def test_a_line_has_time_rank_and_logger_but_no_secret(
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("HF_TOKEN", "hf_planted")
     monkeypatch.setenv("WANDB_API_KEY", "hf_planted_longer")
-    with logging_as_asked():
+    with configured_logging():
         OURS.info("with hf_planted_longer, hf_planted from https://me:pass@example.org/x\x1b[2J")
     (line,) = capsys.readouterr().err.splitlines()
     expected = r"\d\d:\d\d:\d\d\.\d{3} rank 3 INFO cogvx_exp\.data\.dataset: "

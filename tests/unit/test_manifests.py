@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,12 +31,36 @@ def of_csv(root: Path, text: str | bytes) -> tuple[dict[str, str], list[DataIssu
     return {Path(row.path).name: row.captions[0] for row in rows}, issues
 
 
+def pairs(root: Path, ending: str = ".mp4") -> Iterator[tuple[object, object]]:
+    yield root / f"a{ending}", "a caption"
+    yield f"b{ending}", ("one", "two")
+    yield f"c{ending}", ""
+
+
+def no_pairs(root: Path) -> list[str]:
+    return ["a.mp4"]
+
+
+def test_a_reader_of_your_own_gives_rows_and_issues(tmp_path: Path) -> None:
+    reader = {"target": f"{__name__}.pairs", "kwargs": {"ending": ".mov"}}
+    rows, issues, _ = read("custom", tmp_path, reader=reader, id_token="TOY")
+    assert [(Path(row.path).name, row.captions) for row in rows] == [
+        ("a.mov", ("TOY a caption",)),
+        ("b.mov", ("TOY one", "TOY two")),
+    ]
+    assert [(issue.row, issue.what) for issue in issues] == [(3, "has an empty caption")]
+    with pytest.raises(UserError, match=r"must yield pairs .* item 1 is 'a\.mp4'"):
+        read("custom", tmp_path, reader={"target": f"{__name__}.no_pairs"})
+    with pytest.raises(UserError, match=r"data\.reader\.target=missing\.reader cannot be imported"):
+        read("custom", tmp_path, reader={"target": "missing.reader"})
+
+
 def test_a_caption_with_commas_is_not_cut(tmp_path: Path) -> None:
     text = 'video,caption\nb0.mp4,a cat, sitting on a mat\nb1.mp4,"quoted, fine"\nb2.mp4, "a, blank"\nb3.mp4\n'
     captions, issues = of_csv(tmp_path, text)
     assert captions == {"b1.mp4": "quoted, fine"}
-    told = [(issue.row, issue.what) for issue in issues]
-    assert told == [
+    problems = [(issue.row, issue.what) for issue in issues]
+    assert problems == [
         (1, "line 2: has 3 fields, but the header has 2"),
         (3, "line 4: has 3 fields, but the header has 2"),
         (4, "line 5: has 1 fields, but the header has 2"),
@@ -88,20 +113,20 @@ def test_what_is_legal_in_csv_is_read(tmp_path: Path, end: str) -> None:
     ],
 )
 def test_a_table_that_cannot_be_read_says_why(tmp_path: Path, text: str | bytes, words: str) -> None:
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as raised:
         of_csv(tmp_path, text)
-    assert words in str(told.value)
-    assert "\n" not in str(told.value)
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_the_suggested_iconv_command_works(tmp_path: Path) -> None:
     root = tmp_path / "it's a folder"
     root.mkdir()
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as raised:
         of_csv(root, "video,caption\nb.mp4,caf\xe9\n".encode("cp1252"))
-    subprocess.run(str(told.value).partition("convert it: ")[2], shell=True, check=True)
+    subprocess.run(str(raised.value).partition("convert it: ")[2], shell=True, check=True)
     assert of_csv(root, (root / "utf8-dataset.csv").read_bytes()) == ({"b.mp4": "caf\xe9"}, [])
-    assert "dataset.csv" in shlex.split(str(told.value).partition("convert it: ")[2])[5]
+    assert "dataset.csv" in shlex.split(str(raised.value).partition("convert it: ")[2])[5]
 
 
 def test_json_lines_are_read_strictly(tmp_path: Path) -> None:
@@ -176,10 +201,10 @@ def test_links_to_folders_are_followed_or_reported(tmp_path: Path) -> None:
     (root / "unmounted").symlink_to(tmp_path / "nowhere")
     rows, issues, _ = read("folder", root)
     assert [row.path for row in rows] == [f"{root}/own/a.mp4"], "each file once, by its own path"
-    told = {Path(issue.file).name: issue for issue in issues}
-    assert told["out"].what == f"is a link to a folder outside data.root ({elsewhere})"
-    assert "data.allow_outside_root=true" in told["out"].fix
-    assert told["unmounted"].what.endswith("nowhere, which does not exist")
+    by_name = {Path(issue.file).name: issue for issue in issues}
+    assert by_name["out"].what == f"is a link to a folder outside data.root ({elsewhere})"
+    assert "data.allow_outside_root=true" in by_name["out"].fix
+    assert by_name["unmounted"].what.endswith("nowhere, which does not exist")
     rows, issues, _ = read("folder", root, outside=True)
     assert [row.path for row in rows] == [f"{root}/out/deep/b.mp4", f"{root}/own/a.mp4"]
     assert [Path(issue.file).name for issue in issues] == ["unmounted"]

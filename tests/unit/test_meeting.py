@@ -35,7 +35,7 @@ def test_a_name_that_cannot_be_resolved_is_told(meet) -> None:
 def test_the_first_machine_is_waited_for_with_words(
     free_port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(waiting, "FIRST_WORD", 0.1)
+    monkeypatch.setattr(waiting, "FIRST_MESSAGE", 0.1)
     monkeypatch.setattr(rendezvous, "SECONDS_BETWEEN_TRIES", 0.1)
     with pytest.raises(UserError, match=f"could not be reached at 127.0.0.1:{free_port} in 0.5 s"):
         wait_for_first("127.0.0.1", free_port, "SETTING", timeout=0.5)
@@ -82,14 +82,14 @@ def test_folders_made_at_the_same_time_differ(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [("steps:\n\t- 1\n", "broken.yaml, line 2, column 1 is not valid YAML"), ("a: [1\n", "broken.yaml, line 2")],
 )
-def test_a_broken_yaml_is_named(text: str, told: str, in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_yaml_is_named(text: str, expected: str, in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (in_tmp / "experiment").mkdir()
     (in_tmp / "experiment" / "broken.yaml").write_text(text)
     assert train(["--config-dir", str(in_tmp), "experiment=broken"]) == 2
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
 def test_a_name_that_is_too_long_is_told(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,9 +9,10 @@ from torch import nn
 
 from cogvx_exp.config.paths import conf_dir
 from cogvx_exp.config.schema import LrScheduler, Optim
-from cogvx_exp.optim.build import build_lr_scheduler, build_optimizer, parameter_groups
+from cogvx_exp.optim.build import build_optimizer, parameter_groups
 from cogvx_exp.optim.flatten import flatten_state, unflatten_state
 from cogvx_exp.optim.in_backward import OptimizerInBackward
+from cogvx_exp.optim.lr_scheduler import build_lr_scheduler
 from tests.conftest import MakeJob, needs_compiler
 
 CPU = torch.device("cpu")

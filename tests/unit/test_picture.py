@@ -112,10 +112,10 @@ def test_hdr_is_refused_with_the_line_that_converts_it(
     x265 = f"log-level=none:colorprim=bt2020:transfer={transfer}:colormatrix=bt2020nc"
     bright = TO_HDR.format(transfer) + ",format=yuv420p10le"
     ffmpeg("-i", plain, "-vf", bright, "-c:v", "libx265", "-x265-params", x265, path)
-    with pytest.raises(ClipError, match=rf"is HDR \({name}\)") as told:
+    with pytest.raises(ClipError, match=rf"is HDR \({name}\)") as raised:
         probe_video(str(path))
     if container == "mp4":
-        line = re.search(r"\(ffmpeg (.*) NEW.mp4\)", told.value.fix)
+        line = re.search(r"\(ffmpeg (.*) NEW.mp4\)", raised.value.fix)
         assert line
         command = [FFMPEG, "-v", "error", *shlex.split(line[1].replace("FILE", str(path))), str(tmp_path / "new.mp4")]
         subprocess.run(command, check=True, stdin=subprocess.DEVNULL)

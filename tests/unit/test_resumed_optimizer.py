@@ -10,8 +10,9 @@ from torch import nn
 from cogvx_exp.config.paths import conf_dir
 from cogvx_exp.config.schema import LrScheduler, Optim
 from cogvx_exp.core.errors import UserError
-from cogvx_exp.optim.build import build_lr_scheduler, build_optimizer
+from cogvx_exp.optim.build import build_optimizer
 from cogvx_exp.optim.flatten import flatten_state, unflatten_state
+from cogvx_exp.optim.lr_scheduler import build_lr_scheduler
 from cogvx_exp.optim.state import NOTHING, OptimizerStates, load_states, read_learned, states_fit
 from tests.conftest import MakeJob
 from tests.unit.test_optimizer import offloaded

@@ -21,7 +21,7 @@ from cogvx_exp.data.decoding import DecodingPool
 from cogvx_exp.diffusion.batch import Batch
 from cogvx_exp.distributed import waiting
 from cogvx_exp.distributed.waiting import report_long_wait
-from cogvx_exp.loading import readers
+from cogvx_exp.loading import data_loader
 from cogvx_exp.training import stopping
 from cogvx_exp.training.stopping import Stopped, StopRequest
 
@@ -58,15 +58,15 @@ def _room(monkeypatch: pytest.MonkeyPatch, kib: int) -> None:
 
 def test_readers_need_room_for_their_locks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     _room(monkeypatch, 64)
-    assert readers._possible(2) == 2
+    assert data_loader._possible(2) == 2
     assert capsys.readouterr().out == ""
-    assert readers._possible(8) == 0
+    assert data_loader._possible(8) == 0
     assert "/dev/shm has 64 KiB free" in capsys.readouterr().out
     _room(monkeypatch, 64 << 10)
-    monkeypatch.setattr(readers.os, "sched_getaffinity", lambda pid: set(range(4)))
-    assert readers._possible(8) == 8
+    monkeypatch.setattr(data_loader.os, "sched_getaffinity", lambda pid: set(range(4)))
+    assert data_loader._possible(8) == 8
     assert "data.workers=8 with 4 cores" in capsys.readouterr().out
-    assert readers._possible(4) == 4
+    assert data_loader._possible(4) == 4
     assert capsys.readouterr().out == ""
 
 
@@ -109,8 +109,8 @@ def test_a_batch_that_comes_lets_the_step_end(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_long_wait_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(waiting, "FIRST_WORD", 0.2)
-    monkeypatch.setattr(waiting, "NEXT_WORD", 0.2)
+    monkeypatch.setattr(waiting, "FIRST_MESSAGE", 0.2)
+    monkeypatch.setattr(waiting, "NEXT_MESSAGE", 0.2)
     with report_long_wait("the others"):
         time.sleep(0.05)
     assert capsys.readouterr().out == ""

@@ -23,7 +23,7 @@ from cogvx_exp.evaluation.requests import start_images
 from cogvx_exp.evaluation.sampling import Sampler, VideoRequest, video_requests
 from cogvx_exp.evaluation.validation import Validator
 from cogvx_exp.latents.encode import to_pixels
-from cogvx_exp.launch.named_files import check_named_files
+from cogvx_exp.launch.early_checks import check_early
 from cogvx_exp.media.video import open_video
 from tests.conftest import MakeJob
 from tests.entry import generate, train
@@ -180,9 +180,9 @@ def test_a_run_names_missing_files_before_it_begins(
 def test_as_many_images_as_prompts_and_only_where_they_are_used(make_job: MakeJob, tmp_path: Path) -> None:
     Image.new("RGB", (48, 32)).save(tmp_path / "a.png")
     one = f"validation.images=['{tmp_path}/a.png']"
-    check_named_files(make_job(*I2V, one, "validation.prompts=[x]"))
+    check_early(make_job(*I2V, one, "validation.prompts=[x]"))
     with pytest.raises(UserError, match=r"validation\.images has 1 images for 2 prompts; give one per prompt"):
-        check_named_files(make_job(*I2V, one, "validation.prompts=[x,y]"))
+        check_early(make_job(*I2V, one, "validation.prompts=[x,y]"))
     job = make_job()
     given = job.model_copy(update={"validation": job.validation.model_copy(update={"images": ["a.png"]})})
     assert [issue.problem for issue in check_train(given)] == [

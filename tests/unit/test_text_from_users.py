@@ -67,9 +67,9 @@ def test_a_hint_gives_the_text_when_it_is_pasted(text: str) -> None:
 )
 def test_a_setting_is_answered_in_plain_words(capsys: pytest.CaptureFixture[str], given: list[str], words: str) -> None:
     assert main(given) == 2
-    told = capsys.readouterr().err
-    assert words in told
-    assert "constrained" not in told
+    output = capsys.readouterr().err
+    assert words in output
+    assert "constrained" not in output
 
 
 def test_a_prompts_file_is_read_or_named(tmp_path: Path) -> None:

@@ -68,9 +68,9 @@ def test_what_is_computed_again_moves_again(make_job: MakeJob) -> None:
 
 def test_two_depths_tell_the_whole(make_job: MakeJob) -> None:
     job = make_job(*WIDE, "memory.activations=checkpoint")
-    told, whole = pass_traffic(job, SHAPE), trace_pass(job, SHAPE, "cuda")
-    assert elementwise(told) == elementwise(whole)
-    assert told.backward.operators == whole.backward.operators
+    extrapolated, whole = pass_traffic(job, SHAPE), trace_pass(job, SHAPE, "cuda")
+    assert elementwise(extrapolated) == elementwise(whole)
+    assert extrapolated.backward.operators == whole.backward.operators
 
 
 def test_a_block_of_the_5b_moves_little_enough(make_job: MakeJob) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cogvx_exp.toy.clips import held_out_scenes, make_demo, prompt_of, training_scenes, with_concept
-from cogvx_exp.toy.measure import look_at
-from cogvx_exp.toy.scenes import SHAPES, Scene, all_scenes, draw_scene, varied
+from cogvx_exp.demo.clips import held_out_scenes, make_demo, prompt_of, training_scenes, with_concept
+from cogvx_exp.demo.measure import look_at
+from cogvx_exp.demo.scenes import SHAPES, Scene, all_scenes, draw_scene, varied
 
 
 def test_every_part_of_a_scene_is_seen() -> None:

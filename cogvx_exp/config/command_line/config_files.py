@@ -25,6 +25,7 @@ class FileConfigSource(file_config_source.FileConfigSource):
         if named := result.header["package"]:
             result.header["package"] = named = renamed_override(named, met)
         package = (named or group).replace("_global_", "").replace("_group_", group)
+        # Unresolved: references to other files have no value before Hydra composes all of them.
         values = OmegaConf.to_container(result.config, resolve=False)
         renamed = renamed_config(values, package, met)
         if met:

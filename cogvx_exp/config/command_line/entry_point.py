@@ -32,7 +32,7 @@ from cogvx_exp.config.issues import ConfigError, Issue
 from cogvx_exp.config.paths import conf_dir
 from cogvx_exp.config.renames import note_renames, noting_renames, renamed_override
 from cogvx_exp.config.typed import Job, typed
-from cogvx_exp.console.log import logging_as_asked
+from cogvx_exp.console.log import configured_logging
 from cogvx_exp.console.progress import console
 from cogvx_exp.console.terminal import never_fail_to_print, visible
 from cogvx_exp.core.disk import disk_issue
@@ -77,15 +77,17 @@ class EntryPoint(Generic[Job]):
         Raises:
             Stopped: (exit code 75) the run was asked to stop and has saved its state.
         """
+        # From a shell and not from Python: a program that calls this may run more commands.
         if argv is None:
             expect_one_command()
         argv = list(sys.argv[1:] if argv is None else argv)
+        # Hydra's parser has no such flag and cannot be given more.
         quiet, argv = "--quiet" in argv, [word for word in argv if word != "--quiet"]
         never_fail_to_print()
         try:
             try:
                 _ignore_leftovers()
-                with logging_as_asked(), noting_renames() if _is_first() else nullcontext():
+                with configured_logging(), noting_renames() if _is_first() else nullcontext():
                     return self._main(argv, quiet=quiet)
             except HydraException as error:
                 raise UserError(_explained(error)) from error
@@ -96,6 +98,7 @@ class EntryPoint(Generic[Job]):
                     raise
                 raise issue from error
         except UserError as error:
+            # One line is enough for most; this is the switch for those who need the rest.
             if os.environ.get("COGVX_TRACEBACK") or any(text.startswith("hydra.verbose") for text in argv):
                 raise
             print(visible(f"cogvx_exp.{self.name}: {error}"), file=sys.stderr)
@@ -125,6 +128,7 @@ class EntryPoint(Generic[Job]):
         read_files_with_old_names()
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             good, issues = check_names(self._config, overrides, extra, config_dir, self.schema)
+            # Composed here although Hydra does it again: only here can all errors be reported together.
             if issues or (runs_once and not self._is_sweep(good, extra)):
                 job, more = self._try(good, extra)
                 issues += more
@@ -185,6 +189,7 @@ class EntryPoint(Generic[Job]):
         """Lets Hydra compose again and start the job, or the jobs of a sweep."""
         # Hydra would print its own report and exit; with this it raises, so we can report the error ourselves.
         os.environ["HYDRA_FULL_ERROR"] = "1"
+        # hydra.main reads nothing else.
         sys.argv = [sys.argv[0], *argv]
 
         failed: list[UserError | CrashError] = []  # raised at the end: a sweep continues with its next job
@@ -194,7 +199,7 @@ class EntryPoint(Generic[Job]):
             overrides = list(HydraConfig.get().overrides.task)
             in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
             try:
-                with logging_as_asked():  # a launcher may have started this process
+                with configured_logging():  # a launcher may have started this process
                     results.append(self.run(self.job(config), overrides))
                 return results[-1] if isinstance(results[-1], float) else None
             except (UserError, CrashError) as error:
@@ -227,8 +232,8 @@ def _is_first() -> bool:
 
 
 def _ignore_leftovers() -> None:
-    if rank_and_world_size() is None and (left := ignore_leftovers()):
-        print(f"Note: ignoring {', '.join(left)} of an earlier launch: this process runs alone", file=sys.stderr)
+    if rank_and_world_size() is None and (ignored := ignore_leftovers()):
+        print(f"Note: ignoring {', '.join(ignored)} of an earlier launch: this process runs alone", file=sys.stderr)
 
 
 def _yaml_issue(error: yaml.YAMLError) -> str:

@@ -25,8 +25,8 @@ from cogvx_exp.config.command_line.quoting import cut_by_the_shell, hint
 from cogvx_exp.config.issues import ConfigError, Issue, did_you_mean
 from cogvx_exp.core.text import is_text
 
-OPEN = "optim.kwargs"
-"""A `+` may add any name below it: arguments of the optimizer's class."""
+OPEN = ("optim.kwargs", "validation.scores", "generate.scores", "tracker.custom", "data.reader")
+"""A `+` may add any name below these: arguments of a class, and what is imported by name."""
 
 
 def check_names(
@@ -152,6 +152,7 @@ def _known_settings(config_name: str, groups: list[Override], extra: list[str]) 
         values = list(_values(override))
         if not override.is_sweep_override() and isinstance(override.value(), list):
             chosen.append(_text(override))
+        # A swept group has different settings for each choice; names are checked against the first.
         elif values and isinstance(values[0], str | int | float):
             added = "+" if override.is_add() else ""
             chosen.append(f"{added}{override.key_or_group}={values[0]}")
@@ -171,7 +172,7 @@ def _setting_issue(override: Override, known: set[str]) -> Issue | None:
     key = override.key_or_group
     if key in known or any(name.startswith(f"{key}.") for name in known):
         return None
-    if key == OPEN or key.startswith(f"{OPEN}."):
+    if any(key == name or key.startswith(f"{name}.") for name in OPEN):
         return None if override.is_add() else Issue(_text(override), f"is new; write +{_text(override)}")
     flag = FLAGS.get(key.lstrip("-"))
     if flag:

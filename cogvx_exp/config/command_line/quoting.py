@@ -23,6 +23,7 @@ INTERPOLATION = re.compile(r"(\\*)\$\{")
 
 def quoted(text: str) -> str:
     """A text quoted for Hydra's parser, whatever characters it contains."""
+    # Backslashes in front of `${` are halved by the parser, so they are doubled.
     plain = INTERPOLATION.sub(lambda match: f"{match[1] * 2}\\${{", text)
     only_double = '"' in text and "'" not in text
     return QuotedString(plain, Quote.single if only_double else Quote.double).with_quotes()
@@ -76,6 +77,7 @@ def readable(text: str, schema: type[BaseModel]) -> str:
         return text
     if kind.takes(int, float, bool):
         return text
+    # Hydra has read a number where the setting takes text: 2024_01 would become 202401.
     setting, _, given = text.partition("=")
     return f"{setting}={quoted(given.strip())}"
 

@@ -16,8 +16,8 @@ def attention_is_possible(job: TrainJob | GenerateJob) -> Iterator[Issue]:
     device = job.device.partition(":")[0]
     # With device=auto the check is left to the training machine, which may be a different one.
     dtype = gpu_dtype(job.model) if device != "cpu" else "float32"
-    if device != "auto" and (found := problem(attention, device, dtype)):
-        yield Issue(setting, found)
+    if device != "auto" and (reason := problem(attention, device, dtype)):
+        yield Issue(setting, reason)
     if not isinstance(job, TrainJob):
         return
     if attention.backward == "none":

@@ -47,6 +47,7 @@ def check_train(job: TrainJob) -> list[Issue]:
 
 def check_memory(job: TrainJob) -> list[Issue]:
     """Issues of a job whose memory is predicted: like training, but without data and weights."""
+    # A prediction needs neither clips nor weights, so a command line without them is complete.
     needless = ("data.root", "data.sources", "model.path", "hub.", "validation.prompts")
     return [issue for issue in check_train(job) if not issue.setting.startswith(needless)]
 
@@ -85,6 +86,7 @@ def _optimizer_is_possible(job: TrainJob) -> Issues:
     optim, release = job.optim, "optim.release_gradients=true"
     if optim.offload_gradients and not optim.offload:
         yield Issue("optim.offload_gradients=true", f"optim={optim.name} does not offload; use optim=cpu_offload")
+    # torchao frees each gradient after its copy, so the next micro-batch has nothing to add to.
     if optim.offload_gradients and job.gradient_accumulation > 1:
         problem = "offloaded gradients cannot be accumulated; use 1, or optim.offload_gradients=false"
         yield Issue(f"gradient_accumulation={job.gradient_accumulation}", problem)
@@ -94,10 +96,12 @@ def _optimizer_is_possible(job: TrainJob) -> Issues:
         if job.gradient_accumulation > 1:
             problem = "released gradients cannot be accumulated; use 1, or optim.release_gradients=false"
             yield Issue(f"gradient_accumulation={job.gradient_accumulation}", problem)
+        # The global norm needs all gradients, and by then the first weights have moved.
         if job.max_grad_norm is not None:
             problem = "weights are stepped before the norm is known; with optim.release_gradients=true set it to null"
             yield Issue(f"max_grad_norm={job.max_grad_norm:g}", problem)
     dtype = gpu_dtype(job.model)
+    # A scaler unscales all gradients and looks for infinities before any weight is stepped.
     if dtype == "float16" and job.device != "cpu" and (optim.release_gradients or optim.offload):
         which = release if optim.release_gradients else f"optim={optim.name}"
         yield Issue(which, "float16 needs a gradient scaler, which needs all gradients; add model.dtype=bfloat16")
@@ -117,12 +121,14 @@ def _memory_settings_fit(job: TrainJob) -> Issues:
             yield Issue("memory.stream_blocks=true", problem)
         if quant != "none":
             yield Issue("memory.stream_blocks=true", f"quant={quant} keeps the blocks on the device; choose one")
+        # A block's weights are on the device only while it runs, so its backward pass must run it again.
         if memory.activations in ("keep", "selective"):
             problem = "streamed blocks must be recomputed; use checkpoint or offload"
             yield Issue(f"memory.activations={memory.activations}", problem)
     if quant != "none":
         if method.adapter != "lora":
             yield Issue(f"quant={quant}", f"only for method=lora or lora_ff, not {method.name}")
+        # pissa and olora subtract the adapter from the base, which packed weights could not hold exactly.
         elif method.init not in (None, "default", "gaussian"):
             yield Issue(f"method.init={method.init}", f"reads the base weights, which quant={quant} packs; use default")
 
@@ -153,6 +159,10 @@ def _data_is_complete(job: DataJob) -> Issues:
         where = f"data.sources[{number}].root" if data.sources else "data.root"
         if not source.root:
             yield Issue(f"{where}=null", "set it to the folder of the dataset")
+        if source.source == "custom" and not source.reader:
+            yield Issue(
+                "data.reader=null", "data=custom needs your function: +data.reader.target=my_module.my_function"
+            )
     weights = [source.weight for source in data.sources or []]
     if any(weight is None for weight in weights) and any(weight is not None for weight in weights):
         yield Issue("data.sources", "give a weight to every source or to none")
@@ -166,6 +176,7 @@ def _data_is_complete(job: DataJob) -> Issues:
 def _encoding_is_possible(job: DataJob) -> Issues:
     data = job.data
     encoded = any(source.source == "latents" for source in data.all_sources())
+    # A crop in the cache is drawn once; what looks random would be the same in every epoch.
     if data.reshape == "random" and data.encode == "cache":
         yield Issue("data.reshape=random", "cached clips have a fixed crop; add data.encode=online, or use center")
     if encoded and data.encode == "online":
@@ -223,6 +234,7 @@ def _frame_issues(model: Model, setting: str, num_frames: int) -> Issues:
     step, most = model.frame_step, model.max_num_frames
     if num_frames % step == 1 and step < num_frames <= most:
         return
+    # The VAE compresses all frames but the first in groups, hence step N + 1.
     below = min(max((num_frames - 1) // step * step + 1, step + 1), most)
     above = min(below + step, most)
     legal = " or ".join(dict.fromkeys([str(below), str(above)]))

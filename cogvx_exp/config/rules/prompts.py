@@ -21,15 +21,16 @@ def read_prompts(given: str | list[str], separator: str, setting: str) -> list[s
     Raises:
         ConfigError: there is no prompt, or a prompt file cannot be read.
     """
+    # A file that does not exist would otherwise be sampled as a prompt of that name.
     if isinstance(given, str) and separator not in given and looks_like_a_file(given):
-        found = _lines(given, setting)
+        prompts = _lines(given, setting)
     else:
-        found = given.split(separator) if isinstance(given, str) else given
-        for text in found:
+        prompts = given.split(separator) if isinstance(given, str) else given
+        for text in prompts:
             if text.strip().lower().endswith(FILE_ENDINGS) and not re.search(r"\s", text.strip()):
                 problem = f"a list contains prompts, not files; for the file, write {argument(setting, text.strip())}"
                 raise ConfigError([Issue(f"{setting}={text.strip()}", problem)])
-    prompts = [text.strip() for text in found if text.strip()]
+    prompts = [text.strip() for text in prompts if text.strip()]
     if not prompts:
         shown = given if isinstance(given, str) else "[]"
         training = setting.startswith("validation.")

@@ -6,13 +6,13 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from cogvx_exp.config.choices import composed
-from cogvx_exp.config.schema.section import Allowed, FilledText, PathText, Section
+from cogvx_exp.config.schema.section import Allowed, FilledText, Imported, PathText, Section
 
 
 class Source(Section):
     """Where clips and captions are."""
 
-    source: Literal["demo", "files", "csv", "jsonl", "folder", "hub", "latents"]
+    source: Literal["demo", "files", "csv", "jsonl", "folder", "hub", "latents", "custom"]
     """Format of the dataset, set by the choice of `data=`."""
     root: PathText | None = None
     """Folder of the dataset; paths are relative to it. hub: the repository, as owner/name. Default: null."""
@@ -26,6 +26,9 @@ class Source(Section):
     """hub: format of the dataset in the repository."""
     revision: FilledText | None = None
     """hub: branch, tag or commit."""
+    reader: Imported | None = None
+    """custom: {target: IMPORT_PATH, kwargs: {}} of a function that maps the root, a Path, to pairs of a video's path
+    and its caption or captions."""
     clips: PositiveInt | None = None
     """demo: number of clips of the concept, and of ordinary clips. Default: 22."""
     concept: Literal["none", "sketch", "cross", "diagonally"] | None = None
@@ -50,7 +53,9 @@ class MixedSource(Source):
 class Data(Source):
     """Where the clips are and how they become training samples."""
 
-    source: Literal["demo", "files", "csv", "jsonl", "folder", "hub", "latents", "mix"]  # type: ignore[assignment]
+    source: Literal[  # type: ignore[assignment]
+        "demo", "files", "csv", "jsonl", "folder", "hub", "latents", "custom", "mix"
+    ]
     """Format of the dataset, set by the choice of `data=`."""
     sources: list[MixedSource] | None = None
     """mix: the sources, each with a `source` (its format), a `root` and its other settings."""

@@ -77,3 +77,18 @@ PathText = Annotated[str, BeforeValidator(local_path)]
 """A file or folder, or another name, such as a repository."""
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Allowed("auto, cpu, cuda or cuda:N")]
 """Device of a job."""
+
+
+class Imported(Section):
+    """A class or function, such as your own."""
+
+    target: FilledText
+    """Its import path, such as my_module.my_function."""
+    kwargs: dict[str, Any] = {}
+    """Its further arguments."""
+
+
+Named = dict[
+    Annotated[str, Field(pattern=r"^[A-Za-z]\w*$"), Allowed("a name of letters, digits and underscores")], Imported
+]
+"""Classes or functions by name, written {NAME: {target: IMPORT_PATH, kwargs: {}}}."""

@@ -2,7 +2,9 @@
 
 from typing import Literal
 
-from cogvx_exp.config.schema.section import FilledText, Section
+from pydantic import Field
+
+from cogvx_exp.config.schema.section import FilledText, Named, Section
 
 
 class Wandb(Section):
@@ -36,3 +38,5 @@ class Tracker(Section):
     """Weights & Biases."""
     tensorboard: TensorBoard | None = None
     """TensorBoard's event files."""
+    custom: Named = Field(default_factory=dict)
+    """Trackers of your own: {NAME: {target: IMPORT_PATH, kwargs: {}}}. Default: {}."""

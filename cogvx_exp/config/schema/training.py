@@ -12,7 +12,7 @@ from pydantic import (
     field_validator,
 )
 
-from cogvx_exp.config.schema.section import Allowed, FilledText, LocalPath, Section, local_paths
+from cogvx_exp.config.schema.section import Allowed, FilledText, LocalPath, Named, Section, local_paths
 
 
 class Method(Section):
@@ -254,6 +254,8 @@ class SamplingSettings(Section):
     """Classifier-free guidance; 1 turns it off. Default: 6.0."""
     dynamic_cfg: bool
     """Whether guidance increases along a cosine during sampling. Default: true."""
+    scores: Named = Field(default_factory=dict)
+    """Functions that rate each video: {NAME: {target: IMPORT_PATH, kwargs: {}}}. Default: {}."""
 
     @field_validator("images", mode="before", check_fields=False)
     @classmethod

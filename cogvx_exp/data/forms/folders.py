@@ -26,8 +26,10 @@ class Search:
 
     def run(self) -> "Search":
         """Searches below the root."""
+        # Links come last, so that a file has the path below the root and not one through a link.
         self._look_below(str(self.place.root))
         while self._links:
+            # Sorted, so that of several links to a folder the same one wins on every machine.
             links, self._links = sorted(self._links), []
             for link in links:
                 if self.place.holds(link):
@@ -39,15 +41,19 @@ class Search:
         return self
 
     def _look_below(self, top: str) -> None:
+        # A stack, as recursion has a limit that deep folders reach.
         waiting = [top]
         while waiting:
             folder = waiting.pop()
             try:
                 status = os.stat(folder)
+                # By inode: several paths may lead to one folder.
                 identity = (status.st_dev, status.st_ino)
                 if identity in self._seen:
                     continue
                 self._seen.add(identity)
+                # scandir knows the kind of each entry without asking the file system again, which is slow on network
+                # drives.
                 with os.scandir(folder) as entries:
                     waiting += [entry.path for entry in entries if self._is_folder(entry)]
             except OSError as error:

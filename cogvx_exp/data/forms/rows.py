@@ -53,6 +53,7 @@ class Place:
         """Whether a file, with links resolved, is in an allowed place."""
         if self.allowed is None:
             return True
+        # With a separator at the end: /data/clips2 does not lie in /data/clips.
         return f"{os.path.realpath(path)}{os.sep}".startswith(self.allowed.rstrip(os.sep) + os.sep)
 
 
@@ -94,10 +95,12 @@ def find_file(root: Path, name: str) -> str:
     """
     stripped = name.strip()
     path = str(root / stripped)
+    # Nearly all names: no file system is asked here.
     if stripped.isascii() and stripped == name and not stripped.startswith("~"):
         return path
     if "\0" in name or not is_text(name):
         return path
+    # macOS stores decomposed accents, manifests written elsewhere have composed ones.
     others = [str(root / name), path, *(str(root / unicodedata.normalize(form, stripped)) for form in ("NFC", "NFD"))]
     if stripped.startswith("~"):
         others.append(os.path.expanduser(stripped))

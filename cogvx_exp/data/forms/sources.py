@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from cogvx_exp.config.imported import imported
 from cogvx_exp.config.schema.data import Source
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.text import NotUtf8, read_text
@@ -11,7 +12,7 @@ from cogvx_exp.data.forms.folders import Search
 from cogvx_exp.data.forms.rows import VIDEO_ENDINGS, Found, LeftOut, Place, Row, make_row, row_of
 from cogvx_exp.data.forms.tables import LINE_END, read_csv, read_jsonl
 from cogvx_exp.data.issues import ClipError, DataIssue, issue_of
-from cogvx_exp.toy.clips import make_demo
+from cogvx_exp.demo.clips import make_demo
 
 
 def read_source(source: Source, allow_outside_root: bool) -> tuple[list[Row], list[DataIssue], list[str]]:
@@ -35,8 +36,8 @@ def read_source(source: Source, allow_outside_root: bool) -> tuple[list[Row], li
         raise UserError(f"data.root={root} is not a folder; set it to the folder of the dataset")
     place = Place(root, None if allow_outside_root else _allowed(root, source))
     rows, issues, left_out = [], [], []
-    for found in READERS[form or "files"](place, source):
-        row = _checked(found, place) if isinstance(found, Row) else found
+    for item in READERS[form or "files"](place, source):
+        row = _checked(item, place) if isinstance(item, Row) else item
         if isinstance(row, DataIssue):
             issues.append(row)
         elif isinstance(row, LeftOut):
@@ -45,6 +46,7 @@ def read_source(source: Source, allow_outside_root: bool) -> tuple[list[Row], li
             rows.append(_with_token(row, source.id_token))
     duplicates = _duplicates(rows)
     issues += [issue_of(row.number, row.path, error) for row, error in duplicates]
+    # By number: the first occurrence stays.
     repeated = {row.number for row, _ in duplicates}
     return [row for row in rows if row.number not in repeated], issues, left_out
 
@@ -53,6 +55,7 @@ def read_files(place: Place, source: Source) -> Iterator[Found]:
     """Captions in one file, and their videos on the same lines of another."""
     captions = _lines(place.root / source.caption_column, "data.caption_column")
     videos = _lines(place.root / source.video_column, "data.video_column")
+    # With equal counts, an empty line is an empty caption, which is reported for its row.
     if len(captions) != len(videos):  # then empty lines are only formatting
         captions, videos = ([line for line in lines if line.strip()] for lines in (captions, videos))
     if len(captions) != len(videos):
@@ -86,6 +89,20 @@ def read_folder(place: Place, source: Source) -> Iterator[Found]:
             yield row_of(number, str(video), " ".join(text.split()))
 
 
+def read_custom(place: Place, source: Source) -> Iterator[Found]:
+    """Pairs of a video and its caption or captions, from the user's own function."""
+    assert source.reader, "required by the config check"
+    read = imported(source.reader, "data.reader", "root")
+    for number, pair in enumerate(read(place.root), 1):
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise UserError(
+                f"data.reader.target={source.reader.target} must yield pairs of a video's path and its caption; its "
+                f"item {number} is {pair!r:.100}"
+            )
+        video, captions = pair
+        yield make_row(place.root, number, str(video), list(captions) if isinstance(captions, tuple) else captions)
+
+
 READERS: dict[str, Callable[[Place, Source], Iterator[Found]]] = {
     "demo": read_files,
     "files": read_files,
@@ -93,6 +110,7 @@ READERS: dict[str, Callable[[Place, Source], Iterator[Found]]] = {
     "jsonl": read_jsonl,
     "folder": read_folder,
     "latents": read_files,
+    "custom": read_custom,
 }
 
 
@@ -122,18 +140,19 @@ def _checked(row: Row, place: Place) -> Row | DataIssue:
 def _with_token(row: Row, token: str | None) -> Row:
     if not token:
         return row
+    # In every caption, also of held-out clips: the trigger word is part of the prompt that is measured.
     return Row(row.number, row.path, tuple(f"{token} {caption}" for caption in row.captions))
 
 
 def _duplicates(rows: list[Row]) -> list[tuple[Row, ClipError]]:
     first: dict[tuple[str, tuple[str, ...]], int] = {}
-    found = []
+    duplicates = []
     for row in rows:
         earlier = first.setdefault((row.path, row.captions), row.number)
         if earlier != row.number:
             what = f"repeats the video and the caption of row {earlier}"
-            found.append((row, ClipError(what, "remove it; to see clips more often, set data.repeats")))
-    return found
+            duplicates.append((row, ClipError(what, "remove it; to see clips more often, set data.repeats")))
+    return duplicates
 
 
 def _lines(path: Path, setting: str) -> list[str]:

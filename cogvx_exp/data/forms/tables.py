@@ -54,6 +54,7 @@ def read_jsonl(place: Place, source: Source) -> Iterator[Found]:
         if not line.strip():
             continue
         try:
+            # json keeps the last of repeated keys, so a caption would be lost without a word.
             record = json.loads(line, object_pairs_hook=_without_repeats)
             yield make_row(place.root, number, record[source.video_column], record[source.caption_column])
         except json.JSONDecodeError as error:
@@ -162,6 +163,7 @@ def _wrong(record: _Record, header: list[str], lines: list[str], source: Source)
     if len(fields) < len(header) or any(field.strip() for field in fields[len(header) :]):
         what = f"{record.lines}: has {len(fields)} fields, but the header has {len(header)}"
         return what, f"{QUOTE}, with no space before the first quote" if len(fields) > len(header) else "add the others"
+    # A quote that was forgotten swallows rows; valid multi-line captions do not look like rows.
     for line in range(record.first + 1, record.last + 1):
         if _is_row(lines[line - 1], header, source):
             return f"{record.lines}: a quote is still open, but line {line} looks like a separate row", QUOTE
@@ -182,6 +184,7 @@ def _is_row(line: str, header: list[str], source: Source) -> bool:
 @contextmanager
 def _fields_of_any_size() -> Iterator[None]:
     """Lifts the csv module's limit of 128 KiB per field inside the block."""
+    # A setting of the whole process, so it is put back.
     before = csv.field_size_limit(sys.maxsize)
     try:
         yield

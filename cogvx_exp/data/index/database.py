@@ -41,6 +41,7 @@ class Rebuildable:
 
     def insert(self, query: str, rows: Iterable[Sequence[object]]) -> None:
         """Inserts rows, all or none."""
+        # A list, as a second attempt reads them again.
         rows = list(rows)
         if not rows:
             return
@@ -85,11 +86,13 @@ class Rebuildable:
     def _replace(self, error: sqlite3.Error) -> None:
         """Starts a new database: in a file if the old one is damaged, in memory if files cannot be used."""
         self.close()
+        # Locked, read-only or on a file system without locks: the file itself may be fine.
         if isinstance(error, sqlite3.OperationalError) and "malformed" not in str(error):
             self._forget(f"cannot be used ({error})")
             return
         try:
             # Another process may have replaced it already.
+            # By inode, since the path is that of the new file as soon as another process has replaced it.
             if self._path.stat().st_ino == self._inode or not self._inode:
                 for ending in JOURNALS:
                     file = self._path.with_name(self._path.name + ending)

@@ -48,14 +48,15 @@ class FileIndex:
 
     def infos(self, stamps: Sequence[Stamp]) -> dict[str, VideoInfo]:
         """Information about the files that have not changed since."""
-        found: dict[str, VideoInfo] = {}
+        infos: dict[str, VideoInfo] = {}
         shared: dict[tuple, VideoInfo] = {}
         for stamp, row in self._rows(FILES, stamps):
+            # One query by path; entries of files that have changed are dropped here.
             if row[:4] == stamp:
                 # A million clips have few distinct infos, so equal ones share one object.
                 values = row[4:]
-                found[stamp[0]] = shared.setdefault(values, VideoInfo(*values))
-        return found
+                infos[stamp[0]] = shared.setdefault(values, VideoInfo(*values))
+        return infos
 
     def hashes(self, stamps: Sequence[Stamp]) -> dict[str, str]:
         """Hashes of the contents of the files that have not changed since."""

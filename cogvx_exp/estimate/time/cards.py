@@ -27,6 +27,7 @@ def is_card(card: Hardware, device_name: str) -> bool:
 
 
 def _fits(device_name: str, card: Hardware) -> bool:
+    # An "RTX 4090 Laptop GPU" is a smaller chip with the name of a larger one.
     pattern = rf"\b{re.escape(card.device or '')}\b(?! (Ti|D|Laptop|SUPER))"
     return card.device is not None and re.search(pattern, device_name) is not None
 
@@ -45,11 +46,11 @@ def cards_for(hardware: Hardware, device_name: str | None) -> list[Hardware]:
     if hardware.name != "auto":
         return [hardware]
     if device_name:
-        found = [card] if (card := card_of(device_name)) else []
+        selected = [card] if (card := card_of(device_name)) else []
     else:
-        found = [_cards()[name] for name in WITHOUT_GPU]
+        selected = [_cards()[name] for name in WITHOUT_GPU]
     given = hardware.model_dump(exclude_none=True, exclude={"name"})
-    return [card.model_copy(update=given) for card in found]
+    return [card.model_copy(update=given) for card in selected]
 
 
 def gpu_name(device: str) -> str | None:

@@ -133,9 +133,11 @@ class FlopCount:
         scores, forward, done = self._scores(shape), Flops(), Flops()
         for group in self._block(number, shape):
             if group == ATTENTION:
+                # From the first trained layer on, every later activation needs a gradient.
                 gradients.hidden |= self._trained.has(f"transformer_blocks.{number}.attn1")
                 needed = gradients.hidden
                 forward += Flops(attention=2 * scores)
+                # Backward: dV, dP, dQ and dK, each as large as one of the two forward products.
                 done += Flops(attention=2 * scores, attention_backward=4 * scores * needed)
                 done += Flops(scores_again=scores * needed)
                 continue
@@ -144,6 +146,7 @@ class FlopCount:
                 forward += Flops(linear=layer.product, adapter=self._trained.adapter(layer).forward)
                 if self._chunked and ".ff." in layer.name and gradients.hidden:
                     done += self._chunk_again(layer)
+        # A block whose inputs and weights need no gradient is not checkpointed by autograd, so nothing is recomputed.
         if self._again and gradients.hidden:
             attention = 0.0 if self._keeps_attention else forward.attention
             done += Flops(linear_again=forward.linear + forward.adapter, attention_again=attention)
@@ -218,11 +221,14 @@ class _Gradients:
         embeds = name.startswith(("time_embedding", "ofs_embedding"))
         modulates = ".norm" in name or name.startswith("norm_out")
         has_gradient = self.vector if embeds or modulates else self.hidden
+        # Their inputs are data or sinusoids, which need no gradient.
         if name.startswith("patch_embed") or name.endswith("linear_1"):
             has_gradient = False
         # The norm's own weight or the learned positions may also be trained.
         modules = (
-            [name.rpartition(".")[0]] if modulates or name.startswith("patch_embed") else [one.name for one in group]
+            [name.rpartition(".")[0]]
+            if modulates or name.startswith("patch_embed")
+            else [layer.name for layer in group]
         )
         changes = has_gradient or any(map(self.trained.has, modules))
         if embeds:

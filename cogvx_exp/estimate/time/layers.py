@@ -50,6 +50,7 @@ class Trained:
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]):
         self._shapes = shapes
         parts = [name.split(".") for name in shapes]
+        # All prefixes at once: `has` is asked for every layer of every block.
         self._prefixes = {".".join(some[:end]) for some in parts for end in range(1, len(some) + 1)}
         self._adapters: dict[str, list[str]] = {}
         """Names of adapter weights, by layer."""
@@ -70,5 +71,6 @@ class Trained:
         if rank is None:  # LoHa, LoKr: a product with the full weight update
             return Adapter((layer.product,))
         products = tuple(2.0 * layer.rows * rank * side for side in (layer.inputs, layer.outputs))
+        # DoRA forms the update of the whole weight, whatever the number of tokens.
         whole = 2.0 * layer.inputs * rank * (layer.inputs + layer.outputs)
         return Adapter(products, whole * any(".lora_magnitude_vector." in name for name in names))

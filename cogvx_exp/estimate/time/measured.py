@@ -53,6 +53,7 @@ class _Run:
 
 def factor_of(measured: list[Measured]) -> float:
     """The correction factor of predictions: the median of measured over predicted time; 1 without measured runs."""
+    # The median: one run beside another program must not slow down all predictions.
     return median(run.seconds / run.predicted for run in measured) if measured else 1.0
 
 
@@ -83,15 +84,15 @@ def seconds_on_cpu(job: TrainJob, bucket: Bucket) -> float:
 
 def _newest(is_device: Callable[[str], bool], job: TrainJob, folders: Iterable[Path]) -> Iterator[_Run]:
     summaries = {path for folder in folders for pattern in PATTERNS for path in folder.glob(pattern)}
-    found = 0
+    count = 0
     for path in sorted(summaries, key=lambda path: path.stat().st_mtime_ns, reverse=True):
         run = None
         with suppress(OSError, ValueError, KeyError, YAMLError):  # incomplete, or from a version with other settings
             run = _read(path.parent, is_device, job)
         if run:
             yield run
-            found += 1
-        if found == MOST:
+            count += 1
+        if count == MOST:
             return
 
 
@@ -109,6 +110,7 @@ def _read(folder: Path, is_device: Callable[[str], bool], job: TrainJob) -> _Run
         seconds_of.setdefault(bucket, []).append(line["step_seconds"])
     if not seconds_of:
         return None
+    # The most frequent shape, whose median is the least disturbed by warm-up and checkpoints.
     bucket = max(seconds_of, key=lambda bucket: len(seconds_of[bucket]))
     return _Run(folder, run, median(seconds_of[bucket]), bucket)
 

@@ -53,6 +53,7 @@ def seconds(work: Work, reached: Rates) -> dict[str, float]:
     computing = sum(parts.values())
     return parts | {
         "optimizer": work.optimizer / reached.memory + work.on_host / reached.host_memory,
+        # Streamed copies overlap with the computation; what is exchanged with the optimizer on the host does not.
         "copies": work.exchanged / reached.link + max(work.copied / reached.link - computing, 0.0),
         "host": max(work.operators * reached.operator - computing, 0.0),
     }

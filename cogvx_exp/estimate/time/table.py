@@ -72,14 +72,16 @@ def _parts_table(times: Sequence[TimePrediction]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("card")
     names = dict.fromkeys(name for prediction in times for name in prediction.parts if name != WHOLE)
-    parts = [name for name in names if any(one.parts.get(name, 0.0) >= SHOWN_FROM for one in times)]
+    parts = [name for name in names if any(prediction.parts.get(name, 0.0) >= SHOWN_FROM for prediction in times)]
     priced = any(prediction.cost is not None for prediction in times)
     for name in (*parts, "of which\nrecomputed", "step", "run,\nhours", *(["cost"] if priced else [])):
         table.add_column(name.replace(" ", "\n", 1) if name in parts else name, justify="right", no_wrap=True)
-    for one in times:
-        corrected = [one.factor * one.parts[name] if name in one.parts else None for name in parts]
+    for prediction in times:
+        corrected = [prediction.factor * prediction.parts[name] if name in prediction.parts else None for name in parts]
         cells = ["-" if value is None else _seconds(value) for value in corrected]
-        table.add_row(one.card, *cells, _seconds(one.factor * one.recomputed), *_figures(one, priced))
+        table.add_row(
+            prediction.card, *cells, _seconds(prediction.factor * prediction.recomputed), *_figures(prediction, priced)
+        )
     return table
 
 

@@ -99,6 +99,7 @@ def _step(
     trained = sum(weight.numel() for weight in parameters.values() if weight.requires_grad)
     optimizer, offload = _optimizer_bytes(job, trained), job.optim.offload or job.distributed.name == "zero2_offload"
     copies = trained * trained_dtype(job.optim).itemsize if offload else 0
+    # Gradients that leave during the backward pass are hidden by it; the others wait for its end.
     early = copies * (job.optim.offload_gradients or not job.optim.offload)
     return Work(
         flops=flops.times(passes),
@@ -119,6 +120,7 @@ def _optimizer_bytes(job: TrainJob, trained: int) -> float:
     clipping, average = (3 if job.max_grad_norm else 0), (3 if job.ema_decay else 0)
     # 3: the weight is read and written, the gradient read. States are read and written.
     each = size * (3 + clipping + average) + 2 * (optim.state_values * size + optim.state_bytes)
+    # FSDP replicates adapters, so every process steps all of them.
     splits = job.distributed.name.startswith("zero") or (job.distributed.name == "fsdp" and job.method.kind == "full")
     return trained * each / (world_size if splits else 1)
 
@@ -144,6 +146,7 @@ def _copied(job: TrainJob, shape: Shape, parameters: dict[str, torch.nn.Paramete
         copied += 2.0 * sum(weight.nbytes for weight in frozen if not weight.requires_grad)
     if memory.activations == "offload":
         width = transformer.num_attention_heads * transformer.attention_head_dim
+        # A block's inputs are its video and text tokens, out in the forward pass and back in the backward pass.
         values = shape.clips * count.tokens(shape) * width * transformer.num_layers
         copied += 2.0 * values * resolve_dtype(job.model, "cuda").itemsize
     return copied
@@ -154,11 +157,13 @@ def _video(job: TrainJob, validation: Validation, count: FlopCount, forward: Tra
     bucket_of_video = Bucket(validation.num_frames, validation.height, validation.width)
     shape, trained = shape_of(job, bucket_of_video, 1), shape_of(job, bucket, job.batch_size)
     passes = validation.num_inference_steps * (2 if validation.guidance_scale > 1 else 1)
+    # Elementwise operations grow with the number of tokens, so the traced batch need not be traced again.
     tokens = count.tokens(shape) / (trained.clips * count.tokens(trained))
     return Work(
         flops=count.forward(shape).times(passes),
         convolutions=_vae_flops(job, bucket_of_video, "decode"),
         elementwise=passes * tokens * forward.bytes["elementwise"],
+        # Guidance doubles the batch, not the number of operations.
         operators=validation.num_inference_steps * forward.operators.total(),
     )
 

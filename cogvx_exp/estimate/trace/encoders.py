@@ -41,6 +41,8 @@ def vae_pass(
 ) -> VaePass:
     """Encodes or decodes clips with fake tensors."""
     tiles = (memory.vae_slicing, memory.vae_tiling)
+    # As JSON, because the cache needs hashable arguments: looking for settings that fit tries many jobs with the same
+    # VAE.
     return _vae_pass(architecture.model_dump_json(), *tiles, dtype, shape, batch_size, what)
 
 
@@ -67,6 +69,7 @@ class EncodersInTheLoop:
 
     def encode(self, shape: Bucket, batch_size: int) -> None:
         """Encodes a batch's clips and images."""
+        # With the first batch, as in a run, and so after the weights and before the first activations.
         for vae in () if self._loaded else filter(None, (self._clips, self._condition)):
             materialize(vae, self._tracker, "VAE")
         self._loaded = True

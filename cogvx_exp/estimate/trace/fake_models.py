@@ -33,6 +33,7 @@ def fake_tensors() -> Iterator[MemoryTracker]:
     tracker = MemoryTracker()
     forget_rotary_positions()  # cached real tensors must not be used inside, nor fake ones outside
     try:
+        # The tracker sees the fake results, as the innermost mode is called first. Modules hold a few real constants.
         with FakeTensorMode(allow_non_fake_inputs=True), tracker:
             yield tracker
     finally:
@@ -43,6 +44,7 @@ class TrackedHostMemory(HostMemory):
     """Host memory whose tensors count as pinned host memory, not as the device's."""
 
     def __init__(self, tracker: MemoryTracker):
+        # Fake tensors pretend to be on the CPU, so no stream or event is ever made.
         super().__init__(torch.device("cpu"))
         self._tracker = tracker
         self.pinned = 0
@@ -64,6 +66,7 @@ class TrackedHostMemory(HostMemory):
     def _counted(self, tensor: torch.Tensor) -> torch.Tensor:
         self._tracker.exclude(tensor)
         self._add(pinned_size(tensor.nbytes))
+        # Freed with the storage and not with the tensor, of which views may be left.
         weakref.finalize(tensor.untyped_storage(), self._add, -pinned_size(tensor.nbytes))
         return tensor
 
@@ -104,6 +107,7 @@ def fake_batch(job: TrainJob, shape: Bucket, batch_size: int) -> Batch:
     """A batch without data of clips of one shape."""
     architecture, vae = job.model.transformer, job.model.vae
     frames = (shape.num_frames - 1) // vae.temporal_compression_ratio + 1
+    # As `TrainingSamples` pads them for CogVideoX 1.5.
     frames += -frames % (architecture.patch_size_t or 1)
     height, width = (side // vae.spatial_compression_ratio for side in (shape.height, shape.width))
     latents = torch.empty(batch_size, frames, vae.latent_channels, height, width)
@@ -149,6 +153,7 @@ class CudaLayerNorm(nn.LayerNorm):
         """The norm of `x`."""
         tensors = [x, self.weight, self.bias]
         if torch.is_autocast_enabled("cpu"):
+            # Copies, as on CUDA: they are what makes the difference in memory.
             tensors = [None if tensor is None else tensor.float() for tensor in tensors]
         x, weight, bias = tensors
         return nn.functional.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
@@ -199,6 +204,7 @@ def _set_dtype(module: nn.Module, dtype: torch.dtype) -> None:
 def _pack(layer: nn.Linear, quant: Quant, *, in_8_bits: bool) -> None:
     """Gives a layer its quantized size, and a forward and backward pass that unpack it."""
     assert quant.bytes_per_weight
+    # As many bytes as the packed weight, whatever its layout: only sizes matter here.
     layer.weight = nn.Parameter(
         torch.empty(int(layer.weight.numel() * quant.bytes_per_weight), dtype=torch.uint8, device="meta"),
         requires_grad=False,

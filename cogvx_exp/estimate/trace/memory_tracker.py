@@ -106,6 +106,7 @@ class MemoryTracker(TorchDispatchMode):
             return
         size = -(-storage.nbytes() // BLOCK) * BLOCK
         self._kind_of[key] = (kind, size)
+        # The storage's end is the moment the allocator would get the memory back.
         self._references[key] = weakref.ref(storage, lambda _: self._forget(key))
         self.allocated += size
         self.by_kind[kind] += size
@@ -114,6 +115,7 @@ class MemoryTracker(TorchDispatchMode):
     def _see_peak(self, kind: str, temporary: int) -> None:
         if self.allocated + temporary > self.peak:
             self.peak = self.allocated + temporary
+            # Copied only at a new peak, as a step has many operations.
             self.at_peak = Counter(self.by_kind)
             self.at_peak[kind] += temporary
 

@@ -79,6 +79,7 @@ class TrafficCounter(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
         packet = function.overloadpacket
+        # Allocating touches no memory.
         moved = 0 if packet in FREE else _moved(function, _tensors((args, kwargs)), _tensors(result))
         if moved:
             kinds = (name for name, packets in KINDS.items() if packet in packets)
@@ -98,6 +99,7 @@ def _moved(function: Any, inputs: list[torch.Tensor], outputs: list[torch.Tensor
     if not function._schema.is_mutable:
         if packet in NOT_READ:
             inputs = []
+        # By storage: a view has its own tensor, but nothing is copied.
         elif any(tensor.untyped_storage()._cdata in storages for tensor in outputs):
             return 0  # a view
     elif packet in OVERWRITE:
@@ -126,14 +128,14 @@ def block_traffic(job: TrainJob, shape: Bucket, device: str = "cuda") -> PassTra
         shape: shape of the clips.
         device: cuda or cpu; autocast on a CPU keeps layer norms in the lower dtype.
     """
-    one, two = (trace_pass(with_depth(job, depth), shape, device) for depth in (1, 2))
-    return two.plus(one, -1)
+    one_block, two_blocks = (trace_pass(with_depth(job, depth), shape, device) for depth in (1, 2))
+    return two_blocks.plus(one_block, -1)
 
 
 def pass_traffic(job: TrainJob, shape: Bucket, device: str = "cuda") -> PassTraffic:
     """Traffic of a whole forward and backward pass, extrapolated from two depths since all blocks are alike."""
-    one, two = (trace_pass(with_depth(job, depth), shape, device) for depth in (1, 2))
-    return one.plus(two.plus(one, -1), job.model.transformer.num_layers - 1)
+    one_block, two_blocks = (trace_pass(with_depth(job, depth), shape, device) for depth in (1, 2))
+    return one_block.plus(two_blocks.plus(one_block, -1), job.model.transformer.num_layers - 1)
 
 
 def trace_pass(job: TrainJob, shape: Bucket, device: str) -> PassTraffic:

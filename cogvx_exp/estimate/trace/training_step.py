@@ -98,6 +98,7 @@ def trace_steps(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: st
         for parameter in parameters.values():
             tracker.label(parameter, "trained weights")
         with tracker.category("trained weights"):
+            # Held by this list only, as EMAModel holds its copies.
             average = [parameter.detach().clone() for parameter in parameters.values()] if job.ema_decay else []
         transformer.train()
         host = TrackedHostMemory(tracker)
@@ -109,10 +110,13 @@ def trace_steps(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: st
         resident = Counter(tracker.by_kind)
         passes = _TrackedPasses(transformer, compute, tracker, host)
         states: list[torch.Tensor] = []
+        # Two steps: the optimizer's states do not exist before the end of the first one.
         for _ in range(2):
             passes.forget()
+            # Two micro-batches show what any number would: gradients that are already there when the next ones come.
             for _ in range(min(job.gradient_accumulation, 2)):
                 tracker.reset_peak()
+                # Within the step, so that what the encoders leave behind counts as in a run.
                 encoders.encode(largest, job.batch_size)
                 forward_backward(passes, loss, fake_batch(job, largest, job.batch_size), job.gradient_accumulation)
             states = states or _optimizer_states(parameters, job.optim, tracker)
@@ -171,6 +175,7 @@ class _Gradients:
     def __init__(self, parameters: dict[str, torch.nn.Parameter], optim: Optim, tracker: MemoryTracker):
         self._parameters = parameters
         self._tracker = tracker
+        # Both free a gradient as soon as it has accumulated; where it goes does not matter to the device.
         self._leave = optim.release_gradients or optim.offload_gradients
         for parameter in parameters.values():
             parameter.register_post_accumulate_grad_hook(self._came)
@@ -223,6 +228,7 @@ def _offloaded(transformer: CogVideoXTransformer3DModel, job: TrainJob) -> Count
     """Copies of the weights that are made when videos are decoded, and then kept."""
     if not (isinstance(job.validation, Validation) and job.validation.offload):
         return Counter()
+    # Each storage is pinned on its own, so each is rounded on its own.
     sizes = [pinned_size(weight.nbytes) for weight in transformer.parameters() if weight.numel()]
     return Counter({"weights while decoding": sum(sizes)})
 
@@ -247,6 +253,7 @@ def _denoise(transformer: CogVideoXTransformer3DModel, config: dict, job: TrainJ
     validation = job.validation
     assert isinstance(validation, Validation)
     shape = Bucket(validation.num_frames, validation.height, validation.width)
+    # diffusers runs the prompt and the negative prompt as one batch.
     batch = fake_batch(job, shape, 2 if validation.guidance_scale > 1 else 1)
     transformer.eval()
     with compute.autocast():

@@ -26,8 +26,9 @@ class Work:
 def write_job(logs: Path, work: Work) -> None:
     """Writes the job; removes failure files of earlier attempts."""
     logs.mkdir(parents=True, exist_ok=True)
-    for left in logs.glob("failure-*.json"):
-        left.unlink()
+    # A failure of an earlier attempt would be taken for one of this.
+    for stale in logs.glob("failure-*.json"):
+        stale.unlink()
     values = {
         "job": work.job.model_dump(mode="json"),
         "checkpoint": work.checkpoint and str(work.checkpoint),
@@ -63,4 +64,5 @@ def write_failure(logs: Path, rank: int, error: BaseException, traceback: str = 
 def first_failure(logs: Path) -> dict[str, Any] | None:
     """The error of the process that failed first, if any."""
     failures = [read_json(path) for path in logs.glob("failure-*.json")]
+    # The first one is the cause; processes that lose their partner fail seconds later with errors of the network.
     return min(failures, key=lambda failure: failure["time"], default=None)

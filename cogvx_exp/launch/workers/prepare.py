@@ -3,7 +3,7 @@
 import sys
 
 from cogvx_exp.config.schema import PrepareJob
-from cogvx_exp.console.log import logging_as_asked
+from cogvx_exp.console.log import configured_logging
 from cogvx_exp.console.terminal import never_fail_to_print, visible
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.imports import expect_one_command
@@ -17,7 +17,7 @@ def main() -> int:
     expect_one_command()
     try:
         job = PrepareJob.model_validate_json(sys.stdin.read())
-        with logging_as_asked():
+        with configured_logging():
             encode_share(job, load_dataset(job.data, job.cache_dir))
     except UserError as error:
         print(visible(str(error)), file=sys.stderr)

@@ -27,12 +27,15 @@ def run_processes(module: str, job: str, distributed: Distributed) -> None:
         place = {"RANK": rank, "LOCAL_RANK": local, "WORLD_SIZE": world_size}
         environment = os.environ | {name: str(value) for name, value in place.items()}
         command = [sys.executable, "-m", module]
+        # The job goes through standard input: there is no run folder to leave a file in.
         child = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, preexec_fn=die_with_parent)
         assert child.stdin
         child.stdin.write(job.encode())
+        # The worker reads to the end of the file before it starts.
         child.stdin.close()
         children.append(child)
     try:
+        # One after the other: they do not communicate, so a failed one does not hold up the rest.
         codes = [child.wait() for child in children]
     except BaseException:
         for child in children:

@@ -60,12 +60,15 @@ def run_workers(work: Work, folder: RunFolder, log: Path | None = None) -> None:
     """
     job = work.job
     logs = folder.logs / f"node-{job.distributed.node_rank}"
+    # Before the workers start: torchrun would wait for minutes and then report a timeout without a name.
     _meet(job.distributed)
     write_job(logs, work)
+    # A killed compilation leaves its lock; the next start would wait for it forever.
     _remove_stale_locks()
     command, started = _command(job, logs), time.monotonic()
     logger.info("starting %s", shlex.join(command))
     with gpus_of_its_own(job.sweep) as gpus, ExitStack() as files:
+        # A fresh interpreter: a forked child would share Hydra's state and the libraries imported so far.
         process = subprocess.Popen(
             command,
             stdout=files.enter_context(log.open("w", encoding="utf-8")) if log else None,
@@ -76,6 +79,7 @@ def run_workers(work: Work, folder: RunFolder, log: Path | None = None) -> None:
         )
         with _passing_signals_on(process, alone=job.distributed.name == "single"):
             try:
+                # Signals interrupt this wait only to run `ask`; the workers decide when to end.
                 code = process.wait()
             except BaseException:
                 _kill(process)
@@ -114,6 +118,7 @@ def _command(job: TrainJob, logs: Path) -> list[str]:
 def _raise_failure(logs: Path, code: int) -> None:
     """Raises the error of the process that failed first, if any."""
     failure = first_failure(logs)
+    # Files rather than exit codes: torchrun replaces its workers' codes by its own.
     if failure and failure["stopped"]:
         raise Stopped(failure["message"])
     if failure and failure["user"]:
@@ -121,6 +126,7 @@ def _raise_failure(logs: Path, code: int) -> None:
     if failure:
         raise CrashError(f"process {failure['rank']} failed:\n{failure['traceback']}")
     if code:
+        # No failure file: the process was killed, or crashed in C code. What it printed last is all there is.
         tail = "\n".join((logs / ERRORS).read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
         raise CrashError(f"a process exited without an error message (exit code {code}); {logs} has its logs:\n{tail}")
 
@@ -130,6 +136,7 @@ def _remove_stale_locks() -> None:
     default = Path.home() / ".cache" / "torch_extensions"
     for lock in Path(os.environ.get("TORCH_EXTENSIONS_DIR", default)).glob("**/lock"):
         with suppress(OSError):
+            # By age, as the lock file does not say whose it is.
             if time.time() - lock.stat().st_mtime > LONGEST_BUILD:
                 lock.unlink()
                 logger.info("removed %s, which was left over", lock)
@@ -152,6 +159,7 @@ def _redirects(distributed: Distributed) -> str:
 
 
 def _environment(job: TrainJob) -> dict[str, str]:
+    # torchrun would set OMP_NUM_THREADS=1, with which everything on the host crawls.
     threads = max((os.cpu_count() or 1) // job.distributed.processes, 1)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # DeepSpeed needs ninja
     quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # hides c10d's connection attempts
@@ -172,13 +180,14 @@ def _passing_signals_on(process: subprocess.Popen, alone: bool) -> Iterator[None
         process: the worker, or torchrun.
         alone: whether it is the worker itself.
     """
-    asked = False
+    stop_requested = False
 
     def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked and number == signal.SIGTERM:
+        nonlocal stop_requested
+        if stop_requested and number == signal.SIGTERM:
             _kill(process)
-        asked = True
+        stop_requested = True
+        # To the workers themselves: torchrun does not pass SIGUSR1 on.
         for worker in [process.pid] if alone else _started_by(process.pid):
             _send(worker, signal.SIGUSR1)
 

@@ -6,7 +6,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from cogvx_exp.console.log import logging_as_asked
+from cogvx_exp.console.log import configured_logging
 from cogvx_exp.console.progress import console
 from cogvx_exp.console.quiet import quiet_libraries
 from cogvx_exp.console.terminal import never_fail_to_print
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 def main() -> int:
     """Trains, and returns the exit code. An error is left as a file for the parent process."""
+    # Again: the setting does not survive a fork, and this may be a child of torchrun.
     die_with_parent()
     logs, rank = Path(sys.argv[1]), int(os.environ.get("RANK", "0"))
     console.quiet = rank > 0
@@ -34,13 +35,16 @@ def main() -> int:
     try:
         work = read_job(logs)
         job, path = work.job, work.checkpoint
+        # The parent has chosen the folder; a name with a time would differ between processes.
         assert job.run_dir
+        # Before the first import of torch and the others, which log while they are imported.
         quiet_libraries(job.quant.name)
         from cogvx_exp.training.run import train
 
         folder = RunFolder(job.run_dir)
-        with logging_as_asked(), disk_trouble(folder):
+        with configured_logging(), disk_trouble(folder):
             logger.info("worker %d, process %d, of %s", rank, os.getpid(), folder.path)
+            # From the parent's index, so every process sees the same clips in the same order.
             dataset = load_dataset(job.data, job.cache_dir)
             train(job, folder, dataset, open_checkpoint(path) if path else None, work.opening)
     except Stopped as stopped:

@@ -45,6 +45,7 @@ def apply_adapter(transformer: CogVideoXTransformer3DModel, file: Path, name: st
     config = peft_config(file)
     kind = config.get("peft_type", "LORA") if config else "LORA"
     try:
+        # A checkpoint of this project has no adapter_config.json; its manifest has the settings instead.
         if method and method["adapter"] in ("loha", "lokr"):
             return _put_peft(transformer, file, peft_config_of(Method.model_validate(method)), name)
         if kind not in UNDERSTOOD:
@@ -68,7 +69,7 @@ def start_from(transformer: CogVideoXTransformer3DModel, file: Path) -> Applied:
     """
     lora = read_lora(file, layer_sizes(transformer))
     config = transformer.peft_config["default"]
-    own = {name for name, module in transformer.named_modules() if isinstance(module, BaseTunerLayer)}
+    layers = {name for name, module in transformer.named_modules() if isinstance(module, BaseTunerLayer)}
     setting = f"method.init_from={file}"
     ranks = {layer.rank for layer in lora.layers.values()}
     if _mutates_base(lora):
@@ -78,23 +79,24 @@ def start_from(transformer: CogVideoXTransformer3DModel, file: Path) -> Applied:
     if any(layer.magnitude is not None or layer.bias is not None for layer in lora.layers.values()):
         raise UserError(f"{setting} is a DoRA or has biases; training can only start from a plain LoRA")
     if ranks != {config.r}:
-        theirs = " and ".join(map(str, sorted(ranks)))
+        rank = " and ".join(map(str, sorted(ranks)))
         raise UserError(
-            f"{setting} has rank {theirs}, but method.rank={config.r}; use its rank and targets: method.rank={theirs}"
+            f"{setting} has rank {rank}, but method.rank={config.r}; use its rank and targets: method.rank={rank}"
         )
-    if lora.layers.keys() != own:
+    if lora.layers.keys() != layers:
         targets = sorted({re.sub(r"^transformer_blocks\.\d+\.(attn1\.)?", "", name) for name in lora.layers})
         raise UserError(
-            f"{setting} has {len(lora.layers)} layers, but this run trains {len(own)}; use its rank and targets: "
+            f"{setting} has {len(lora.layers)} layers, but this run trains {len(layers)}; use its rank and targets: "
             f"'method.targets=[{','.join(targets)}]'"
         )
     weights = {}
     for name, layer in lora.layers.items():
+        # Multiplied into lora_B and not lora_A, whose scale sets the size of lora_B's gradients.
         ratio = layer.scale / (config.lora_alpha / config.r)
         weights[f"{name}.lora_A.weight"] = layer.down
         weights[f"{name}.lora_B.weight"] = layer.up if ratio == 1 else layer.up * ratio
     _set_weights(transformer, weights, "default")
-    return Applied(len(own), sum(layer.changes for layer in lora.layers.values()), f"LoRA, {lora.describe()}")
+    return Applied(len(layers), sum(layer.changes for layer in lora.layers.values()), f"LoRA, {lora.describe()}")
 
 
 def layer_sizes(transformer: torch.nn.Module) -> dict[str, tuple[int, int]]:
@@ -113,18 +115,21 @@ def layer_sizes(transformer: torch.nn.Module) -> dict[str, tuple[int, int]]:
 
 def _put_lora(transformer: CogVideoXTransformer3DModel, lora: Lora, name: str) -> Applied:
     layers = lora.layers
+    # peft has one rank and alpha per adapter, and patterns for layers that differ: the fewer of these, the better.
     rank, alpha = (most_common(values) for values in zip(*((x.rank, x.alpha) for x in layers.values()), strict=True))
     config = LoraConfig(
         r=int(rank),
         lora_alpha=alpha,
         rank_pattern={_exactly(key): layer.rank for key, layer in layers.items() if layer.rank != rank},
         alpha_pattern={_exactly(key): layer.alpha for key, layer in layers.items() if layer.alpha != alpha},
+        # Full names, so that exactly these layers get an adapter, whatever the rest of the model is called.
         target_modules=sorted(layers),
         use_dora=all(layer.magnitude is not None for layer in layers.values()),
         lora_bias=all(layer.bias is not None for layer in layers.values()),
         init_lora_weights=lora.strength.config["init_lora_weights"] if _mutates_base(lora) else True,
     )
     transformer.add_adapter(config, name)
+    # peft initializes a DoRA's magnitudes from the base, so an untrained DoRA is one that keeps them.
     before = _magnitudes(transformer, name)
     weights: dict[str, torch.Tensor] = {}
     for key, layer in layers.items():
@@ -142,6 +147,7 @@ def _put_peft(transformer: CogVideoXTransformer3DModel, file: Path, config: Peft
     """Applies LoHa and LoKr files, which only peft writes."""
     transformer.add_adapter(config, name)
     weights = {key.removeprefix("base_model.model."): weight for key, weight in load_file(file).items()}
+    # Checkpoints store parameter names, which contain the adapter's name; peft's files do not.
     weights = {key.removesuffix(".default"): weight for key, weight in weights.items()}
     bad = next((key for key, weight in weights.items() if not torch.isfinite(weight).all()), None)
     if bad:
@@ -176,12 +182,12 @@ def _tuned(transformer: torch.nn.Module, name: str) -> Iterable[tuple[str, BaseT
 
 def _magnitudes(transformer: torch.nn.Module, name: str) -> dict[str, torch.Tensor]:
     """Copies of a DoRA's magnitude vectors."""
-    found = {}
+    magnitudes = {}
     for key, module in _tuned(transformer, name):
         vectors = getattr(module, "lora_magnitude_vector", {})
         if name in vectors:
-            found[key] = vectors[name].weight.detach().float().clone()
-    return found
+            magnitudes[key] = vectors[name].weight.detach().float().clone()
+    return magnitudes
 
 
 def _set_weights(transformer: CogVideoXTransformer3DModel, weights: dict[str, torch.Tensor], name: str) -> None:
@@ -191,6 +197,7 @@ def _set_weights(transformer: CogVideoXTransformer3DModel, weights: dict[str, to
         ValueError: keys are missing or unexpected.
     """
     result = set_peft_model_state_dict(transformer, weights, name)
+    # All weights of the base are missing, too, as only the adapter is loaded.
     missing = [key for key in result.missing_keys if f".{name}." in key or key.endswith(f".{name}")]
     if missing or result.unexpected_keys:
         what = ", ".join([*result.unexpected_keys, *missing][:3])

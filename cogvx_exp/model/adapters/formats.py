@@ -98,14 +98,14 @@ def read_lora(file: Path, sizes: Mapping[str, tuple[int, int]]) -> Lora:
     tensors = load_file(file)
     strength = stored_strength(file, tensors)
     parts, unknown = _sort_keys(tensors, _by_flat_name(sizes))
-    halves = [name for name, found in parts.items() if not {"down", "up"} <= found.keys()]
+    halves = [name for name, layer in parts.items() if not {"down", "up"} <= layer.keys()]
     _refuse_other_sizes(file, parts, sizes)
     if unknown or halves or not parts:
         raise UserError(_why_not(file, tensors, unknown, halves, len(parts)))
-    bad = [name for name, found in parts.items() if not all(torch.isfinite(value).all() for value in found.values())]
+    bad = [name for name, layer in parts.items() if not all(torch.isfinite(value).all() for value in layer.values())]
     if bad:
         raise UserError(f"{file}: {_some(bad)} has non-finite values; the adapter is damaged")
-    return Lora({name: _layer(name, found, strength, file) for name, found in sorted(parts.items())}, strength)
+    return Lora({name: _layer(name, layer, strength, file) for name, layer in sorted(parts.items())}, strength)
 
 
 def _sort_keys(
@@ -117,31 +117,35 @@ def _sort_keys(
     for key, tensor in tensors.items():
         path, part = _part_of(key)
         layer = _find_layer(path, layers) if path else None
+        # Two keys for the same part: one of them would be dropped silently.
         if layer is None or part in parts.get(layer, {}):
             unknown.append(key)
         else:
+            # In float32, because alpha may be multiplied in, and 16-bit values would be rounded twice.
             parts.setdefault(layer, {})[part] = tensor.float()
     return parts, unknown
 
 
 def _part_of(key: str) -> tuple[str | None, str]:
     """The layer name in a key, and which part of the layer's adapter the key is."""
+    # First, since its names are those of another implementation of the model: one matrix for query, key and value.
     if sat := SAT.fullmatch(key):
         block, kind, half, number = sat.groups()
         name = f"to_{'qkv'[int(number)]}" if kind == "query_key_value" else "to_out.0"
         return f"transformer_blocks.{block}.attn1.{name}", PARTS[half]
-    if found := ALPHA.fullmatch(key):
-        return found["layer"], "alpha"
-    if found := MAGNITUDE.fullmatch(key):
-        return found["layer"], "magnitude"
-    if found := WEIGHT.fullmatch(key):
-        part = PARTS[found["a"] or found["b"] or found["c"]]
-        return (None, "") if found["bias"] and part == "down" else (found["layer"], "bias" if found["bias"] else part)
+    if match := ALPHA.fullmatch(key):
+        return match["layer"], "alpha"
+    if match := MAGNITUDE.fullmatch(key):
+        return match["layer"], "magnitude"
+    if match := WEIGHT.fullmatch(key):
+        part = PARTS[match["a"] or match["b"] or match["c"]]
+        return (None, "") if match["bias"] and part == "down" else (match["layer"], "bias" if match["bias"] else part)
     return None, ""
 
 
 def _by_flat_name(names: Iterable[str]) -> dict[str, str]:
     """The layers by their names with underscores, as in kohya's keys."""
+    # kohya replaced dots by underscores, which cannot be undone: some layer names contain both.
     flat = {name.replace(".", "_"): name for name in names}
     return flat | {name.removesuffix("_0"): flat[name] for name in flat if name.endswith("to_out_0")}
 
@@ -152,24 +156,27 @@ def _find_layer(path: str, layers: Mapping[str, str]) -> str | None:
     for candidate in candidates:  # the list grows during the loop
         if candidate in layers:
             return layers[candidate]
+        # Prefixes stack (base_model.model.transformer). The name is compared before one is removed: transformer_blocks
+        # begins like a prefix itself.
         candidates += [candidate.removeprefix(prefix) for prefix in PREFIXES if candidate.startswith(prefix)]
     return None
 
 
-def _layer(name: str, found: dict[str, torch.Tensor], strength: Strength, file: Path) -> LoraLayer:
-    down, up, magnitude = found["down"], found["up"], found.get("magnitude")
-    own = found.get("alpha")
+def _layer(name: str, parts: dict[str, torch.Tensor], strength: Strength, file: Path) -> LoraLayer:
+    down, up, magnitude = parts["down"], parts["up"], parts.get("magnitude")
+    stored_alpha = parts.get("alpha")
+    # From the tensor: a rank in the metadata may be that of other layers.
     rank = len(down)
-    alpha = float(own) if own is not None else strength.alpha(name, rank, file)
+    alpha = float(stored_alpha) if stored_alpha is not None else strength.alpha(name, rank, file)
     flat = None if magnitude is None else magnitude.flatten()
-    return LoraLayer(down, up, alpha, found.get("bias"), flat)
+    return LoraLayer(down, up, alpha, parts.get("bias"), flat)
 
 
 def _refuse_other_sizes(
     file: Path, parts: dict[str, dict[str, torch.Tensor]], sizes: Mapping[str, tuple[int, int]]
 ) -> None:
-    for name, found in parts.items():
-        down, up = found.get("down"), found.get("up")
+    for name, of_layer in parts.items():
+        down, up = of_layer.get("down"), of_layer.get("up")
         inputs = sizes[name][0] if down is None or down.ndim < 2 else down.shape[1]
         outputs = sizes[name][1] if up is None or up.ndim < 2 else len(up)
         if (inputs, outputs) != sizes[name]:

@@ -35,10 +35,11 @@ class Strength:
         Raises:
             UserError: the layer's rank contradicts the configuration.
         """
-        said = self._of(layer, "rank_pattern", "r", rank)
-        if said != rank:
-            raise UserError(f"{file}: {layer} has rank {rank}, but {said:g} {self.origin}; one of them is wrong")
+        expected = self._of(layer, "rank_pattern", "r", rank)
+        if expected != rank:
+            raise UserError(f"{file}: {layer} has rank {rank}, but {expected:g} {self.origin}; one of them is wrong")
         alpha = self._of(layer, "alpha_pattern", "lora_alpha", rank)
+        # rsLoRA scales by alpha / sqrt(rank); as a plain LoRA that is this alpha over the rank.
         return alpha * math.sqrt(rank) if self.config.get("use_rslora") else alpha
 
     def _of(self, layer: str, pattern: str, name: str, default: float) -> float:
@@ -55,6 +56,7 @@ def stored_strength(file: Path, keys: Iterable[str]) -> Strength:
     """
     keys = list(keys)
     metadata = file_metadata(file)
+    # Per-layer values in the file itself come first: kohya's tools store them beside a global one.
     if any(key.endswith("alpha") for key in keys):
         return Strength("from its .alpha keys")
     if DIFFUSERS_KEY in metadata:
@@ -84,9 +86,10 @@ def _from_kohya(metadata: dict[str, str], file: Path) -> Strength:
 
 def peft_config(file: Path) -> dict[str, Any]:
     """The peft configuration next to an adapter; empty if there is none."""
-    beside = file.parent / "adapter_config.json"
+    config_file = file.parent / "adapter_config.json"
+    # In a folder of several adapters, a stray adapter_config.json may belong to any of them.
     its_own = file.name == PEFT_FILE or len(list(file.parent.glob("*.safetensors"))) == 1
-    return read_settings(beside, str(file)) if its_own and beside.is_file() else {}
+    return read_settings(config_file, str(file)) if its_own and config_file.is_file() else {}
 
 
 def file_metadata(file: Path) -> dict[str, str]:

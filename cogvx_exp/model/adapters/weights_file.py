@@ -50,6 +50,7 @@ def check_file(path: Path, setting: str) -> None:
     """
     try:
         with path.open("rb") as file:
+            # The first bytes are enough to tell; reading gigabytes from a network drive would take minutes.
             start = file.read(len(LFS_POINTER))
     except FileNotFoundError:
         what = "a broken link" if path.is_symlink() else "missing"

@@ -27,8 +27,8 @@ def check_attention(settings: Attention, compute: Compute) -> None:
     cuda = compute.device.type == "cuda"
     capability = torch.cuda.get_device_capability(compute.device) if cuda else None
     dtype = str(compute.dtype).removeprefix("torch.")
-    if found := problem(settings, compute.device.type, dtype, capability):
-        raise UserError(f"attention={settings.name}: {found}")
+    if reason := problem(settings, compute.device.type, dtype, capability):
+        raise UserError(f"attention={settings.name}: {reason}")
     attention_function(settings)
 
 
@@ -38,6 +38,7 @@ def set_attention(transformer: CogVideoXTransformer3DModel, settings: Attention)
     Raises:
         UserError: the kernel is not available.
     """
+    # One processor for all blocks, so that its cache of rotations holds each shape once.
     transformer.set_attn_processor(VideoTextAttention(attention_function(settings)))
 
 
@@ -82,5 +83,6 @@ def _dispatched(settings: Attention) -> AttentionFunction:
             pass
     except (RuntimeError, ValueError, OSError, ImportError) as error:
         raise UserError(f"attention={settings.name}: {str(error).splitlines()[0]}") from None
+    # `dispatch_attention_fn` has no argument for the log-sum-exp; it passes these on to the kernel.
     extra = {"attention_kwargs": {"return_lse": True}} if settings.backward == "exact" else {}
     return partial(dispatch_attention_fn, backend=backend, **extra)

@@ -31,6 +31,7 @@ class _ExactBackward(torch.autograd.Function):
         ctx: Any, forward: ForwardWithLse, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
         output, lse = forward(query, key, value)
+        # What flash attention itself keeps: linear in the tokens. Probabilities would be quadratic.
         ctx.save_for_backward(query, key, value, output, lse)
         return output
 
@@ -39,6 +40,7 @@ class _ExactBackward(torch.autograd.Function):
         *tensors, lse = ctx.saved_tensors
         # These kernels take (B, heads, tokens, head_dim) with any strides.
         query, key, value, output, gradient = (tensor.transpose(1, 2) for tensor in (*tensors, gradient))
+        # Both are private operators: PyTorch has no public attention backward pass that takes a given log-sum-exp.
         backward = _backward_on_cuda if gradient.is_cuda else _backward_on_cpu
         gradients = backward(gradient, query, key, value, output, lse.float())
         return None, *(gradient.transpose(1, 2) for gradient in gradients)

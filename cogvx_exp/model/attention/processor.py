@@ -46,6 +46,7 @@ class VideoTextAttention:
         """
         assert attention_mask is None, "CogVideoX attends to all tokens"
         text_tokens = encoder_hidden_states.size(1)
+        # Text first, as in diffusers' processor.
         tokens = torch.cat([encoder_hidden_states, hidden_states], dim=1)
         query, key, value = (
             project(tokens).unflatten(-1, (attn.heads, -1)) for project in (attn.to_q, attn.to_k, attn.to_v)
@@ -61,6 +62,7 @@ class VideoTextAttention:
                 query, key = rotate(query, rotation), rotate(key, rotation)
         # Norms may return float32 under autocast; kernels need all three in one dtype.
         attended = self._attention(query.to(value.dtype), key.to(value.dtype), value)
+        # to_out is a ModuleList of a projection and a dropout, so it cannot be called itself.
         attended = attn.to_out[1](attn.to_out[0](attended.flatten(2)))
         text, video = attended.split([text_tokens, hidden_states.size(1)], dim=1)
         return video, text
@@ -74,6 +76,8 @@ class _Rotations:
 
     def of(self, rotary: Rotary, text_tokens: int) -> torch.Tensor:
         """Complex numbers of modulus 1, (tokens, 1, head_dim / 2)."""
+        # Weakly keyed by the tensor itself: `rotary_positions` returns the same one for a shape, in every block and
+        # step.
         known = self._by_cosines.setdefault(rotary[0], {})
         if text_tokens not in known:
             known[text_tokens] = torch.complex(*with_text(rotary, text_tokens))
@@ -94,6 +98,7 @@ def with_text(rotary: Rotary, text_tokens: int) -> Rotary:
 
 def rotate(x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
     """Rotates pairs of channels in float32, in three passes over memory; `x`: (B, tokens, heads, head_dim)."""
+    # Neighbouring channels are a pair; in transformers' LLaMA it is the two halves of a head.
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
 

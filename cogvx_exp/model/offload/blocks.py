@@ -43,14 +43,18 @@ def apply_memory_options(
     if memory.stream_blocks:
         BlockStream(transformer, host)
     if memory.activations != "keep":
+        # diffusers' own hook runs each block through this function, so the model's forward pass is not copied here.
         transformer.enable_gradient_checkpointing(_runner(memory.activations, host))
 
 
 def _runner(activations: str, host: HostMemory) -> Callable[..., Any]:
     """The function with which diffusers runs each block."""
     if activations == "selective":
+        # Selective checkpointing matches dispatched operators: kernels that are not in the list are recomputed.
         contexts = partial(create_selective_checkpoint_contexts, ATTENTION)
         return partial(checkpoint, use_reentrant=False, context_fn=contexts)
+    # Non-reentrant: the reentrant variant needs inputs that require gradients, and a frozen model's first block has
+    # none.
     run = partial(checkpoint, use_reentrant=False)
     if activations == "checkpoint":
         return run
@@ -85,6 +89,8 @@ class ChunkedFeedForward(FeedForward):
         """The result for (B, tokens, channels)."""
         parts, whole = hidden_states.chunk(self.chunks, dim=1), super().forward
         if torch.is_grad_enabled():
+            # Without recomputation, autograd would keep the hidden activations of every chunk, and chunking would save
+            # nothing.
             return torch.cat([checkpoint(whole, part, use_reentrant=False) for part in parts], dim=1)
         return torch.cat([whole(part) for part in parts], dim=1)
 
@@ -103,6 +109,7 @@ class OffloadedInputs(saved_tensors_hooks):
         self._blocks: list[list[OffloadedTensor]] = []
 
     def __enter__(self) -> None:
+        # One list per block: the backward pass prefetches by block, in reverse order.
         self._blocks.append([])
         super().__enter__()
 
@@ -114,6 +121,7 @@ class OffloadedInputs(saved_tensors_hooks):
     def _pack(self, tensor: torch.Tensor) -> torch.Tensor | OffloadedTensor:
         if tensor.numel() < WORTH_PARKING:
             return tensor
+        # The copy overlaps with the block's computation; `__exit__` makes the stream wait for its end.
         offloaded = self._host.offload(tensor)
         self._blocks[-1].append(offloaded)
         return offloaded

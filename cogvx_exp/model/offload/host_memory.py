@@ -47,10 +47,12 @@ class HostMemory:
 
     def __init__(self, device: torch.device):
         self.device = device
+        # One stream for both directions: with two, a prefetch could overtake the offload whose memory it reads.
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def empty(self, nbytes: int) -> torch.Tensor:
         """Uninitialized host memory: uint8, (nbytes,)."""
+        # Copies from or to pageable memory go through a staging buffer and are not asynchronous.
         return torch.empty(nbytes, dtype=torch.uint8, pin_memory=self._stream is not None)
 
     def empty_like(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -63,6 +65,8 @@ class HostMemory:
 
     def computed(self) -> torch.cuda.Event | None:
         """An event after all computation queued so far."""
+        # Looked up at each call: backward passes run on the stream of their forward pass, which may not be the default
+        # one.
         return torch.cuda.current_stream(self.device).record_event() if self._stream else None
 
     def copy(
@@ -85,17 +89,21 @@ class HostMemory:
 
     def offload(self, tensor: torch.Tensor) -> OffloadedTensor:
         """Starts copying a tensor to the host. It stays on the device until `release`."""
+        # torch caches freed pinned memory, so only the first step pays for allocating it.
         on_host = self.empty_like(tensor)
         return OffloadedTensor(on_host, original=tensor, copied=self.copy(on_host, tensor, self.computed()))
 
     def release(self, offloaded: OffloadedTensor) -> None:
         """Returns the original tensor's memory to the computation, once it has been copied."""
+        # The memory returns to the computation's stream, which must not overwrite it before the copy has read it.
         self.wait(offloaded.copied)
         offloaded.original = None
 
     def prefetch(self, offloaded: OffloadedTensor) -> None:
         """Starts copying a tensor to the device. `fetch` must follow."""
         if offloaded.on_device is None:
+            # Allocated on the computation's stream: it may reuse memory that queued kernels still read, hence the
+            # event.
             offloaded.on_device = torch.empty_like(offloaded.on_host, device=self.device)
             offloaded.copied = self.copy(offloaded.on_device, offloaded.on_host, self.computed())
 

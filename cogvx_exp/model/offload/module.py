@@ -40,6 +40,7 @@ def on_host(module: nn.Module, device: torch.device) -> Iterator[None]:
     """
     copies = _COPIES.setdefault(module, {})
     if stream := getattr(module, "block_stream", None):
+        # The block weights are in host memory already; only their device buffers have to go.
         stream.free_buffers()
     storages = _storages(module, device)
     for key, (storage, frozen) in storages.items():
@@ -48,10 +49,12 @@ def on_host(module: nn.Module, device: torch.device) -> Iterator[None]:
             copies[key] = _HostCopy(storage, pinned)
         elif frozen:
             continue
+        # By storage, not by tensor: views and tied weights would be copied twice and come back untied.
         copies[key].on_host.copy_(_content(storage), non_blocking=True)
     for key in copies.keys() - storages.keys():  # parameters that have been replaced
         del copies[key]
     for storage, _ in storages.values():
+        # The copies are only queued, but memory freed here is reused on the same stream, so after they have run.
         storage.resize_(0)
     release(device)
     try:
@@ -59,6 +62,7 @@ def on_host(module: nn.Module, device: torch.device) -> Iterator[None]:
     finally:
         for key, (storage, _) in storages.items():
             storage.resize_(copies[key].on_host.nbytes)
+            # Not waited for: the pinned copy is kept, and the next kernels are queued behind it.
             _content(storage).copy_(copies[key].on_host, non_blocking=True)
 
 
@@ -85,15 +89,17 @@ def _storages(module: nn.Module, device: torch.device) -> dict[int, tuple[torch.
         for part in module.modules():
             if isinstance(part, FSDPModule):
                 FSDPModule.reshard(part)  # otherwise the parameters are FSDP's temporary buffers
-    found: dict[int, tuple[torch.UntypedStorage, bool]] = {}
+    storages: dict[int, tuple[torch.UntypedStorage, bool]] = {}
     frozen = {id(parameter) for parameter in module.parameters() if not parameter.requires_grad}
     for tensor in (*module.parameters(), *module.buffers()):
         for plain in _plain_tensors(tensor):
             storage = plain.untyped_storage()
+            # Empty storages belong to streamed blocks, whose weights are in `FlatWeights`.
             if plain.device.type == device.type == "cuda" and storage.nbytes():
+                # The StorageImpl's address: `data_ptr` changes with `resize_`.
                 key = storage._cdata
-                found[key] = storage, id(tensor) in frozen and found.get(key, (None, True))[1]
-    return found
+                storages[key] = storage, id(tensor) in frozen and storages.get(key, (None, True))[1]
+    return storages
 
 
 def _plain_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -28,6 +28,7 @@ class FlatWeights:
 
     def __init__(self, block: nn.Module, host: HostMemory):
         self._device = host.device
+        # Trained weights stay on the device: the optimizer and its states need them there between passes.
         self._weights = [weight for weight in block.parameters() if not weight.requires_grad]
         self._shapes = [weight.shape for weight in self._weights]
         sizes = [math.ceil(weight.nbytes / ALIGNMENT) * ALIGNMENT for weight in self._weights]
@@ -57,6 +58,7 @@ class FlatWeights:
     def _views(self, buffer: torch.Tensor) -> Iterator[tuple[nn.Parameter, torch.Tensor]]:
         for weight, shape, offset in zip(self._weights, self._shapes, self._offsets, strict=True):
             nbytes = shape.numel() * weight.element_size()
+            # Bytes reinterpreted, so that a block's weights of several dtypes can share one buffer.
             yield weight, buffer[offset : offset + nbytes].view(weight.dtype).view(shape)
 
 
@@ -92,7 +94,9 @@ class BlockStream:
             self._weights.append(FlatWeights(block, host))
             for parameter in block.parameters():  # adapters were created on the device of their base
                 parameter.data = parameter.data.to(host.device)
+            # Hooks rather than a wrapper, so that parameter names, and with them checkpoints, stay the same.
             block.register_forward_pre_hook(partial(self._before, index), with_kwargs=True)
+            # Also after an exception, so that a block that failed does not keep its buffer.
             block.register_forward_hook(partial(self._after, index), always_call=True)
         transformer.block_stream = self
 
@@ -117,10 +121,13 @@ class BlockStream:
             # A backward pass may have ended unnoticed: `_watched` adds no node if the block's inputs need no gradients.
             if not backward and buffer.block != index:
                 self._detach(buffer)
+        # The stream waits here only if the prefetch is late.
         self._attach(index)
+        # The backward pass visits the blocks in reverse.
         neighbour = index - 1 if backward else index + 1
         if 0 <= neighbour < len(self._weights):
             self._prefetch(neighbour)
+        # A recomputation needs no node of its own: the one from the forward pass releases the weights.
         if backward or not torch.is_grad_enabled():
             return None
         return self._watched(index, args, kwargs)
@@ -166,7 +173,9 @@ class BlockStream:
         buffer = next((buffer for buffer in self._buffers if not buffer.attached), None)
         if self._holding(index) or buffer is None:
             return
+        # At the first use and not before: a model that is only exported needs no device buffers.
         if buffer.data is None:
+            # The largest block's size, so that either buffer can hold any block.
             buffer.data = self._host.empty_on_device(max(weights.nbytes for weights in self._weights))
             buffer.computed = self._host.computed()  # what used this memory before
         weights = self._weights[index]
@@ -188,6 +197,7 @@ class _BlockInputs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, done: Any, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         ctx.done = done
+        # Otherwise autograd would allocate zeros for inputs that receive no gradient.
         ctx.set_materialize_grads(False)
         return inputs
 
@@ -199,4 +209,5 @@ class _BlockInputs(torch.autograd.Function):
 
 def in_backward() -> bool:
     """Whether a block is being recomputed by a backward pass."""
+    # Private, but there is no public function; torch's own checkpointing uses it, too (torch/utils/checkpoint.py).
     return bool(torch._C._current_graph_task_id() != -1)

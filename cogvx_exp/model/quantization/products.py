@@ -44,6 +44,7 @@ class _Product(torch.autograd.Function):
     def forward(
         ctx: Any, x: torch.Tensor, values: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype
     ) -> torch.Tensor:
+        # Not the activations: with a frozen weight, the input's gradient needs only the weight.
         ctx.save_for_backward(values, scales)
         ctx.dtype = x.dtype
         product = _product(x.flatten(0, -2), values.t(), scales.t(), dtype)
@@ -52,6 +53,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         values, scales = ctx.saved_tensors
+        # In the gradient's dtype: promotion to float32 would double what is written.
         scaled = gradient.flatten(0, -2) * scales.t().to(gradient.dtype)
         # The kernels need a second operand with contiguous columns, so the weight is transposed in memory. That is one
         # pass over its bytes, which is cheap next to the activations.
@@ -65,7 +67,9 @@ def _product(x: torch.Tensor, values: torch.Tensor, scales: torch.Tensor, dtype:
     largest = x.abs().amax(dim=1, keepdim=True).float().clamp_min(SMALLEST)
     if values.dtype == torch.int8:
         scale = largest / INT8_MAX
+        # Symmetric, 127 on both sides: a zero point would add a term per token to every product.
         rounded = (x / scale).round().to(torch.int8)
+        # int32 sums are exact: the inner dimension would have to exceed 130,000 to overflow. Scales follow in float32.
         return (torch._int_mm(rounded, values) * scale * scales).to(dtype)
     scale = largest / FP8_MAX
     # e4m3 has no infinity: values above its maximum become NaN, and the division may round up past it.

@@ -26,6 +26,7 @@ def quantize_block(block: nn.Module, name: str, compute: Compute, *, in_8_bits: 
         compute: device, and the type that the layers compute in.
         in_8_bits: whether attention and feed-forward layers also compute in 8 bits.
     """
+    # Quantized on the device: only this block is there unquantized.
     block.to(compute.device)
     if name == "nf4":
         _to_nf4(block, compute)
@@ -36,6 +37,7 @@ def quantize_block(block: nn.Module, name: str, compute: Compute, *, in_8_bits: 
     few_rows = layers_with_few_rows(block)
     quantize_(block, {"int8": Int8WeightOnlyConfig, "fp8": Float8WeightOnlyConfig}[name]())
     for layer in layers:
+        # Changed in place into a subclass of nn.Linear, the type that peft looks for.
         layer.__class__ = EightBitLinear if in_8_bits and layer not in few_rows else PackedLinear
 
 
@@ -103,8 +105,10 @@ def _to_nf4(block: nn.Module, compute: Compute) -> None:
                 bias=child.bias is not None,
                 compute_dtype=compute.dtype,
                 quant_type="nf4",
+                # The layer's own initialization would allocate a full unquantized weight, only to replace it.
                 device="meta",
             )
+            # Quantized by `.to` below: bitsandbytes packs a Params4bit when it reaches the target device.
             layer.weight = Params4bit(child.weight.data, requires_grad=False, quant_type="nf4", module=layer)
             layer.bias = child.bias
             # On a CPU, sampling would pack the weights in a form that training cannot read.

@@ -20,6 +20,7 @@ OPTIMIZER_RANGE = "Optimizer.step#"
 
 def attribute(trace: Trace, parts: Mapping[str, str]) -> None:
     """Sets the part and the phase of every event. `parts`: the part of each range, by its name."""
+    # Sequence numbers are per thread; only the training thread's forward operators are in here.
     made_by: dict[int, str] = {}
     last_node: dict[object, str] = {}
     for event in trace.host:

@@ -41,8 +41,8 @@ class PartWork:
     recomputed_flops: float = 0.0
 
     def __add__(self, other: "PartWork") -> "PartWork":
-        theirs = asdict(other)
-        return PartWork(**{name: value + theirs[name] for name, value in asdict(self).items()})
+        added = asdict(other)
+        return PartWork(**{name: value + added[name] for name, value in asdict(self).items()})
 
 
 @dataclass(frozen=True)
@@ -103,23 +103,24 @@ def break_down(
         peak_flops: peak FLOP/s of the device, if known.
     """
     attribute(trace, parts)
-    found = {name: PartWork() for name in PARTS}
+    by_part = {name: PartWork() for name in PARTS}
     for piece in pieces(trace):
-        work, seconds = found[piece.part], (piece.end - piece.start) / 1e6
+        work, seconds = by_part[piece.part], (piece.end - piece.start) / 1e6
         work.seconds += seconds
         if piece.phase:
             setattr(work, piece.phase, getattr(work, piece.phase) + seconds)
+    # Leaves, because an operator that calls others would count their work twice.
     for event in trace.device or [event for event in trace.host if event.is_operator and event.is_leaf]:
-        found[event.part].kernels += 1
+        by_part[event.part].kernels += 1
     for event in _synchronisations(trace):
-        found[event.part].synchronisations += 1
+        by_part[event.part].synchronisations += 1
     for event in trace.host:
         flops = flops_of(event) if event.is_operator else 0.0
-        found[event.part].flops += flops
-        found[event.part].recomputed_flops += flops if event.phase == "recomputed" else 0.0
+        by_part[event.part].flops += flops
+        by_part[event.part].recomputed_flops += flops if event.phase == "recomputed" else 0.0
     mean = {
         name: PartWork(**{key: value / steps for key, value in asdict(work).items()})
-        for name, work in found.items()
+        for name, work in by_part.items()
         if any(asdict(work).values())
     }
     return Breakdown(first_step, steps, mean, bool(trace.device), peak_flops)

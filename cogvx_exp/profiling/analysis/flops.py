@@ -49,5 +49,6 @@ def _convolution(inputs: list[int], weight: list[int], values: list[str]) -> flo
 
 def _convolution_backward(shapes: list[list[int]], values: list[str]) -> float:
     """One product each for the gradients of the input and of the weight, if required."""
-    asked = json.loads(values[10].lower())[:2]
-    return 2.0 * shapes[0][0] * math.prod(shapes[0][2:]) * math.prod(shapes[2]) * sum(asked)
+    # The output mask: a frozen convolution has no weight gradient, an input image no input gradient.
+    output_mask = json.loads(values[10].lower())[:2]
+    return 2.0 * shapes[0][0] * math.prod(shapes[0][2:]) * math.prod(shapes[2]) * sum(output_mask)

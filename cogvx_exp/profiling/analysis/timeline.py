@@ -28,6 +28,7 @@ def pieces(trace: Trace) -> Iterator[Interval]:
     """Intervals from the start of the first step to the end of the last one, without gaps or overlaps."""
     busy = _of_device(trace) if trace.device else _of_operators(trace)
     intervals = sorted([*busy, *_of_host(trace)], key=lambda interval: interval.start)
+    # Every start and end cuts the time, so between two neighbours the set of activities is constant.
     moments = sorted({trace.start, trace.end, *_moments(intervals, trace)})
     active: list[Interval] = []
     begun = 0

@@ -62,10 +62,10 @@ def read_trace(path: Path, steps: int) -> Trace:
 
 def parse_trace(events: Iterable[dict[str, Any]], steps: int) -> Trace:
     """Parses the first `steps` steps from the events of a trace."""
-    found = sorted(map(_event, _timed(events)), key=_order)
-    ranges = [event for event in found if event.category == "user_annotation" and event.name.startswith(STEP)][:steps]
+    parsed = sorted(map(_event, _timed(events)), key=_order)
+    ranges = [event for event in parsed if event.category == "user_annotation" and event.name.startswith(STEP)][:steps]
     trace = Trace(ranges[0].start, ranges[-1].end, ranges[0].thread)
-    for event in found:
+    for event in parsed:
         if not trace.start <= event.start < trace.end or event.name.startswith(STEP):
             continue
         kind = trace.host if event.category in ON_HOST else trace.device
@@ -109,6 +109,7 @@ def _nest(events: Iterable[Event]) -> None:
     open_ones: dict[Any, list[Event]] = {}
     for event in events:
         stack = open_ones.setdefault(event.thread, [])
+        # Events of one thread nest like parentheses, so a stack finds every parent in one pass.
         while stack and stack[-1].end <= event.start:
             stack.pop()
         if stack:

@@ -28,6 +28,7 @@ class CheckpointSaver:
     def __init__(self, folder: Path, settings: Checkpoint):
         self._folder = folder
         self._settings = settings
+        # One thread, so that checkpoints are complete in the order of their steps.
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
         self._failure = ""
@@ -61,6 +62,7 @@ class CheckpointSaver:
     def wait(self) -> None:
         """Waits until nothing is being written."""
         if self._writing:
+            # Forgotten before waiting: an error is raised once, not again at the next checkpoint.
             writing, self._writing = self._writing, None
             writing.result()
 
@@ -78,6 +80,7 @@ class CheckpointSaver:
             prune_checkpoints(self._folder, self._settings.keep, keep_best=self._settings.keep_best)
             self._failure = ""
             self.written += 1
+        # Training goes on: hours of work must not end because of a full disk that may have room again.
         except OSError as error:
             free = shutil.disk_usage(self._folder if self._folder.exists() else ".").free / 2**30
             reason = f"{error.strerror or error} ({free:.1f} GiB free)"

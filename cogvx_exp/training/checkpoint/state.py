@@ -60,10 +60,12 @@ class TrainingState:
         optimizer = getattr(
             self.strategy.optimizer, "optimizer", self.strategy.optimizer
         )  # unwrap accelerate's wrapper
+        # torch's optimizers have no such method; those of the schedule-free kind do.
         averages_itself = hasattr(optimizer, "eval")
         if averages_itself:
             optimizer.eval()
         if self.ema:
+            # diffusers keeps the stored weights on the host, so the device needs no room for both.
             self.ema.store(parameters)
             self.ema.copy_to(parameters)
         try:
@@ -97,6 +99,7 @@ class TrainingState:
             UserError: a weight is not finite.
         """
         weights = self.strategy.weights()
+        # On the host copy, so that the check does not need memory on a full device.
         bad = next((name for name, weight in weights.items() if not torch.isfinite(weight).all()), None)
         bad = processes.all_gather(bad)[0]  # only the main process has the weights
         if bad:
@@ -129,6 +132,7 @@ class TrainingState:
             UserError: the checkpoint has other weights than the model.
         """
         folder = checkpoint.path
+        # Read by every process, each of which takes its shard.
         weights = load_file(folder / WEIGHTS)
         logger.info("taking over %d weights and the optimizer's state from %s", len(weights), folder)
         shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
@@ -139,6 +143,7 @@ class TrainingState:
         state = read_json(folder / STATE)
         learned, notes = self._carried_over(unflatten_state(state["optimizer"], tensors), checkpoint)
         self.strategy.load_optimizer_state(learned)
+        # Built anew and not loaded: the schedule's shape is a setting, of which the present one counts.
         self.lr_scheduler = self.schedule(checkpoint.step)
         if self.scaler and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
@@ -172,6 +177,7 @@ class TrainingState:
             return ["ema_decay=null: the EMA weights are dropped"] if saved else []
         decay = self.ema.decay
         if saved:
+            # EMAModel ignores None, so the tensors are set below, on the right device and as shards.
             self.ema.load_state_dict(saved | {"shadow_params": None})
             self.ema.shadow_params = self.strategy.placed(saved["shadow_params"])
             self.ema.decay = decay  # the current setting, not the checkpoint's

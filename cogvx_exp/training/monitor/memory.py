@@ -29,6 +29,7 @@ class MemoryLog:
             figures["allocated_gib"] = torch.cuda.memory_allocated(self.device) / GIB
             figures["reserved_gib"] = torch.cuda.memory_reserved(self.device) / GIB
             figures["peak_gib"] = torch.cuda.max_memory_allocated(self.device) / GIB
+            # The peak belongs to the phase that ends here.
             torch.cuda.reset_peak_memory_stats(self.device)
         gathered = self.processes.all_gather(figures)
         figures = {name: max(process[name] for process in gathered) for name in figures}
@@ -56,4 +57,5 @@ def memory_in_use(device: torch.device) -> float:
 
 def process_peak() -> float:
     """Peak memory of this process, GiB."""
+    # The kernel's high-water mark never falls, so without a GPU a phase's peak includes earlier ones.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)  # KiB on Linux

@@ -20,6 +20,7 @@ def explained_out_of_memory(job: TrainJob) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
+        # The rest is about memory of other libraries, and advice on fragmentation.
         refused = str(error).splitlines()[0].split(" Including non-PyTorch")[0]
         message = f"{refused}\n{_predicted(job)}{_found()}"
     else:
@@ -39,6 +40,7 @@ def _predicted(job: TrainJob) -> str:
 
 def _found() -> str:
     free, total = torch.cuda.mem_get_info()
+    # What neither this process's tensors nor torch's cache explain.
     others = max(total - free - torch.cuda.memory_reserved(), 0)
     return (
         f"The GPU has {total / GIB:.1f} GiB, of which this run's tensors used up to "

@@ -16,10 +16,10 @@ def profiled(run: Context) -> Iterator[Profiler]:
     if not settings.enabled or not run.processes.is_main_process:
         yield NoProfiler()
         return
-    left, needed = training.steps - training.first_step, settings.skip + settings.warmup + settings.record
-    if left < needed:
-        if left:
-            console.print(f"Note: not profiling: profile=true needs {needed} steps, the run has {left} left")
+    remaining, needed = training.steps - training.first_step, settings.skip + settings.warmup + settings.record
+    if remaining < needed:
+        if remaining:
+            console.print(f"Note: not profiling: profile=true needs {needed} steps, the run has {remaining} left")
         yield NoProfiler()
         return
     if run.processes.world_size > 1:

@@ -47,4 +47,5 @@ class WorkMeter:
 def peak_flops(device: torch.device) -> float | None:
     """A device's peak FLOP/s in a 16-bit dtype, if known."""
     card = card_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    # No figure rather than a guess: an unknown card's utilization would be arbitrary.
     return card.peak_tflops * 1e12 if card and card.peak_tflops else None

@@ -14,6 +14,7 @@ from cogvx_exp.runs.checkpoint_folder import CheckpointFolder
 def batches_done(checkpoint: CheckpointFolder, batch_size: int) -> int:
     """Batches seen at a checkpoint by all processes, counted in the current batch size and rounded up."""
     before = checkpoint.manifest["config"].get("batch_size", batch_size)
+    # Rounded up: some clips are skipped rather than seen twice.
     return int(-(-checkpoint.manifest["batches"] * before // batch_size))
 
 
@@ -73,7 +74,7 @@ def changes_around(checkpoint: CheckpointFolder, processes: int, dataset: Datase
     return notes + dataset_changes(checkpoint.manifest.get("dataset"), identity_of(dataset))
 
 
-def say_resumed(checkpoint: CheckpointFolder, changes: list[str], steps: int) -> None:
+def print_resumed(checkpoint: CheckpointFolder, changes: list[str], steps: int) -> None:
     """Prints changes, and where the run continues."""
     for change in changes:
         console.warn(f"Changed since the checkpoint: {change}")

@@ -114,4 +114,5 @@ def _draw_frame(scene: Scene, centre: tuple[float, float], height: int, width: i
         draw.line([*corners, *corners[:2]], fill=INK, width=stroke, joint="curve")
     else:
         draw.polygon(corners, fill=COLOURS[scene.colour])
+    # Drawn larger and reduced: at 32 pixels, hard edges would look like other shapes.
     return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))

@@ -15,7 +15,7 @@ from diffusers import AutoencoderKLCogVideoX
 from torch.nn import functional
 
 from cogvx_exp.console.progress import Bar
-from cogvx_exp.toy.scenes import all_scenes, draw_scene, varied
+from cogvx_exp.demo.scenes import all_scenes, draw_scene, varied
 
 FRAMES, SIZE = 9, 32
 BATCH = 8
@@ -74,6 +74,7 @@ def train_vae(arguments: dict[str, Any], phases: Sequence[Phase], seed: int) -> 
     with torch.no_grad():
         latents = vae.encode(unseen).latent_dist.mode()
         l1 = functional.l1_loss(vae.decode(latents).sample, unseen).item()
+    # The noise schedule assumes latents of unit variance.
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 4))
     return Trained(vae, l1)
 
@@ -118,6 +119,7 @@ def _recolour(clips: torch.Tensor) -> None:
 
 def _weight(clips: torch.Tensor) -> torch.Tensor:
     """Weight of each pixel's error, (B, 1, F, H, W)."""
+    # The median pixel is background, since shapes cover less than half of a frame.
     background = clips.flatten(2).median(2).values[:, :, None, None, None]
     shape = (clips - background).abs().amax(1, keepdim=True) > 0.1
     return 1 + (SHAPE_WEIGHT - 1) * shape.float()

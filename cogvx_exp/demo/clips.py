@@ -9,8 +9,8 @@ from typing import Any
 
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import read_json, whole_folder, write_json, write_text
+from cogvx_exp.demo.scenes import Scene, all_scenes, draw_scene, varied
 from cogvx_exp.media.video import write_video
-from cogvx_exp.toy.scenes import Scene, all_scenes, draw_scene, varied
 
 FPS = 8
 ABOUT = "demo.json"
@@ -44,13 +44,15 @@ def make_demo(root: Path, clips: int, concept: str, size: Size) -> None:
         if drawn != wanted:
             raise UserError(f"data.root={root} has {drawn}, but this run needs {wanted}; choose a new folder")
         return
+    # A generator of its own: global seeds must not change the demo.
     chance = random.Random(0)
     ordinary = list(itertools.islice(itertools.cycle(training_scenes()), clips))
+    # Pairs of the same scene with and without the concept, so that the trigger word is all that tells them apart.
     new = [[with_concept(scene, concept)] if concept != "none" else [] for scene in ordinary]
-    scenes = [one for pair in zip(new, ordinary, strict=True) for one in (*pair[0], pair[1])]
-    with whole_folder(root) as beside:
-        write_clips(beside, [varied(scene, chance) for scene in scenes], size)
-        write_json(beside / ABOUT, wanted)
+    scenes = [scene for pair in zip(new, ordinary, strict=True) for scene in (*pair[0], pair[1])]
+    with whole_folder(root) as tmp:
+        write_clips(tmp, [varied(scene, chance) for scene in scenes], size)
+        write_json(tmp / ABOUT, wanted)
 
 
 def write_clips(root: Path, scenes: Iterable[Scene], size: Size) -> None:

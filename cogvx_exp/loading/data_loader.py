@@ -17,7 +17,7 @@ from cogvx_exp.console.progress import console
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.shared_memory import has_room, no_room
 from cogvx_exp.diffusion.batch import Batch, collate
-from cogvx_exp.distributed.waiting import Teller
+from cogvx_exp.distributed.waiting import WaitReporter
 from cogvx_exp.loading.sampler import BatchStream, SampleIndex
 from cogvx_exp.loading.samples import TrainingSamples
 
@@ -48,6 +48,7 @@ def cached_batches(
     """
     workers = _possible(data.workers)
     logger.info("reading batches with %d workers, pin_memory=%s", workers, data.pin_memory and device.type == "cuda")
+    # No `worker_init_fn`: loaders draw nothing from global generators.
     loader = DataLoader(
         _OrError(samples),
         batch_sampler=stream,
@@ -61,16 +62,16 @@ def cached_batches(
     # the handler, the death of a worker is noticed by the next request for a batch instead.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    teller = Teller("the next batch; the storage of cache_dir is slow or gone")
+    reporter = WaitReporter("the next batch; the storage of cache_dir is slow or gone")
     try:
         while True:
-            with teller.waiting(), wait():
+            with reporter.waiting(), wait():
                 batch = _next(loaded)
             if isinstance(batch, UserError):  # from a worker, where raising it would print a traceback
                 raise batch
             yield batch.to(device)
     finally:
-        teller.end()
+        reporter.end()
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ def _next(loaded: Iterator[Batch | UserError]) -> Batch | UserError:
             child.kill()
         raise
     except (RuntimeError, EOFError, ConnectionError) as error:
+        # DataLoader has no exception class of its own for a worker that was killed.
         if isinstance(error, RuntimeError) and "exited unexpectedly" not in str(error):
             raise
         raise UserError(
@@ -109,6 +111,7 @@ def _next(loaded: Iterator[Batch | UserError]) -> Batch | UserError:
 
 def _possible(workers: int) -> int:
     """`data.workers`, or 0 if shared memory is too small; prints a note about unusual values."""
+    # Not os.cpu_count: Slurm or taskset may leave fewer to this process.
     cores = len(os.sched_getaffinity(0))
     if workers and not has_room(workers):
         console.warn(f"Note: data.workers={workers}, but {no_room()}; using data.workers=0")

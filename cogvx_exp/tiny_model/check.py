@@ -1,4 +1,4 @@
-"""`python -m cogvx_exp.toy_model.check`: do videos of the tiny model, or of a run based on it, show what prompts say?
+"""`python -m cogvx_exp.tiny_model.check`: do videos of the tiny model, or of a run based on it, show what prompts say?
 
 Samples 64 prompts unseen by the base through `cogvx_exp.generate`, and classifies the pixels of the videos.
 """
@@ -16,11 +16,11 @@ from rich.table import Table
 from cogvx_exp.console.progress import console
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import write_json, write_text
+from cogvx_exp.demo.clips import CONCEPTS, HELD_OUT, held_out_scenes, prompt_of, with_concept
+from cogvx_exp.demo.measure import look_at
+from cogvx_exp.demo.scenes import Scene, draw_scene
 from cogvx_exp.generate import main as generate
 from cogvx_exp.media.video import open_video
-from cogvx_exp.toy.clips import CONCEPTS, HELD_OUT, held_out_scenes, prompt_of, with_concept
-from cogvx_exp.toy.measure import look_at
-from cogvx_exp.toy.scenes import Scene, draw_scene
 
 KEPT = 0.08
 """Maximum mean difference, of 1, between a video's first frame and its start image."""
@@ -30,12 +30,12 @@ Shares = dict[str, float]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the accuracies and returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m cogvx_exp.toy_model.check", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m cogvx_exp.tiny_model.check", description=__doc__)
     parser.add_argument("--run", type=Path, help="a run based on the tiny model; default: the tiny model itself")
     parser.add_argument("--concept", choices=CONCEPTS, help="the concept it was taught")
     parser.add_argument("--task", choices=("t2v", "i2v"), default="t2v")
     parser.add_argument("--prompts", type=int, choices=range(1, HELD_OUT + 1), default=HELD_OUT, metavar="N")
-    parser.add_argument("--output", type=Path, default=Path("outputs/toy-check"))
+    parser.add_argument("--output", type=Path, default=Path("outputs/tiny-model-check"))
     parser.add_argument("settings", nargs="*", help="settings of cogvx_exp.generate")
     arguments = parser.parse_args(argv)
     scenes = held_out_scenes()[: arguments.prompts]
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         shares = check(scenes, settings, arguments.output, arguments.concept, arguments.task == "i2v")
     except UserError as error:
-        print(f"cogvx_exp.toy_model.check: {error}", file=sys.stderr)
+        print(f"cogvx_exp.tiny_model.check: {error}", file=sys.stderr)
         return 2
     write_json(arguments.output / "shares.json", shares)
     console.print(_table(shares))
@@ -87,6 +87,7 @@ def _share(scenes: list[Scene], settings: Sequence[str], folder: Path, concept: 
             Image.fromarray(draw_scene(scene, 9, 32, 32)[0]).save(folder / f"{number:02d}.png")
         write_text(folder / "images.txt", "".join(f"{folder}/{number:02d}.png\n" for number in range(len(scenes))))
         command.append(f"generate.images='{folder}/images.txt'")
+    # Through the entry point: what is measured is what a user gets.
     if generate(command):
         raise UserError("the videos could not be sampled; see above")
     found: dict[str, list[bool]] = {}

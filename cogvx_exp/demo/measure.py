@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from cogvx_exp.toy.scenes import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, Scene, outline_of
+from cogvx_exp.demo.scenes import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, Scene, outline_of
 
 COLOURED = 0.35
 """Minimum saturation times brightness (0 to 1) of pixels of a coloured shape."""
@@ -52,6 +52,7 @@ def _shape_mask(frame: np.ndarray) -> np.ndarray:
     """Pixels that differ from the frame's border, which is mostly background."""
     pixels = frame.astype(float)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    # The median of the border: a shape that touches the edge does not move it.
     return np.abs(pixels - np.median(border, axis=0)).max(axis=2) > 50
 
 
@@ -66,6 +67,7 @@ def _colour(pixels: np.ndarray) -> str | None:
     vivid = pixels[_saturation(pixels) > COLOURED]
     if len(vivid) < 0.2 * len(pixels):
         return None
+    # By hue, since generated colours vary in brightness more than in hue.
     hue = _hue(np.median(vivid, axis=0))
     return min(COLOURS, key=lambda name: min(abs(hue - _hue(np.array(COLOURS[name])) + turn) for turn in (-1, 0, 1)))
 
@@ -78,6 +80,7 @@ def _hue(pixel: np.ndarray) -> float:
 def _shape(mask: np.ndarray) -> str:
     """The shape whose template overlaps most with a mask."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    # Cut to its bounding box, so that size and place do not matter.
     cut = Image.fromarray(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
     scaled = np.asarray(cut.resize((TEMPLATE, TEMPLATE), Image.Resampling.NEAREST))
     return max(TEMPLATES, key=lambda name: (scaled & TEMPLATES[name]).sum() / (scaled | TEMPLATES[name]).sum())
@@ -95,6 +98,7 @@ TEMPLATES = {shape: _template(shape) for shape in SHAPES}
 def _direction(masks: list[np.ndarray]) -> str | None:
     """The direction in which the shape's centre moves from the first third of the video to the last."""
     third = max(len(masks) // 3, 1)
+    # Thirds rather than single frames: one bad frame must not decide.
     first, last = _middle(masks[:third]), _middle(masks[-third:])
     height, width = masks[0].shape
     path = np.array([(last[0] - first[0]) / width, (last[1] - first[1]) / height])

@@ -16,12 +16,12 @@ from cogvx_exp.config.paths import conf_dir
 from cogvx_exp.config.schema import Model, TrainJob
 from cogvx_exp.config.typed import typed
 from cogvx_exp.core.files import read_json, whole_folder, write_json
+from cogvx_exp.demo.clips import held_out_scenes, training_scenes, write_clips
+from cogvx_exp.demo.scenes import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, varied
 from cogvx_exp.model.build import build_pipeline, build_transformer, vae_arguments
 from cogvx_exp.model.source import put_together
-from cogvx_exp.toy.clips import held_out_scenes, training_scenes, write_clips
-from cogvx_exp.toy.scenes import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, varied
-from cogvx_exp.toy_model.check import check
-from cogvx_exp.toy_model.train_vae import PHASES, train_vae
+from cogvx_exp.tiny_model.check import check
+from cogvx_exp.tiny_model.train_vae import PHASES, train_vae
 
 CLIPS = 1500
 SIZE = (9, 64, 64)
@@ -93,9 +93,9 @@ def _model(name: str, task: str) -> Model:
 def _vae(folder: Path) -> AutoencoderKLCogVideoX:
     if not folder.exists():
         trained = train_vae(vae_arguments(_model("tiny", "t2v").vae), PHASES, seed=0)
-        with whole_folder(folder) as beside:
-            trained.vae.save_pretrained(beside)
-            write_json(beside / "measures.json", {"l1": trained.l1})
+        with whole_folder(folder) as tmp:
+            trained.vae.save_pretrained(tmp)
+            write_json(tmp / "measures.json", {"l1": trained.l1})
     return AutoencoderKLCogVideoX.from_pretrained(folder)
 
 
@@ -106,6 +106,7 @@ def _train(part: Part, folder: Path, clips: Path, vae: AutoencoderKLCogVideoX) -
         model = _model(part.model, part.task)
         learned = {"transformer": _widened(part.after.trained(folder), model)} if part.after else {}
         build_pipeline(model, start, WORDS, {"vae": vae, **learned})
+    # Finished parts are skipped, so a rebuild that was killed goes on where it stopped.
     if part.trained(folder).exists():
         return
     settings = {
@@ -140,6 +141,7 @@ def _widened(trained: Path, model: Model) -> CogVideoXTransformer3DModel:
     name = "patch_embed.proj.weight"
     narrow = weights[name]
     weights[name] = torch.zeros_like(wide.state_dict()[name])
+    # Zeros for the image's channels: the model begins as the text-to-video one.
     weights[name][:, : narrow.shape[1]] = narrow
     wide.load_state_dict(weights)
     return wide

@@ -1,0 +1,1 @@
+"""Scores: numbers that rate a sampled video by its frames."""

@@ -1,0 +1,28 @@
+"""Checks files and imports that are only used late in a run before anything long begins."""
+
+from cogvx_exp.config.schema import TrainJob, Validation
+from cogvx_exp.data.start_image import listed_images
+from cogvx_exp.evaluation.adapter import find_adapter
+from cogvx_exp.evaluation.scores.base import build_scores
+from cogvx_exp.tracking.trackers import custom_trackers
+
+
+def check_early(job: TrainJob) -> None:
+    """Opens the validation images, finds the adapter that training starts from, and imports trackers and scores.
+
+    Raises:
+        UserError: a file is missing or unreadable, or an import fails; names it and its setting.
+    """
+    # Built again later; here only for their errors.
+    custom_trackers(job.tracker)
+    if job.method.init_from:
+        find_adapter(job.method.init_from, "method.init_from")
+    validation = job.validation
+    if not isinstance(validation, Validation):
+        return
+    build_scores(validation.scores, "validation.scores")
+    if validation.images is not None:
+        images = listed_images(validation.images, validation.separator, "validation.images")
+        images.check()
+        if isinstance(validation.prompts, list):
+            images.one_for_each(len(validation.prompts))
