@@ -25,6 +25,7 @@ from cogvx_exp.model.quantization.quantize import quantize_block
 from tests.conftest import MakeJob, extended
 
 CPU = Compute(torch.device("cpu"), torch.float32)
+STEPS = 20
 ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"
 
 
@@ -36,6 +37,18 @@ def train(
     shapes: tuple[int, ...] = (2, 3),
 ) -> dict[str, Any]:
     """Outputs and gradients of passes over clips of several shapes; compiled if a cache folder is given."""
+    transformer = build(make_job, settings, dynamic, compile_to)
+    results = [_pass(transformer, frames) for frames in shapes]
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        _pass(transformer, shapes[0])
+    attended = sum(event.count for event in profiled.key_averages() if event.key == ATTENTION)
+    return {"results": results, "graphs": counters["stats"]["unique_graphs"], "attended": attended}
+
+
+def build(
+    make_job: MakeJob, settings: list[str], dynamic: bool | None, compile_to: Path | None
+) -> CogVideoXTransformer3DModel:
+    """A trainable model, as a run builds it."""
     torch.manual_seed(0)
     torch._dynamo.reset()
     counters.clear()
@@ -54,11 +67,7 @@ def train(
     if compile_to:
         compile_blocks(transformer, dynamic, compile_to)
     assert list(transformer.state_dict()) == names
-    results = [_pass(transformer, frames) for frames in shapes]
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        _pass(transformer, shapes[0])
-    attended = sum(event.count for event in profiled.key_averages() if event.key == ATTENTION)
-    return {"results": results, "graphs": counters["stats"]["unique_graphs"], "attended": attended}
+    return transformer
 
 
 def _pass(transformer: CogVideoXTransformer3DModel, frames: int) -> list[torch.Tensor]:
@@ -94,6 +103,49 @@ def test_the_same_gradients_from_few_graphs(
     assert compiled["attended"] == eager["attended"]  # selective checkpointing still keeps attention's output
     # Two kinds of blocks (the first one's input needs no gradient), each compiled for its first and for dynamic shapes.
     assert 2 <= compiled["graphs"] <= 6
+
+
+def losses(make_job: MakeJob, settings: list[str], compile_to: Path | None) -> list[float]:
+    """Losses of 20 steps."""
+    transformer = build(make_job, settings, None, compile_to)
+    optimizer = torch.optim.AdamW(trainable_parameters(transformer).values(), lr=1e-3)
+    found = []
+    for step in range(STEPS):
+        generator = torch.Generator().manual_seed(step)
+        latents, target = (
+            torch.randn(1, 2, transformer.config.in_channels, 4, 6, generator=generator) for _ in range(2)
+        )
+        text = torch.randn(1, 226, transformer.config.text_embed_dim, generator=generator)
+        positions = rotary_positions(dict(transformer.config), (2, 4, 6), latents.device)
+        timestep = torch.randint(1000, (1,), generator=generator)
+        output = transformer(latents, text, timestep, image_rotary_emb=positions, return_dict=False)[0]
+        loss = (output - target).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append(loss.item())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("backend", "settings"),
+    [
+        ("aot_eager", ["method=lora"]),
+        extended("aot_eager", ["method=sft", "memory.activations=checkpoint"]),
+        extended("inductor", ["method=lora"]),
+        extended("inductor", ["method=sft", "memory.activations=checkpoint"]),
+    ],
+    ids=str,
+)
+def test_losses_of_20_steps_are_those_of_eager_blocks(
+    backend: str, make_job: MakeJob, settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compilation, "BACKEND", backend)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    eager, compiled = losses(make_job, settings, None), losses(make_job, settings, tmp_path)
+    assert counters["stats"]["unique_graphs"] > 0
+    assert compiled == pytest.approx(eager, rel=1e-5)
+    assert abs(eager[-1] - eager[0]) > 1e-3, "the weights move"
 
 
 def test_dynamic_shapes_are_a_choice(make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
