@@ -18,7 +18,7 @@ ISSUES = {
     f"{RUN}[plain]": [
         # tensors on the host
         ("training/loop.py", "torch.zeros((), device=device), 0.0", "torch.zeros(()), 0.0"),
-        ("loading/readers.py", "yield batch.to(device)", "yield batch"),
+        ("loading/prefetch.py", "self._host.fetch(next(tensors))", "next(tensors).on_host"),
         ("training/setup.py", "scheduler.alphas_cumprod.to(data.compute.device)", "scheduler.alphas_cumprod"),
         ("diffusion/denoise.py", "width), noisy.device)", 'width), torch.device("cpu"))'),
         # a generator of the wrong device
@@ -28,7 +28,7 @@ ISSUES = {
         ("training/loop.py", "else norm.to(total)", "else torch.full_like(total, float(norm))"),
         ("strategies/single.py", FREED, f"{FREED}\n        torch.cuda.synchronize()"),
         ("loading/readers.py", 'pin_memory=data.pin_memory and device.type == "cuda",', ""),
-        ("diffusion/batch.py", "device, non_blocking=True", "device"),
+        ("model/offload/host_memory.py", "copy_(source, non_blocking=True)", "copy_(source)"),
     ],
     f"{RUN}[validation]": [("evaluation/held_out.py", ".to(compute.device)", "")],
     f"{RUN}[online]": [
