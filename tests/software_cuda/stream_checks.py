@@ -250,7 +250,8 @@ class Copies(TorchDispatchMode):
 
 def pinned_batches(count: int) -> list[Batch]:
     values = [torch.full((1 << 10,), float(number)) for number in range(count)]
-    return [Batch(value, -value, value.long(), value * 2, [], [], {"image": value * 3}).pin_memory() for value in values]
+    batches = [Batch(value, -value, value.long(), value * 2, [], [], {"image": value * 3}) for value in values]
+    return [batch.pin_memory() for batch in batches]
 
 
 def test_a_batch_is_copied_before_the_one_in_front_of_it_is_trained_on() -> None:
