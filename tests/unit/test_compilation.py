@@ -1,5 +1,6 @@
 """Compiled blocks train like eager ones, for every way of running the blocks."""
 
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from diffusers import CogVideoXTransformer3DModel
 from hydra import compose, initialize_config_dir
+from torch._dynamo.callback import CallbackArgs, CallbackTrigger
 from torch._dynamo.utils import counters
 from torch.profiler import ProfilerActivity, profile
 
@@ -14,6 +16,8 @@ from cogvx_exp.config.paths import conf_dir
 from cogvx_exp.config.rules.jobs import check_train
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.config.typed import typed
+from cogvx_exp.console import progress
+from cogvx_exp.console.terminal import PlainConsole
 from cogvx_exp.model import compilation
 from cogvx_exp.model.adapt import make_trainable, trainable_parameters
 from cogvx_exp.model.attention.backends import set_attention
@@ -156,6 +160,25 @@ def test_dynamic_shapes_are_a_choice(make_job: MakeJob, tmp_path: Path, monkeypa
         for dynamic in (True, None, False)
     }
     assert graphs == {True: 1, None: 2, False: 3}
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_is_being_compiled_is_shown(
+    terminal: bool, make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compilation, "BACKEND", "eager")
+    output = StringIO()
+    monkeypatch.setattr(progress, "console", PlainConsole(file=output, force_terminal=terminal, width=120))
+    train(make_job, [], None, tmp_path, shapes=(3,))
+    shown = output.getvalue()
+    assert ("\x1b" in shown) == terminal
+    for block in (1, 2):  # the first one's input needs no gradient
+        assert f"{block}/2" in shown
+    assert "forward pass of a block" in shown
+    about = CallbackArgs(CallbackTrigger.LAZY_BACKWARD, "0")
+    compilation._reporter.start(about)
+    compilation._reporter.end(about)
+    assert "backward pass of a block" in output.getvalue()
 
 
 @pytest.mark.parametrize(
