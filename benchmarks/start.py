@@ -2,6 +2,7 @@
 
     python -m benchmarks.start                      # the quickstart, with its clips already encoded
     python -m benchmarks.start optim=adamw8bit      # with other settings
+    python -m benchmarks.start --compile            # compile=blocks: the first start, and the next one with its cache
 
 Each start is a process of its own. CPU seconds depend less on what else the machine does. Imports are measured by
 `python -X importtime` in one more process, which is slower.
@@ -54,6 +55,18 @@ def main(settings: list[str]) -> None:
         print(f"  {name:<24} {own:5.2f} s  {own / total:4.0%}")
 
 
+def compiled(settings: list[str]) -> None:
+    """Prints the time of a start that compiles, and of one that finds the compiled code in `cache_dir`."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = ["steps=1", "validation=none", "data.workers=0", f"cache_dir={folder}/cache", *settings]
+        eager = min(start(settings, folder).seconds for _ in range(2))  # the first one encodes
+        first, again = (start([*settings, "compile=blocks"], folder).seconds for _ in range(2))
+    print(f"first step after {eager:.1f} s without compile, {first:.1f} s with it, {again:.1f} s the second time")
+    print(
+        f"the second start takes {again / first:.2f} of the first, its compilation {(again - eager) / (first - eager):.2f}"
+    )
+
+
 def start(settings: list[str], folder: str, *options: str) -> Start:
     """Runs `cogvx_exp.train` in a process until its first step is done; `options` are those of Python."""
     run_dir = tempfile.mkdtemp(dir=folder)
@@ -101,5 +114,7 @@ def child(settings: list[str]) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
         child(sys.argv[2:])
+    elif sys.argv[1:2] == ["--compile"]:
+        compiled(sys.argv[2:])
     else:
         main(sys.argv[1:])

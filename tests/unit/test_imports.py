@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 from benchmarks.start import start
+from cogvx_exp.model.load import pipeline_folder
+from tests.conftest import MakeJob
 from tests.entry import with_twin
 
 UNUSED = {
@@ -18,7 +20,10 @@ def run(code: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_plain_run_imports_nothing_unused_until_its_first_step(shared_cache: Path, tmp_path: Path) -> None:
+def test_a_plain_run_imports_nothing_unused_until_its_first_step(
+    make_job: MakeJob, shared_cache: Path, tmp_path: Path
+) -> None:
+    pipeline_folder(make_job().model, shared_cache)  # writing a model imports deepspeed, through accelerate
     settings = with_twin(["steps=1", "validation=none", "data.workers=0", "device=cpu", f"cache_dir={shared_cache}"])
     modules = start(settings, str(tmp_path)).modules
     assert {"torch", "diffusers", "peft", "cogvx_exp.training.loop"} <= modules
