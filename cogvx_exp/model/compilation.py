@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import CogVideoXTransformer3DModel
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from cogvx_exp.console.progress import Bar, console
+from cogvx_exp.core.errors import UserError
 
 BACKEND = "inductor"
 
@@ -28,7 +31,11 @@ def compile_blocks(transformer: CogVideoXTransformer3DModel, dynamic: bool | Non
         transformer: the model.
         dynamic: see `compile_dynamic`.
         cache_dir: where compiled code is cached for later runs, unless TORCHINDUCTOR_CACHE_DIR is set.
+
+    Raises:
+        UserError: an adapter breaks the graph.
     """
+    _check_adapters(transformer)
     import torch._dynamo.callback
 
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((cache_dir / "compiled").absolute()))
@@ -41,6 +48,15 @@ def compile_blocks(transformer: CogVideoXTransformer3DModel, dynamic: bool | Non
     for number, block in enumerate(transformer.transformer_blocks, 1):
         block.register_forward_pre_hook(partial(_reporter.enter, number))
         block.forward = torch.compile(block.forward, backend=BACKEND, fullgraph=True, dynamic=dynamic)
+
+
+def _check_adapters(transformer: CogVideoXTransformer3DModel) -> None:
+    tuned = [layer for layer in transformer.modules() if isinstance(layer, BaseTunerLayer)]
+    if any(not isinstance(layer, LoraLayer) or any(layer.use_dora.values()) for layer in tuned):
+        raise UserError(
+            "compile=blocks only supports LoRA adapters and whole transformers, because peft's DoRA, LoHa and LoKr "
+            "layers break the graph; use compile=false"
+        )
 
 
 class _Reporter:

@@ -18,6 +18,7 @@ from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.config.typed import typed
 from cogvx_exp.console import progress
 from cogvx_exp.console.terminal import PlainConsole
+from cogvx_exp.core.errors import UserError
 from cogvx_exp.model import compilation
 from cogvx_exp.model.adapt import make_trainable, trainable_parameters
 from cogvx_exp.model.attention.backends import set_attention
@@ -195,3 +196,8 @@ def test_what_cannot_be_compiled_is_refused(settings: list[str], words: str) -> 
         job = typed(compose("train", ["compile=true", *settings]), TrainJob)
     (issue,) = check_train(job)
     assert words in issue.problem
+
+
+def test_adapters_that_break_the_graph_are_refused(make_job: MakeJob, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="only supports LoRA"):
+        build(make_job, ["method=dora"], None, tmp_path)
