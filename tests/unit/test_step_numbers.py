@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import ClassVar
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from cogvx_exp.diffusion.batch import Batch
 from cogvx_exp.distributed.process_group import ProcessGroup
+from cogvx_exp.strategies.micro_batch import forward_backward
 from cogvx_exp.training.monitor.step_numbers import (
     NUMBERS,
     StepExchange,
@@ -67,3 +69,28 @@ def test_the_exchange_starts_with_the_last_micro_batch_and_is_not_waited_for() -
     (numbers,), _ = on_host(exchange.wait(), None)
     assert events == ["started", "needed"]
     assert numbers == StepNumbers(2.0, True, WORK + WORK, [1.0, 0.0, 3.0, 0.0], [1, 0, 1, 0])
+
+
+class Passes:
+    """Notes the backward pass."""
+
+    model = torch.nn.Identity()
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def autocast(self) -> nullcontext[None]:
+        return nullcontext()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        self.events.append(f"backward of {loss.item():g}")
+
+
+def test_losses_can_be_exchanged_before_the_backward_pass() -> None:
+    passes, batch = Passes(), Batch(*[torch.zeros(1)] * 4, [], [])
+
+    def between(losses: torch.Tensor) -> None:
+        passes.events.append(f"exchange of {losses.tolist()}")
+
+    forward_backward(passes, lambda *_: torch.tensor([2.0, 4.0]), batch, 3, between=between)
+    assert passes.events == ["exchange of [2.0, 4.0]", "backward of 1"]
