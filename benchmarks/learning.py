@@ -36,6 +36,8 @@ ROWS = {
     "quant=nf4": "quant=nf4",
     "quant=int8": "quant=int8",
     "quant=fp8": "quant=fp8",
+    "quant=int8 quant.compute=8bit": "quant=int8 quant.compute=8bit",
+    "quant=fp8 quant.compute=8bit": "quant=fp8 quant.compute=8bit",
     "attention=int8": "attention=int8",
     "compile=blocks": "compile=blocks",
     "model.dtype=bfloat16": "model.dtype=bfloat16",

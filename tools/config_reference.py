@@ -48,7 +48,8 @@ def reference() -> str:
         "## Settings of `prepare`\n\n"
         "`cache_dir`, `device`, `model`, `task`, `distributed`, `data` and `memory` as above, and:\n",
         *_sections(prepare, composed, only=own["prepare"]),
-        "## Settings of `generate`\n\n`cache_dir`, `device`, `model` and `memory` as above, and:\n",
+        "## Settings of `generate`\n\n"
+        "`cache_dir`, `device`, `compile`, `model`, `memory` and `attention` as above, and:\n",
         *_sections(generate, composed, only=own["generate"]),
     ]
     return "\n".join(parts)

@@ -4,7 +4,16 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from cogvx_exp.console.terminal import PlainConsole
 
@@ -69,12 +78,21 @@ class Bar:
             console.print(f"{self.label} {done}/{self.total}  {text}".rstrip())
 
 
+class _Time(TimeRemainingColumn):
+    """The remaining time, or the elapsed time as long as it is unknown."""
+
+    def render(self, task: Task) -> Text:
+        if task.time_remaining is None:
+            return TimeElapsedColumn().render(task)
+        return super().render(task)
+
+
 def _new_display(live: bool) -> Progress:
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True),
+        _Time(compact=True),
         TextColumn("{task.fields[text]}", markup=False),
         console=console,
         disable=not live,

@@ -1,10 +1,12 @@
 """A faster start: libraries import only what a command uses, not everything that is installed."""
 
 import gc
+import importlib.metadata
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 OPTIONAL = ("bitsandbytes", "torchao", "scipy", "sklearn")
 """peft, diffusers and transformers import these where they are installed, and scikit-learn imports scipy. Only a
@@ -31,7 +33,7 @@ def import_libraries(quant: str = "none") -> None:
         return
     unused = OPTIONAL if _one_command and quant == "none" else ()
     logger.debug("hidden from the libraries: %s", ", ".join(unused) or "nothing")
-    with _no_garbage_collection(), _hidden(unused):
+    with _no_garbage_collection(), _one_look_at_the_installed_packages(), _hidden(unused):
         import diffusers
         import peft
         import transformers
@@ -39,6 +41,8 @@ def import_libraries(quant: str = "none") -> None:
         # The packages import their modules lazily. These classes trigger the checks for optional packages.
         _ = diffusers.CogVideoXTransformer3DModel, diffusers.AutoencoderKLCogVideoX, peft.LoraConfig
         _ = transformers.T5EncoderModel
+        for is_available in (peft.import_utils.is_bnb_available, peft.import_utils.is_torchao_available):
+            is_available()  # peft asks when it builds an adapter, and remembers the answer
 
 
 @contextmanager
@@ -56,6 +60,17 @@ def _hidden(packages: tuple[str, ...]) -> Iterator[None]:
     finally:
         for name in hidden:
             del sys.modules[name]
+
+
+@contextmanager
+def _one_look_at_the_installed_packages() -> Iterator[None]:
+    """diffusers and transformers both read the metadata of everything that is installed: a quarter of a second each."""
+    original = importlib.metadata.packages_distributions
+    importlib.metadata.packages_distributions = cache(original)
+    try:
+        yield
+    finally:
+        importlib.metadata.packages_distributions = original
 
 
 @contextmanager

@@ -4,13 +4,17 @@ import json
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.distributed.rendezvous import check_first, wait_for_first
 from cogvx_exp.distributed.waiting import report_long_wait
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +38,17 @@ class ProcessGroup:
         """The JSON-like values of all processes, in the order of their ranks."""
         return [value]
 
-    def all_gather_in_step(self, numbers: list[float]) -> list[list[float]]:
-        """The numbers of all processes, within a training step: fails after `distributed.timeout`. All must pass
-        equally many."""
-        return [numbers]
+    def start_all_gather(self, numbers: "torch.Tensor") -> Callable[[], "torch.Tensor"]:
+        """Starts to gather the numbers of all processes within a training step, while the caller computes.
+
+        Args:
+            numbers: equally many in all processes, on the host or on the process's GPU.
+
+        Returns:
+            Waits for the numbers of all processes and returns them, (processes, numbers), without waiting for a GPU;
+            fails after `distributed.timeout`.
+        """
+        return lambda: numbers[None]
 
     def barrier(self) -> None:
         """Returns once all processes have reached it."""
@@ -51,17 +62,19 @@ class TorchProcessGroup(ProcessGroup):
     group: Any = None
     """Gloo group with a long timeout; the default group has the short timeout of a step."""
 
-    def all_gather_in_step(self, numbers: list[float]) -> list[list[float]]:
-        """The numbers of all processes, within a training step: fails after `distributed.timeout`. All must pass
-        equally many."""
-        import torch
+    def start_all_gather(self, numbers: "torch.Tensor") -> Callable[[], "torch.Tensor"]:
+        """Starts to gather the numbers of all processes within a training step."""
         from torch.distributed import all_gather
 
-        # The size is fixed, so one collective is enough.
-        # float64, so that FLOP counts and losses keep all their digits.
-        received = [torch.zeros(len(numbers), dtype=torch.float64) for _ in range(self.world_size)]
-        all_gather(received, torch.tensor(numbers, dtype=torch.float64))
-        return [tensor.tolist() for tensor in received]
+        received = numbers.new_empty(self.world_size, len(numbers))
+        work = all_gather(list(received.unbind()), numbers, async_op=True)
+        assert work is not None
+
+        def wait() -> "torch.Tensor":
+            work.wait()
+            return received
+
+        return wait
 
     def all_gather(self, value: Any) -> list[Any]:
         """The JSON-like values of all processes, in the order of their ranks."""

@@ -29,6 +29,7 @@ from cogvx_exp.evaluation.scores.base import build_scores, score_video
 from cogvx_exp.latents.captions import load_embeds, prepare_captions
 from cogvx_exp.latents.context import PipelineContext
 from cogvx_exp.model.attention.backends import check_attention, set_attention
+from cogvx_exp.model.compilation import compile_blocks
 from cogvx_exp.model.device import Compute, choose_compute
 from cogvx_exp.model.load import (
     load_scheduler,
@@ -177,6 +178,8 @@ def _load(recipe: Recipe, pipeline: Path, compute: Compute, job: GenerateJob) ->
         raise UserError("generate.strength and generate.compare need an adapter; this is a full transformer")
     apply_memory_options(transformer, job.memory, compute.device)
     set_attention(transformer, job.attention)
+    if job.compile:
+        compile_blocks(transformer, None, job.cache_dir)
     return transformer.eval()
 
 

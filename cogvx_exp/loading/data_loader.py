@@ -34,13 +34,13 @@ def cached_batches(
     device: torch.device,
     wait: Wait = nullcontext,
 ) -> Iterator[Batch]:
-    """Endless iterator of batches on `device`, loaded ahead by `data.workers` processes.
+    """Endless iterator of batches in host memory, loaded ahead by `data.workers` processes.
 
     Args:
         samples: maps an index to a sample.
         stream: the sample indices of each batch.
         data: the settings.
-        device: device of the batches.
+        device: where they will be copied; for a GPU, they are pinned.
         wait: entered while waiting for a batch.
 
     Raises:
@@ -69,7 +69,7 @@ def cached_batches(
                 batch = _next(loaded)
             if isinstance(batch, UserError):  # from a worker, where raising it would print a traceback
                 raise batch
-            yield batch.to(device)
+            yield batch
     finally:
         reporter.end()
 

@@ -23,7 +23,7 @@ from cogvx_exp.model.load import load_vae
 def online_batches(
     samples: TrainingSamples, stream: BatchStream, clips: list[Clip], data: Data, context: PipelineContext
 ) -> Iterator[Batch]:
-    """Endless iterator of batches; worker processes decode ahead, and the VAE stays in memory.
+    """Endless iterator of batches in host memory; worker processes decode ahead, and the VAE stays in memory.
 
     Raises:
         UserError: a clip cannot be decoded.
@@ -43,7 +43,7 @@ def online_batches(
                 for draw, of_clip, of_frames in zip(draws, moments, frames, strict=True)
             ]
             batch = collate(made)
-            yield (batch.pin_memory() if data.pin_memory and device.type == "cuda" else batch).to(device)
+            yield batch.pin_memory() if data.pin_memory and device.type == "cuda" else batch
 
 
 def _task(draw: SampleIndex, clip: Clip, samples: TrainingSamples, data: Data) -> tuple[Any, ...]:

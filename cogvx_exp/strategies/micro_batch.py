@@ -1,5 +1,6 @@
 """A forward and backward pass, shared by training and the memory prediction."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -23,19 +24,29 @@ class Passes(Protocol):
 
 
 def forward_backward(
-    passes: Passes, loss: Loss, batch: Batch, accumulation: int, around: Range = no_range
-) -> torch.Tensor:
-    """Accumulates the gradients of one of a step's `accumulation` micro-batches; `around` names both passes.
+    passes: Passes,
+    loss: Loss,
+    batch: Batch,
+    accumulation: int,
+    around: Range = no_range,
+    between: Callable[[torch.Tensor], None] | None = None,
+) -> None:
+    """Accumulates the gradients of one of a step's `accumulation` micro-batches.
 
-    Returns:
-        The loss of each sample, float32, (B,).
+    Args:
+        passes: the model.
+        loss: the objective.
+        batch: the micro-batch.
+        accumulation: micro-batches per step.
+        around: names both passes for a profiler.
+        between: called before the backward pass with the loss of each sample, float32, (B,).
     """
     with around("forward"):
         with passes.autocast():
             losses = loss(passes.model, batch)
         # The gradient of a step is the mean over its micro-batches, which all have the same size.
         mean = losses.mean() / accumulation
+    if between:
+        between(losses.detach())
     with around("backward"):
         passes.backward(mean)
-    # Per sample, because metrics report the loss by timestep.
-    return losses.detach()

@@ -20,7 +20,7 @@ from cogvx_exp.strategies.micro_batch import forward_backward
 from cogvx_exp.tracking.smoothing import smoother
 from cogvx_exp.training.checkpoint.state import TrainingState
 from cogvx_exp.training.monitor.memory import memory_in_use
-from cogvx_exp.training.monitor.step_numbers import StepNumbers, loss_by_timestep, unpacked
+from cogvx_exp.training.monitor.step_numbers import StepExchange, loss_by_timestep, on_host
 from cogvx_exp.training.monitor.throughput import Work, WorkMeter, peak_flops
 
 
@@ -147,37 +147,35 @@ def _optimizer_step(
     meter: WorkMeter,
 ) -> StepResult:
     """Accumulates gradients over the step's batches, then steps the weights."""
-    strategy, device, around = state.strategy, state.transformer.device, schedule.profiler.range
-    # On the device: adding up on the host would synchronize after every micro-batch.
-    total, waited, clips, work, by_sample = torch.zeros((), device=device), 0.0, [], Work(), []
+    strategy, processes, around = state.strategy, schedule.processes, schedule.profiler.range
+    exchange, waited, clips = StepExchange(processes, schedule.accumulation, schedule.wants_stop), 0.0, []
+
+    def between_passes(losses: torch.Tensor) -> None:
+        with around("exchange"):
+            exchange.add(batch, losses, meter.of(batch))
+
     for number in range(1, schedule.accumulation + 1):
         waiting_since = time.perf_counter()
         with around("data wait"):
             batch = next(batches)
         waited += time.perf_counter() - waiting_since
         clips += batch.clips
-        work += meter.of(batch)
         # Adapter dropout is keyed like all other randomness, so a resumed run draws the same masks.
         torch.manual_seed(keyed_seed(schedule.seed, batch.samples[0], "dropout"))
         with strategy.accumulating(last=number == schedule.accumulation):
-            losses = forward_backward(strategy, loss, batch, schedule.accumulation, around)
-        total += losses.mean() / schedule.accumulation
-        by_sample.append(torch.stack([batch.timesteps.float(), losses]))
+            forward_backward(strategy, loss, batch, schedule.accumulation, around, between_passes)
     with around("clip"):
         # Before the losses reach the host: the norm then comes with them in the same copy.
         norm = strategy.clip(schedule.max_grad_norm)
-    with around("losses to the host"):
-        local, grad_norm, sample_losses = _on_host(total, torch.cat(by_sample, dim=1), norm)
-    # One exchange per step: losses and stop flags together, so that all processes stop after the same step.
     with around("exchange"):
-        numbers = StepNumbers(local, schedule.wants_stop(), work)
-        numbers.add_losses(sample_losses)
-        gathered = [unpacked(received) for received in schedule.processes.all_gather_in_step(numbers.packed())]
+        numbers = exchange.wait()
+    with around("losses to the host"):
+        gathered, grad_norm = on_host(numbers, norm)
     value = sum(process.loss for process in gathered) / len(gathered)
     # Checked before the step, so nothing non-finite enters the weights or the optimizer's moments.
     if not math.isfinite(value):
-        _refuse_non_finite(value, step, [] if math.isfinite(local) else clips, schedule.processes)
-    if schedule.processes.world_size > 1:
+        _refuse_non_finite(value, step, [] if math.isfinite(gathered[processes.rank].loss) else clips, processes)
+    if processes.world_size > 1:
         # Stochastic rounding draws from the global generator, whose state differs between processes by now.
         torch.manual_seed(strategy.rounding_seed(schedule.seed, step))
     with around("optimizer"):
@@ -185,13 +183,13 @@ def _optimizer_step(
         norm_of_step = strategy.step()
         state.lr_scheduler.step()
         state.update_ema()
+    # All processes stop after the same step, so a request that comes during the backward pass waits for the next one.
+    several = processes.world_size > 1
     return StepResult(
         value,
         grad_norm if norm_of_step is None else norm_of_step,
         waited,
-        # One process may get the signal a step earlier than another; all stop after the step in which the first one had
-        # it.
-        stop=any(process.stop for process in gathered),
+        stop=any(process.stop for process in gathered) if several else schedule.wants_stop(),
         work=sum((process.work for process in gathered), Work()),
         by_timestep=loss_by_timestep(gathered),
     )
@@ -206,25 +204,3 @@ def _refuse_non_finite(loss: float, step: int, suspects: list[str], processes: P
         f"the loss is {loss} at step {step} (clips: {', '.join(bad)}); the last checkpoint is kept. "
         "Lower optim.lr, check these clips, or use model.dtype=float32"
     )
-
-
-def _on_host(
-    total: torch.Tensor, by_sample: torch.Tensor, norm: torch.Tensor | None
-) -> tuple[float, float, list[tuple[float, float]]]:
-    """Copies a step's values to the host in a single transfer, the only synchronization of a step on a GPU.
-
-    It precedes the optimizer step, so the host can queue that step and the next one's work without waiting.
-
-    Args:
-        total: the loss.
-        by_sample: timesteps and losses of the samples, (2, samples).
-        norm: norm of the gradients, if already known.
-
-    Returns:
-        The loss, the norm, NaN if unknown, and (timestep, loss) of each sample.
-    """
-    # NaN stands for "not known yet", so that the copy has the same size for every strategy.
-    known = torch.full_like(total, math.nan) if norm is None else norm.to(total)
-    loss, grad_norm, *values = torch.cat([torch.stack([total, known]), by_sample.flatten()]).tolist()
-    half = len(values) // 2
-    return loss, grad_norm, list(zip(values[:half], values[half:], strict=True))

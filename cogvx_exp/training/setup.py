@@ -34,6 +34,7 @@ from cogvx_exp.latents.dataset import EncodedDataset, encode_dataset
 from cogvx_exp.loading.condition import conditioned
 from cogvx_exp.loading.data_loader import Wait, cached_batches
 from cogvx_exp.loading.online import online_batches
+from cogvx_exp.loading.prefetch import on_device
 from cogvx_exp.loading.sampler import BatchStream
 from cogvx_exp.loading.samples import LatentSpace, TrainingSamples
 from cogvx_exp.loading.stream import batch_stream
@@ -129,12 +130,13 @@ class Training:
         print_resumed(checkpoint, notes + changes_around(checkpoint, self.stream.world_size, dataset), self.steps)
 
     def batches(self, job: TrainJob, data: PreparedData, wait: Wait = nullcontext) -> Iterator[Batch]:
-        """The batches from the current position on; `wait` is entered while waiting for one."""
+        """The batches of the steps that remain; `wait` is entered while waiting for one."""
         if job.data.encode == "online":
             batches = online_batches(self.samples, self.stream, data.clips, job.data, data.context)
         else:
             batches = cached_batches(self.samples, self.stream, job.data, data.compute.device, wait)
-        return conditioned(batches, data.context)
+        count = (self.steps - self.first_step) * job.gradient_accumulation
+        return conditioned(on_device(batches, data.compute.device, count), data.context)
 
 
 def prepare_data(

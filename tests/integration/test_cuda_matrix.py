@@ -87,7 +87,7 @@ WAITS = {
 }
 """How often the host waits for the device in a step: for the loss, the gradients' norm and the samples' losses
 together. Optimizers that are not fused look whether float16's gradients are finite; clips that are encoded in the loop
-are drawn from on the host."""
+are drawn from on the host, those of the next step before the current one, and none in the last step."""
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_losses_are_those_of_the_cpu(name: str, outcomes: dict[str, list[Outcome
     assert cuda.losses == pytest.approx(cpu.losses, rel=tolerance(CASES[name]))
     assert cuda.usage["peak"] > 100_000, "it ran on the device"
     if name in WAITS:
-        assert cuda.synchronizations == [WAITS[name]] * 2
+        assert cuda.synchronizations == [WAITS[name], ONCE if name == "online" else WAITS[name]]
 
 
 @pytest.mark.cuda_matrix

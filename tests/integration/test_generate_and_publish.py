@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torch._dynamo.utils import counters
 
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import read_json, write_json
 from cogvx_exp.media.video import open_video, probe_video
+from cogvx_exp.model import compilation
 from cogvx_exp.runs.run_folder import RunFolder, read_job
 from cogvx_exp.tracking.publish import publish
 from tests.entry import generate, train
@@ -63,6 +65,16 @@ def test_several_seeds_adapters_and_strengths(runs, sample) -> None:
     (base,) = sample("base")
     assert np.abs(tiles[0] - pixels(base)).mean() < 4, "the first tile is the base model's"
     assert np.abs(tiles[2] - pixels(one)).mean() < 4, "strength 1 is as trained"
+
+
+def test_compiled_blocks_give_the_same_videos(runs, sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilation, "BACKEND", "aot_eager")
+    adapter = f"generate.adapter={runs['first'].path}"
+    (eager,) = sample("eager", adapter, "generate.strength=[1,2]")
+    counters.clear()
+    (compiled,) = sample("compiled", adapter, "generate.strength=[1,2]", "compile=blocks")
+    assert counters["stats"]["unique_graphs"] > 0
+    assert np.abs(pixels(compiled).astype(int) - pixels(eager)).mean() < 1
 
 
 @pytest.mark.parametrize("name", ["whole", "dora", "image"])

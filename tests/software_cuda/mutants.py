@@ -19,7 +19,8 @@ ZERO, DEVICE, QUANT, OFF = (
     "model/quantization/quantize.py",
     "model/offload/module.py",
 )
-OFFLOADED = "optim/offloaded.py"
+OFFLOADED, PREFETCH = "optim/offloaded.py", "loading/prefetch.py"
+NOT_AHEAD = "            yield batch\n            upcoming = _Upcoming(batches, host)"
 STREAMS, PRODUCT = ("tests/software_cuda/stream_checks.py", 1), ("tests/software_cuda/product_checks.py", 2)
 
 
@@ -57,6 +58,9 @@ MUTANTS = [
     Mutant(BLOCKS, "return self._host.fetch(saved)", "return saved.on_host"),
     Mutant(BLOCKS, "self._host.release(offloaded)", "pass"),
     Mutant(OFFLOADED, "self.stream.synchronize()", "pass"),
+    Mutant(PREFETCH, "            upcoming = _Upcoming(batches, host)\n            yield batch", NOT_AHEAD),
+    Mutant(PREFETCH, "self._host.fetch(next(tensors))", "next(tensors).on_device"),
+    Mutant(PREFETCH, "upcoming.abandon()", "pass"),
     Mutant(OFF, "stream.free_buffers()", "pass"),
     Mutant(OFF, "stream.free()", "pass"),
     Mutant(ZERO, "device=parameter.device if fused else None", "device=None", PRODUCT),

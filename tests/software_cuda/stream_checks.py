@@ -5,13 +5,17 @@
 
 import gc
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
 from diffusers import CogVideoXTransformer3DModel
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cogvx_exp.config.schema import Memory
+from cogvx_exp.diffusion.batch import Batch
+from cogvx_exp.loading.prefetch import on_device
 from cogvx_exp.model.adapt import trainable_parameters
 from cogvx_exp.model.offload import blocks
 from cogvx_exp.model.offload.blocks import apply_memory_options
@@ -229,3 +233,44 @@ def test_a_step_on_the_host_is_that_of_the_cpu(offload_gradients: bool) -> None:
             optimizer.zero_grad()
         weights.append(net.weight.detach().cpu())
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-4, atol=1e-5)
+
+
+class Copies(TorchDispatchMode):
+    """Notes the stream of each copy to the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.streams: list[torch.cuda.Stream] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten.copy_.default and args[0].is_cuda and not args[1].is_cuda:
+            self.streams.append(torch.cuda.current_stream(GPU))
+        return function(*args, **(kwargs or {}))
+
+
+def pinned_batches(count: int) -> list[Batch]:
+    values = [torch.full((1 << 10,), float(number)) for number in range(count)]
+    batches = [Batch(value, -value, value.long(), value * 2, [], [], {"image": value * 3}) for value in values]
+    return [batch.pin_memory() for batch in batches]
+
+
+def test_a_batch_is_copied_before_the_one_in_front_of_it_is_trained_on() -> None:
+    batches, tensors = pinned_batches(4), 5
+    waits = torch._C._software_cuda.synchronizations()
+    sums = []
+    with Copies() as copies:
+        for number, batch in enumerate(on_device(iter(batches), GPU, 4), 1):
+            assert len(copies.streams) == tensors * min(number + 1, 4)
+            sums.append(batch.latents + batch.noise + batch.timesteps + batch.prompt_embeds + batch.extras["image"])
+    assert torch.cuda.current_stream(GPU) not in copies.streams
+    assert torch._C._software_cuda.synchronizations() == waits
+    for batch, found in zip(batches, sums, strict=True):
+        assert torch.equal(found.cpu(), batch.latents * 6)
+
+
+def test_memory_of_a_batch_that_is_not_trained_on_can_be_used_again() -> None:
+    batches = on_device(iter(pinned_batches(4)), GPU, 4)
+    next(batches)
+    batches.close()
+    for _ in range(8):
+        torch.zeros(1 << 10, device=GPU)

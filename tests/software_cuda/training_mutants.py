@@ -12,23 +12,25 @@ LOADED = 'part.load_state_dict({**fresh, "state": states, "param_groups": groups
 ON_THE_HOST = """
     for values in part.state.values():
         values.update({key: value.cpu() for key, value in values.items() if isinstance(value, torch.Tensor)})"""
+NUMBERS = "training/monitor/step_numbers.py"
 FREED = "self.optimizer.zero_grad(set_to_none=True)"
 
 ISSUES = {
     f"{RUN}[plain]": [
         # tensors on the host
-        ("training/loop.py", "torch.zeros((), device=device), 0.0", "torch.zeros(()), 0.0"),
-        ("loading/data_loader.py", "yield batch.to(device)", "yield batch"),
+        (NUMBERS, "batch.timesteps.float(), losses", "batch.timesteps.float().cpu(), losses"),
+        ("loading/prefetch.py", "self._host.fetch(next(tensors))", "next(tensors).on_host"),
         ("training/setup.py", "scheduler.alphas_cumprod.to(data.compute.device)", "scheduler.alphas_cumprod"),
         ("diffusion/denoise.py", "width), noisy.device)", 'width), torch.device("cpu"))'),
         # a generator of the wrong device
         ("core/randomness.py", "return torch.Generator()", 'return torch.Generator("cuda")'),
         # waits
-        ("training/loop.py", "total += losses.mean()", "total += losses.mean().item()"),
-        ("training/loop.py", "else norm.to(total)", "else torch.full_like(total, float(norm))"),
+        (NUMBERS, "mean = losses.mean()", "mean = losses.mean().cpu().to(losses.device)"),
+        (NUMBERS, "else norm.to(gathered)", "else gathered.new_full((), float(norm))"),
+        (NUMBERS, "torch.full_like(loss, value)", "torch.tensor(value, device=loss.device).double()"),
         ("strategies/single.py", FREED, f"{FREED}\n        torch.cuda.synchronize()"),
         ("loading/data_loader.py", 'pin_memory=data.pin_memory and device.type == "cuda",', ""),
-        ("diffusion/batch.py", "device, non_blocking=True", "device"),
+        ("model/offload/host_memory.py", "copy_(source, non_blocking=True)", "copy_(source)"),
     ],
     f"{RUN}[validation]": [("evaluation/held_out.py", ".to(compute.device)", "")],
     f"{RUN}[online]": [

@@ -6,17 +6,18 @@ import subprocess
 import sys
 
 SCRIPT = """
-import time, os
+import time, os, torch
 from cogvx_exp.distributed.process_group import init_process_group
 processes = init_process_group(False, 8)
-processes.all_gather_in_step([processes.rank])
+rank = torch.tensor([float(processes.rank)])
+assert processes.start_all_gather(rank)().tolist() == [[0.0], [1.0]]
 if processes.rank == 1:
     time.sleep(12)  # encodes, or writes
 processes.barrier()
 if processes.rank == 1:
     time.sleep(600)  # hangs
 try:
-    processes.all_gather_in_step([processes.rank])
+    processes.start_all_gather(rank)()
 except RuntimeError as error:
     print("gave up", error)
 os._exit(0)

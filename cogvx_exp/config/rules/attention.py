@@ -18,9 +18,7 @@ def attention_is_possible(job: TrainJob | GenerateJob) -> Iterator[Issue]:
     dtype = gpu_dtype(job.model) if device != "cpu" else "float32"
     if device != "auto" and (reason := problem(attention, device, dtype)):
         yield Issue(setting, reason)
-    if not isinstance(job, TrainJob):
-        return
-    if attention.backward == "none":
+    if isinstance(job, TrainJob) and attention.backward == "none":
         yield Issue(setting, f"has no backward pass; for training use {_those_that_can(device, dtype)}")
     if attention.needs_compile and not job.compile:
         yield Issue(setting, "materializes all attention scores unless it is compiled; add compile=blocks")

@@ -183,5 +183,8 @@ class GenerateJob(Section):
     """Slicing and tiling of the VAE, streaming of the blocks; the other settings only affect training."""
     attention: Attention = Attention()
     """The attention kernel."""
+    compile: bool | Literal["blocks"] = False
+    """blocks, or true: compile the transformer blocks with torch.compile, which takes a minute or more before the first
+    video, and again for each strength. Default: false."""
     generate: Generate
     """What is sampled, and how."""

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from diffusers import CogVideoXTransformer3DModel
 
 from cogvx_exp.config.schema import Optim, TrainJob, Validation
 from cogvx_exp.data.buckets import Bucket
+from cogvx_exp.diffusion.batch import Batch
 from cogvx_exp.diffusion.denoise import denoising_loss, model_inputs
 from cogvx_exp.estimate.trace.encoders import EncodersInTheLoop
 from cogvx_exp.estimate.trace.fake_models import (
@@ -108,6 +109,7 @@ def trace_steps(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: st
         encoders = EncodersInTheLoop(job, compute.dtype, tracker)
         loss = denoising_loss(torch.empty(job.model.scheduler.num_train_timesteps), config, compute.dtype)
         resident = Counter(tracker.by_kind)
+        upcoming = _upcoming(job, largest) if device == "cuda" else None
         passes = _TrackedPasses(transformer, compute, tracker, host)
         states: list[torch.Tensor] = []
         # Two steps: the optimizer's states do not exist before the end of the first one.
@@ -128,10 +130,15 @@ def trace_steps(job: TrainJob, largest: Bucket, buckets: set[Bucket], device: st
             _denoise(transformer, config, job, compute)
         on_host = Counter({"streamed blocks": passes.streamed, "activations": passes.activations_on_host})
         on_host += _offloaded(transformer, job) + _optimizer_on_host(parameters, job.optim, states)
-        del average  # kept until here, as in a run
+        del average, upcoming  # kept until here, as in a run
         return StepBytes(
             resident, passes.at_forward, passes.at_backward, between, Counter(tracker.at_peak), held, on_host
         )
+
+
+def _upcoming(job: TrainJob, shape: Bucket) -> Batch:
+    """The batch that is copied to the GPU while another is trained on. It has no condition yet."""
+    return replace(fake_batch(job, shape, job.batch_size), condition=None)
 
 
 class _TrackedPasses:
