@@ -57,7 +57,7 @@ HEADER = """\
 Written by `python benchmarks/learning.py` on {cores} CPU cores. Each row teaches the tiny model a concept from 20 clips that
 show it and 20 ordinary ones ({steps} steps of 8 clips, otherwise default settings), then samples {prompts} prompts that neither the
 base model nor the run has seen, with and without the concept, and classifies the pixels of the videos
-(`cogvx_exp/demo/measure.py`). A setting that silently breaks learning shows up here. In the row `i2v` the start image already shows the style.
+(`cogvx_exp/demo/measure.py`). A setting that silently breaks learning shows up here. In the row `i2v` the start image already shows the style. Seconds per step include compiling (`compile=blocks`).
 
 | run | concept requested | not requested | colour | motion | background | seconds per step |
 |---|---|---|---|---|---|---|
