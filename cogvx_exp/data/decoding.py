@@ -19,6 +19,7 @@ from cogvx_exp.data.issues import ClipError
 from cogvx_exp.data.resize import ResizeSpec, fit_frame
 from cogvx_exp.media.errors import REENCODE
 from cogvx_exp.media.video import VideoInfo, open_video
+from cogvx_exp.media.window import Window, WindowReader
 
 M_ARENA_MAX = -8
 """From malloc.h."""
@@ -85,7 +86,12 @@ class DecodingPool:
 
 
 def read_clip(
-    path: str, choice: FrameChoice, bucket: Bucket, fit: ResizeSpec, known: VideoInfo | None = None
+    path: str,
+    choice: FrameChoice,
+    bucket: Bucket,
+    fit: ResizeSpec,
+    known: VideoInfo | None = None,
+    window: Window | None = None,
 ) -> np.ndarray:
     """Decodes a clip in its bucket's size: uint8, (frames, height, width, 3).
 
@@ -95,11 +101,12 @@ def read_clip(
         bucket: the target size.
         fit: how frames are resized.
         known: result of an earlier probe, which saves time.
+        window: the part of the file that is the clip; None: all of it.
 
     Raises:
         ClipError: it cannot be decoded.
     """
-    reader = open_video(path, known)
+    reader = WindowReader(path, window) if window else open_video(path, known)
     try:
         frames = reader.frames(choice.indices(reader.starts))
         return np.stack([fit_frame(frame, bucket, fit) for frame in frames])

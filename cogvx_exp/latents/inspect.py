@@ -142,6 +142,7 @@ def _cards(clips: list[Clip], job: PrepareJob, tokens: dict[str, int]) -> list[d
             cards.append(
                 {
                     "name": Path(clip.row.path).name,
+                    "window": str(clip.row.window or ""),
                     "row": clip.row.number,
                     "facts": facts,
                     "bucket": str(clip.bucket),
@@ -164,7 +165,7 @@ def _tasks(clip: Clip, job: PrepareJob) -> list[tuple[Any, ...]]:
     width = max(round(clip.info.width * THUMBNAIL_HEIGHT / clip.info.height), 1)
     whole = Bucket(clip.bucket.num_frames, THUMBNAIL_HEIGHT, width)
     fits = (whole, ResizeSpec("resize")), (clip.bucket, ResizeSpec(job.data.reshape))
-    return [(clip.row.path, choice, bucket, fit, clip.info) for bucket, fit in fits]
+    return [(clip.row.path, choice, bucket, fit, clip.info, clip.row.window) for bucket, fit in fits]
 
 
 def _strip(frames: np.ndarray | ClipError) -> str:
