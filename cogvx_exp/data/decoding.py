@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
+from cogvx_exp.core.disk import FULL
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.shared_memory import has_room, no_room
 from cogvx_exp.data.buckets import Bucket
@@ -34,10 +35,11 @@ class DecodingPool:
     Args:
         workers: number of processes.
         timeout: time limit of a task in seconds, after which its process is killed.
+        setting: name of the setting that has the limit.
     """
 
-    def __init__(self, workers: int, timeout: float):
-        self._timeout, self._workers = timeout, workers
+    def __init__(self, workers: int, timeout: float, setting: str = "data.decode_timeout"):
+        self._timeout, self._workers, self._setting = timeout, workers, setting
         self._ahead = workers * AHEAD
         # Spawned, not forked: a fork copies locks that other threads (torch, CUDA) may hold, and can deadlock.
         context = multiprocessing.get_context("spawn")
@@ -74,13 +76,15 @@ class DecodingPool:
         except ClipError as error:
             return error
         except FutureTimeoutError:
-            what = f"decoding took longer than data.decode_timeout={self._timeout:g} seconds"
+            what = f"decoding took longer than {self._setting}={self._timeout:g} seconds"
             return ClipError(what, f"raise that setting, or {REENCODE}")
         except ProcessExpired as error:
             return ClipError(f"crashed the decoder (exit code {error.exitcode})", REENCODE)
         except UserError:
             raise
         except Exception as error:  # an unknown decoder failure only affects its file
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise
             text = str(error).partition("\n")[0][:200]
             return ClipError(f"cannot be decoded ({type(error).__name__}: {text})", REENCODE)
 

@@ -105,14 +105,14 @@ class PyAvReader:
         """See `Reader`; pictures higher than `height` are scaled down to it."""
         times = Counter(indices)
         ascending = sorted(times)
-        pictures = (self._timeline.geometry.picture(frame, height) for frame in self._ascending(ascending))
+        pictures = (self._timeline.geometry.picture(frame, height) for frame in self.raw_frames(ascending))
         found = zip(ascending, pictures, strict=True)
         if list(indices) == sorted(indices):
             return (frame for index, frame in found for _ in range(times[index]))
         kept = dict(found)
         return (kept[index] for index in indices)
 
-    def _ascending(self, indices: Sequence[int]) -> Iterator[Any]:
+    def raw_frames(self, indices: Sequence[int]) -> Iterator[Any]:
         """The PyAV frames at unique ascending indices."""
         wanted = iter(indices)
         following, found = next(wanted, None), 0

@@ -2,6 +2,7 @@
 
 from cogvx_exp.config.schema.attention import Attention
 from cogvx_exp.config.schema.data import Data
+from cogvx_exp.config.schema.footage.split import Split
 from cogvx_exp.config.schema.hardware import Hardware
 from cogvx_exp.config.schema.jobs import Generate, GenerateJob, PrepareJob, TrainJob
 from cogvx_exp.config.schema.model import (
@@ -45,6 +46,7 @@ __all__ = [
     "Quant",
     "SchedulerArchitecture",
     "Section",
+    "Split",
     "Sweep",
     "Task",
     "TextEncoderArchitecture",

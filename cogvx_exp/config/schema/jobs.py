@@ -6,6 +6,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from cogvx_exp.config.schema.attention import Attention
 from cogvx_exp.config.schema.data import Data
+from cogvx_exp.config.schema.footage.split import Split
 from cogvx_exp.config.schema.hardware import Hardware
 from cogvx_exp.config.schema.model import Model
 from cogvx_exp.config.schema.section import Device, FilledText, LocalPath, PathText, Section
@@ -123,8 +124,9 @@ class Inspect(Section):
 class PrepareJob(Section):
     """The configuration of `python -m cogvx_exp.prepare`."""
 
-    mode: Literal["encode", "inspect"]
-    """encode: fill the cache. inspect: show the dataset, as a table and as a page. Default: encode."""
+    mode: Literal["encode", "inspect", "split"]
+    """encode: fill the cache. inspect: show the dataset, as a table and as a page. split: find clips in long videos.
+    Default: encode."""
     cache_dir: LocalPath
     """Folder shared between runs. Default: outputs/cache."""
     device: Device
@@ -141,6 +143,8 @@ class PrepareJob(Section):
     """Slicing and tiling of the VAE; the other settings only affect training."""
     inspect: Inspect
     """What mode=inspect shows."""
+    split: Split
+    """How mode=split finds clips in long videos."""
 
 
 class Generate(SamplingSettings):

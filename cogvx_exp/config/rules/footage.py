@@ -1,0 +1,31 @@
+"""Rules of the modes of `prepare` that turn footage into a dataset."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from cogvx_exp.config.issues import Issue
+from cogvx_exp.config.schema import PrepareJob
+
+FOOTAGE = ("split",)
+"""Modes that need no captions, buckets or encoders."""
+
+
+def footage_is_possible(job: PrepareJob) -> Iterator[Issue]:
+    """Issues of the chosen mode."""
+    if job.mode == "split":
+        yield from _split_is_possible(job)
+
+
+def _split_is_possible(job: PrepareJob) -> Iterator[Issue]:
+    if job.data.source != "folder":
+        yield Issue(f"data={job.data.source}", "mode=split takes a folder of videos: data=folder data.root=FOLDER")
+    shortest, longest = job.split.seconds
+    if shortest > longest:
+        yield Issue(f"split.seconds={job.split.seconds}", "the minimum comes first: split.seconds=[2,10]")
+    yield from _needs("mode=split", "scenedetect")
+
+
+def _needs(setting: str, *packages: str) -> Iterator[Issue]:
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        yield Issue(setting, f"needs {' and '.join(missing)}: pip install 'cogvx-exp[footage]'")

@@ -1,0 +1,54 @@
+"""What the modes have in common: processes share the work, results are merged into the manifest at the end."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from cogvx_exp.config.schema import Data
+from cogvx_exp.console.progress import console
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.data.dataset import short_paths
+from cogvx_exp.data.issues import DataIssue, print_issues, write_issues
+
+T = TypeVar("T")
+
+BLOCK = 8
+"""Consecutive items that one process does: clips of one video are near each other, and opening it takes time."""
+
+
+class Stage(Protocol):
+    """A mode."""
+
+    def work(self, rank: int, world_size: int) -> None:
+        """Does a process's share; results are kept in a journal.
+
+        Raises:
+            UserError: something failed; the other results are kept.
+        """
+        ...
+
+    def merge(self) -> None:
+        """Writes all results that there are into the manifest."""
+        ...
+
+
+def share(items: Sequence[T], rank: int, world_size: int) -> list[T]:
+    """The items of one process."""
+    return [item for index, item in enumerate(items) if index // BLOCK % world_size == rank]
+
+
+def raise_on_issues(issues: list[DataIssue], data: Data, report: Path, what: str) -> None:
+    """Prints the issues and writes them to a file.
+
+    Raises:
+        UserError: there are some, and data.on_error=raise.
+    """
+    if not issues:
+        return
+    issues = short_paths(issues, data)
+    print_issues(issues, console)
+    write_issues(issues, report)
+    message = f"{len(issues)} {what} (all of them: {report}); the others are done"
+    if data.on_error == "raise":
+        raise UserError(f"{message}. Run the command again to retry, or add data.on_error=skip")
+    console.warn(message)
