@@ -166,6 +166,12 @@ def short_paths(issues: list[DataIssue], data: Data) -> list[DataIssue]:
     return [replace(issue, file=_shown(issue.file, roots), what=visible(issue.what)) for issue in issues]
 
 
+def place_of(data: Data) -> Place:
+    """The root of a dataset that is one folder."""
+    assert data.root is not None
+    return Place(Path(data.root), None if data.allow_outside_root else os.path.realpath(data.root))
+
+
 def _roots(data: Data) -> list[str]:
     return [f"{Path(source.root)}{os.sep}" for source in data.all_sources() if source.root]
 

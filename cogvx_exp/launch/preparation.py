@@ -1,5 +1,6 @@
 """Encodes a dataset or makes it from footage, in one or several processes, or inspects it."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -93,9 +94,11 @@ def work_on_share(job: PrepareJob) -> None:
 
 
 def _stage(job: PrepareJob) -> Stage:
+    from cogvx_exp.footage.filter.filter import FilterStage
     from cogvx_exp.footage.split.split import SplitStage
 
-    return {"split": SplitStage}[job.mode](job)
+    stages: dict[str, Callable[[PrepareJob], Stage]] = {"split": SplitStage, "filter": FilterStage}
+    return stages[job.mode](job)
 
 
 def _disk_explained(job: PrepareJob) -> AbstractContextManager[None]:

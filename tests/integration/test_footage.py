@@ -1,6 +1,7 @@
 """From raw footage to training: clips that are parts of long videos."""
 
 import json
+import re
 from pathlib import Path
 
 from cogvx_exp.core.files import file_hash
@@ -39,3 +40,19 @@ def test_windows_are_cached_trained_on_and_inspected(in_tmp: Path, capsys) -> No
     write_rows(in_tmp, {"caption": "one", "end": 100})
     assert prepare(settings) == 2
     assert "its end at 100 s is after that of the video (1.6 s)" in (in_tmp / "cache" / "faults.csv").read_text()
+
+
+def test_inspect_shows_the_scores_and_the_clips_near_the_limits(in_tmp: Path) -> None:
+    make(in_tmp / "long.mp4", *ENCODERS["h264"])
+    scores = [{"sharpness": 100.0 * index, "exposure": 0.5, "motion": 1.0, "cuts": 0} for index in range(8)]
+    rows = [{"start": index / 25, "end": (index + 10) / 25, "scores": one} for index, one in enumerate(scores)]
+    write_rows(in_tmp, *({"caption": str(index)} | row for index, row in enumerate(rows)))
+    settings = ["data=jsonl", f"data.root={in_tmp}", "cache_dir=cache", "mode=inspect", "inspect.clips=1"]
+    assert prepare([*settings, "filter.sharpness=350"]) == 0
+    page = (in_tmp / "outputs" / "inspect" / "index.html").read_text()
+    shown = [int(row) for row in re.findall(r">row (\d+): \d00<", page)]
+    assert shown == [4, 3, 2, 5, 6, 7], "the nearest first"
+    assert page.count("<rect") == 4 * 40
+    assert page.count("at or above 350") == 1
+    assert prepare([*settings, "filter.sharpness=null"]) == 0
+    assert "at or above 350" not in (in_tmp / "outputs" / "inspect" / "index.html").read_text()

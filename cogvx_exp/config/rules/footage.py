@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from cogvx_exp.config.issues import Issue
 from cogvx_exp.config.schema import PrepareJob
 
-FOOTAGE = ("split",)
+FOOTAGE = ("split", "filter")
 """Modes that need no captions, buckets or encoders."""
 
 
@@ -14,6 +14,8 @@ def footage_is_possible(job: PrepareJob) -> Iterator[Issue]:
     """Issues of the chosen mode."""
     if job.mode == "split":
         yield from _split_is_possible(job)
+    if job.mode == "filter":
+        yield from _filter_is_possible(job)
 
 
 def _split_is_possible(job: PrepareJob) -> Iterator[Issue]:
@@ -23,6 +25,21 @@ def _split_is_possible(job: PrepareJob) -> Iterator[Issue]:
     if shortest > longest:
         yield Issue(f"split.seconds={job.split.seconds}", "the minimum comes first: split.seconds=[2,10]")
     yield from _needs("mode=split", "scenedetect")
+
+
+def _filter_is_possible(job: PrepareJob) -> Iterator[Issue]:
+    yield from _takes_a_manifest(job)
+    for name in ("exposure", "motion"):
+        limits = getattr(job.filter, name)
+        if limits and limits[0] > limits[1]:
+            yield Issue(f"filter.{name}={limits}", "the minimum comes first")
+    yield from _needs("mode=filter", "scenedetect", "imagehash")
+
+
+def _takes_a_manifest(job: PrepareJob) -> Iterator[Issue]:
+    if job.data.source != "jsonl":
+        problem = f"mode={job.mode} changes a manifest in JSON Lines: data=jsonl data.root=FOLDER"
+        yield Issue(f"data={job.data.source}", problem)
 
 
 def _needs(setting: str, *packages: str) -> Iterator[Issue]:

@@ -2,6 +2,7 @@
 
 from cogvx_exp.config.schema.attention import Attention
 from cogvx_exp.config.schema.data import Data
+from cogvx_exp.config.schema.footage.filter import Filter
 from cogvx_exp.config.schema.footage.split import Split
 from cogvx_exp.config.schema.hardware import Hardware
 from cogvx_exp.config.schema.jobs import Generate, GenerateJob, PrepareJob, TrainJob
@@ -32,6 +33,7 @@ __all__ = [
     "Checkpoint",
     "Data",
     "Distributed",
+    "Filter",
     "Generate",
     "GenerateJob",
     "Hardware",

@@ -6,6 +6,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from cogvx_exp.config.schema.attention import Attention
 from cogvx_exp.config.schema.data import Data
+from cogvx_exp.config.schema.footage.filter import Filter
 from cogvx_exp.config.schema.footage.split import Split
 from cogvx_exp.config.schema.hardware import Hardware
 from cogvx_exp.config.schema.model import Model
@@ -124,9 +125,9 @@ class Inspect(Section):
 class PrepareJob(Section):
     """The configuration of `python -m cogvx_exp.prepare`."""
 
-    mode: Literal["encode", "inspect", "split"]
+    mode: Literal["encode", "inspect", "split", "filter"]
     """encode: fill the cache. inspect: show the dataset, as a table and as a page. split: find clips in long videos.
-    Default: encode."""
+    filter: score clips and exclude bad ones. Default: encode."""
     cache_dir: LocalPath
     """Folder shared between runs. Default: outputs/cache."""
     device: Device
@@ -145,6 +146,8 @@ class PrepareJob(Section):
     """What mode=inspect shows."""
     split: Split
     """How mode=split finds clips in long videos."""
+    filter: Filter
+    """Which clips mode=filter keeps."""
 
 
 class Generate(SamplingSettings):

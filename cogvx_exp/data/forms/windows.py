@@ -31,6 +31,8 @@ def row_of_record(root: Path, number: int, record: dict[str, Any], source: Sourc
         window = window_of(record)
     except ClipError as error:
         return issue_of(number, name, error)
+    if window and source.caption_column not in record:
+        return DataIssue(number, name, f"has no {source.caption_column}", "add it")
     return make_row(root, number, video, record[source.caption_column], window)
 
 

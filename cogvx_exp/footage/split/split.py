@@ -9,9 +9,10 @@ from cogvx_exp.config.schema import PrepareJob, Split
 from cogvx_exp.console.progress import console, progress
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import fingerprint
+from cogvx_exp.data.dataset import place_of
 from cogvx_exp.data.decoding import DecodingPool
 from cogvx_exp.data.forms.folders import Search
-from cogvx_exp.data.forms.rows import VIDEO_ENDINGS, Place
+from cogvx_exp.data.forms.rows import VIDEO_ENDINGS
 from cogvx_exp.data.index.examine import stamp_of_video
 from cogvx_exp.data.index.files import content_hashes
 from cogvx_exp.data.issues import ClipError, DataIssue, issue_of
@@ -121,7 +122,7 @@ def _find_videos(job: PrepareJob, root: Path) -> tuple[list[str], list[DataIssue
     """Paths of the videos below the root, without the clips that were written there."""
     if not root.is_dir():
         raise UserError(f"data.root={root} is not a folder; set it to the folder of the videos")
-    search = Search(Place(root, None if job.data.allow_outside_root else os.path.realpath(root))).run()
+    search = Search(place_of(job.data)).run()
     issues, clips = list(search.issues), root / job.split.clips_dir
     videos = []
     for path in sorted(search.videos):
