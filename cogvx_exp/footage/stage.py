@@ -1,6 +1,6 @@
 """What the modes have in common: processes share the work, results are merged into the manifest at the end."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -13,7 +13,7 @@ from cogvx_exp.data.issues import DataIssue, print_issues, write_issues
 T = TypeVar("T")
 
 BLOCK = 8
-"""Consecutive items that one process does: clips of one video are near each other, and opening it takes time."""
+"""Consecutive clips that one process does: those of one video are near each other, and opening it takes time."""
 
 
 class Stage(Protocol):
@@ -32,9 +32,16 @@ class Stage(Protocol):
         ...
 
 
-def share(items: Sequence[T], rank: int, world_size: int) -> list[T]:
-    """The items of one process."""
-    return [item for index, item in enumerate(items) if index // BLOCK % world_size == rank]
+def share(items: Mapping[int, T], rank: int, world_size: int, block: int = BLOCK) -> list[T]:
+    """The items of one process.
+
+    Args:
+        items: by their places among all items, done or not: processes that start later share in the same way.
+        rank: of the process.
+        world_size: number of processes.
+        block: consecutive items of one process.
+    """
+    return [item for place, item in items.items() if place // block % world_size == rank]
 
 
 def raise_on_issues(issues: list[DataIssue], data: Data, report: Path, what: str) -> None:

@@ -94,10 +94,15 @@ def work_on_share(job: PrepareJob) -> None:
 
 
 def _stage(job: PrepareJob) -> Stage:
+    from cogvx_exp.footage.caption.caption import CaptionStage
     from cogvx_exp.footage.filter.filter import FilterStage
     from cogvx_exp.footage.split.split import SplitStage
 
-    stages: dict[str, Callable[[PrepareJob], Stage]] = {"split": SplitStage, "filter": FilterStage}
+    stages: dict[str, Callable[[PrepareJob], Stage]] = {
+        "split": SplitStage,
+        "filter": FilterStage,
+        "caption": CaptionStage,
+    }
     return stages[job.mode](job)
 
 

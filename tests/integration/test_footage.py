@@ -4,7 +4,10 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from cogvx_exp.core.files import file_hash
+from tests.caption_server import serving
 from tests.entry import prepare, train
 from tests.numbered import ENCODERS, make
 
@@ -56,3 +59,16 @@ def test_inspect_shows_the_scores_and_the_clips_near_the_limits(in_tmp: Path) ->
     assert page.count("at or above 350") == 1
     assert prepare([*settings, "filter.sharpness=null"]) == 0
     assert "at or above 350" not in (in_tmp / "outputs" / "inspect" / "index.html").read_text()
+
+
+def test_captions_fit_the_tokenizer_of_the_model(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    make(in_tmp / "long.mp4", *ENCODERS["h264"])
+    write_rows(in_tmp, {"end": 0.5})
+    long, short = "A ball rolls. " * 40, "A ball rolls. It stops."
+    with serving(caption=lambda body: long if len(body["messages"]) == 1 else short) as server:
+        settings = ["mode=caption", "data=jsonl", f"data.root={in_tmp}", "cache_dir=cache", "caption.model=tiny"]
+        assert prepare([*settings, f"caption.url={server.url}"]) == 0
+        assert len(server.bodies) == 2
+    assert f'"caption": "{short}"' in (in_tmp / "dataset.jsonl").read_text()
+    assert prepare(["data=jsonl", f"data.root={in_tmp}", "cache_dir=cache"]) == 0

@@ -22,7 +22,7 @@ COUNT = 30
 
 
 def blurred(frames: np.ndarray) -> np.ndarray:
-    return np.stack([cv2.GaussianBlur(frame, (0, 0), 9) for frame in frames])
+    return np.stack([cv2.GaussianBlur(frame, (0, 0), 5) for frame in frames])
 
 
 CLIPS = {

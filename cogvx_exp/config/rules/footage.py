@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from cogvx_exp.config.issues import Issue
 from cogvx_exp.config.schema import PrepareJob
 
-FOOTAGE = ("split", "filter")
+FOOTAGE = ("split", "filter", "caption")
 """Modes that need no captions, buckets or encoders."""
 
 
@@ -16,6 +16,10 @@ def footage_is_possible(job: PrepareJob) -> Iterator[Issue]:
         yield from _split_is_possible(job)
     if job.mode == "filter":
         yield from _filter_is_possible(job)
+    if job.mode == "caption":
+        yield from _takes_a_manifest(job)
+        if job.caption.backend == "vllm" and find_spec("vllm") is None:
+            yield Issue("caption.backend=vllm", "is not installed: pip install vllm, or use openai or transformers")
 
 
 def _split_is_possible(job: PrepareJob) -> Iterator[Issue]:

@@ -55,7 +55,8 @@ def check_memory(job: TrainJob) -> list[Issue]:
 def check_prepare(job: PrepareJob) -> list[Issue]:
     """All issues of a prepare job."""
     of_clips = (_weights_can_be_found, _encoding_is_possible, _buckets_are_legal)
-    rules = (_data_is_complete, footage_is_possible, *(() if job.mode in FOOTAGE else of_clips))
+    tokenizer = (_weights_can_be_found,) if job.mode == "caption" else ()
+    rules = (_data_is_complete, footage_is_possible, *tokenizer, *(() if job.mode in FOOTAGE else of_clips))
     issues = [issue for rule in rules for issue in rule(job)]
     if job.distributed.name not in ("single", "ddp"):
         issues.append(Issue(f"distributed={job.distributed.name}", "prepare supports single and ddp"))

@@ -2,6 +2,7 @@
 
 from cogvx_exp.config.schema.attention import Attention
 from cogvx_exp.config.schema.data import Data
+from cogvx_exp.config.schema.footage.caption import Caption
 from cogvx_exp.config.schema.footage.filter import Filter
 from cogvx_exp.config.schema.footage.split import Split
 from cogvx_exp.config.schema.hardware import Hardware
@@ -30,6 +31,7 @@ from cogvx_exp.config.schema.training import (
 
 __all__ = [
     "Attention",
+    "Caption",
     "Checkpoint",
     "Data",
     "Distributed",

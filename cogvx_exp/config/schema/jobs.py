@@ -6,6 +6,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from cogvx_exp.config.schema.attention import Attention
 from cogvx_exp.config.schema.data import Data
+from cogvx_exp.config.schema.footage.caption import Caption
 from cogvx_exp.config.schema.footage.filter import Filter
 from cogvx_exp.config.schema.footage.split import Split
 from cogvx_exp.config.schema.hardware import Hardware
@@ -125,9 +126,9 @@ class Inspect(Section):
 class PrepareJob(Section):
     """The configuration of `python -m cogvx_exp.prepare`."""
 
-    mode: Literal["encode", "inspect", "split", "filter"]
+    mode: Literal["encode", "inspect", "split", "filter", "caption"]
     """encode: fill the cache. inspect: show the dataset, as a table and as a page. split: find clips in long videos.
-    filter: score clips and exclude bad ones. Default: encode."""
+    filter: score clips and exclude bad ones. caption: write captions with a vision-language model. Default: encode."""
     cache_dir: LocalPath
     """Folder shared between runs. Default: outputs/cache."""
     device: Device
@@ -148,6 +149,8 @@ class PrepareJob(Section):
     """How mode=split finds clips in long videos."""
     filter: Filter
     """Which clips mode=filter keeps."""
+    caption: Caption
+    """How mode=caption writes captions."""
 
 
 class Generate(SamplingSettings):

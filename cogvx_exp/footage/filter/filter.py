@@ -30,7 +30,7 @@ class FilterStage:
         """See `Stage`."""
         job, journal = self._job, self._journal(rank)
         done = journal.load()
-        mine = share(sorted(self._rows.values(), key=_place), rank, world_size)
+        mine = share(dict(enumerate(sorted(self._rows.values(), key=_place))), rank, world_size)
         missing = list({self._key(row): row for row in mine if self._key(row) not in done}.values())
         issues = [] if rank else list(self._issues)
         workers = min(job.data.decode_workers, max(len(missing), 1))

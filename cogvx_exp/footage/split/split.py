@@ -41,6 +41,7 @@ class SplitStage:
         videos, self._issues = _find_videos(job, self._root)
         if not videos and not self._issues:
             raise UserError(f"data.root={self._root} has no videos ({', '.join(sorted(VIDEO_ENDINGS))})")
+        self._videos = dict(enumerate(videos))
         known = {_source(record) for record in self._rows()}
         new = [video for video in videos if _relative(video, self._root) not in known]
         if len(new) < len(videos):
@@ -59,8 +60,8 @@ class SplitStage:
         """See `Stage`."""
         job, journal = self._job, self._journal(rank)
         done = journal.load()
-        mine = share(list(self._keys), rank, world_size)
-        missing = [video for video in mine if self._keys[video] not in done]
+        mine = share(self._videos, rank, world_size, block=1)
+        missing = [video for video in mine if video in self._keys and self._keys[video] not in done]
         issues = [] if rank else list(self._issues)
         workers = min(job.data.decode_workers, max(len(missing), 1))
         with DecodingPool(workers, job.split.timeout, "split.timeout") as pool:
