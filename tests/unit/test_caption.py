@@ -19,7 +19,7 @@ from cogvx_exp.media.errors import ClipError
 from cogvx_exp.media.window import Window
 from tests.caption_server import CAPTION, HANG, serving
 from tests.entry import prepare
-from tests.footage import RATE, film, rows, scene
+from tests.footage import RATE, PoolHere, film, rows, scene
 from tests.numbered import ENCODERS, make, number
 from tests.vision_language import WORDS, save_model
 
@@ -38,6 +38,7 @@ def root(video: Path, in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(
         "cogvx_exp.footage.caption.tokens.token_counter", lambda *_: lambda texts: [len(text.split()) for text in texts]
     )
+    monkeypatch.setattr("cogvx_exp.footage.caption.caption.DecodingPool", PoolHere)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     (in_tmp / "film.mp4").symlink_to(video)

@@ -14,7 +14,7 @@ from cogvx_exp.footage.filter.duplicates import near_duplicates
 from cogvx_exp.footage.filter.scores import score_clip
 from cogvx_exp.media.window import Window
 from tests.entry import prepare
-from tests.footage import HEIGHT, RATE, film, rows, scene
+from tests.footage import HEIGHT, RATE, PoolHere, film, rows, scene
 from tests.unit.test_split import SPLIT
 
 LIMITS = Filter(sharpness=10, exposure=[0.08, 0.92], motion=[0.5, 300], cuts=0, duplicates=8, timeout=60)
@@ -120,6 +120,7 @@ def test_the_manifest_gets_scores_and_reasons(footage: Path, in_tmp: Path, monke
 
 
 def test_processes_share_the_work(footage: Path, in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cogvx_exp.footage.filter.filter.DecodingPool", PoolHere)
     count = 20
     manifest = in_tmp / "dataset.jsonl"
     (in_tmp / "film.mp4").symlink_to(footage / "film.mp4")
@@ -135,7 +136,9 @@ def test_processes_share_the_work(footage: Path, in_tmp: Path, monkeypatch: pyte
     assert scored == [8, count]
 
 
-def test_bad_input_is_refused(in_tmp: Path, capsys) -> None:
+def test_bad_input_is_refused(in_tmp: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cogvx_exp.footage.filter.filter.DecodingPool", PoolHere)
+
     def refused(*settings: str) -> str:
         assert prepare(["mode=filter", "data=jsonl", f"data.root={in_tmp}", "cache_dir=cache", *settings]) == 2
         return capsys.readouterr().err

@@ -16,7 +16,7 @@ from cogvx_exp.media.picture import Geometry
 from cogvx_exp.media.timeline import Timeline
 from cogvx_exp.media.video import open_video
 from tests.entry import prepare
-from tests.footage import HEIGHT, RATE, WIDTH, black, film, frame_ranges, rows, scene, with_bars
+from tests.footage import HEIGHT, RATE, WIDTH, PoolHere, black, film, frame_ranges, rows, scene, with_bars
 
 LENGTHS = (61, 75, 52, 98)
 SPLIT = Split(
@@ -128,7 +128,8 @@ def test_a_folder_becomes_a_manifest_and_more_videos_are_added(known: Path, in_t
     assert [row["video"] for row in rows(manifest)] == ["a.mp4"] * 4 + ["more/b.mp4"]
 
 
-def test_clips_can_be_written(in_tmp: Path) -> None:
+def test_clips_can_be_written(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cogvx_exp.footage.split.split.DecodingPool", PoolHere)
     root = in_tmp / "films"
     exact = ("-crf", "8", "-bf", "0", "-x264-params", "keyint=250:scenecut=40")
     film(root / "copied.mp4", scene(1, 40), scene(2, 30), options=exact)
@@ -157,15 +158,8 @@ def test_it_goes_on_where_it_was_stopped(known: Path, in_tmp: Path, monkeypatch:
         shutil.copy(known, root / f"{name}.mp4")
     scanned: list[str] = []
 
-    class Pool:
-        """Works in this process, and is stopped at the third video."""
-
-        def __init__(self, *_: object): ...
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_: object) -> None: ...
+    class Pool(PoolHere):
+        """Is stopped at the third video."""
 
         def map(self, function, tasks):
             for number, task in enumerate(tasks, 1):
@@ -201,6 +195,7 @@ def test_bad_input_is_one_clear_line(known: Path, in_tmp: Path, capsys, monkeypa
         assert error.count("\n") == 1 or error.startswith("cogvx_exp.prepare: 1 setting needs a change")
         return error
 
+    monkeypatch.setattr("cogvx_exp.footage.split.split.DecodingPool", PoolHere)
     (in_tmp / "films").mkdir()
     assert "has no videos (.avi, " in refused()
     assert "mode=split takes a folder of videos" in refused("data=jsonl")
