@@ -18,9 +18,9 @@ from cogvx_exp.footage.caption.writer import CaptionWriter
 from cogvx_exp.media.errors import ClipError
 from cogvx_exp.media.window import Window
 from tests.caption_server import CAPTION, HANG, serving
-from tests.entry import prepare
 from tests.footage import RATE, PoolHere, film, rows, scene
 from tests.numbered import ENCODERS, make, number
+from tests.prepare_command import prepare
 from tests.vision_language import WORDS, save_model
 
 KEY = "sk-secret-0123"

@@ -13,8 +13,8 @@ from cogvx_exp.footage.filter.decide import decide
 from cogvx_exp.footage.filter.duplicates import near_duplicates
 from cogvx_exp.footage.filter.scores import score_clip
 from cogvx_exp.media.window import Window
-from tests.entry import prepare
 from tests.footage import HEIGHT, RATE, PoolHere, film, rows, scene
+from tests.prepare_command import prepare
 from tests.unit.test_split import SPLIT
 
 LIMITS = Filter(sharpness=10, exposure=[0.08, 0.92], motion=[0.5, 300], cuts=0, duplicates=8, timeout=60)

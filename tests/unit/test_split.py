@@ -15,8 +15,8 @@ from cogvx_exp.footage.split.scan import scan_video
 from cogvx_exp.media.picture import Geometry
 from cogvx_exp.media.timeline import Timeline
 from cogvx_exp.media.video import open_video
-from tests.entry import prepare
 from tests.footage import HEIGHT, RATE, WIDTH, PoolHere, black, film, frame_ranges, rows, scene, with_bars
+from tests.prepare_command import prepare
 
 LENGTHS = (61, 75, 52, 98)
 SPLIT = Split(
@@ -198,7 +198,7 @@ def test_bad_input_is_one_clear_line(known: Path, in_tmp: Path, capsys, monkeypa
     monkeypatch.setattr("cogvx_exp.footage.split.split.DecodingPool", PoolHere)
     (in_tmp / "films").mkdir()
     assert "has no videos (.avi, " in refused()
-    assert "mode=split takes a folder of videos" in refused("data=jsonl")
+    assert "mode=split takes a folder of videos" in refused("data=jsonl", "data.root=x")
     assert "the minimum comes first" in refused("split.seconds=[9,2]")
     film(in_tmp / "films" / "dark.mp4", black(60))
     assert "no clip was found in 1 videos (2.4 s black); lower split.seconds" in refused()
