@@ -9,9 +9,9 @@ from cogvx_exp.config.schema import PrepareJob
 
 def run(job: PrepareJob, overrides: list[str]) -> None:
     """Runs the mode."""
-    from cogvx_exp.launch.preparation import encode, inspect, make_dataset
+    from cogvx_exp.launch.preparation import encode, inspect, make_dataset, review
 
-    {"encode": encode, "inspect": inspect}.get(job.mode, make_dataset)(job)
+    {"encode": encode, "inspect": inspect, "review": review}.get(job.mode, make_dataset)(job)
 
 
 main = EntryPoint("prepare", PrepareJob, run, check_prepare)

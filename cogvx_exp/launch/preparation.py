@@ -123,6 +123,13 @@ def inspect(job: PrepareJob) -> None:
     inspect_dataset(dataset, job, console)
 
 
+def review(job: PrepareJob) -> None:
+    """Writes a page on which captions can be corrected."""
+    from cogvx_exp.footage.review.review import write_review
+
+    write_review(job)
+
+
 def _issues(job: PrepareJob) -> Path:
     rank, _ = rank_and_world_size() or (0, 1)
     return job.cache_dir / (f"faults-{rank}.csv" if rank else "faults.csv")

@@ -10,6 +10,7 @@ from cogvx_exp.core.files import file_hash
 from tests.caption_server import serving
 from tests.entry import prepare, train
 from tests.numbered import ENCODERS, make
+from tests.pages import CHROMIUM, browser
 
 
 def entries(cache: Path) -> dict[str, str]:
@@ -72,3 +73,44 @@ def test_captions_fit_the_tokenizer_of_the_model(in_tmp: Path, monkeypatch: pyte
         assert len(server.bodies) == 2
     assert f'"caption": "{short}"' in (in_tmp / "dataset.jsonl").read_text()
     assert prepare(["data=jsonl", f"data.root={in_tmp}", "cache_dir=cache"]) == 0
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_captions_are_corrected_on_a_page(in_tmp: Path) -> None:
+    make(in_tmp / "long.mp4", *ENCODERS["h264"])
+    hostile = "</script><script>document.title = 'taken'</script> \u2028 & \"x\""
+    write_rows(
+        in_tmp,
+        {"caption": hostile, "start": 0.4, "end": 1.0, "number": 12345678901234567890},
+        {"caption": ["one", "two"], "keep": False, "reason": "motion 0 is below 0.5", "scores": {"motion": 0.0}},
+        {"other": 1.0, "keep": False, "reason": "motion"},
+        {"caption": "beyond the page", "end": 1.0},
+    )
+    manifest = in_tmp / "dataset.jsonl"
+    before = [json.loads(line) for line in manifest.read_text().splitlines()]
+    settings = ["mode=review", "data=jsonl", f"data.root={in_tmp}", "cache_dir=cache"]
+    assert prepare([*settings, "review.clips=3"]) == 0
+    with browser() as chromium:
+        page = chromium.new_page()
+        page.goto(f"file://{in_tmp}/outputs/review/index.html")
+        assert page.title() == "dataset.jsonl"
+        assert page.locator("img").count() == 3
+        assert page.get_attribute(".card a", "href") == "../../long.mp4#t=0.4,1"
+        assert page.input_value("textarea >> nth=0") == hostile
+        assert page.inner_text("#changes") == "no changes"
+        page.fill("textarea >> nth=1", "three\n\nfour")
+        page.check("input >> nth=1")
+        page.fill("textarea >> nth=2", " new ")
+        page.uncheck("input >> nth=0")
+        assert page.inner_text("#changes") == "3 rows changed"
+        page.check("input >> nth=0")
+        assert page.inner_text("#changes") == "2 rows changed"
+        with page.expect_download() as download:
+            page.click("#save")
+        assert download.value.suggested_filename == "dataset.jsonl"
+        download.value.save_as(manifest)
+    after = [json.loads(line) for line in manifest.read_text().removesuffix("\n").split("\n")]
+    assert after[1] == {"video": "long.mp4", "caption": ["three", "four"], "scores": {"motion": 0.0}}
+    assert after[2] == before[2] | {"caption": "new"}
+    assert [after[0], after[3]] == [before[0], before[3]]
+    assert prepare([*settings, "review.first=5"]) == 2

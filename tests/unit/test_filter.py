@@ -146,7 +146,7 @@ def test_bad_input_is_refused(in_tmp: Path, capsys, monkeypatch: pytest.MonkeyPa
     assert "dataset.jsonl does not exist; check data.root and data.dataset_file" in refused()
     (in_tmp / "dataset.jsonl").write_text('{"video": "a.mp4"}\nnonsense\n')
     assert "dataset.jsonl, line 2: is not a JSON object; fix or remove the line" in refused()
-    assert "mode=filter changes a manifest in JSON Lines" in refused("data=csv")
+    assert "mode=filter needs a manifest in JSON Lines" in refused("data=csv")
     assert "the minimum comes first" in refused("filter.motion=[2,1]")
     (in_tmp / "dataset.jsonl").write_text('{"video": "a.mp4"}\n{"video": "b.mp4", "start": "x"}\n{}\n')
     (in_tmp / "b.mp4").write_text("x")

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from cogvx_exp.config.issues import Issue
 from cogvx_exp.config.schema import PrepareJob
 
-FOOTAGE = ("split", "filter", "caption")
+FOOTAGE = ("split", "filter", "caption", "review")
 """Modes that need no captions, buckets or encoders."""
 
 
@@ -16,6 +16,8 @@ def footage_is_possible(job: PrepareJob) -> Iterator[Issue]:
         yield from _split_is_possible(job)
     if job.mode == "filter":
         yield from _filter_is_possible(job)
+    if job.mode == "review":
+        yield from _takes_a_manifest(job)
     if job.mode == "caption":
         yield from _takes_a_manifest(job)
         if job.caption.backend == "vllm" and find_spec("vllm") is None:
@@ -42,7 +44,7 @@ def _filter_is_possible(job: PrepareJob) -> Iterator[Issue]:
 
 def _takes_a_manifest(job: PrepareJob) -> Iterator[Issue]:
     if job.data.source != "jsonl":
-        problem = f"mode={job.mode} changes a manifest in JSON Lines: data=jsonl data.root=FOLDER"
+        problem = f"mode={job.mode} needs a manifest in JSON Lines: data=jsonl data.root=FOLDER"
         yield Issue(f"data={job.data.source}", problem)
 
 
