@@ -2,6 +2,12 @@
 
 import json
 import re
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -9,8 +15,10 @@ import pytest
 from cogvx_exp.core.files import file_hash
 from tests.caption_server import serving
 from tests.entry import prepare, train
+from tests.footage import film, frame_ranges, rows, scene
 from tests.numbered import ENCODERS, make
 from tests.pages import CHROMIUM, browser
+from tests.vision_language import WORDS, save_model
 
 
 def entries(cache: Path) -> dict[str, str]:
@@ -57,22 +65,64 @@ def test_inspect_shows_the_scores_and_the_clips_near_the_limits(in_tmp: Path) ->
     shown = [int(row) for row in re.findall(r">row (\d+): \d00<", page)]
     assert shown == [4, 3, 2, 5, 6, 7], "the nearest first"
     assert page.count("<rect") == 4 * 40
-    assert page.count("at or above 350") == 1
+    assert "up to 0<" in page, "cuts have a maximum"
+    assert "above 0<" not in page
+    assert page.count("from 350") == 1
     assert prepare([*settings, "filter.sharpness=null"]) == 0
-    assert "at or above 350" not in (in_tmp / "outputs" / "inspect" / "index.html").read_text()
+    assert "from 350" not in (in_tmp / "outputs" / "inspect" / "index.html").read_text()
 
 
-def test_captions_fit_the_tokenizer_of_the_model(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_whole_way(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands of docs/footage.md, on a film of three scenes, one of them twice."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    make(in_tmp / "long.mp4", *ENCODERS["h264"])
-    write_rows(in_tmp, {"end": 0.5})
+    film(in_tmp / "footage" / "film.mp4", scene(1, 30), scene(2, 40), scene(1, 30))
+    folder, place = "data.root=footage", ["data=jsonl", "data.root=footage"]
+    manifest = in_tmp / "footage" / "dataset.jsonl"
+    assert prepare(["mode=split", "data=folder", folder, "split.seconds=[0.5,10]"]) == 0
+    assert list(frame_ranges(manifest)) == [(0, 30), (30, 70), (70, 100)]
+    assert prepare(["data=jsonl", folder]) == 2
+    assert "has no caption" in (in_tmp / "outputs" / "cache" / "faults.csv").read_text()
+    assert prepare(["mode=filter", *place, "distributed=ddp", "distributed.processes=2"]) == 0
+    assert [row.get("reason") for row in rows(manifest)] == [None, None, "near-duplicate of row 1"]
     long, short = "A ball rolls. " * 40, "A ball rolls. It stops."
     with serving(caption=lambda body: long if len(body["messages"]) == 1 else short) as server:
-        settings = ["mode=caption", "data=jsonl", f"data.root={in_tmp}", "cache_dir=cache", "caption.model=tiny"]
-        assert prepare([*settings, f"caption.url={server.url}"]) == 0
-        assert len(server.bodies) == 2
-    assert f'"caption": "{short}"' in (in_tmp / "dataset.jsonl").read_text()
-    assert prepare(["data=jsonl", f"data.root={in_tmp}", "cache_dir=cache"]) == 0
+        caption = ["mode=caption", *place, "caption.model=tiny", f"caption.url={server.url}"]
+        assert prepare(caption) == 0
+        assert len(server.bodies) == 4, "too long for the tokenizer of the model, so asked again"
+    assert [row.get("caption") for row in rows(manifest)] == [short, short, None]
+    assert prepare(["mode=inspect", *place]) == 0
+    assert train([*place, "steps=1", "validation=none"]) == 0
+
+
+@pytest.mark.extended
+@pytest.mark.skipif(find_spec("fastapi") is None, reason="needs transformers[serving]")
+def test_transformers_serve_writes_captions(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    film(in_tmp / "film.mp4", scene(1, 30))
+    model = save_model(in_tmp / "model")
+    (in_tmp / "dataset.jsonl").write_text('{"video": "film.mp4", "end": 1.0}\n')
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(model), "--device", "cpu"]
+    with subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(port)], stderr=subprocess.DEVNULL) as server:
+        try:
+            _wait_for(port)
+            settings = [f"caption.url=http://127.0.0.1:{port}/v1", f"caption.model={model}", "caption.max_tokens=8"]
+            assert prepare(["mode=caption", "data=jsonl", f"data.root={in_tmp}", "cache_dir=cache", *settings]) == 0
+        finally:
+            server.terminate()
+    (row,) = rows(in_tmp / "dataset.jsonl")
+    assert set(row["caption"].lower().split()) <= set(WORDS)
+
+
+def _wait_for(port: int) -> None:
+    """Until a server accepts connections."""
+    for _ in range(600):
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.2)
+    raise AssertionError("the server did not start")
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")

@@ -51,4 +51,4 @@ def _takes_a_manifest(job: PrepareJob) -> Iterator[Issue]:
 def _needs(setting: str, *packages: str) -> Iterator[Issue]:
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
-        yield Issue(setting, f"needs {' and '.join(missing)}: pip install 'cogvx-exp[footage]'")
+        yield Issue(setting, f"needs {' and '.join(missing)}: pip install -e '.[footage]' -c constraints.txt")

@@ -11,6 +11,7 @@ from cogvx_exp.media.window import Window
 
 WINDOW_KEYS = ("start", "end", "crop")
 CROP_VALUES = 4
+CAPTION_IT = "write it, or have it written: python -m cogvx_exp.prepare mode=caption"
 
 
 def row_of_record(root: Path, number: int, record: dict[str, Any], source: Source) -> Found:
@@ -32,7 +33,7 @@ def row_of_record(root: Path, number: int, record: dict[str, Any], source: Sourc
     except ClipError as error:
         return issue_of(number, name, error)
     if window and source.caption_column not in record:
-        return DataIssue(number, name, f"has no {source.caption_column}", "add it")
+        return DataIssue(number, name, f"has no {source.caption_column}", CAPTION_IT)
     return make_row(root, number, video, record[source.caption_column], window)
 
 

@@ -23,10 +23,12 @@ class Limit:
     value: float
     place: float
     """In the histogram, from 0 to 1."""
+    maximum: bool
+    """Whether it is one; a clip with just this score is kept in any case."""
     below: list[int]
     """Rows with the nearest lower scores, highest first: indices."""
     above: list[int]
-    """Rows with the nearest higher scores, or the same, lowest first: indices."""
+    """Rows with the nearest higher scores, lowest first: indices."""
 
 
 @dataclass(frozen=True)
@@ -55,19 +57,19 @@ def histograms(records: Sequence[Record], settings: Filter) -> list[Histogram]:
 
 
 def _histogram(name: str, values: np.ndarray, rows: list[int], settings: Filter) -> Histogram:
-    limits = [limit for limit in limits_of(name, settings) if limit is not None]
+    both = [(limit, maximum) for maximum, limit in enumerate(limits_of(name, settings)) if limit is not None]
+    limits = [limit for limit, _ in both]
     low, high = float(values.min()), float(np.percentile(values, OUTLIERS))
     low, high = min([low, *limits]), max([high, *(limit for limit in limits if limit <= values.max())])
     high = high if high > low else low + 1
     counts, _ = np.histogram(values.clip(low, high), BARS, (low, high))
     bars = (counts / counts.max()).tolist()
     order = np.argsort(values, kind="stable")
-    shown = [_limit(limit, values, rows, order, (low, high)) for limit in limits if low <= limit <= high]
-    return Histogram(name, low, high, bars, len(rows), shown)
-
-
-def _limit(limit: float, values: np.ndarray, rows: list[int], order: np.ndarray, span: tuple[float, float]) -> Limit:
-    middle = int(np.searchsorted(values[order], limit))
-    below = [rows[place] for place in order[max(middle - NEAR, 0) : middle][::-1]]
-    above = [rows[place] for place in order[middle : middle + NEAR]]
-    return Limit(limit, (limit - span[0]) / (span[1] - span[0]), below, above)
+    found = Histogram(name, low, high, bars, len(rows))
+    for limit, maximum in both:
+        if low <= limit <= high:
+            middle = int(np.searchsorted(values[order], limit, side="right" if maximum else "left"))
+            below = [rows[place] for place in order[max(middle - NEAR, 0) : middle][::-1]]
+            above = [rows[place] for place in order[middle : middle + NEAR]]
+            found.limits.append(Limit(limit, (limit - low) / (high - low), bool(maximum), below, above))
+    return found
