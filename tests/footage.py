@@ -61,7 +61,11 @@ def frame_ranges(manifest: Path) -> Iterator[tuple[int, int]]:
 class PoolHere:
     """A DecodingPool that works in this process, which saves the time to start others."""
 
-    def __init__(self, *_: object): ...
+    given: tuple[object, ...] = ()
+    """Workers, time limit and its setting, of the last one."""
+
+    def __init__(self, *given: object):
+        PoolHere.given = given
 
     def __enter__(self) -> "PoolHere":
         return self

@@ -163,4 +163,6 @@ def test_captions_are_corrected_on_a_page(in_tmp: Path) -> None:
     assert after[1] == {"video": "long.mp4", "caption": ["three", "four"], "scores": {"motion": 0.0}}
     assert after[2] == before[2] | {"caption": "new"}
     assert [after[0], after[3]] == [before[0], before[3]]
+    assert prepare([*settings, "review.first=4", "review.output_dir=elsewhere"]) == 0
+    assert re.findall(r'data-row="(\d+)"', (in_tmp / "elsewhere" / "index.html").read_text()) == ["3"]
     assert prepare([*settings, "review.first=5"]) == 2

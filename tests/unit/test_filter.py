@@ -127,6 +127,7 @@ def test_processes_share_the_work(footage: Path, in_tmp: Path, monkeypatch: pyte
     lines = [{"video": "film.mp4", "start": index / RATE, "end": (index + 2) / RATE} for index in range(count)]
     manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
     settings = ["mode=filter", "data=jsonl", f"data.root={in_tmp}", "data.allow_outside_root=true", "cache_dir=cache"]
+    settings.append("filter.timeout=44")
     scored = []
     for rank in (1, 0):
         monkeypatch.setenv("RANK", str(rank))
@@ -134,6 +135,7 @@ def test_processes_share_the_work(footage: Path, in_tmp: Path, monkeypatch: pyte
         assert prepare(settings) == 0
         scored.append(sum("scores" in row for row in rows(manifest)))
     assert scored == [8, count]
+    assert PoolHere.given[1:] == (44, "filter.timeout")
 
 
 def test_bad_input_is_refused(in_tmp: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:

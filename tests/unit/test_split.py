@@ -134,10 +134,12 @@ def test_clips_can_be_written(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> 
     exact = ("-crf", "8", "-bf", "0", "-x264-params", "keyint=250:scenecut=40")
     film(root / "copied.mp4", scene(1, 40), scene(2, 30), options=exact)
     film(root / "encoded.mp4", with_bars(scene(1, 40), 12, 0))
-    assert prepare(settings_of(root, "split.write=true")) == 0
-    found = rows(root / "dataset.jsonl")
+    settings = ["split.write=true", "split.dataset_file=found.jsonl", "split.clips_dir=out/clips", "split.timeout=33"]
+    assert prepare(settings_of(root, *settings)) == 0
+    assert PoolHere.given[1:] == (33, "split.timeout")
+    found = rows(root / "found.jsonl")
     names = ("copied.mp4-0001", "copied.mp4-0002", "encoded.mp4-0001")
-    assert [row["video"] for row in found] == [f"clips/{name}.mp4" for name in names]
+    assert [row["video"] for row in found] == [f"out/clips/{name}.mp4" for name in names]
     assert [row["source"] for row in found] == ["copied.mp4", "copied.mp4", "encoded.mp4"]
     whole = np.stack(list(open_video(str(root / "copied.mp4")).frames(range(70))))
     for row, first, count in zip(found, (0, 40), (40, 30), strict=False):
@@ -145,8 +147,8 @@ def test_clips_can_be_written(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert len(clip.starts) == count
         assert (np.stack(list(clip.frames(range(count)))) == whole[first : first + count]).all(), "packets are copied"
     assert open_video(str(root / found[2]["video"])).size == (HEIGHT - 28, WIDTH)
-    assert prepare(settings_of(root, "split.write=true")) == 0
-    assert rows(root / "dataset.jsonl") == found, "clips that were written are not split again"
+    assert prepare(settings_of(root, *settings)) == 0
+    assert rows(root / "found.jsonl") == found, "clips that were written are not split again"
 
 
 def test_it_goes_on_where_it_was_stopped(known: Path, in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
