@@ -44,8 +44,14 @@ def share(items: Mapping[int, T], rank: int, world_size: int, block: int = BLOCK
     return [item for place, item in items.items() if place // block % world_size == rank]
 
 
-def raise_on_issues(issues: list[DataIssue], data: Data, report: Path, what: str) -> None:
+def raise_on_issues(issues: list[DataIssue], data: Data, report: Path, what: tuple[str, str]) -> None:
     """Prints the issues and writes them to a file.
+
+    Args:
+        issues: one for each thing that failed.
+        data: decides whether they stop the command.
+        report: the file.
+        what: what failed, in the singular, and how.
 
     Raises:
         UserError: there are some, and data.on_error=raise.
@@ -55,7 +61,9 @@ def raise_on_issues(issues: list[DataIssue], data: Data, report: Path, what: str
     issues = short_paths(issues, data)
     print_issues(issues, console)
     write_issues(issues, report)
-    message = f"{len(issues)} {what} (all of them: {report}); the others are done"
+    noun, failed = what
+    number = f"1 {noun}" if len(issues) == 1 else f"{len(issues)} {noun}s"
+    message = f"{number} {failed} (details: {report}); the others are done"
     if data.on_error == "raise":
         raise UserError(f"{message}. Run the command again to retry, or add data.on_error=skip")
     console.warn(message)

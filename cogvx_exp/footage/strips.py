@@ -20,6 +20,9 @@ FRAMES = 3
 
 def strips(rows: Iterable[ClipRow], data: Data) -> Iterator[str]:
     """First, middle and last frame of each clip, as the source of an <img>; empty if it cannot be decoded."""
+    rows = list(rows)
+    if not rows:
+        return
     with DecodingPool(data.decode_workers, data.decode_timeout) as pool:
         for strip in pool.map(strip_of, ((row.path, row.window) for row in rows)):
             yield "" if isinstance(strip, ClipError) else strip

@@ -175,7 +175,7 @@ def test_failures_that_pass_are_repeated(root: Path, capsys: pytest.CaptureFixtu
         assert len(server.bodies) == 2
     table = (root / "cache" / "faults.csv").read_text()
     assert "the server gave no caption (500: error 500" in table
-    assert "1 clips have no caption" in capsys.readouterr().err
+    assert "1 clip could not be captioned" in capsys.readouterr().err
 
 
 def test_a_failed_clip_does_not_stop_the_others(root: Path) -> None:
@@ -250,6 +250,10 @@ def test_requests_are_concurrent_and_limited(root: Path) -> None:
     with serving() as server:
         assert caption(root, server, "caption.concurrency=4", "data.decode_workers=2") == 0
         assert server.most_at_once > 1
+    write(root, *({"start": 0.02 * index} for index in range(3)))
+    with serving() as server:
+        assert caption(root, server, "caption.concurrency=1", "caption.frames=4") == 0
+        assert (server.most_at_once, len(server.bodies)) == (1, 3)
     limit = RateLimit(1200)
     import time
 

@@ -152,7 +152,7 @@ def test_bad_input_is_refused(in_tmp: Path, capsys, monkeypatch: pytest.MonkeyPa
     assert "the minimum comes first" in refused("filter.motion=[2,1]")
     (in_tmp / "dataset.jsonl").write_text('{"video": "a.mp4"}\n{"video": "b.mp4", "start": "x"}\n{}\n')
     (in_tmp / "b.mp4").write_text("x")
-    assert "3 clips cannot be scored" in refused()
+    assert "3 clips could not be scored" in refused()
     table = (in_tmp / "cache" / "faults.csv").read_text()
     assert all(words in table for words in ("does not exist", "has start: 'x'", "has no video"))
     assert prepare(["mode=filter", "data=jsonl", f"data.root={in_tmp}", "cache_dir=cache", "data.on_error=skip"]) == 0

@@ -114,7 +114,7 @@ def test_a_folder_becomes_a_manifest_and_more_videos_are_added(known: Path, in_t
     shutil.copy(known, root / "a.mp4")
     (root / "broken.mp4").write_text("no video")
     assert prepare(settings_of(root)) == 2
-    assert "1 videos cannot be split" in capsys.readouterr().err
+    assert "1 video could not be split" in capsys.readouterr().err
     manifest = root / "dataset.jsonl"
     cuts = np.cumsum((0, *LENGTHS)).tolist()
     assert list(frame_ranges(manifest)) == list(pairwise(cuts))
@@ -203,7 +203,7 @@ def test_bad_input_is_one_clear_line(known: Path, in_tmp: Path, capsys, monkeypa
     assert "mode=split takes a folder of videos" in refused("data=jsonl", "data.root=x")
     assert "the minimum comes first" in refused("split.seconds=[9,2]")
     film(in_tmp / "films" / "dark.mp4", black(60))
-    assert "no clip was found in 1 videos (2.4 s black); lower split.seconds" in refused()
+    assert "no clip was found; videos: 1 (2.4 s black); lower split.seconds" in refused()
     shutil.copy(known, in_tmp / "films" / "a.mp4")
 
     def full(*_: object) -> None:

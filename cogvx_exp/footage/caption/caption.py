@@ -56,7 +56,8 @@ class CaptionStage:
                     finished += len(answered)
                     bar.show(finished, _speed(finished, len(missing), time.monotonic() - started))
         report = job.cache_dir / (f"faults-{rank}.csv" if rank else "faults.csv")
-        raise_on_issues(sorted(issues, key=lambda issue: issue.row or 0), job.data, report, "clips have no caption")
+        issues.sort(key=lambda issue: issue.row or 0)
+        raise_on_issues(issues, job.data, report, ("clip", "could not be captioned"))
 
     def merge(self) -> None:
         """See `Stage`."""

@@ -43,7 +43,7 @@ class FilterStage:
                 else:
                     journal.append([(self._key(row), result)])
         report = job.cache_dir / (f"faults-{rank}.csv" if rank else "faults.csv")
-        raise_on_issues(issues, job.data, report, "clips cannot be scored")
+        raise_on_issues(issues, job.data, report, ("clip", "could not be scored"))
 
     def merge(self) -> None:
         """See `Stage`."""

@@ -47,7 +47,8 @@ class SplitStage:
         if len(new) < len(videos):
             kept = len(videos) - len(new)
             console.print(
-                f"{kept} videos are already in {self._manifest} and kept as they are; remove it to start again"
+                f"{self._manifest} has clips of {kept} of {len(videos)} videos already, which are kept; remove it to "
+                "start again"
             )
         hashes = content_hashes(new, job.cache_dir)
         settings = job.split.model_dump(exclude={"timeout", "dataset_file"})
@@ -73,7 +74,7 @@ class SplitStage:
                 else:
                     journal.append([(self._keys[video], result)])
         report = job.cache_dir / (f"faults-{rank}.csv" if rank else "faults.csv")
-        raise_on_issues(issues, job.data, report, "videos cannot be split")
+        raise_on_issues(issues, job.data, report, ("video", "could not be split"))
 
     def merge(self) -> None:
         """See `Stage`."""
@@ -88,12 +89,12 @@ class SplitStage:
                 write_manifest(self._manifest, rows + added)
         if not rows and not added and results:
             raise UserError(
-                f"no clip was found in {len(results)} videos ({_dropped(new) or 'they have no frames'}); "
+                f"no clip was found; videos: {len(results)} ({_dropped(new) or 'they have no frames'}); "
                 "lower split.seconds, split.still or split.black"
             )
         if new:
             dropped = _dropped(new)
-            console.print(f"{len(added)} clips in {len(new)} videos" + (f"; not used: {dropped}" if dropped else ""))
+            console.print(f"clips: {len(added)}, videos: {len(new)}" + (f"; not used: {dropped}" if dropped else ""))
         console.result(f"Manifest: {self._manifest} ({len(rows) + len(added)} clips)")
 
     def _rows(self) -> list[Record]:
