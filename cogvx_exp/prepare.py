@@ -1,4 +1,4 @@
-"""`python -m cogvx_exp.prepare`: encode a dataset before training, or inspect it."""
+"""`python -m cogvx_exp.prepare`: encode a dataset before training, inspect it, or make one from footage."""
 
 import sys
 
@@ -8,10 +8,10 @@ from cogvx_exp.config.schema import PrepareJob
 
 
 def run(job: PrepareJob, overrides: list[str]) -> None:
-    """Fills the cache, or inspects the dataset."""
-    from cogvx_exp.launch.preparation import encode, inspect
+    """Runs the mode."""
+    from cogvx_exp.launch.preparation import encode, inspect, make_dataset, review
 
-    (inspect if job.mode == "inspect" else encode)(job)
+    {"encode": encode, "inspect": inspect, "review": review}.get(job.mode, make_dataset)(job)
 
 
 main = EntryPoint("prepare", PrepareJob, run, check_prepare)

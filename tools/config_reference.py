@@ -39,7 +39,7 @@ def reference() -> str:
         train, composed = typed(config, TrainJob), _names(OmegaConf.to_container(config, resolve=False))
         prepare = typed(compose("prepare", list(SHOWN_WITH[:2])), PrepareJob)
         generate = typed(compose("generate", [SHOWN_WITH[0]]), GenerateJob)
-    own = {"prepare": ("mode", "inspect"), "generate": ("generate",)}
+    own = {"prepare": ("mode", "inspect", "split", "filter", "caption", "review"), "generate": ("generate",)}
     parts = [
         "## Groups\n",
         *(_group(group) for group in groups()),

@@ -1,26 +1,21 @@
 """From sources to clips: each row is probed and gets a bucket, or is an issue. No video is fully decoded."""
 
-import logging
 import os
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cogvx_exp.config.schema import Data
-from cogvx_exp.console.progress import progress
 from cogvx_exp.console.terminal import PlainConsole, visible
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import fingerprint, make_folder
 from cogvx_exp.data.buckets import Bucket, choose_bucket
-from cogvx_exp.data.decoding import DecodingPool
 from cogvx_exp.data.factory_latents import LatentFiles, latent_files, latent_info
-from cogvx_exp.data.forms.rows import Place, Row, find_file
+from cogvx_exp.data.forms.rows import LeftOut, Place, Row, find_file
 from cogvx_exp.data.forms.sources import read_source
-from cogvx_exp.data.index.files import FileIndex, Stamp, stamp_of
+from cogvx_exp.data.index.examine import examine_videos
 from cogvx_exp.data.issues import ClipError, DataIssue, issue_of, print_issues, write_issues
-from cogvx_exp.media.video import VideoInfo, probe_video
-
-logger = logging.getLogger(__name__)
+from cogvx_exp.media.video import VideoInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +33,7 @@ class Clip:
     @property
     def name(self) -> str:
         """For messages."""
-        return f"row {self.row.number}, {self.row.path}"
+        return f"row {self.row.number}, {self.row.key}"
 
 
 @dataclass(frozen=True)
@@ -54,6 +49,8 @@ class Dataset:
     issues: list[DataIssue] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     """System files that were skipped, such as macOS's `._clip.mp4`."""
+    excluded: int = 0
+    """Rows with `keep: false`."""
 
     def bucket_counts(self) -> dict[Bucket, int]:
         """Number of training clips per bucket."""
@@ -65,7 +62,8 @@ class Dataset:
         held_out = f"; {len(self.held_out)} held out" if self.held_out else ""
         count = f"{len(self.left_out)} file{'s' if len(self.left_out) > 1 else ''}"
         left_out = f"; skipped {count} of the operating system, such as {self.left_out[0]}" if self.left_out else ""
-        return f"{len(self.clips)} clips (frames x height x width): {buckets}{held_out}{left_out}"
+        excluded = f"; {self.excluded} excluded by keep: false" if self.excluded else ""
+        return f"{len(self.clips)} clips (frames x height x width): {buckets}{held_out}{excluded}{left_out}"
 
 
 def load_dataset(data: Data, cache_dir: Path) -> Dataset:
@@ -77,17 +75,17 @@ def load_dataset(data: Data, cache_dir: Path) -> Dataset:
     make_folder(cache_dir, "cache_dir")
     clips: list[Clip] = []
     issues: list[DataIssue] = []
-    left_out: list[str] = []
+    left_out: list[LeftOut] = []
     sources = data.all_sources()
     for number, source in enumerate(sources):
-        rows, of_manifest, junk = read_source(source, data.allow_outside_root)
+        rows, of_manifest, unused = read_source(source, data.allow_outside_root)
         issues += of_manifest
-        left_out += junk
+        left_out += unused
         if source.source == "latents":
             allowed = None if data.allow_outside_root or source.root is None else os.path.realpath(source.root)
             new_clips, of_files = _latent_clips(rows, number, allowed)
         else:
-            infos, of_files = _examine_videos(rows, data, cache_dir)
+            infos, of_files = examine_videos(rows, data, cache_dir)
             new_clips, of_buckets = assign_buckets(rows, infos, data, number)
             issues += of_buckets
         clips += new_clips
@@ -97,8 +95,8 @@ def load_dataset(data: Data, cache_dir: Path) -> Dataset:
     rates = _rates([source.repeats for source in sources], [source.weight for source in sources], counts)
     # In the order of the manifest, where people look for them; workers and sources report in their own.
     issues.sort(key=lambda issue: issue.row or 0)
-    left_out = [_shown(path, _roots(data)) for path in left_out]
-    return Dataset(training, held_out, rates, short_paths(issues, data), left_out)
+    junk = [_shown(found.path, _roots(data)) for found in left_out if not found.by_manifest]
+    return Dataset(training, held_out, rates, short_paths(issues, data), junk, len(left_out) - len(junk))
 
 
 def accept(dataset: Dataset, data: Data, console: PlainConsole, report: Path | None) -> None:
@@ -131,7 +129,7 @@ def assign_buckets(
     # Clips of a dataset share few shapes, and comparing with all buckets for each of a million is slow.
     chosen: dict[VideoInfo, Bucket | ClipError] = {}
     for row in rows:
-        info = infos.get(row.path)
+        info = infos.get(row.key)
         if info is None:
             continue
         if info not in chosen:
@@ -172,6 +170,12 @@ def short_paths(issues: list[DataIssue], data: Data) -> list[DataIssue]:
     return [replace(issue, file=_shown(issue.file, roots), what=visible(issue.what)) for issue in issues]
 
 
+def place_of(data: Data) -> Place:
+    """The root of a dataset that is one folder."""
+    assert data.root is not None
+    return Place(Path(data.root), None if data.allow_outside_root else os.path.realpath(data.root))
+
+
 def _roots(data: Data) -> list[str]:
     return [f"{Path(source.root)}{os.sep}" for source in data.all_sources() if source.root]
 
@@ -184,36 +188,6 @@ def _shown(path: str, roots: list[str]) -> str:
 def _share(share: float, count: int) -> int:
     """A fraction of a number of videos: at least one, unless it is 0."""
     return max(round(share * count), 1) if share > 0 and count else 0
-
-
-def _examine_videos(rows: list[Row], data: Data, cache_dir: Path) -> tuple[dict[str, VideoInfo], list[DataIssue]]:
-    """Information about each video; videos not in the index are probed in worker processes."""
-    stamps: dict[str, Stamp] = {}
-    issues = []
-    for row in rows:
-        try:
-            # Before the index is asked: a changed file has another stamp and is examined again.
-            stamps[row.path] = _stamp(row.path)
-        except ClipError as error:
-            issues.append(issue_of(row.number, row.path, error))
-    with FileIndex(cache_dir / "index.sqlite") as index:
-        infos = index.infos(list(stamps.values()))
-        unknown = [path for path in stamps if path not in infos]
-        failed: dict[str, ClipError] = {}
-        logger.info("videos: %d known in the index, %d to examine", len(infos), len(unknown))
-        if unknown:
-            workers = min(data.decode_workers, len(unknown))
-            with DecodingPool(workers, data.decode_timeout) as pool:
-                results = pool.map(probe_video, ((path,) for path in unknown))
-                for path, result in zip(unknown, progress("Reading videos", results, len(unknown)), strict=True):
-                    if isinstance(result, ClipError):
-                        failed[path] = result
-                    else:
-                        infos[path] = result
-                        logger.debug("%s: %s", path, result)
-            index.add_infos((stamps[path], infos[path]) for path in unknown if path in infos)
-    issues += [issue_of(row.number, row.path, failed[row.path]) for row in rows if row.path in failed]
-    return infos, issues
 
 
 def _latent_clips(rows: list[Row], source: int, allowed: str | None) -> tuple[list[Clip], list[DataIssue]]:
@@ -243,28 +217,6 @@ def _check_place(files: LatentFiles, allowed: str | None) -> None:
     if outside:
         fix = "move it there, or set data.allow_outside_root=true"
         raise ClipError(f"{os.path.realpath(outside[0])} lies outside data.root", fix)
-
-
-def _stamp(path: str) -> Stamp:
-    """The stamp of a readable file.
-
-    Raises:
-        ClipError: it is not a readable file.
-    """
-    take_out = "fix the path or remove the row"
-    try:
-        if os.path.isdir(path):
-            raise ClipError("is a folder, not a file", take_out)
-        if not os.path.isfile(path):
-            raise ClipError("does not exist" if not os.path.exists(path) else "is not a file", take_out)
-        stamp = stamp_of(path)
-    except OSError as error:
-        raise ClipError(f"cannot be accessed ({error.strerror})", take_out) from None
-    if stamp[1] == 0:
-        raise ClipError("is empty (0 bytes)", "copy it again or remove the row")
-    if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise ClipError("is not readable", "change its permissions (chmod +r)")
-    return stamp
 
 
 def _bucket_or_issue(info: VideoInfo, data: Data) -> Bucket | ClipError:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
+from cogvx_exp.core.disk import FULL
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.shared_memory import has_room, no_room
 from cogvx_exp.data.buckets import Bucket
@@ -19,6 +20,7 @@ from cogvx_exp.data.issues import ClipError
 from cogvx_exp.data.resize import ResizeSpec, fit_frame
 from cogvx_exp.media.errors import REENCODE
 from cogvx_exp.media.video import VideoInfo, open_video
+from cogvx_exp.media.window import Window, WindowReader
 
 M_ARENA_MAX = -8
 """From malloc.h."""
@@ -33,10 +35,11 @@ class DecodingPool:
     Args:
         workers: number of processes.
         timeout: time limit of a task in seconds, after which its process is killed.
+        setting: name of the setting that has the limit.
     """
 
-    def __init__(self, workers: int, timeout: float):
-        self._timeout, self._workers = timeout, workers
+    def __init__(self, workers: int, timeout: float, setting: str = "data.decode_timeout"):
+        self._timeout, self._workers, self._setting = timeout, workers, setting
         self._ahead = workers * AHEAD
         # Spawned, not forked: a fork copies locks that other threads (torch, CUDA) may hold, and can deadlock.
         context = multiprocessing.get_context("spawn")
@@ -76,7 +79,7 @@ class DecodingPool:
         except ClipError as error:
             return error
         except FutureTimeoutError:
-            what = f"decoding took longer than data.decode_timeout={self._timeout:g} seconds"
+            what = f"decoding took longer than {self._setting}={self._timeout:g} seconds"
             return ClipError(what, f"raise that setting, or {REENCODE}")
         # A decoder that crashed in C: pebble has started another process for the next task.
         except ProcessExpired as error:
@@ -84,12 +87,19 @@ class DecodingPool:
         except UserError:
             raise
         except Exception as error:  # an unknown decoder failure only affects its file
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise
             text = str(error).partition("\n")[0][:200]
             return ClipError(f"cannot be decoded ({type(error).__name__}: {text})", REENCODE)
 
 
 def read_clip(
-    path: str, choice: FrameChoice, bucket: Bucket, fit: ResizeSpec, known: VideoInfo | None = None
+    path: str,
+    choice: FrameChoice,
+    bucket: Bucket,
+    fit: ResizeSpec,
+    known: VideoInfo | None = None,
+    window: Window | None = None,
 ) -> np.ndarray:
     """Decodes a clip in its bucket's size: uint8, (frames, height, width, 3).
 
@@ -99,11 +109,12 @@ def read_clip(
         bucket: the target size.
         fit: how frames are resized.
         known: result of an earlier probe, which saves time.
+        window: the part of the file that is the clip; None: all of it.
 
     Raises:
         ClipError: it cannot be decoded.
     """
-    reader = open_video(path, known)
+    reader = WindowReader(path, window) if window else open_video(path, known)
     try:
         frames = reader.frames(choice.indices(reader.starts))
         # Frame by frame, so that a 4K clip is never whole in memory.

@@ -41,4 +41,6 @@ def _row(clip: Clip, common: str) -> list[Any]:
     size = None
     with suppress(OSError):
         size = os.stat(clip.row.path).st_size
-    return [os.path.relpath(clip.row.path, common or "."), size, astuple(clip.info), clip.row.captions]
+    name = os.path.relpath(clip.row.path, common or ".")
+    window = [str(clip.row.window)] if clip.row.window else []
+    return [name, size, astuple(clip.info), clip.row.captions, *window]

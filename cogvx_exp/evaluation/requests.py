@@ -30,7 +30,7 @@ def start_images(job: TrainJob, clips: list[Clip], count: int) -> list[str]:
     chosen = [clips[index % len(clips)] for index in range(count)]
     if any(clip.latents for clip in chosen):
         raise UserError("validation.images=null: data=latents has no frames to start from; give one image per prompt")
-    return [frame_of(clip.row.path, _first_frame(job, clip)) for clip in chosen]
+    return [frame_of(clip.row.key, _first_frame(job, clip)) for clip in chosen]
 
 
 def _first_frame(job: TrainJob, clip: Clip) -> int:

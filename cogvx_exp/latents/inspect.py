@@ -24,6 +24,10 @@ from cogvx_exp.data.decoding import DecodingPool, read_clip
 from cogvx_exp.data.frames import choose_frames
 from cogvx_exp.data.issues import ClipError, print_issues
 from cogvx_exp.data.resize import ResizeSpec, cropped_share
+from cogvx_exp.footage.filter.histograms import histograms
+from cogvx_exp.footage.manifest import read_manifest
+from cogvx_exp.footage.rows import clip_rows, manifest_path
+from cogvx_exp.footage.strips import strips
 
 THUMBNAIL_HEIGHT = 96
 """Pixels."""
@@ -67,7 +71,7 @@ def inspect_dataset(dataset: Dataset, job: PrepareJob, console: PlainConsole) ->
     path = job.inspect.output_dir / "index.html"
     cards = _cards(clips[: job.inspect.clips], job, tokens)
     page = Environment(loader=PackageLoader("cogvx_exp.latents"), autoescape=True).get_template("inspect.html.j2")
-    tables = {"figures": figures, "buckets": buckets, "readers": readers}
+    tables = {"figures": figures, "buckets": buckets, "readers": readers, "scores": _scores(job)}
     text = page.render(job=job, dataset=dataset, cards=cards, total=len(clips), **tables)
     write_text(path, text)
     console.result(f"\nContact sheet: {path}")
@@ -91,6 +95,29 @@ def _figures(clips: list[Clip], tokens: dict[str, int]) -> list[Figure]:
         low, middle, high = (form.format(value) for value in (values.min(), np.median(values), values.max()))
         figures.append(Figure(name, low, middle, high))
     return figures
+
+
+def _scores(job: PrepareJob) -> list[dict[str, Any]]:
+    """Histograms of the scores that mode=filter has written, and pictures of the clips near the limits."""
+    if job.data.source != "jsonl":
+        return []
+    records = read_manifest(manifest_path(job.data))
+    found = histograms(records, job.filter)
+    near = {index for one in found for limit in one.limits for index in (*limit.below, *limit.above)}
+    rows, _ = clip_rows(records, [index in near for index in range(len(records))], job.data, job.cache_dir)
+    pictures = dict(zip(rows, progress("Rendering clips", strips(rows.values(), job.data), len(rows)), strict=True))
+
+    def cards(name: str, indices: list[int]) -> list[dict[str, Any]]:
+        values = ((index, records[index]["scores"][name]) for index in indices)
+        return [{"row": index + 1, "value": f"{value:g}", "image": pictures.get(index)} for index, value in values]
+
+    return [
+        {
+            "histogram": one,
+            "limits": [(limit, cards(one.name, limit.below), cards(one.name, limit.above)) for limit in one.limits],
+        }
+        for one in found
+    ]
 
 
 def _buckets(dataset: Dataset, job: PrepareJob) -> list[dict[str, str]]:
@@ -144,6 +171,7 @@ def _cards(clips: list[Clip], job: PrepareJob, tokens: dict[str, int]) -> list[d
             cards.append(
                 {
                     "name": Path(clip.row.path).name,
+                    "window": str(clip.row.window or ""),
                     "row": clip.row.number,
                     "facts": facts,
                     "bucket": str(clip.bucket),
@@ -166,7 +194,7 @@ def _tasks(clip: Clip, job: PrepareJob) -> list[tuple[Any, ...]]:
     width = max(round(clip.info.width * THUMBNAIL_HEIGHT / clip.info.height), 1)
     whole = Bucket(clip.bucket.num_frames, THUMBNAIL_HEIGHT, width)
     fits = (whole, ResizeSpec("resize")), (clip.bucket, ResizeSpec(job.data.reshape))
-    return [(clip.row.path, choice, bucket, fit, clip.info) for bucket, fit in fits]
+    return [(clip.row.path, choice, bucket, fit, clip.info, clip.row.window) for bucket, fit in fits]
 
 
 def _strip(frames: np.ndarray | ClipError) -> str:

@@ -9,10 +9,8 @@ communicate, because entries are written atomically.
 import logging
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +18,12 @@ import torch
 
 from cogvx_exp.config.schema import Data
 from cogvx_exp.console.progress import progress
-from cogvx_exp.core.files import file_hash, read_json
+from cogvx_exp.core.files import read_json
 from cogvx_exp.data.dataset import Clip
 from cogvx_exp.data.decoding import DecodingPool, read_clip
 from cogvx_exp.data.factory_latents import load_tensor
 from cogvx_exp.data.frames import choose_frames
-from cogvx_exp.data.index.files import FileIndex, stamp_of
+from cogvx_exp.data.index.files import content_hashes
 from cogvx_exp.data.issues import ClipError, DataIssue, issue_of
 from cogvx_exp.data.resize import ResizeSpec
 from cogvx_exp.latents.cache import TensorCache
@@ -58,11 +56,18 @@ class _Work:
     flip: bool
     shape: tuple[int, ...] | None = None
     """Shape of the moments if known: (2C, F, H, W)."""
+    content: str = ""
+    """Hash of the video of which the clip is a window."""
 
     @property
     def key(self) -> str:
         """Identifies the whole entry."""
         return self.entry.moments
+
+    @property
+    def place(self) -> tuple[str, float, str]:
+        """Sorts clips so that the windows of a video follow each other: opening a long video takes time."""
+        return self.content, self.clip.row.window.start if self.clip.row.window else 0.0, self.key
 
     def done(self, cache: TensorCache, task: Task) -> bool:
         """Whether the entry is in the cache."""
@@ -128,12 +133,12 @@ def _log_missing(groups: list[list[_Work]], context: PipelineContext) -> None:
         lacks = [] if work.has_moments(context.cache) else ["moments"]
         lacks += [name for name, _ in work.missing_extras(context.cache, context.task)]
         why = f"{', '.join(lacks)} missing" if lacks else "there, but others of its batch are not"
-        logger.debug("%s %s, flip %s: entry %s: %s", work.clip.row.path, work.clip.bucket, work.flip, work.key, why)
+        logger.debug("%s %s, flip %s: entry %s: %s", work.clip.row.key, work.clip.bucket, work.flip, work.key, why)
 
 
 def _all_work(clips: list[Clip], data: Data, context: PipelineContext) -> list[_Work]:
     """The entries of all clips, in order; two per clip with data.random_flip."""
-    hashes = _content_hashes(clips, context)
+    hashes = content_hashes(_hashed_files(clips, context.task), context.cache_dir)
     made_by, vae = context.made_by("vae"), read_json(context.folder / "vae" / "config.json")
     works = []
     for clip in clips:
@@ -146,7 +151,8 @@ def _all_work(clips: list[Clip], data: Data, context: PipelineContext) -> list[_
             cached = context.task.cached.items()
             extras = tuple((name, context.cache.key(origin | {"part": item.part})) for name, item in cached)
             entry = Entry(context.cache.key(origin | made_by), extras)
-            works.append(_Work(entry, clip, flip, moments_shape(vae, clip.bucket)))
+            content = hashes[clip.row.path] if clip.row.window else ""
+            works.append(_Work(entry, clip, flip, moments_shape(vae, clip.bucket), content))
     return works
 
 
@@ -159,6 +165,8 @@ def _pixels(clip: Clip, data: Data, content: str) -> dict[str, Any]:
     pixels: dict[str, Any] = {"video": content, "frames": asdict(choice), "bucket": str(clip.bucket)}
     if clip.info.decoder != DECORD:
         pixels["reader"] = READER_VERSION
+    if clip.row.window:
+        pixels["window"] = str(clip.row.window)
     if choice.is_new(clip.info.num_frames):
         pixels["spread"] = True
     return pixels
@@ -186,8 +194,8 @@ def _groups(works: list[_Work], size: int) -> list[list[_Work]]:
     """Entries that are encoded together: of one bucket, in an order independent of the dataset's order."""
     # Several rows may show one video.
     distinct = {work.key: work for work in works}
-    # By content and not by row: a clip is encoded beside the same others whatever the manifest's order.
-    ordered = sorted(distinct.values(), key=lambda work: (work.clip.latents is None, work.clip.bucket, work.key))
+    # By place in the file and not by row: a clip is encoded beside the same others whatever the manifest's order.
+    ordered = sorted(distinct.values(), key=lambda work: (work.clip.latents is None, work.clip.bucket, *work.place))
     groups = []
     for _, same in groupby(ordered, key=lambda work: (work.clip.latents is None, work.clip.bucket)):
         alike = list(same)
@@ -217,7 +225,7 @@ def _encode_groups(
 def _decoding_task(work: _Work, data: Data) -> tuple[Any, ...]:
     clip = work.clip
     choice, fit = choose_frames(data, clip.bucket.num_frames), ResizeSpec(data.reshape, flip=work.flip)
-    return clip.row.path, choice, clip.bucket, fit, clip.info
+    return clip.row.path, choice, clip.bucket, fit, clip.info, clip.row.window
 
 
 def _save(
@@ -239,19 +247,10 @@ def _try(issues: dict[str, ClipError], clip: Clip, cache: TensorCache, key: str,
 
 def _id(clip: Clip) -> str:
     """Identifies a clip's entries, which rows of the same video share."""
-    return f"{clip.row.path} {clip.bucket}"
+    return f"{clip.row.key} {clip.bucket}"
 
 
-def _content_hashes(clips: list[Clip], context: PipelineContext) -> dict[str, str]:
-    """Hash of each file's content; unchanged files are not read again."""
+def _hashed_files(clips: list[Clip], task: Task) -> set[str]:
+    """Files whose content determines the entries."""
     paths = {clip.latents.moments if clip.latents else clip.row.path for clip in clips}
-    kept = context.task.cached.values()
-    paths |= {item.imported(clip.latents) for clip in clips if clip.latents for item in kept}
-    stamps = {path: stamp_of(path) for path in paths}
-    with FileIndex(context.cache_dir / "index.sqlite") as index:
-        known = index.hashes(list(stamps.values()))
-        unknown = [path for path in stamps if path not in known]
-        with ThreadPoolExecutor() as threads:  # hashing releases the GIL
-            fresh = dict(zip(unknown, threads.map(lambda path: file_hash(Path(path)), unknown), strict=True))
-        index.add_hashes((stamps[path], digest) for path, digest in fresh.items())
-    return known | fresh
+    return paths | {item.imported(clip.latents) for clip in clips if clip.latents for item in task.cached.values()}

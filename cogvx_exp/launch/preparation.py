@@ -1,13 +1,17 @@
-"""Encodes a dataset in one or several processes, or inspects it."""
+"""Encodes a dataset or makes it from footage, in one or several processes, or inspects it."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from cogvx_exp.config.schema import PrepareJob
 from cogvx_exp.console.progress import console
 from cogvx_exp.console.quiet import quiet_libraries
-from cogvx_exp.core.disk import cache_trouble
+from cogvx_exp.core.disk import cache_trouble, disk_errors_explained
+from cogvx_exp.core.files import make_folder
 from cogvx_exp.data.dataset import Dataset, accept, load_dataset
 from cogvx_exp.distributed.process_group import ProcessGroup, local_device, rank_and_world_size
+from cogvx_exp.footage.stage import Stage
 from cogvx_exp.launch.workers.processes import run_processes
 from cogvx_exp.model.source import pretrained_folder
 
@@ -60,12 +64,71 @@ def _encode_share(job: PrepareJob, dataset: Dataset) -> None:
     console.result(f"Encoded in {context.cache.folder}")
 
 
+def make_dataset(job: PrepareJob) -> None:
+    """Runs a mode that turns footage into a dataset, with the processes of this machine.
+
+    Raises:
+        UserError: a setting or file cannot be used, a process failed, or a disk is full; results so far are kept.
+    """
+    with _disk_explained(job):
+        make_folder(job.cache_dir, "cache_dir")
+        stage = _stage(job)
+        try:
+            if job.distributed.processes > 1 and rank_and_world_size() is None:
+                run_processes(WORKER, job.model_dump_json(), job.distributed)
+            else:
+                stage.work(*(rank_and_world_size() or (0, 1)))
+        finally:
+            stage.merge()
+
+
+def work_on_share(job: PrepareJob) -> None:
+    """Does this process's share of such a mode.
+
+    Raises:
+        UserError: see `make_dataset`.
+    """
+    place = rank_and_world_size() or (0, 1)
+    console.quiet = place[0] > 0
+    with _disk_explained(job):
+        _stage(job).work(*place)
+
+
+def _stage(job: PrepareJob) -> Stage:
+    from cogvx_exp.footage.caption.caption import CaptionStage
+    from cogvx_exp.footage.filter.filter import FilterStage
+    from cogvx_exp.footage.split.split import SplitStage
+
+    stages: dict[str, Callable[[PrepareJob], Stage]] = {
+        "split": SplitStage,
+        "filter": FilterStage,
+        "caption": CaptionStage,
+    }
+    return stages[job.mode](job)
+
+
+def _disk_explained(job: PrepareJob) -> AbstractContextManager[None]:
+    return disk_errors_explained(
+        lambda error: (
+            f"{error.filename or job.data.root}: {error.strerror}; free some space. Results so far are kept: run the "
+            "same command again to continue"
+        )
+    )
+
+
 def inspect(job: PrepareJob) -> None:
     """Prints the dataset's contents and writes a page with a contact sheet."""
     from cogvx_exp.latents.inspect import inspect_dataset
 
     dataset = load_dataset(job.data, job.cache_dir)
     inspect_dataset(dataset, job, console)
+
+
+def review(job: PrepareJob) -> None:
+    """Writes a page on which captions can be corrected."""
+    from cogvx_exp.footage.review.review import write_review
+
+    write_review(job)
 
 
 def _issues(job: PrepareJob) -> Path:

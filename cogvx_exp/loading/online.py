@@ -49,7 +49,7 @@ def online_batches(
 def _task(draw: SampleIndex, clip: Clip, samples: TrainingSamples, data: Data) -> tuple[Any, ...]:
     position = samples.crop_position(draw) if data.reshape == "random" else (0.5, 0.5)
     fit = ResizeSpec(data.reshape, position, samples.flipped(draw))
-    return clip.row.path, choose_frames(data, clip.bucket.num_frames), clip.bucket, fit, clip.info
+    return clip.row.path, choose_frames(data, clip.bucket.num_frames), clip.bucket, fit, clip.info, clip.row.window
 
 
 def _frames(decoded: np.ndarray | ClipError, clip: Clip) -> np.ndarray:

@@ -41,9 +41,12 @@ class Geometry:
         width, height = self._square(frame)
         return (width, height) if self.transpose else (height, width)
 
-    def picture(self, frame: Any) -> np.ndarray:
-        """The picture of a PyAV frame: uint8, (height, width, 3)."""
+    def picture(self, frame: Any, most: int | None = None) -> np.ndarray:
+        """The picture of a PyAV frame: uint8, (height, width, 3), scaled down to a height of `most`."""
         width, height = self._square(frame)
+        shown = width if self.transpose else height
+        if most and shown > most:
+            width, height = (max(round(side * most / shown), 1) for side in (width, height))
         image = frame.to_ndarray(format="rgb24", width=width, height=height)
         if self.transpose:
             image = image.transpose(1, 0, 2)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -89,45 +90,83 @@ class DecordReader:
 
 
 class PyAvReader:
-    """Decodes from the beginning, which is correct for every file."""
+    """Decodes from the beginning, which is correct for every file.
 
-    def __init__(self, path: str, timeline: Timeline, decoder: str):
+    Args:
+        path: the file.
+        timeline: its frames.
+        decoder: see `Reader`.
+        seeks: whether decoding starts at the last clean keyframe before the first wanted frame, where that is possible.
+    """
+
+    def __init__(self, path: str, timeline: Timeline, decoder: str, *, seeks: bool = False):
         self.starts, self.duration, self.size = timeline.starts, timeline.duration, timeline.size
         self.decoder = decoder
-        self._path, self._timeline = path, timeline
+        self._path, self._timeline, self._seeks = path, timeline, seeks
 
-    def frames(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """See `Reader`."""
+    def frames(self, indices: Sequence[int], height: int | None = None) -> Iterator[np.ndarray]:
+        """See `Reader`; pictures higher than `height` are scaled down to it."""
         times = Counter(indices)
         ascending = sorted(times)
-        pairs = zip(ascending, self._ascending(ascending), strict=True)
+        pictures = (self._timeline.geometry.picture(frame, height) for frame in self.raw_frames(ascending))
+        pairs = zip(ascending, pictures, strict=True)
         if list(indices) == sorted(indices):
             return (frame for index, frame in pairs for _ in range(times[index]))
         # Only a choice out of order has to be kept in memory.
         kept = dict(pairs)
         return (kept[index] for index in indices)
 
-    def _ascending(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """The frames at unique ascending indices."""
+    def raw_frames(self, indices: Sequence[int]) -> Iterator[Any]:
+        """The PyAV frames at unique ascending indices."""
         wanted = iter(indices)
         following, count = next(wanted, None), 0
-        with opened(self._path) as (container, stream):
-            frames = self._as_expected(decoded(container, stream))
-            if self._timeline.interlaced:
-                frames = deinterlace(frames, stream)
-            for index, frame in enumerate(frames):
-                if index == following:
-                    yield self._timeline.geometry.picture(frame)
-                    following, count = next(wanted, None), count + 1
-                if following is None:
-                    return
+        for index, frame in self._numbered(following or 0):
+            if index == following:
+                yield frame
+                following, count = next(wanted, None), count + 1
+            if following is None:
+                return
         if following is not None:
             raise cut_off(count, len(indices))
 
-    def _as_expected(self, frames: Iterator[Any]) -> Iterator[Any]:
-        """The frames, checked against the timestamps of the packets."""
+    def _numbered(self, first: int) -> Iterator[tuple[int, Any]]:
+        """All frames from the index `first` on, and maybe some before it, with their indices."""
+        entry = self._entry(first) if self._seeks else None
+        if entry is not None:
+            with opened(self._path) as (container, stream):
+                container.seek(entry, stream=stream)
+                frames = self._from(decoded(container, stream), first)
+                if frames is not None:
+                    yield from self._as_expected(frames, first)
+                    return
+        with opened(self._path) as (container, stream):
+            frames = decoded(container, stream)
+            if self._timeline.interlaced:
+                frames = deinterlace(frames, stream)
+            yield from self._as_expected(frames, 0)
+
+    def _entry(self, first: int) -> int | None:
+        """Timestamp of the last keyframe before a frame at which decoding can start; None if it is the first."""
+        entries, timestamps = self._timeline.entries, self._timeline.timestamps
+        if entries is None or timestamps is None or first >= len(timestamps):
+            return None
+        place = int(np.searchsorted(entries, timestamps[first], side="right")) - 1
+        return int(entries[place]) if place > 0 else None
+
+    def _from(self, frames: Iterator[Any], first: int) -> Iterator[Any] | None:
+        """The frames after a seek, from the index `first` on; None if the seek ended after it."""
+        assert self._timeline.timestamps is not None
+        time = self._timeline.timestamps[first]
+        try:
+            frame = next((frame for frame in frames if frame.pts is None or frame.pts >= time), None)
+        except ClipError:  # of a frame that is shown before the keyframe and refers to others
+            return None
+        return chain([frame], frames) if frame is not None and frame.pts == time else None
+
+    def _as_expected(self, frames: Iterator[Any], first: int) -> Iterator[tuple[int, Any]]:
+        """The frames with their indices, checked against the timestamps of the packets."""
         expected = self._timeline.timestamps
-        for index, frame in enumerate(frames):
+        for index, frame in enumerate(frames, first):
             if expected is not None and (index >= len(expected) or frame.pts != expected[index]):
                 raise ClipError("its frames do not match its packets: it is damaged", REENCODE)
-            yield frame
+            yield index, frame

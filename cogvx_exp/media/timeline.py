@@ -52,6 +52,8 @@ class Timeline:
     """Height and width as displayed, in pixels."""
     timestamps: np.ndarray | None = None
     """Expected timestamps of the frames, in the stream's units; None: not known in advance."""
+    entries: np.ndarray | None = None
+    """Timestamps of the keyframes at which decoding can start, ascending; None: only at the beginning."""
     interlaced: bool = False
 
 
@@ -165,6 +167,7 @@ def _from_packets(container: Any, stream: Any) -> Timeline | None:
         geometry,
         geometry.size(first),
         times[order],
+        _entries(packets, times),
     )
 
 
@@ -209,6 +212,16 @@ def _is_clean_start(packet: Any, codec: Any) -> bool:
             return True
         at += length + int.from_bytes(data[at : at + length], "big")
     return False
+
+
+def _entries(packets: _Packets, times: np.ndarray) -> np.ndarray | None:
+    """Timestamps of the keyframes at which decoding can start; None if there is an edit list."""
+    if any(packets.hidden):
+        return None
+    latest = np.maximum.accumulate(times)
+    places = np.array(packets.keyframes)[packets.clean]
+    # A frame that is stored before a keyframe and shown after it would be missed.
+    return np.sort(times[[place for place in places if not place or latest[place - 1] < times[place]]])
 
 
 def _decoder(packets: _Packets, times: np.ndarray, geometry: Geometry, codec: str) -> str:

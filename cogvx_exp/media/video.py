@@ -18,6 +18,7 @@ from cogvx_exp.core.disk import try_disk
 from cogvx_exp.media.errors import REENCODE, ClipError
 from cogvx_exp.media.readers import DecordReader, PyAvReader, Reader
 from cogvx_exp.media.timeline import DECORD, read_timeline
+from cogvx_exp.media.window import Window, WindowReader
 
 READER_VERSION = 1
 """Part of the cache key of files that decord does not read. Increase it when their decoded frames change."""
@@ -46,7 +47,21 @@ def probe_video(path: str) -> VideoInfo:
     Raises:
         ClipError: it cannot be read as a video.
     """
-    reader = open_video(path)
+    return _info(open_video(path))
+
+
+def probe_windows(path: str, windows: tuple[Window | None, ...]) -> list[VideoInfo | ClipError]:
+    """`probe_video` for several parts of a video (None: all of it), or the error of each that cannot be read."""
+    found: list[VideoInfo | ClipError] = []
+    for window in windows:
+        try:
+            found.append(_info(WindowReader(path, window) if window else open_video(path)))
+        except ClipError as error:
+            found.append(error)
+    return found
+
+
+def _info(reader: Reader) -> VideoInfo:
     count = len(reader.starts)
     return VideoInfo(count, *reader.size, count / reader.duration, reader.duration, reader.decoder)
 

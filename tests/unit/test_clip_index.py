@@ -11,6 +11,7 @@ import pytest
 
 from cogvx_exp.data.dataset import load_dataset
 from cogvx_exp.data.decoding import DecodingPool
+from cogvx_exp.data.forms.rows import Row
 from cogvx_exp.data.frames import choose_frames, spread
 from cogvx_exp.data.index.files import FileIndex, stamp_of
 from cogvx_exp.data.issues import ClipError
@@ -79,7 +80,7 @@ def test_only_what_was_right_keeps_its_place_in_the_cache(make_job) -> None:
     bucket = SimpleNamespace(num_frames=49)
 
     def pixels(info: VideoInfo) -> dict:
-        return prepare._pixels(SimpleNamespace(info=info, bucket=bucket), data, "hash")
+        return prepare._pixels(SimpleNamespace(info=info, bucket=bucket, row=Row(1, "clip.mp4", ("x",))), data, "hash")
 
     as_ever = {"video": "hash", "frames": asdict(choose_frames(data, 49)), "bucket": str(bucket)}
     assert pixels(INFO) == as_ever

@@ -20,6 +20,7 @@ FLOORS = [
     "model",
     "diffusion",
     "tasks",
+    "footage",
     "latents",
     "loading",
     "optim",

@@ -7,6 +7,7 @@ from cogvx_exp.config.choices import choices_with, models_for, models_with_weigh
 from cogvx_exp.config.issues import Issue
 from cogvx_exp.config.rules.attention import attention_is_possible
 from cogvx_exp.config.rules.compilation import compilation_is_possible, products_are_possible
+from cogvx_exp.config.rules.footage import FOOTAGE, footage_is_possible
 from cogvx_exp.config.rules.hardware import card_is_known
 from cogvx_exp.config.rules.notes import too_few_to_profile, warmup_note
 from cogvx_exp.config.rules.processes import gpu_dtype, processes_fit
@@ -54,10 +55,12 @@ def check_memory(job: TrainJob) -> list[Issue]:
 
 def check_prepare(job: PrepareJob) -> list[Issue]:
     """All issues of a prepare job."""
-    rules = (_weights_can_be_found, _data_is_complete, _encoding_is_possible, _buckets_are_legal)
+    of_clips = (_weights_can_be_found, _encoding_is_possible, _buckets_are_legal)
+    tokenizer = (_weights_can_be_found,) if job.mode == "caption" else ()
+    rules = (_data_is_complete, footage_is_possible, *tokenizer, *(() if job.mode in FOOTAGE else of_clips))
     issues = [issue for rule in rules for issue in rule(job)]
     if job.distributed.name not in ("single", "ddp"):
-        issues.append(Issue(f"distributed={job.distributed.name}", "encoding supports single and ddp"))
+        issues.append(Issue(f"distributed={job.distributed.name}", "prepare supports single and ddp"))
     if job.mode == "encode" and job.data.encode == "online":
         issues.append(Issue("data.encode=online", "nothing can be encoded in advance; use data.encode=cache"))
     return issues

@@ -2,6 +2,9 @@
 
 from cogvx_exp.config.schema.attention import Attention
 from cogvx_exp.config.schema.data import Data
+from cogvx_exp.config.schema.footage.caption import Caption
+from cogvx_exp.config.schema.footage.filter import Filter
+from cogvx_exp.config.schema.footage.split import Split
 from cogvx_exp.config.schema.hardware import Hardware
 from cogvx_exp.config.schema.jobs import Generate, GenerateJob, PrepareJob, TrainJob
 from cogvx_exp.config.schema.model import (
@@ -28,9 +31,11 @@ from cogvx_exp.config.schema.training import (
 
 __all__ = [
     "Attention",
+    "Caption",
     "Checkpoint",
     "Data",
     "Distributed",
+    "Filter",
     "Generate",
     "GenerateJob",
     "Hardware",
@@ -45,6 +50,7 @@ __all__ = [
     "Quant",
     "SchedulerArchitecture",
     "Section",
+    "Split",
     "Sweep",
     "Task",
     "TextEncoderArchitecture",

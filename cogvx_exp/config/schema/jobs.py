@@ -6,6 +6,10 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from cogvx_exp.config.schema.attention import Attention
 from cogvx_exp.config.schema.data import Data
+from cogvx_exp.config.schema.footage.caption import Caption
+from cogvx_exp.config.schema.footage.filter import Filter
+from cogvx_exp.config.schema.footage.review import Review
+from cogvx_exp.config.schema.footage.split import Split
 from cogvx_exp.config.schema.hardware import Hardware
 from cogvx_exp.config.schema.model import Model
 from cogvx_exp.config.schema.section import Device, FilledText, LocalPath, PathText, Section
@@ -123,8 +127,10 @@ class Inspect(Section):
 class PrepareJob(Section):
     """The configuration of `python -m cogvx_exp.prepare`."""
 
-    mode: Literal["encode", "inspect"]
-    """encode: fill the cache. inspect: show the dataset, as a table and as a page. Default: encode."""
+    mode: Literal["encode", "inspect", "split", "filter", "caption", "review"]
+    """encode: fill the cache. inspect: show the dataset, as a table and as a page. split: find clips in long videos.
+    filter: score clips and exclude bad ones. caption: write captions with a vision-language model. review: a page on
+    which captions can be corrected. Default: encode."""
     cache_dir: LocalPath
     """Folder shared between runs. Default: outputs/cache."""
     device: Device
@@ -141,6 +147,14 @@ class PrepareJob(Section):
     """Slicing and tiling of the VAE; the other settings only affect training."""
     inspect: Inspect
     """What mode=inspect shows."""
+    split: Split
+    """How mode=split finds clips in long videos."""
+    filter: Filter
+    """Which clips mode=filter keeps."""
+    caption: Caption
+    """How mode=caption writes captions."""
+    review: Review
+    """What mode=review shows."""
 
 
 class Generate(SamplingSettings):

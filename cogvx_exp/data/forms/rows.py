@@ -8,6 +8,7 @@ from typing import Any
 
 from cogvx_exp.core.text import is_text
 from cogvx_exp.data.issues import DataIssue
+from cogvx_exp.media.window import Window
 
 VIDEO_ENDINGS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
 
@@ -29,13 +30,22 @@ class Row:
     """Path of the video."""
     captions: tuple[str, ...]
     """One of them is drawn each time the clip is used."""
+    window: Window | None = None
+    """The part of the video that is the clip; None: all of it."""
+
+    @property
+    def key(self) -> str:
+        """Identifies the clip: the path, and the window if there is one."""
+        return f"{self.path}#{self.window}" if self.window else self.path
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A file that is not meant as training data."""
+    """A video that is not used: a file that is not meant as training data, or a row with `keep: false`."""
 
     path: str
+    by_manifest: bool = False
+    """Whether the manifest excludes it."""
 
 
 Found = Row | DataIssue | LeftOut
@@ -62,17 +72,17 @@ def is_junk(name: str) -> bool:
     return name.startswith(("._", ".Trash-")) or name in JUNK
 
 
-def make_row(root: Path, number: int, video: Any, captions: Any) -> Found:
+def make_row(root: Path, number: int, video: Any, captions: Any, window: Window | None = None) -> Found:
     """The row for a manifest's video and caption (or captions)."""
     if not isinstance(video, str) or not video.strip():
         return DataIssue(number, "", "has no video", "add its path or remove the row")
     path = find_file(root, video)
     if any(is_junk(part) for part in video.strip().split("/")):
         return LeftOut(path)
-    return row_of(number, path, captions)
+    return row_of(number, path, captions, window)
 
 
-def row_of(number: int, path: str, captions: Any) -> Row | DataIssue:
+def row_of(number: int, path: str, captions: Any, window: Window | None = None) -> Row | DataIssue:
     """The row for a video file and its caption (or captions)."""
     if "\0" in path or not is_text(path):
         return DataIssue(number, path, "has a name that is not UTF-8", "rename the file (e.g. with convmv)")
@@ -84,7 +94,7 @@ def row_of(number: int, path: str, captions: Any) -> Row | DataIssue:
         return DataIssue(number, path, "has an empty caption", "write one, or remove the row")
     if not all(map(is_text, texts)):
         return DataIssue(number, path, "its caption has an incomplete character (a lone surrogate)", "write it again")
-    return Row(number, path, texts)
+    return Row(number, path, texts, window)
 
 
 def find_file(root: Path, name: str) -> str:

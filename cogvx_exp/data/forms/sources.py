@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from cogvx_exp.config.imported import imported
@@ -13,13 +14,14 @@ from cogvx_exp.data.forms.rows import VIDEO_ENDINGS, Found, LeftOut, Place, Row,
 from cogvx_exp.data.forms.tables import LINE_END, read_csv, read_jsonl
 from cogvx_exp.data.issues import ClipError, DataIssue, issue_of
 from cogvx_exp.demo.clips import make_demo
+from cogvx_exp.media.window import Window
 
 
-def read_source(source: Source, allow_outside_root: bool) -> tuple[list[Row], list[DataIssue], list[str]]:
+def read_source(source: Source, allow_outside_root: bool) -> tuple[list[Row], list[DataIssue], list[LeftOut]]:
     """Reads a manifest. Videos are not opened.
 
     Returns:
-        The usable rows, the issues of the others, and files that are not meant as training data.
+        The usable rows, the issues of the others, and what is not used on purpose.
 
     Raises:
         UserError: the manifest itself cannot be read.
@@ -41,7 +43,7 @@ def read_source(source: Source, allow_outside_root: bool) -> tuple[list[Row], li
         if isinstance(row, DataIssue):
             issues.append(row)
         elif isinstance(row, LeftOut):
-            left_out.append(row.path)
+            left_out.append(row)
         else:
             rows.append(_with_token(row, source.id_token))
     duplicates = _duplicates(rows)
@@ -141,14 +143,14 @@ def _with_token(row: Row, token: str | None) -> Row:
     if not token:
         return row
     # In every caption, also of held-out clips: the trigger word is part of the prompt that is measured.
-    return Row(row.number, row.path, tuple(f"{token} {caption}" for caption in row.captions))
+    return replace(row, captions=tuple(f"{token} {caption}" for caption in row.captions))
 
 
 def _duplicates(rows: list[Row]) -> list[tuple[Row, ClipError]]:
-    first: dict[tuple[str, tuple[str, ...]], int] = {}
+    first: dict[tuple[str, Window | None, tuple[str, ...]], int] = {}
     duplicates = []
     for row in rows:
-        earlier = first.setdefault((row.path, row.captions), row.number)
+        earlier = first.setdefault((row.path, row.window, row.captions), row.number)
         if earlier != row.number:
             what = f"repeats the video and the caption of row {earlier}"
             duplicates.append((row, ClipError(what, "remove it; to see clips more often, set data.repeats")))

@@ -16,6 +16,7 @@ from cogvx_exp.config.schema.data import Source
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.text import NotUtf8, read_text
 from cogvx_exp.data.forms.rows import VIDEO_ENDINGS, Found, Place, make_row
+from cogvx_exp.data.forms.windows import row_of_record
 from cogvx_exp.data.issues import DataIssue
 
 # Not str.splitlines, which also splits at characters that captions may contain, such as U+2028.
@@ -44,7 +45,7 @@ def read_csv(place: Place, source: Source) -> Iterator[Found]:
 
 
 def read_jsonl(place: Place, source: Source) -> Iterator[Found]:
-    """One JSON object per line; its caption is a text or a list of texts."""
+    """One JSON object per line; its caption is a text or a list of texts. It may name a part of the video."""
     path, name = _dataset_file(place, source), source.dataset_file or ""
     text = _read(path)
     if text.lstrip().startswith("[") and not _is_json(text.lstrip().partition("\n")[0]):
@@ -56,7 +57,7 @@ def read_jsonl(place: Place, source: Source) -> Iterator[Found]:
         try:
             # json keeps the last of repeated keys, so a caption would be lost without a word.
             record = json.loads(line, object_pairs_hook=_without_repeats)
-            yield make_row(place.root, number, record[source.video_column], record[source.caption_column])
+            yield row_of_record(place.root, number, record, source)
         except json.JSONDecodeError as error:
             yield DataIssue(number, name, f"is not JSON ({error.msg})", "fix the line")
         except RecursionError:

@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
 from pathlib import Path
 
+from cogvx_exp.core.files import file_hash
 from cogvx_exp.data.index.database import Rebuildable
 from cogvx_exp.media.video import VideoInfo
 
@@ -80,3 +82,15 @@ class FileIndex:
             query = f"SELECT * FROM {table} WHERE path IN ({marks})"
             for row in self._database.select(query, list(group)):
                 yield group[row[0]], row
+
+
+def content_hashes(paths: Iterable[str], cache_dir: Path) -> dict[str, str]:
+    """Hash of each file's content; unchanged files are not read again."""
+    stamps = {path: stamp_of(path) for path in paths}
+    with FileIndex(cache_dir / "index.sqlite") as index:
+        known = index.hashes(list(stamps.values()))
+        unknown = [path for path in stamps if path not in known]
+        with ThreadPoolExecutor() as threads:  # hashing releases the GIL
+            fresh = dict(zip(unknown, threads.map(lambda path: file_hash(Path(path)), unknown), strict=True))
+        index.add_hashes((stamps[path], digest) for path, digest in fresh.items())
+    return known | fresh

@@ -1,0 +1,1 @@
+"""Settings of the modes of `prepare` that turn footage into a dataset."""

@@ -1,0 +1,1 @@
+"""Captions from a vision-language model: a server's, or a local one."""

@@ -1,0 +1,1 @@
+"""Scores clips, and excludes those with bad scores."""

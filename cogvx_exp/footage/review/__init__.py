@@ -1,0 +1,1 @@
+"""A page on which captions can be corrected."""

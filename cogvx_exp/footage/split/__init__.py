@@ -1,0 +1,1 @@
+"""Finds clips in long videos."""
