@@ -194,7 +194,7 @@ def _groups(works: list[_Work], size: int) -> list[list[_Work]]:
     """Entries that are encoded together: of one bucket, in an order independent of the dataset's order."""
     # Several rows may show one video.
     distinct = {work.key: work for work in works}
-    # By place in the file and not by row: a clip is encoded beside the same others whatever the manifest's order.
+    # By content and not by row: a clip is encoded beside the same others whatever the manifest's order.
     ordered = sorted(distinct.values(), key=lambda work: (work.clip.latents is None, work.clip.bucket, *work.place))
     groups = []
     for _, same in groupby(ordered, key=lambda work: (work.clip.latents is None, work.clip.bucket)):
