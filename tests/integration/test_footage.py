@@ -95,6 +95,33 @@ def test_the_whole_way(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.extended
+def test_killed_it_asks_nothing_twice(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    make(in_tmp / "long.mp4", *ENCODERS["h264"])
+    write_rows(in_tmp, *({"start": 0.2 * index, "end": 0.2 * (index + 1)} for index in range(6)))
+
+    def slowly(body: dict) -> str:
+        time.sleep(0.3)
+        return "A ball rolls."
+
+    with serving(caption=slowly) as server:
+        settings = ["mode=caption", "data=jsonl", f"data.root={in_tmp}", "cache_dir=cache", "caption.model=tiny"]
+        settings += [f"caption.url={server.url}", "caption.concurrency=1"]
+        command = [sys.executable, "-m", "cogvx_exp.prepare", "model=tiny-5b", *settings]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            while len(server.bodies) < 3 and process.poll() is None:
+                time.sleep(0.02)
+            process.kill()
+        before = [json.dumps(body["messages"]) for body in server.bodies]
+        assert prepare(settings) == 0
+        after = [json.dumps(body["messages"]) for body in server.bodies[len(before) :]]
+    assert len(before) == 3
+    assert set(before[:2]).isdisjoint(after), "the third was under way"
+    assert len(set(before + after)) == 6
+    assert all(row["caption"] == "A ball rolls." for row in rows(in_tmp / "dataset.jsonl"))
+
+
+@pytest.mark.extended
 @pytest.mark.skipif(find_spec("fastapi") is None, reason="needs transformers[serving]")
 def test_transformers_serve_writes_captions(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
