@@ -1,26 +1,23 @@
 """From sources to clips: each row is probed and gets a bucket, or is an issue. No video is fully decoded."""
 
-import logging
 import os
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cogvx_exp.config.schema import Data
-from cogvx_exp.console.progress import progress
 from cogvx_exp.console.terminal import PlainConsole, visible
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import fingerprint, make_folder
 from cogvx_exp.data.buckets import Bucket, choose_bucket
-from cogvx_exp.data.decoding import DecodingPool
-from cogvx_exp.data.factory_latents import LatentFiles, latent_files, latent_info
+from cogvx_exp.data.control.files import pair, refuse_images
+from cogvx_exp.data.control.reading import ControlFile, probe_control
+from cogvx_exp.data.factory_latents import LatentFiles, check_control, latent_files, latent_info
 from cogvx_exp.data.forms.rows import Place, Row, find_file
 from cogvx_exp.data.forms.sources import read_source
-from cogvx_exp.data.index.files import FileIndex, Stamp, stamp_of
+from cogvx_exp.data.index.examine import examine_videos
 from cogvx_exp.data.issues import ClipError, DataIssue, issue_of, print_issues, write_issues
-from cogvx_exp.media.video import VideoInfo, probe_video
-
-logger = logging.getLogger(__name__)
+from cogvx_exp.media.video import VideoInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +31,8 @@ class Clip:
     bucket: Bucket
     latents: LatentFiles | None = None
     """Its encoded files, if the dataset is already encoded (data=latents)."""
+    control: ControlFile | None = None
+    """Its control video, if the task needs one from a file."""
 
     @property
     def name(self) -> str:
@@ -80,16 +79,19 @@ def load_dataset(data: Data, cache_dir: Path) -> Dataset:
     left_out: list[str] = []
     sources = data.all_sources()
     for number, source in enumerate(sources):
-        rows, of_manifest, junk = read_source(source, data.allow_outside_root)
+        rows, of_manifest, junk = read_source(source, data.allow_outside_root, data.control_of(source))
         issues += of_manifest
         left_out += junk
         if source.source == "latents":
             allowed = None if data.allow_outside_root or source.root is None else os.path.realpath(source.root)
-            found, of_files = _latent_clips(rows, number, allowed)
+            found, of_files = _latent_clips(rows, number, allowed, needs_control=data.control == "files")
         else:
-            infos, of_files = _examine_videos(rows, data, cache_dir)
+            infos, of_files = examine_videos(rows, data, cache_dir)
             found, of_buckets = assign_buckets(rows, infos, data, number)
             issues += of_buckets
+            if data.control_of(source):
+                found, of_controls = _with_controls(found, data, cache_dir)
+                issues += of_controls
         clips += found
         issues += of_files
     training, held_out = split_holdout(clips, data)
@@ -182,36 +184,26 @@ def _share(share: float, count: int) -> int:
     return max(round(share * count), 1) if share > 0 and count else 0
 
 
-def _examine_videos(rows: list[Row], data: Data, cache_dir: Path) -> tuple[dict[str, VideoInfo], list[DataIssue]]:
-    """Information about each video; videos not in the index are probed in worker processes."""
-    stamps: dict[str, Stamp] = {}
-    issues = []
-    for row in rows:
-        try:
-            stamps[row.path] = _stamp(row.path)
-        except ClipError as error:
-            issues.append(issue_of(row.number, row.path, error))
-    with FileIndex(cache_dir / "index.sqlite") as index:
-        infos = index.infos(list(stamps.values()))
-        unknown = [path for path in stamps if path not in infos]
-        failed: dict[str, ClipError] = {}
-        logger.info("videos: %d known in the index, %d to examine", len(infos), len(unknown))
-        if unknown:
-            workers = min(data.decode_workers, len(unknown))
-            with DecodingPool(workers, data.decode_timeout) as pool:
-                results = pool.map(probe_video, ((path,) for path in unknown))
-                for path, result in zip(unknown, progress("Reading videos", results, len(unknown)), strict=True):
-                    if isinstance(result, ClipError):
-                        failed[path] = result
-                    else:
-                        infos[path] = result
-                        logger.debug("%s: %s", path, result)
-            index.add_infos((stamps[path], infos[path]) for path in unknown if path in infos)
-    issues += [issue_of(row.number, row.path, failed[row.path]) for row in rows if row.path in failed]
-    return infos, issues
+def _with_controls(clips: list[Clip], data: Data, cache_dir: Path) -> tuple[list[Clip], list[DataIssue]]:
+    """The clips with their control videos."""
+    rows, issues = refuse_images([clip.row for clip in clips], data)
+    rows = [replace(row, path=str(row.control)) for row in rows]
+    infos, of_files = examine_videos(rows, data, cache_dir, probe_control)
+    issues += of_files
+    good = []
+    for clip in clips:
+        info = infos.get(str(clip.row.control))
+        found = pair(clip.row, clip.info, clip.bucket.num_frames, info, data) if info else None
+        if isinstance(found, DataIssue):
+            issues.append(found)
+        elif found:
+            good.append(replace(clip, control=found))
+    return good, issues
 
 
-def _latent_clips(rows: list[Row], source: int, allowed: str | None) -> tuple[list[Clip], list[DataIssue]]:
+def _latent_clips(
+    rows: list[Row], source: int, allowed: str | None, *, needs_control: bool
+) -> tuple[list[Clip], list[DataIssue]]:
     """Clips that are already encoded; their bucket is their encoded shape."""
     clips, issues = [], []
     for row in rows:
@@ -219,6 +211,8 @@ def _latent_clips(rows: list[Row], source: int, allowed: str | None) -> tuple[li
             files = latent_files(row.path)
             _check_place(files, allowed)
             info = latent_info(files)
+            if needs_control:
+                check_control(files)
         except ClipError as error:
             issues.append(issue_of(row.number, row.path, error))
         else:
@@ -233,32 +227,11 @@ def _check_place(files: LatentFiles, allowed: str | None) -> None:
         ClipError: a file lies outside.
     """
     place = Place(Path(), allowed)
-    outside = [path for path in (files.moments, files.embeds, files.image) if path and not place.holds(path)]
+    paths = (files.moments, files.embeds, files.image, files.control)
+    outside = [path for path in paths if path and not place.holds(path)]
     if outside:
         fix = "move it there, or set data.allow_outside_root=true"
         raise ClipError(f"{os.path.realpath(outside[0])} lies outside data.root", fix)
-
-
-def _stamp(path: str) -> Stamp:
-    """The stamp of a readable file.
-
-    Raises:
-        ClipError: it is not a readable file.
-    """
-    take_out = "fix the path or remove the row"
-    try:
-        if os.path.isdir(path):
-            raise ClipError("is a folder, not a file", take_out)
-        if not os.path.isfile(path):
-            raise ClipError("does not exist" if not os.path.exists(path) else "is not a file", take_out)
-        stamp = stamp_of(path)
-    except OSError as error:
-        raise ClipError(f"cannot be accessed ({error.strerror})", take_out) from None
-    if stamp[1] == 0:
-        raise ClipError("is empty (0 bytes)", "copy it again or remove the row")
-    if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise ClipError("is not readable", "change its permissions (chmod +r)")
-    return stamp
 
 
 def _bucket_or_issue(info: VideoInfo, data: Data) -> Bucket | ClipError:

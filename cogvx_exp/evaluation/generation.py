@@ -18,6 +18,7 @@ from cogvx_exp.data.start_image import listed_images
 from cogvx_exp.evaluation.adapter import Adapter
 from cogvx_exp.evaluation.grid import side_by_side
 from cogvx_exp.evaluation.sampling import (
+    Given,
     Sampler,
     VideoRequest,
     file_name,
@@ -90,7 +91,8 @@ def generate(job: GenerateJob, adapters: list[Adapter]) -> list[Path]:
         settings.weights or [1.0] * len(adapters),
         ([0.0] if settings.compare else []) + list(strengths),
     )
-    requests = video_requests(settings, prompts, settings.num_videos, images, settings.reshape)
+    conditions = [Given(image=image) for image in images] if images else None
+    requests = video_requests(settings, prompts, settings.num_videos, conditions, settings.reshape)
     named = [
         (settings.output_dir / file_name(index, request.prompt), request) for index, request in enumerate(requests)
     ]

@@ -5,13 +5,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import CogVideoXTransformer3DModel
 from PIL import Image
 
 from cogvx_exp.config.schema import Model
 from cogvx_exp.console.progress import progress
-from cogvx_exp.evaluation.sampling import Sampler, VideoRequest, file_name, image_of, save_video
+from cogvx_exp.evaluation.sampling import Sampler, VideoRequest, control_of, file_name, image_of, save_video
 from cogvx_exp.latents.context import PipelineContext
 from cogvx_exp.model.device import release
 from cogvx_exp.model.load import load_scheduler, load_vae
@@ -31,12 +32,17 @@ class Validator:
     """Whether the transformer leaves the GPU while the VAE decodes."""
 
     def __post_init__(self) -> None:
-        self.images  # noqa: B018, read early: files or servers may be gone later
+        self.images, self.controls  # noqa: B018, read early: files or servers may be gone later
 
     @cached_property
     def images(self) -> dict[VideoRequest, Image.Image]:
         """Start images of the videos."""
         return {request: image_of(request) for request in self.requests if request.image}
+
+    @cached_property
+    def controls(self) -> dict[VideoRequest, np.ndarray]:
+        """Condition videos, (frames, height, width, 3)."""
+        return {request: control_of(request) for request in self.requests if request.control}
 
     def run(self, transformer: CogVideoXTransformer3DModel, folder: Path, step: int, **about: Any) -> list[Path]:
         """Samples all videos into `folder`, with `about` in their settings. The VAE is loaded for this and released.
@@ -51,11 +57,24 @@ class Validator:
         context, compute, processes = self.context, self.context.compute, self.context.processes
         vae = load_vae(context.folder, compute, context.memory, context.task.latent_scale)
         scheduler = load_scheduler(context.folder, self.model.sampling.scheduler)
-        sampler = Sampler(transformer, vae, scheduler, self.embeds, compute, offload=self.offload, images=self.images)
+        sampler = Sampler(
+            transformer,
+            vae,
+            scheduler,
+            self.embeds,
+            compute,
+            offload=self.offload,
+            images=self.images,
+            controls=self.controls,
+            controlled=bool(self.controls),
+        )
         paths = [folder / file_name(index, request.prompt) for index, request in enumerate(self.requests)]
         rounds = -(-len(paths) // processes.world_size)
         latents: dict[int, torch.Tensor] = {}
         try:
+            if self.controls:
+                with sampler.without_transformer():
+                    sampler.encode_conditions(self.requests)
             for number in progress(f"Sampling at step {step}", range(rounds)):
                 index = number * processes.world_size + processes.rank
                 latents[index] = sampler.sample_latents(self.requests[min(index, len(paths) - 1)])

@@ -21,12 +21,13 @@ from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.dataset import Clip, Dataset
 from cogvx_exp.diffusion.batch import Batch
 from cogvx_exp.diffusion.denoise import Loss, denoising_loss
+from cogvx_exp.diffusion.latents import LatentSpace
 from cogvx_exp.diffusion.objective import build_objective
 from cogvx_exp.distributed.process_group import ProcessGroup
 from cogvx_exp.evaluation.adapter import find_adapter
 from cogvx_exp.evaluation.held_out import SEED as HELD_OUT_SEED
 from cogvx_exp.evaluation.held_out import HeldOutLoss, fixed_timesteps
-from cogvx_exp.evaluation.requests import start_images, validation_prompts
+from cogvx_exp.evaluation.requests import given_conditions, validation_prompts
 from cogvx_exp.evaluation.sampling import video_requests
 from cogvx_exp.evaluation.validation import Validator
 from cogvx_exp.latents.captions import load_embeds
@@ -36,7 +37,7 @@ from cogvx_exp.loading.condition import conditioned
 from cogvx_exp.loading.online import online_batches
 from cogvx_exp.loading.readers import Wait, cached_batches
 from cogvx_exp.loading.sampler import BatchStream
-from cogvx_exp.loading.samples import LatentSpace, TrainingSamples
+from cogvx_exp.loading.samples import TrainingSamples
 from cogvx_exp.loading.stream import batch_stream
 from cogvx_exp.model.adapt import make_trainable, trainable_parameters, trained_dtype
 from cogvx_exp.model.attention.backends import set_attention
@@ -118,7 +119,8 @@ class Training:
     @property
     def about(self) -> dict[str, Any]:
         """Information, besides the weights, needed to use the result."""
-        return {"learned_positions": "dropped"} if self.positions_dropped else {}
+        dropped = {"learned_positions": "dropped"} if self.positions_dropped else {}
+        return dropped | self.samples.task.about(self.transformer.config)
 
     def resume(self, checkpoint: CheckpointFolder, dataset: Dataset) -> None:
         """Loads a checkpoint's state and position in the data; prints what has changed.
@@ -175,12 +177,12 @@ def prepare_data(
     shown = [*dataset.held_out, *dataset.clips]
     prompts = validation_prompts(validation, shown) if validation else []
     texts = [validation.negative_prompt, *prompts] if validation else []
-    images = start_images(job, shown, len(prompts)) if validation and context.task.encoded_frames else None
+    given = given_conditions(job, context.task, shown, len(prompts)) if validation else None
     encoded = encode_dataset(dataset, job.data, context, texts, issues)
     validator = None
     if validation:
         embeds = dict(zip(texts, load_embeds(texts, encoded.text_keys, context.cache), strict=True))
-        requests = video_requests(validation, prompts, validation.num_videos, images, job.data.reshape)
+        requests = video_requests(validation, prompts, validation.num_videos, given, job.data.reshape)
         validator = Validator(requests, embeds, job.model, context, validation.offload)
     return PreparedData(context, encoded, validator)
 
@@ -264,6 +266,7 @@ def load_base(job: TrainJob, data: PreparedData, *, on_host: bool = False) -> Co
     return load_transformer(
         data.pipeline,
         Compute(torch.device("cpu"), data.compute.dtype) if on_host else data.compute,
+        in_channels=data.context.task.in_channels(job.model.transformer.model_dump()),
         quant=job.quant.name,
         in_8_bits=job.quant.compute == "8bit",
         blocks_on_host=job.memory.stream_blocks,

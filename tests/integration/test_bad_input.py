@@ -66,12 +66,12 @@ def test_a_file_that_may_not_be_read(zoo: Path, load) -> None:
     for folder in (zoo, *zoo.parents):
         if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
             folder.chmod(folder.stat().st_mode | 0o755)
-    from cogvx_exp.data.dataset import _stamp
+    from cogvx_exp.data.index.examine import file_stamp
 
     os.seteuid(65534)
     try:
         with pytest.raises(ClipError, match="is not readable"):
-            _stamp(str(locked))
+            file_stamp(str(locked))
     finally:
         os.seteuid(0)
 

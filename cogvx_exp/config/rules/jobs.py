@@ -7,6 +7,7 @@ from cogvx_exp.config.choices import choices_with, models_for, models_with_weigh
 from cogvx_exp.config.issues import Issue
 from cogvx_exp.config.rules.attention import attention_is_possible
 from cogvx_exp.config.rules.compilation import compilation_is_possible, products_are_possible
+from cogvx_exp.config.rules.control import control_suits_task
 from cogvx_exp.config.rules.hardware import card_is_known
 from cogvx_exp.config.rules.notes import too_few_to_profile, warmup_note
 from cogvx_exp.config.rules.processes import gpu_dtype, processes_fit
@@ -30,6 +31,7 @@ def check_train(job: TrainJob) -> list[Issue]:
         hub_is_named,
         adapter_settings_fit,
         images_suit_task,
+        control_suits_task,
         _optimizer_is_possible,
         _memory_settings_fit,
         processes_fit,
@@ -53,7 +55,7 @@ def check_memory(job: TrainJob) -> list[Issue]:
 
 def check_prepare(job: PrepareJob) -> list[Issue]:
     """All issues of a prepare job."""
-    rules = (_weights_can_be_found, _data_is_complete, _encoding_is_possible, _buckets_are_legal)
+    rules = (_weights_can_be_found, _data_is_complete, _encoding_is_possible, _buckets_are_legal, control_suits_task)
     issues = [issue for rule in rules for issue in rule(job)]
     if job.distributed.name not in ("single", "ddp"):
         issues.append(Issue(f"distributed={job.distributed.name}", "encoding supports single and ddp"))
@@ -128,7 +130,7 @@ def _memory_settings_fit(job: TrainJob) -> Issues:
 
 
 def _task_suits_model(job: TrainJob) -> Issues:
-    if job.task.name not in job.model.tasks:
+    if job.task.name != "control" and job.task.name not in job.model.tasks:
         can = ", ".join(models_for(job.task.name))
         problem = f"model={job.model.name} only supports {' and '.join(job.model.tasks)}; models for this task: {can}"
         yield Issue(f"task={job.task.name}", problem)

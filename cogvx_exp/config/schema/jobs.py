@@ -1,8 +1,8 @@
 """The whole configuration of each entry point."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from cogvx_exp.config.schema.attention import Attention
 from cogvx_exp.config.schema.data import Data
@@ -29,7 +29,21 @@ from cogvx_exp.config.schema.training import (
 )
 
 
-class TrainJob(Section):
+class _DataJob(Section):
+    """A job with clips for a task."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _find_controls(cls, values: Any) -> Any:
+        """data.control=null means files, if the task needs control videos."""
+        task, data = (values.get(name) if isinstance(values, dict) else None for name in ("task", "data"))
+        if not isinstance(task, dict) or not isinstance(data, dict):
+            return values
+        needed = task.get("name") == "control" and task.get("condition") == "video"
+        return values | {"data": data | {"control": "files"}} if needed and data.get("control") is None else values
+
+
+class TrainJob(_DataJob):
     """The configuration of `python -m cogvx_exp.train`."""
 
     name: FilledText
@@ -74,7 +88,7 @@ class TrainJob(Section):
     model: Model
     """The checkpoint."""
     task: Task
-    """Text-to-video or image-to-video."""
+    """Text-to-video, or what else the model is conditioned on."""
     objective: Objective = Objective()
     """Timestep sampling, weighting and error."""
     method: Method
@@ -120,7 +134,7 @@ class Inspect(Section):
     """Clips on the contact sheet. Default: 24."""
 
 
-class PrepareJob(Section):
+class PrepareJob(_DataJob):
     """The configuration of `python -m cogvx_exp.prepare`."""
 
     mode: Literal["encode", "inspect"]
@@ -132,7 +146,7 @@ class PrepareJob(Section):
     model: Model
     """The checkpoint whose encoders are used."""
     task: Task
-    """For image-to-video, the clips' first frames are stored as well."""
+    """What is stored besides the clips: first frames for image-to-video, condition videos for control."""
     distributed: Distributed
     """Processes that share the work; they need no network connection between them."""
     data: Data

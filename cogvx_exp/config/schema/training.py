@@ -255,7 +255,7 @@ class SamplingSettings(Section):
     dynamic_cfg: bool
     """Whether guidance increases along a cosine during sampling. Default: true."""
 
-    @field_validator("images", mode="before", check_fields=False)
+    @field_validator("images", "controls", mode="before", check_fields=False)
     @classmethod
     def _find_images(cls, images: Any, info: ValidationInfo) -> Any:
         return local_paths(images, info.data.get("separator", ":::"))
@@ -280,6 +280,9 @@ class Validation(HeldOutLoss, SamplingSettings):
     images: str | list[str] | None
     """i2v: paths or URLs of the start images, one per prompt. null: the first frames of held-out clips if there are
     any, otherwise of the first clips. Default: null."""
+    controls: str | list[str] | None = None
+    """task=control: paths of control videos, one per prompt, with data.control=canny and the like of videos that they
+    are computed from. null: those of held-out clips if there are any, otherwise of the first clips. Default: null."""
     baseline: bool
     """Whether to sample videos before the first step, for comparison. Default: true."""
     offload: bool

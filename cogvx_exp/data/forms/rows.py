@@ -2,7 +2,7 @@
 
 import os
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ class Row:
     """Path of the video."""
     captions: tuple[str, ...]
     """One of them is drawn each time the clip is used."""
+    control: str | None = None
+    """Path of its control video, if the task needs one from a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,15 @@ def row_of(number: int, path: str, captions: Any) -> Row | DataIssue:
     if not all(map(is_text, texts)):
         return DataIssue(number, path, "its caption has an incomplete character (a lone surrogate)", "write it again")
     return Row(number, path, texts)
+
+
+def with_control(found: Found, root: Path, control: Any) -> Found:
+    """The row with the path of its control video."""
+    if not isinstance(found, Row):
+        return found
+    if not isinstance(control, str) or not control.strip():
+        return DataIssue(found.number, found.path, "has no control video", "add its path, or remove the row")
+    return replace(found, control=find_file(root, control))
 
 
 def find_file(root: Path, name: str) -> str:
