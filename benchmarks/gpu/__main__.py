@@ -16,9 +16,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.gpu.blocks import ROWS, key_of, run_blocks
 from benchmarks.gpu.machine import NEEDED, ROOT, USED, missing, revision
 from benchmarks.gpu.results import FAILED, FOLDER, Results
-from benchmarks.gpu.table import TESTS, Measurement, all_measurements, pieces_of
+from benchmarks.gpu.table import BLOCKS, TESTS, Measurement, all_measurements, pieces_of
 
 
 def main(arguments: list[str]) -> int:
@@ -62,6 +63,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         "--only", default="", metavar="TEXT", help="rows with this in their settings; of tests, pytest's -k"
     )
     parser.add_argument("--again", action="store_true", help="also what has a result already")
+    parser.add_argument("--jobs", type=int, default=1, help="processes of tests at a time (%(default)d)")
     parser.add_argument("--out", type=Path, help=f"folder of the results (default: {FOLDER.relative_to(ROOT)})")
     parser.add_argument("--cache", type=Path, default=ROOT / "outputs" / "gpu", help="for weights: 16 GiB, better 50")
     parser.add_argument(
@@ -92,7 +94,9 @@ def _run(options: argparse.Namespace, results: Results, **simulation: object) ->
     before = results.by_key()
     left = 0
     if TESTS in (options.pieces or [TESTS]) and not missing(["pytest"]):
-        left += len(run_tests(session, again=options.again, only=options.only))
+        left += len(run_tests(session, again=options.again, only=options.only, jobs=options.jobs))
+    if BLOCKS in (options.pieces or [BLOCKS]):
+        left += len(run_blocks(session, again=options.again, only=options.only))
     chosen = _chosen(options, results)
     left += len(measure_all(session, chosen))
     new = [result for key, result in results.by_key().items() if result != before.get(key)]
@@ -144,7 +148,9 @@ def _list(results: Results, measurements: list[Measurement]) -> int:
     print(f"{'piece':<16} {'done':>5} {'left':>5}  minutes left, on an H100")
     tests = sum(result["piece"] == TESTS for result in results.by_key().values())
     print(f"{TESTS:<16} {tests:>5}     ?  about 9")
-    for piece in pieces_of(measurements)[1:]:
+    blocks = [row for row in ROWS if key_of(row) not in done]
+    print(f"{BLOCKS:<16} {len(ROWS) - len(blocks):>5} {len(blocks):>5}  {len(blocks) / 6:.0f}")
+    for piece in pieces_of(measurements)[2:]:
         rows = [row for row in measurements if row.piece == piece]
         left = [row for row in rows if row.key not in done]
         print(f"{piece:<16} {len(rows) - len(left):>5} {len(left):>5}  {sum(row.minutes for row in left):.0f}")

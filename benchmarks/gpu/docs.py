@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from benchmarks.gpu.blocks import ROWS, key_of
 from benchmarks.gpu.machine import ROOT
 from benchmarks.gpu.results import MEASURED, NO_MEMORY, Result, Results, machines
 from benchmarks.gpu.table import TESTS, TIMED, WARM_UP, Measurement, all_measurements, pieces_of, settings_key
@@ -75,12 +76,19 @@ def _peak(result: Result | None, which: str, count: str = "allocated") -> str:
 def _page(results: Mapping[str, Result]) -> str:
     measurements = all_measurements()
     parts = [INTRODUCTION.format(timed=TIMED, warm_up=WARM_UP), _machines(results.values())]
-    for piece in pieces_of(measurements)[1:]:
+    parts += ["## blocks\n", BLOCKS_INTRODUCTION, _table(BLOCKS_HEADER, (_block_row(row, results) for row in ROWS))]
+    for piece in pieces_of(measurements)[2:]:
         rows = [row for row in measurements if row.piece == piece]
         parts += [f"## {piece}\n", _table(HEADER, (_row(row, results.get(row.key)) for row in rows))]
     return "\n".join([*parts, *_tests(results.values())])
 
 
+BLOCKS_INTRODUCTION = """\
+Milliseconds of one transformer block at the model's native size, as a quarter of a random model of four, without the
+optimizer; in the first rows, of an attention kernel alone with the 5b's heads and tokens. TFLOP/s do not count recomputation. GiB:
+the peak of the whole small model.
+"""
+BLOCKS_HEADER = ["settings", "forward", "forward and backward", "TFLOP/s", "GiB", "note"]
 HEADER = ["settings", "s per step", "MFU", "allocated", "allocated, with", "reserved", "process", "pinned", "note"]
 
 
@@ -96,6 +104,15 @@ def _row(measurement: Measurement, result: Result | None) -> list[str]:
     why = f"{result['status']}: {result.get('error', '')}"
     note = result.get("note", "") if result["status"] == MEASURED else why
     return [label, time, mfu, _peak(result, "without"), with_video, *others, note.replace("|", "/")[:200]]
+
+
+def _block_row(row: str, results: Mapping[str, Result]) -> list[str]:
+    result = results.get(key_of(row))
+    if result is None or result["status"] != MEASURED:
+        note = f"{result['status']}: {result['error']}"[:200].replace("|", "/") if result else ""
+        return [f"`{row}`", "", "", "", "", note]
+    times = [f"{result[name]:.1f}" for name in ("forward_ms", "step_ms")]
+    return [f"`{row}`", *times, f"{result['tflops']:.0f}", f"{result['allocated']:.1f}", ""]
 
 
 def _machines(results: Iterable[Result]) -> str:

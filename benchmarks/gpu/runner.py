@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks.gpu.machine import ROOT, gpu_memory_used
 from benchmarks.gpu.results import FAILED, MEASURED, UNFINISHED, Result, Results
@@ -116,24 +117,28 @@ def told(result: Result) -> str:
 
 
 def _run(command: list[str], session: Session, log: Path) -> int | None:
-    """The exit code; None if it did not end in time, and was ended."""
     with log.open("wb") as file:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**session.environment, "PYTHONUNBUFFERED": "1"},
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            return process.wait(timeout=max(session.seconds_left, 1))
-        except subprocess.TimeoutExpired:
-            return None
-        finally:  # with the processes that it has started, also after Ctrl-C
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        return run_process(command, session, stdout=file, stderr=subprocess.STDOUT)
+
+
+def run_process(command: list[str], session: Session, **output: Any) -> int | None:
+    """Runs a process of the project. Returns its exit code; None if it did not end in time, and was ended.
+
+    Args:
+        command: the program.
+        session: the call.
+        output: `stdout` and `stderr`.
+    """
+    environment = {**session.environment, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **output)
+    try:
+        return process.wait(timeout=max(session.seconds_left, 1))
+    except subprocess.TimeoutExpired:
+        return None
+    finally:  # with the processes that it has started, also after Ctrl-C
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def _meaning(code: int) -> str:

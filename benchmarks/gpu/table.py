@@ -9,7 +9,10 @@ from benchmarks.targets import ADAMW, ADAMW8, LORA, MATRIX, OFFLOAD, PRESETS, RE
 TESTS = "tests"
 """The piece that runs tests/integration/test_gpu*.py instead of measuring."""
 
-WARM_UP, TIMED = 3, 10
+BLOCKS = "blocks"
+"""The piece that times a few blocks of a model (blocks.py)."""
+
+WARM_UP, TIMED = 3, 5
 """Steps that do not count, and those whose median does."""
 
 BF16 = "memory=24gb model.dtype=bfloat16"
@@ -129,7 +132,7 @@ def all_measurements() -> list[Measurement]:
 
 def pieces_of(measurements: Iterable[Measurement]) -> list[str]:
     """Names of the pieces, in their order."""
-    return list(dict.fromkeys([TESTS, *(row.piece for row in measurements)]))
+    return list(dict.fromkeys([TESTS, BLOCKS, *(row.piece for row in measurements)]))
 
 
 def _piece(name: str, settings: Iterable[str], *, validation: bool = False) -> list[Measurement]:

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ BROKEN = ("CUDA error", "an illegal memory access", "device-side assert")
 """What is said when a process cannot use its GPU any more."""
 
 
-def run_tests(session: Session, *, again: bool = False, only: str = "") -> list[str]:
+def run_tests(session: Session, *, again: bool = False, only: str = "", jobs: int = 1) -> list[str]:
     """Runs the tests that have no result yet, as long as there is time. Returns what is left.
 
     A test after which the GPU cannot be used, or that ends the process, fails, and the others go on in a new one.
@@ -34,10 +36,17 @@ def run_tests(session: Session, *, again: bool = False, only: str = "") -> list[
         session: the call.
         again: whether to run all of them.
         only: an expression for pytest's `-k`.
+        jobs: how many processes share the tests.
     """
-    left = _collect(session, only)
     done = set() if again else session.results.done()
-    left = [name for name in left if name not in done]
+    left = [name for name in _collect(session, only) if name not in done]
+    with ThreadPoolExecutor(jobs) as threads:
+        shares = threads.map(partial(_run_share, session), (left[number::jobs] for number in range(jobs)))
+        return [name for share in shares for name in share]
+
+
+def _run_share(session: Session, left: list[str]) -> list[str]:
+    """Runs some tests, in as many processes as it takes. Returns what is left."""
     while left and session.seconds_left > END:
         with tempfile.TemporaryDirectory() as folder:
             running, before = Path(folder) / "running", session.results.by_key()

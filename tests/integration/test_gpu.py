@@ -20,6 +20,16 @@ from tests.integration.test_cuda_processes import SHARED, WAYS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
+COMPILED = {
+    "lora": "model.dtype=bfloat16",
+    "sft": "method=sft model.dtype=bfloat16 memory.activations=keep",
+    "streamed": "memory=12gb model.dtype=bfloat16",
+    "nf4": "quant=nf4 model.dtype=bfloat16",
+    "fp8 in 8 bits": "quant=fp8 quant.compute=8bit model.dtype=bfloat16",
+    "int8 in 8 bits": "quant=int8 quant.compute=8bit model.dtype=bfloat16",
+    "float16": "model.dtype=float16",
+}
+"""With compile=blocks, by inductor."""
 FLOAT32 = 1e-3
 """Relative: kernels of a GPU add up in another order than those of a CPU, and three steps multiply that."""
 
@@ -46,6 +56,15 @@ def test_losses_are_those_of_the_cpu(name: str, cache: Path, tmp_path: Path, mon
         found = losses(list(on_gpu.settings))
     assert torch.cuda.max_memory_allocated() > 100_000, "it ran on the device"
     assert found == pytest.approx(losses(list(on_cpu.settings)), rel=max(FLOAT32, tolerance(CASES[name])))
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled_blocks_give_the_losses_of_eager_ones(name: str, cache: Path, tmp_path: Path) -> None:
+    if torch.cuda.get_device_name().startswith("Software"):
+        pytest.skip("inductor writes no code for the software device")
+    shared = [*BASE, f"cache_dir={cache}", "validation=none", "device=cuda", *COMPILED[name].split()]
+    compiled = losses([*shared, "compile=blocks", f"run_dir={tmp_path}/compiled"])
+    assert compiled == pytest.approx(losses([*shared, f"run_dir={tmp_path}/eager"]), rel=tolerance(COMPILED[name]))
 
 
 @pytest.mark.parametrize("optim", ["adamw", "adamw8bit", "paged_adamw8bit", "cpu_offload", "ao_adamw8bit", "muon"])

@@ -31,7 +31,7 @@ def test_one_measurement_from_random_weights_to_the_page(tmp_path: Path) -> None
     result = by_settings(tmp_path)[ROW]
     assert result["status"] == "measured", result
     assert result["simulated"]
-    assert result["timed_steps"] == 10
+    assert result["timed_steps"] == 5
     assert result["step_seconds"] > 0
     assert result["machine"]["device"] == "Software CUDA"
     memory = result["memory"]

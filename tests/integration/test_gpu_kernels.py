@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from cogvx_exp.model.attention.backends import attention_function, check_attention
 from cogvx_exp.model.device import Compute
 from cogvx_exp.model.quantization.quantize import quantize_block
 from cogvx_exp.optim.build import build_optimizer
@@ -20,8 +21,9 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 
 GPU = torch.device("cuda")
 TOKENS, WIDTH = 300, 256
-QUANTIZED = {"nf4": 0.2, "int8": 0.02, "fp8": 0.06}
+QUANTIZED = {"nf4": 0.2, "int8": 0.02, "fp8": 0.06, "int8 in 8 bits": 0.03, "fp8 in 8 bits": 0.08}
 """Largest relative error of two layers."""
+KERNELS = ["auto", "flash", "cudnn", "efficient", "flex"]
 OPTIMIZERS = {
     "adamw": 1e-4,
     "adamw8bit": 0.05,
@@ -48,7 +50,8 @@ def test_packed_layers_compute_what_float32_does(name: str) -> None:
     plain = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Linear(2 * WIDTH, WIDTH)).requires_grad_(False)
     packed = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Linear(2 * WIDTH, WIDTH)).requires_grad_(False)
     packed.load_state_dict(plain.state_dict())
-    quantize_block(packed.to(torch.bfloat16), name, Compute(GPU, torch.bfloat16))
+    how, _, in_8_bits = name.partition(" in ")
+    quantize_block(packed.to(torch.bfloat16), how, Compute(GPU, torch.bfloat16), in_8_bits=bool(in_8_bits))
     x, gradient = torch.randn(TOKENS, WIDTH), torch.randn(TOKENS, WIDTH)
     ours, theirs = x.to(GPU).requires_grad_(), x.clone().requires_grad_()
     with torch.autocast("cuda", torch.bfloat16):
@@ -82,12 +85,20 @@ def test_optimizers_move_weights_as_adamw_in_float32(name: str, make_job: MakeJo
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_attention_forward_and_backward(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("name", KERNELS)
+def test_attention_forward_and_backward(name: str, dtype: torch.dtype, make_job: MakeJob) -> None:
+    if name not in ("auto", "flash") and torch.cuda.get_device_name().startswith("Software"):
+        pytest.skip("the software device has no such kernel")
+    settings = make_job(f"attention={name}", "compile=blocks", "device=cuda").attention
+    check_attention(settings, Compute(GPU, dtype))
+    attend = attention_function(settings)
+    attend = torch.compile(attend) if settings.needs_compile else attend
     torch.manual_seed(0)
-    inputs = [torch.randn(1, 4, TOKENS, 64) for _ in range(3)]
+    inputs = [torch.randn(1, TOKENS, 4, 64) for _ in range(3)]
     ours = [tensor.to(GPU, dtype).requires_grad_() for tensor in inputs]
     theirs = [tensor.clone().requires_grad_() for tensor in inputs]
-    found, expected = scaled_dot_product_attention(*ours), scaled_dot_product_attention(*theirs)
+    found = attend(*ours)
+    expected = scaled_dot_product_attention(*(tensor.transpose(1, 2) for tensor in theirs)).transpose(1, 2)
     gradient = torch.randn_like(expected)
     found.backward(gradient.to(GPU, dtype))
     expected.backward(gradient)

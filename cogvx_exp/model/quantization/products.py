@@ -68,4 +68,7 @@ def _product(x: torch.Tensor, values: torch.Tensor, scales: torch.Tensor, dtype:
     scale = largest / FP8_MAX
     # e4m3 has no infinity: values above its maximum become NaN, and the division may round up past it.
     quantized = (x / scale).clamp(-FP8_MAX, FP8_MAX).to(FP8)
-    return torch._scaled_mm(quantized, values, scale_a=scale, scale_b=scales.contiguous(), out_dtype=dtype)
+    # With a scale for each row and column, CUDA's kernel writes 16 bits only.
+    written = torch.bfloat16 if x.is_cuda and dtype == torch.float32 else dtype
+    product = torch._scaled_mm(quantized, values, scale_a=scale, scale_b=scales.contiguous(), out_dtype=written)
+    return product.to(dtype)
