@@ -13,8 +13,9 @@ import torch
 
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.data.buckets import Bucket
+from cogvx_exp.data.control.hiding import masked
 from cogvx_exp.data.control.reading import read_control
-from cogvx_exp.data.control.recipes import parse_control
+from cogvx_exp.data.control.recipes import HIDDEN_BY, parse_control
 from cogvx_exp.data.resize import ResizeSpec
 from cogvx_exp.diffusion.denoise import OFS
 from cogvx_exp.diffusion.latents import LatentSpace
@@ -35,13 +36,18 @@ def condition_frames(control: str, times: tuple[float, ...] | None, bucket: Buck
     Raises:
         UserError: it cannot be read.
     """
-    recipe, path = parse_control(control)
     fit = ResizeSpec("center" if mode == "random" else mode)
-    try:
-        frames = read_control(path, bucket.num_frames, times, bucket, fit)
-    except ClipError as error:
-        raise UserError(f"the control video {path} {error}") from None
-    return recipe.apply(frames) if recipe else frames
+
+    def read(path: str) -> np.ndarray:
+        try:
+            return read_control(path, bucket.num_frames, times, bucket, fit)
+        except ClipError as error:
+            raise UserError(f"the control video {path} {error}") from None
+
+    if found := HIDDEN_BY.fullmatch(control):
+        return masked(read(found["clip"]), read(found["mask"]))
+    recipe, path = parse_control(control)
+    return recipe.apply(read(path)) if recipe else read(path)
 
 
 @torch.no_grad()

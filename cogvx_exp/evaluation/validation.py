@@ -1,6 +1,6 @@
 """Videos sampled during training."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ class Validator:
     offload: bool = False
     """Whether the transformer leaves the GPU while the VAE decodes."""
 
+    _written: set[VideoRequest] = field(default_factory=set, init=False)
+
     def __post_init__(self) -> None:
         self.images, self.controls  # noqa: B018, read early: files or servers may be gone later
 
@@ -43,6 +45,14 @@ class Validator:
     def controls(self) -> dict[VideoRequest, np.ndarray]:
         """Condition videos, (frames, height, width, 3)."""
         return {request: control_of(request) for request in self.requests if request.control}
+
+    def write_conditions(self, folder: Path) -> None:
+        """Writes the condition videos, named like the sampled ones, once."""
+        for index, request in enumerate(self.requests):
+            path = folder / file_name(index, request.prompt)
+            if request in self.controls and request not in self._written:
+                save_video(path, self.controls[request], request)
+                self._written.add(request)
 
     def run(self, transformer: CogVideoXTransformer3DModel, folder: Path, step: int, **about: Any) -> list[Path]:
         """Samples all videos into `folder`, with `about` in their settings. The VAE is loaded for this and released.

@@ -89,6 +89,11 @@ class RunFolder:
         """The export that diffusers loads."""
         return self.path / "export"
 
+    @property
+    def conditions(self) -> Path:
+        """The condition videos of the validation, named like the sampled ones (task=control)."""
+        return self.path / "conditions"
+
     def checkpoint(self, step: int) -> Path:
         """Checkpoint folder of a step."""
         return self.checkpoints / f"step-{step:06d}"

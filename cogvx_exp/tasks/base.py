@@ -15,6 +15,7 @@ from cogvx_exp.core.files import read_json
 from cogvx_exp.core.randomness import SampleRandomness
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.control.reading import ClipFrames
+from cogvx_exp.data.control.recipes import Recipe
 from cogvx_exp.data.factory_latents import LatentFiles
 from cogvx_exp.diffusion.latents import LatentSpace
 
@@ -69,6 +70,10 @@ class Task:
     def given(self) -> Literal["text", "image", "control"]:
         """What sampling needs: only the prompt, or also a start image or a control video."""
         return "text"
+
+    def hides(self, number: int) -> Recipe | None:
+        """How the condition is made from a clip, if it is the clip with a part hidden; `number` chooses among them."""
+        return None
 
     @property
     def label(self) -> str:

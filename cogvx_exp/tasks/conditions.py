@@ -7,6 +7,7 @@ import torch
 
 from cogvx_exp.config.schema import Task as TaskSettings
 from cogvx_exp.core.randomness import SampleRandomness
+from cogvx_exp.data.control.recipes import Recipe
 from cogvx_exp.diffusion.latents import LatentSpace
 from cogvx_exp.tasks.base import Cached, Tensors
 
@@ -30,6 +31,10 @@ class Condition(Protocol):
     def needed(self, settings: TaskSettings, random: SampleRandomness) -> list[str]:
         """As in `Task`."""
         return list(self.cached(settings))
+
+    def hides(self, settings: TaskSettings, number: int) -> Recipe | None:
+        """As in `Task`."""
+        return None
 
     def draw(
         self,

@@ -10,13 +10,20 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from cogvx_exp.core.randomness import SampleRandomness
+from cogvx_exp.data.control.recipes import Recipe
 from cogvx_exp.diffusion.latents import LatentSpace
 from cogvx_exp.tasks.base import Cached, Task, Tensors
-from cogvx_exp.tasks.condition_video import ConditionVideo
+from cogvx_exp.tasks.condition_video import ConditionVideo, HiddenPart, Masked, Prefix
 from cogvx_exp.tasks.conditions import Condition
 from cogvx_exp.tasks.first_frame import FirstFrame
 
-CONDITIONS: dict[str, Condition] = {"first": FirstFrame(), "video": ConditionVideo()}
+CONDITIONS: dict[str, Condition] = {
+    "first": FirstFrame(),
+    "video": ConditionVideo(),
+    "first_last": HiddenPart(),
+    "prefix": Prefix(),
+    "mask": Masked(),
+}
 """By their names in `task.condition`."""
 
 
@@ -49,6 +56,10 @@ class Control(Task):
     def given(self) -> Literal["text", "image", "control"]:
         """See `Task`."""
         return self.kind.given
+
+    def hides(self, number: int) -> Recipe | None:
+        """See `Task`."""
+        return self.kind.hides(self.settings, number)
 
     @property
     def label(self) -> str:

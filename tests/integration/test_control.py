@@ -34,9 +34,9 @@ from cogvx_exp.runs.run_folder import LORA_FILE, PATCH_FILE, RunFolder, read_job
 from cogvx_exp.tasks.base import build_task
 from cogvx_exp.training.run import accelerator_for
 from cogvx_exp.training.setup import PreparedData, Training, build_training, prepare_data
+from tests.control_data import write_dataset
 from tests.entry import train as main
 from tests.golden.update import IMAGE_FILE, IMAGE_RUN
-from tests.integration.control_data import write_dataset
 from tests.integration.test_matrix import SHORT, some_inputs
 from tests.integration.test_parity import CapturedError
 

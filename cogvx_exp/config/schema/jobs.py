@@ -35,12 +35,14 @@ class _DataJob(Section):
     @model_validator(mode="before")
     @classmethod
     def _find_controls(cls, values: Any) -> Any:
-        """data.control=null means files, if the task needs control videos."""
+        """data.control=null means files or masks, if the task needs such videos."""
         task, data = (values.get(name) if isinstance(values, dict) else None for name in ("task", "data"))
         if not isinstance(task, dict) or not isinstance(data, dict):
             return values
-        needed = task.get("name") == "control" and task.get("condition") == "video"
-        return values | {"data": data | {"control": "files"}} if needed and data.get("control") is None else values
+        needed = {"video": "files", "mask": "masks" if task.get("masks") == "files" else None}.get(
+            str(task.get("condition")) if task.get("name") == "control" else ""
+        )
+        return values | {"data": data | {"control": needed}} if needed and data.get("control") is None else values
 
 
 class TrainJob(_DataJob):
@@ -164,8 +166,12 @@ class Generate(SamplingSettings):
     """Prompts, as a list, as one text with separators, or as a .txt file with one per line."""
     images: str | list[str] | None
     """i2v: paths or URLs of the start images, one per prompt. Default: null."""
+    controls: str | list[str] | None = None
+    """task=control: paths of control videos, one per prompt. For an adapter trained with computed controls, or with a
+    condition other than video, those of the videos that they are computed from; `video of PATH` is used as it is.
+    Default: null."""
     reshape: Literal["center", "resize", "pad"]
-    """i2v: how an image is resized, like data.reshape. Adapters of this project use their run's value.
+    """How an image or control video is resized, like data.reshape. Adapters of this project use their run's value.
     Default: center."""
     num_videos: PositiveInt
     """Videos per prompt, with consecutive seeds. Default: 1."""

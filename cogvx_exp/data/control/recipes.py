@@ -17,11 +17,15 @@ from PIL import Image, ImageFilter
 
 from cogvx_exp.config.choices import composed, names_of
 from cogvx_exp.core.errors import UserError
+from cogvx_exp.data.control.hiding import first_last, prefix, randomly_masked
 
 COMPUTED = re.compile(r"(?P<name>[A-Za-z_][\w.]*)(?P<kwargs>(?: \w+=[-+.\deE]+)*) of (?P<path>.+)")
 """`canny low=50 of VIDEO`."""
 
-Function = Callable[[np.ndarray], np.ndarray]
+HIDDEN_BY = re.compile(r"(?P<clip>.+) hidden by (?P<mask>.+)")
+"""See `hidden_by`."""
+
+Function = Callable[..., np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -70,13 +74,28 @@ def recipe_of(name: str, kwargs: dict[str, Any]) -> Recipe:
     return Recipe(name, tuple(sorted(kwargs.items())))
 
 
+OF_CLIPS: dict[str, Function] = {
+    "video": lambda frames: frames,
+    "first_last": first_last,
+    "prefix": prefix,
+    "mask": randomly_masked,
+}
+"""Recipes of conditions other than a control video, as written before ` of VIDEO`; `video` changes nothing."""
+
+
+def hidden_by(clip: str, mask: str) -> str:
+    """The name of a clip without what a mask video covers."""
+    return f"{clip} hidden by {mask}"
+
+
 def parse_control(text: str) -> tuple[Recipe | None, str]:
     """A control video's recipe, if it is computed, and the path of its source: `VIDEO` or `RECIPE of VIDEO`."""
     found = COMPUTED.fullmatch(text.strip())
-    if not found or ("." not in found["name"] and found["name"] not in names_of("control")):
+    names = [*names_of("control"), *OF_CLIPS]
+    if not found or ("." not in found["name"] and found["name"] not in names):
         return None, text.strip()
     pairs = (pair.split("=") for pair in found["kwargs"].split())
-    return recipe_of(found["name"], {key: float(value) for key, value in pairs}), found["path"]
+    return recipe_of(found["name"], {key: _number(value) for key, value in pairs}), found["path"]
 
 
 def canny(frames: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -104,8 +123,14 @@ def downscale(frames: np.ndarray, factor: float) -> np.ndarray:
     return np.stack([np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)) for image in shrunk])
 
 
+def _number(text: str) -> float:
+    return int(text) if text.lstrip("-").isdigit() else float(text)
+
+
 def _find(name: str) -> tuple[Function, dict[str, Any] | None]:
     """A function and its default arguments; None if they are not known."""
+    if name in OF_CLIPS:
+        return OF_CLIPS[name], None
     if "." not in name:
         if name not in names_of("control"):
             known = ", ".join(["files", "masks", *names_of("control")])
