@@ -25,8 +25,8 @@ from cogvx_exp.config.command_line.quoting import cut_by_the_shell, hint
 from cogvx_exp.config.issues import ConfigError, Issue, did_you_mean
 from cogvx_exp.core.text import is_text
 
-OPEN = "optim.kwargs"
-"""A `+` may add any name below it: arguments of the optimizer's class."""
+OPEN = ("optim.kwargs", "data.control_kwargs")
+"""A `+` may add any name below these: arguments of the optimizer's class and of a computed control."""
 
 
 def check_names(
@@ -171,7 +171,7 @@ def _setting_issue(override: Override, known: set[str]) -> Issue | None:
     key = override.key_or_group
     if key in known or any(name.startswith(f"{key}.") for name in known):
         return None
-    if key == OPEN or key.startswith(f"{OPEN}."):
+    if key in OPEN or key.startswith(tuple(f"{name}." for name in OPEN)):
         return None if override.is_add() else Issue(_text(override), f"is new; write +{_text(override)}")
     flag = FLAGS.get(key.lstrip("-"))
     if flag:
