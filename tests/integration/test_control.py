@@ -1,9 +1,11 @@
 """Condition videos: what the transformer is fed, what is cached, trained and exported."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from diffusers import CogVideoXFunControlPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
+from cogvx_exp.data.buckets import Bucket
+from cogvx_exp.data.control.hiding import first_last, prefix, randomly_masked
 from cogvx_exp.data.control.reading import probe_control
 from cogvx_exp.data.dataset import load_dataset
 from cogvx_exp.data.decoding import read_clip
@@ -22,11 +26,16 @@ from cogvx_exp.data.resize import ResizeSpec
 from cogvx_exp.diffusion.batch import Batch, collate
 from cogvx_exp.diffusion.denoise import model_inputs
 from cogvx_exp.distributed.process_group import ProcessGroup
+from cogvx_exp.estimate.trace.fake_models import fake_transformer
+from cogvx_exp.estimate.trace.training_step import step_bytes
+from cogvx_exp.evaluation.conditioned import encode_condition
 from cogvx_exp.evaluation.sampling import Sampler, VideoRequest, control_of
 from cogvx_exp.latents.captions import load_embeds, prepare_captions
 from cogvx_exp.latents.context import PipelineContext
 from cogvx_exp.loading.condition import with_condition
 from cogvx_exp.loading.sampler import SampleIndex
+from cogvx_exp.media.video import open_video, write_video
+from cogvx_exp.model.adapt import trainable_parameters
 from cogvx_exp.model.device import choose_compute
 from cogvx_exp.model.load import load_scheduler, load_trained, load_transformer, load_vae, pipeline_folder
 from cogvx_exp.runs.metrics import read_metrics
@@ -34,7 +43,9 @@ from cogvx_exp.runs.run_folder import LORA_FILE, PATCH_FILE, RunFolder, read_job
 from cogvx_exp.tasks.base import build_task
 from cogvx_exp.training.run import accelerator_for
 from cogvx_exp.training.setup import PreparedData, Training, build_training, prepare_data
+from tests.conftest import extended
 from tests.control_data import write_dataset
+from tests.entry import generate
 from tests.entry import train as main
 from tests.golden.update import IMAGE_FILE, IMAGE_RUN
 from tests.integration.test_matrix import SHORT, some_inputs
@@ -214,7 +225,7 @@ def test_only_conditions_are_encoded_again_when_their_recipe_changes(
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")} == after
 
 
-@pytest.mark.parametrize("method", ["lora", "dora", "sft"])
+@pytest.mark.parametrize("method", ["lora", extended("dora"), "sft"])
 def test_a_widened_patch_embedding_is_trained_saved_and_resumed(method: str, train) -> None:
     settings = ["model=tiny-5b", f"method={method}", "data.holdout=1", "ema_decay=0.9", "optim.lr=1e-2"]
     run = train("run", *settings)
@@ -278,3 +289,132 @@ def test_diffusers_alone_samples_from_the_export(train, make_job, tmp_path: Path
     other = replace(request, control=str(job.data.root) + "/controls/3.mp4")
     moved = Sampler(transformer.eval(), vae, scheduler, embeds, compute, controlled=True).sample(other) / 255
     assert np.abs(moved - ours).max() > 0.05
+
+
+HIDING = {
+    "first_last": ([], [first_last]),
+    "prefix": (["task.prefix_frames=[1,5]"], [partial(prefix, count=1), partial(prefix, count=5)]),
+    "mask": (["task.masks=2"], [partial(randomly_masked, number=0), partial(randomly_masked, number=1)]),
+}
+
+
+@pytest.mark.parametrize("condition", HIDING)
+def test_hidden_parts_are_encoded_as_defined(condition: str, make_job, tmp_path: Path, root: Path) -> None:
+    """Every sample has one of the variants of its clip, and in the long run all of them."""
+    settings, functions = HIDING[condition]
+    job, data, training = prepare(
+        make_job, tmp_path, root, "model=tiny-5b-i2v", f"task.condition={condition}", *settings
+    )
+    clip = data.clips[1]
+    frames = read_clip(
+        clip.row.path, choose_frames(job.data, clip.bucket.num_frames), clip.bucket, ResizeSpec("center"), clip.info
+    )
+    vae = load_vae(data.pipeline, data.compute, job.memory)
+    expected = [encode_condition(function(frames), vae, training.transformer.config)[0] for function in functions]
+    seen = set()
+    for number in range(12):
+        batch = with_condition(collate([training.samples[SampleIndex(number, 1)]]), data.context, None)
+        assert batch.condition is not None
+        far = [float((batch.condition[0] - latents).abs().max()) for latents in expected]
+        assert min(far) < 1e-4
+        seen.add(far.index(min(far)))
+    assert seen == set(range(len(functions)))
+
+
+def test_masks_come_from_files(make_job, tmp_path: Path) -> None:
+    root = write_dataset(tmp_path / "data")
+    mask = np.zeros((17, 32, 48, 3), np.uint8)
+    mask[:, :16] = 255
+    write_video(root / "mask.mp4", mask, 8)
+    (root / "masks.txt").write_text("mask.mp4\n" * 4)
+    settings = ["model=tiny-5b", "task.condition=mask", "task.masks=files"]
+    job, data, training = prepare(make_job, tmp_path, root, *settings)
+    (request,) = data.validator.requests if data.validator else []
+    frames = data.validator.controls[request] if data.validator else None
+    assert frames is not None
+    assert frames[:, :14].max() < 20
+    assert frames[:, 18:].max() > 50
+    vae = load_vae(data.pipeline, data.compute, job.memory)
+    expected = encode_condition(frames, vae, training.transformer.config)
+    batch = with_condition(collate([training.samples[SampleIndex(7, 0)]]), data.context, None)
+    torch.testing.assert_close(batch.condition, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings", [["task.condition=prefix"], extended(["data.control=blur"]), extended([])], ids=" ".join
+)
+def test_encoding_in_the_loop_gives_the_same_losses(settings: list[str], train) -> None:
+    both = [
+        train(f"{encode}", "model=tiny-5b", "validation=none", f"data.encode={encode}", *settings).metrics
+        for encode in ("cache", "online")
+    ]
+    cached, online = ([line["loss"] for line in read_metrics(path)] for path in both)
+    assert online == pytest.approx(cached, rel=1e-4)
+
+
+def test_generate_samples_with_conditions(
+    train, tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train("run", "model=tiny-5b", "optim.lr=1e-2", "data.control=gray", "validation.every=null")
+    shown = sorted(run.conditions.glob("*.mp4"))
+    assert [path.name for path in shown] == ["00-box-0.mp4"]
+    assert (run.path / "videos.png").is_file()
+    assert '"condition": "../conditions/00-box-0.mp4"' in (run.path / "report/data.js").read_text()
+    clip = root / "videos/2.mp4"
+    settings = [f"generate.adapter={run.path}", "generate.prompts=[box 2]", "generate.num_inference_steps=2"]
+    out = tmp_path / "out"
+    assert (
+        generate([*settings, f"generate.controls={clip}", f"generate.output_dir={out}", "generate.compare=true"]) == 0
+    )
+    (video,) = out.glob("*.mp4")
+    told = json.loads(video.with_suffix(".json").read_text())
+    assert told["control"] == f"gray of {clip}"
+    frames = np.stack(list(open_video(str(video)).frames(range(9)))).astype(float)
+    condition, base, trained = np.split(frames[:, -32:], 3, axis=2)
+    assert np.abs(condition - condition.mean(-1, keepdims=True)).mean() < 4, "grey"
+    assert np.abs(base - trained).mean() > 1
+    again = tmp_path / "again"
+    assert generate([f"generate.replay={video.with_suffix('.json')}", f"generate.output_dir={again}"]) == 0
+    assert (again / video.name).read_bytes() == video.read_bytes()
+    capsys.readouterr()
+    assert generate(settings) == 2
+    assert "needs one control video per prompt (1), but generate.controls has 0" in capsys.readouterr().err
+    export = shutil.copytree(run.export, tmp_path / "export")
+    (export / PATCH_FILE).unlink()
+    given = [f"generate.adapter={export}", "model=tiny-5b", f"generate.controls={clip}", "generate.prompts=[box]"]
+    assert generate(given) == 2
+    assert "was trained for task=control with 8 input channels, but this model has 4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["model=tiny-5b", "distributed=fsdp", "distributed.processes=2"],
+        ["model=tiny-5b", "memory.stream_blocks=true", "memory.activations=offload"],
+        extended(["model=tiny-5b", "distributed=ddp", "distributed.processes=2"]),
+        extended(["model=tiny-5b", "quant=int8"]),
+        ["model=tiny-2b", "method=loha", "task.condition=first"],
+        extended(["model=tiny-1.5", "method=lokr", "task.condition=mask"]),
+        extended(["model=tiny-5b", "distributed=fsdp", "distributed.processes=2", "method=sft"]),
+    ],
+    ids=" ".join,
+)
+def test_the_widened_model_works_with_the_other_groups(settings: list[str], train) -> None:
+    run = train("run", *settings, "optim.lr=1e-2", "data.holdout=1", "data.caption_dropout=0")
+    weights = load_file(run.checkpoint(4) / "trainable.safetensors")[WEIGHT]
+    assert weights[:, weights.shape[1] // 2 :].abs().max() > 1e-3
+    assert len(list(run.path.glob("validation/*/*.mp4"))) == 2
+
+
+def test_memory_is_predicted_for_the_widened_model(make_job, tmp_path: Path, root: Path) -> None:
+    job, _, training = prepare(make_job, tmp_path, root, "model=tiny-5b")
+    shape = Bucket(9, 32, 48)
+    fake = trainable_parameters(fake_transformer(job, torch.float32, {shape}))
+    real = trainable_parameters(training.transformer)
+    assert {name: tuple(x.shape) for name, x in fake.items()} == {name: tuple(x.shape) for name, x in real.items()}
+    assert WEIGHT in fake
+    predicted = step_bytes(job, shape, {shape}, "cpu")
+    bytes_of_weights = sum(parameter.nbytes for parameter in training.transformer.parameters())
+    assert predicted.between["weights"] + predicted.between["trained weights"] == pytest.approx(
+        bytes_of_weights, rel=0.02
+    )

@@ -220,6 +220,7 @@ def test_what_is_hidden_is_black_and_the_rest_is_the_clip() -> None:
 REFUSED = {
     "data.control=canny": "task=t2v uses no control videos",
     "task=control task.condition=first data.control=canny": "task.condition=first uses no control videos",
+    "task=control": "data=demo has no such videos",
     "task=control data.control=masks": "is for task.condition=mask task.masks=files",
     "task=control task.image_scale=divide": "is only for task.condition=first",
     "task=control +data.control_kwargs.low=5": "takes no arguments",
