@@ -25,6 +25,7 @@ from cogvx_exp.data.frames import choose_frames
 from cogvx_exp.data.resize import ResizeSpec
 from cogvx_exp.diffusion.batch import Batch, collate
 from cogvx_exp.diffusion.denoise import model_inputs
+from cogvx_exp.diffusion.latents import LatentSpace
 from cogvx_exp.distributed.process_group import ProcessGroup
 from cogvx_exp.estimate.trace.fake_models import fake_transformer
 from cogvx_exp.estimate.trace.training_step import step_bytes
@@ -34,6 +35,7 @@ from cogvx_exp.latents.captions import load_embeds, prepare_captions
 from cogvx_exp.latents.context import PipelineContext
 from cogvx_exp.loading.condition import with_condition
 from cogvx_exp.loading.sampler import SampleIndex
+from cogvx_exp.loading.samples import TrainingSamples
 from cogvx_exp.media.video import open_video, write_video
 from cogvx_exp.model.adapt import trainable_parameters
 from cogvx_exp.model.device import choose_compute
@@ -289,6 +291,42 @@ def test_diffusers_alone_samples_from_the_export(train, make_job, tmp_path: Path
     other = replace(request, control=str(job.data.root) + "/controls/3.mp4")
     moved = Sampler(transformer.eval(), vae, scheduler, embeds, compute, controlled=True).sample(other) / 255
     assert np.abs(moved - ours).max() > 0.05
+
+
+def test_the_model_card_has_the_recipe(train) -> None:
+    run = train("run", "model=tiny-5b", "validation=none", "hub.dry_run=true", "steps=2")
+    card = (run.path / "hub/README.md").read_text()
+    assert (run.path / "hub" / PATCH_FILE).is_file()
+    assert 'wide = {"in_channels": 8, "ignore_mismatched_sizes": True' in card
+    assert "CogVideoXDDIMScheduler.from_config" in card
+    code = card.split("```python")[1].split("```")[0]
+    compile(code, "card", "exec")
+
+
+def test_encoded_datasets_have_condition_latents(make_job, tmp_path: Path) -> None:
+    root = tmp_path / "latents"
+    moments = torch.randn(2, 8, 3, 4, 6, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    for folder, tensor in {"video_latents": moments[0], "control_latents": moments[1]}.items():
+        (root / folder).mkdir(parents=True)
+        torch.save(tensor, root / folder / "a.pt")
+    (root / "prompt_embeds").mkdir()
+    torch.save(torch.randn(226, 32), root / "prompt_embeds/a.pt")
+    (root / "prompts.txt").write_text("a\n")
+    (root / "videos.txt").write_text("videos/a.mp4\n")
+    job = make_job("model=tiny-5b-i2v", "task=control", "data=latents", f"data.root={root}", "validation=none")
+    clips = load_dataset(job.data, job.cache_dir)
+    assert not clips.issues
+    compute = choose_compute("cpu", job.model)
+    data = prepare_data(job, clips, compute, tmp_path / "faults.csv", ProcessGroup())
+    samples = TrainingSamples(data.encoded.training, LatentSpace(2.8, None, 1000), job.data, data.context.task, 0)
+    batch = with_condition(collate([samples[SampleIndex(3, 0)]]), data.context, None)
+    torch.testing.assert_close(batch.condition, moments[1, :4].transpose(0, 1)[None] * 2.8)
+    torch.save(moments[1, :, :2], root / "control_latents/a.pt")
+    (issue,) = load_dataset(job.data, job.cache_dir).issues
+    assert "has control_latents of shape (8, 2, 4, 6), but latents of (8, 3, 4, 6)" in issue.what
+    (root / "control_latents/a.pt").unlink()
+    (issue,) = load_dataset(job.data, job.cache_dir).issues
+    assert issue.what == "has no control_latents, which task=control needs"
 
 
 HIDING = {

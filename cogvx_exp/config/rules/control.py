@@ -23,9 +23,7 @@ def control_suits_task(job: TrainJob | PrepareJob) -> Issues:
     if condition not in (None, "first") and task.image_scale not in (None, "auto"):
         yield Issue(f"task.image_scale={task.image_scale}", "is only for task.condition=first")
     if data.control in ("files", "masks") and any(source.source == "demo" for source in data.all_sources()):
-        yield Issue(
-            f"data.control={data.control}", "data=demo has no such videos; use data.control=gray, or your own data"
-        )
+        yield Issue(f"data.control={data.control}", "data=demo has no such videos; use your own, or data.control=gray")
     if data.control in (None, "files", "masks") and data.control_kwargs:
         yield Issue("data.control_kwargs", f"data.control={data.control or 'null'} takes no arguments")
     yield from _latents_have_it(job, condition)

@@ -126,7 +126,8 @@ class Data(Source):
 
     def control_of(self, source: Source) -> str | None:
         """The column, file or word that names a source's control videos; None if none are read."""
-        return {"files": source.control_column, "masks": source.mask_column}.get(self.control or "")
+        names = {"files": source.control_column, "masks": source.mask_column}
+        return None if source.source == "latents" else names.get(self.control or "")
 
     def all_sources(self) -> list[MixedSource]:
         """The sources: all of a mix, or the single one described by the settings."""
