@@ -37,6 +37,8 @@ def expected(**chosen: str) -> list[tuple[str, str]]:
     model, task = chosen.get("model", "tiny"), chosen.get("task", "t2v")
     if task not in (DOES[model], "control"):
         issues.append((f"task={task}", f"model={model} only supports {DOES[model]}"))
+    if task == "control":
+        issues.append(("data.control=files", "data=demo has no such videos"))
     optim = chosen.get("optim", "adamw")
     if optim.startswith("cpu_offload") and model == "2b":
         issues.append((f"optim={optim}", "add model.dtype=bfloat16"))
