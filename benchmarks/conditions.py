@@ -8,7 +8,6 @@ Captions name colour, shape and background, but not the motion, so the motion ca
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -30,12 +29,12 @@ EQUAL = 0.08
 """Largest mean difference, of 1, between two frames that counts as the same."""
 START = "\n## Conditions\n"
 TEXT = """
-Written by `python benchmarks/conditions.py`. Each row trains `model=tiny task=control` ({steps} steps of 8 clips) on {clips} clips
-whose captions do not name the motion, then samples {prompts} unseen prompts with the condition of an unseen clip, with
-the trained model and with its base (`generate.strength=0`).
+Written by `python benchmarks/conditions.py`. Each row trains `model=tiny task=control` on {clips} clips whose captions do not
+name the motion, then samples unseen prompts with the condition of an unseen clip, with the trained model and with its
+base (`generate.strength=0`).
 
-| `task.condition=` | measured | trained | base |
-|---|---|---|---|
+| `task.condition=` | measured | steps of 8 clips | prompts | trained | base |
+|---|---|---|---|---|---|
 """
 MEASURED = {
     "video": "the shape is where the control video has it, in the colour of the prompt",
@@ -117,7 +116,6 @@ def main() -> None:
     trained = [varied(replace(scene, style="plain"), chance) for scene in training_scenes()[: arguments.clips]]
     unseen = [varied(replace(scene, style="plain"), chance) for scene in held_out_scenes()[: arguments.prompts]]
     data, held_out = write_clips(arguments.work / "data", trained), write_clips(arguments.work / "unseen", unseen)
-    rows = []
     for condition in arguments.only:
         folder = arguments.work / condition
         run = folder / "run"
@@ -126,11 +124,14 @@ def main() -> None:
             settings += ["data=files", f"data.root={data}", f"steps={arguments.steps}", "validation=none"]
             call("cogvx_exp.train", *settings, f"run_dir={run}", "resume=auto", "data.workers=0")
         shares = [share(condition, run, folder, held_out, unseen, strength) for strength in (1, 0)]
-        (folder / "shares.json").write_text(json.dumps(shares))
-        rows.append(f"| `{condition}` | {MEASURED[condition]} | {shares[0]:.0%} | {shares[1]:.0%} |\n")
-        print(rows[-1], flush=True)
-    text = TEXT.format(steps=arguments.steps, clips=arguments.clips, prompts=arguments.prompts)
-    PAGE.write_text(PAGE.read_text().partition(START)[0] + START + text + "".join(rows))
+        cells = [f"`{condition}`", MEASURED[condition], arguments.steps, arguments.prompts]
+        row = "| {} | {} | {} | {} | {:.0%} | {:.0%} |\n".format(*cells, *shares)
+        (folder / "row.txt").write_text(row)
+        print(row, flush=True)
+    rows = [arguments.work / condition / "row.txt" for condition in MEASURED]
+    table = "".join(row.read_text() for row in rows if row.exists())
+    text = TEXT.format(clips=arguments.clips)
+    PAGE.write_text(PAGE.read_text().partition(START)[0] + START + text + table)
 
 
 if __name__ == "__main__":
