@@ -9,6 +9,7 @@ import yaml
 from safetensors import safe_open
 
 from cogvx_exp.config.schema import Data, Generate, GenerateJob, Model, Task
+from cogvx_exp.config.schema.section import Section
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.model.adapters.weights_file import check_weights
 from cogvx_exp.model.pipeline_files import check_part
@@ -52,12 +53,20 @@ def find_adapter(path: Path, setting: str = "generate.adapter") -> Adapter:
         check_part(file, setting)
     else:
         check_weights(file, f"{setting}={path}")
+    task, data = _part(Task, config, "task") or _task_in(file), _part(Data, config, "data")
     try:
         base = Model.model_validate(config["model"])
-        data, task = Data.model_validate(config["data"]), Task.model_validate(config["task"])
-        return Adapter(file, base, data.reshape, task, data)
+        return Adapter(file, base, config["data"]["reshape"], task, data)
     except (KeyError, TypeError, ValueError):  # no run configuration, or one of another version
-        return Adapter(file, None, task=_task_in(file))
+        return Adapter(file, None, task=task, data=data)
+
+
+def _part(kind: type[Section], config: dict[str, Any], name: str) -> Any:
+    """A section of a run's configuration; None if there is none, or one of another version."""
+    try:
+        return kind.model_validate(config[name])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _task_in(file: Path) -> Task | None:

@@ -22,7 +22,7 @@ from cogvx_exp.model.pipeline_files import AGAIN, check_same_architecture
 from cogvx_exp.model.positions import drop_learned_positions
 from cogvx_exp.model.quantization.quantize import quantize_block
 from cogvx_exp.model.source import bundled_folder, pretrained_folder
-from cogvx_exp.model.widening import load_patch_weights, trained_patch_weights, widen
+from cogvx_exp.model.widening import is_widened, load_patch_weights, trained_patch_weights, widen
 from cogvx_exp.runs.run_folder import ABOUT, PATCH_FILE, checkpoint_of, is_whole
 
 HASHED_WHOLE = 64 << 20
@@ -143,12 +143,17 @@ def load_whole(folder: Path, compute: Compute) -> CogVideoXTransformer3DModel:
 
 
 def load_adapter_weights(transformer: CogVideoXTransformer3DModel, file: Path) -> None:
-    """Initializes an existing adapter from a LoRA file, at the same strength.
+    """Initializes an existing adapter from a LoRA file, at the same strength, and the patch embedding if it has one.
 
     Raises:
         UserError: the file has different layers or another rank, or is all zero.
     """
+    patch = trained_patch_weights(file)
+    if patch and not is_widened(transformer):
+        raise UserError(f"{file} was trained with a condition, but this run has none or another base; use task=control")
     _say(start_from(transformer, file), file, must_change=True)
+    if patch:
+        transformer.load_state_dict(patch, strict=False)
 
 
 def _say(applied: Applied, file: Path, *, must_change: bool) -> None:

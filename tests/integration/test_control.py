@@ -293,6 +293,19 @@ def test_diffusers_alone_samples_from_the_export(train, make_job, tmp_path: Path
     assert np.abs(moved - ours).max() > 0.05
 
 
+def test_training_starts_from_the_patch_embedding_of_another_run(
+    train, tmp_path: Path, shared_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["model=tiny-5b", "validation=none", "steps=1", "data.control=gray"]
+    first = train("first", *settings, "optim.lr=1e-2")
+    start = f"method.init_from={first.path}"
+    second = train("second", *settings, start, "optim.lr=0")
+    assert torch.equal(*(load_file(run.export / PATCH_FILE)[WEIGHT] for run in (first, second)))
+    capsys.readouterr()
+    assert main([f"run_dir={tmp_path / 'other'}", f"cache_dir={shared_cache}", "validation=none", start]) == 2
+    assert "was trained with a condition, but this run has none" in capsys.readouterr().err
+
+
 def test_the_model_card_has_the_recipe(train) -> None:
     run = train("run", "model=tiny-5b", "validation=none", "hub.dry_run=true", "steps=2")
     card = (run.path / "hub/README.md").read_text()
