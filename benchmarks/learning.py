@@ -95,13 +95,15 @@ def main() -> None:
         seconds = f"{summary['seconds_per_step']:.2f}" if summary else ""
         rows[name] = f"| {name} | {' | '.join(f'{cell:.0%}' for cell in cells)} | {seconds} |"
         header = HEADER.format(cores=os.cpu_count(), steps=steps, prompts=arguments.prompts)
-        PAGE.write_text(header + "".join(f"{rows[name]}\n" for name in ROWS if name in rows))
+        conditions = "".join(PAGE.read_text().partition("\n## Conditions\n")[1:])  # from benchmarks/conditions.py
+        PAGE.write_text(header + "".join(f"{rows[name]}\n" for name in ROWS if name in rows) + conditions)
         print(rows[name], flush=True)
 
 
 def known_rows() -> dict[str, str]:
     """The existing rows of the page, by name."""
-    lines = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")]
+    page = PAGE.read_text().partition("\n## Conditions\n")[0]
+    lines = [line for line in page.splitlines() if line.startswith("| ")]
     return {line.split(" | ")[0].removeprefix("| "): line for line in lines[1:]}
 
 

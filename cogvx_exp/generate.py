@@ -25,7 +25,7 @@ def run(job: GenerateJob, overrides: list[str]) -> None:
     issues = check_generate(job)  # the model is only known now
     if issues:
         raise ConfigError(issues)
-    if job.generate.images and "i2v" in job.model.tasks:
+    if job.generate.images and (adapters or "i2v" in job.model.tasks):
         listed_images(job.generate.images, job.generate.separator, "generate.images").check()
     quiet_libraries()
     from cogvx_exp.evaluation.generation import generate

@@ -76,7 +76,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "data.workers": ("0", "1"),
     "data.pin_memory": ("false",),
     "data.encode_batch_size": ("2",),
-    "task.image_dropout": ("0", "1"),
+    "task.condition_dropout": ("0", "1"),
     "task.image_scale": ("multiply",),
     "validation.num_videos": ("2",),
     "validation.every": ("1",),

@@ -10,27 +10,27 @@ from cogvx_exp.config.paths import conf_dir
 
 def models_for(task: str) -> list[str]:
     """Names of the models that support `task`."""
-    return [name for name in _names("model") if task in composed("model", name)["tasks"]]
+    return [name for name in names_of("model") if task in composed("model", name)["tasks"]]
 
 
 def models_with_weights(weights: str) -> list[str]:
     """Names of the models whose `model.weights` is the given one."""
-    return [name for name in _names("model") if composed("model", name)["weights"] == weights]
+    return [name for name in names_of("model") if composed("model", name)["weights"] == weights]
 
 
 def architectures() -> dict[str, dict[str, Any]]:
     """Arguments of each model's transformer, by the model's name."""
-    return {name: composed("model", name)["transformer"] for name in _names("model")}
+    return {name: composed("model", name)["transformer"] for name in names_of("model")}
 
 
 def cards() -> dict[str, dict[str, Any]]:
     """What is known about each card of `hardware=`, by its name."""
-    return {name: composed("hardware", name) for name in _names("hardware") if name != "auto"}
+    return {name: composed("hardware", name) for name in names_of("hardware") if name != "auto"}
 
 
 def attention_choices() -> list[dict[str, Any]]:
     """The values of each attention kernel."""
-    return [composed("attention", name) for name in _names("attention")]
+    return [composed("attention", name) for name in names_of("attention")]
 
 
 def choices_with(setting: str) -> list[str]:
@@ -38,7 +38,7 @@ def choices_with(setting: str) -> list[str]:
     group, _, name = setting.partition(".")
     if not group or not name:
         return []
-    return [f"{group}={choice}" for choice in _names(group) if name in composed(group, choice)]
+    return [f"{group}={choice}" for choice in names_of(group) if name in composed(group, choice)]
 
 
 @cache
@@ -51,7 +51,8 @@ def composed(group: str, choice: str) -> dict[str, Any]:
     return values
 
 
-def _names(group: str) -> list[str]:
+def names_of(group: str) -> list[str]:
+    """Names of the choices of a group."""
     return sorted(file.stem for file in (conf_dir() / group).glob("[!_]*.yaml"))
 
 

@@ -10,6 +10,7 @@ RENAMES = {
     "optim.settings": "optim.kwargs",
     "model.usual": "model.training_defaults",
     "model.weights=shipped": "model.weights=bundled",
+    "task.image_dropout": "task.condition_dropout",
 }
 """Old to new: a setting, a whole section, or one value of a setting. Only the last part of a name may change, because a
 group's file only has the names within its section."""

@@ -10,7 +10,9 @@ from cogvx_exp.console.terminal import PlainConsole, visible
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import fingerprint, make_folder
 from cogvx_exp.data.buckets import Bucket, choose_bucket
-from cogvx_exp.data.factory_latents import LatentFiles, latent_files, latent_info
+from cogvx_exp.data.control.files import pair, refuse_images
+from cogvx_exp.data.control.reading import ControlFile, probe_controls
+from cogvx_exp.data.factory_latents import LatentFiles, check_control, latent_files, latent_info
 from cogvx_exp.data.forms.rows import LeftOut, Place, Row, find_file
 from cogvx_exp.data.forms.sources import read_source
 from cogvx_exp.data.index.examine import examine_videos
@@ -29,6 +31,8 @@ class Clip:
     bucket: Bucket
     latents: LatentFiles | None = None
     """Its encoded files, if the dataset is already encoded (data=latents)."""
+    control: ControlFile | None = None
+    """Its control video, if the task needs one from a file."""
 
     @property
     def name(self) -> str:
@@ -78,16 +82,19 @@ def load_dataset(data: Data, cache_dir: Path) -> Dataset:
     left_out: list[LeftOut] = []
     sources = data.all_sources()
     for number, source in enumerate(sources):
-        rows, of_manifest, unused = read_source(source, data.allow_outside_root)
+        rows, of_manifest, unused = read_source(source, data.allow_outside_root, data.control_of(source))
         issues += of_manifest
         left_out += unused
         if source.source == "latents":
             allowed = None if data.allow_outside_root or source.root is None else os.path.realpath(source.root)
-            new_clips, of_files = _latent_clips(rows, number, allowed)
+            new_clips, of_files = _latent_clips(rows, number, allowed, needs_control=data.control == "files")
         else:
             infos, of_files = examine_videos(rows, data, cache_dir)
             new_clips, of_buckets = assign_buckets(rows, infos, data, number)
             issues += of_buckets
+            if data.control_of(source):
+                new_clips, of_controls = _with_controls(new_clips, data, cache_dir)
+                issues += of_controls
         clips += new_clips
         issues += of_files
     training, held_out = split_holdout(clips, data)
@@ -190,7 +197,26 @@ def _share(share: float, count: int) -> int:
     return max(round(share * count), 1) if share > 0 and count else 0
 
 
-def _latent_clips(rows: list[Row], source: int, allowed: str | None) -> tuple[list[Clip], list[DataIssue]]:
+def _with_controls(clips: list[Clip], data: Data, cache_dir: Path) -> tuple[list[Clip], list[DataIssue]]:
+    """The clips with their control videos."""
+    rows, issues = refuse_images([clip.row for clip in clips], data)
+    rows = [replace(row, path=str(row.control)) for row in rows]
+    infos, of_files = examine_videos(rows, data, cache_dir, probe_controls)
+    issues += of_files
+    good = []
+    for clip in clips:
+        info = infos.get(str(clip.row.control))
+        found = pair(clip.row, clip.info, clip.bucket.num_frames, info, data) if info else None
+        if isinstance(found, DataIssue):
+            issues.append(found)
+        elif found:
+            good.append(replace(clip, control=found))
+    return good, issues
+
+
+def _latent_clips(
+    rows: list[Row], source: int, allowed: str | None, *, needs_control: bool
+) -> tuple[list[Clip], list[DataIssue]]:
     """Clips that are already encoded; their bucket is their encoded shape."""
     clips, issues = [], []
     for row in rows:
@@ -198,6 +224,8 @@ def _latent_clips(rows: list[Row], source: int, allowed: str | None) -> tuple[li
             files = latent_files(row.path)
             _check_place(files, allowed)
             info = latent_info(files)
+            if needs_control:
+                check_control(files)
         except ClipError as error:
             issues.append(issue_of(row.number, row.path, error))
         else:
@@ -213,7 +241,8 @@ def _check_place(files: LatentFiles, allowed: str | None) -> None:
     """
     # Checked here, because these files are named after the video and never appear in a manifest.
     place = Place(Path(), allowed)
-    outside = [path for path in (files.moments, files.embeds, files.image) if path and not place.holds(path)]
+    paths = (files.moments, files.embeds, files.image, files.control)
+    outside = [path for path in paths if path and not place.holds(path)]
     if outside:
         fix = "move it there, or set data.allow_outside_root=true"
         raise ClipError(f"{os.path.realpath(outside[0])} lies outside data.root", fix)

@@ -3,6 +3,7 @@
     videos.txt prompts.txt
     video_latents/NAME.pt     VAE moments, (2 channels, frames, height, width); latents/ in older versions
     image_latents/NAME.pt     moments of the first frame, (2 channels, 1, height, width)
+    control_latents/NAME.pt   moments of the control video, shaped like the video's; not written by the Factory
     prompt_embeds/NAME.pt     T5 embeddings, (tokens, width); embeddings/ in older versions
 
 They are read with `weights_only`, so a file that contains anything but tensors is refused, not executed.
@@ -31,6 +32,8 @@ class LatentFiles:
     embeds: str
     image: str | None
     """Moments of the first frame, if they were saved."""
+    control: str | None = None
+    """Moments of the control video, if there are any."""
 
     def required_image(self) -> str:
         """Path of the image's moments.
@@ -42,6 +45,17 @@ class LatentFiles:
             raise ClipError("has no image_latents, which task=i2v needs", PREPARE_AGAIN)
         return self.image
 
+    def required_control(self) -> str:
+        """Path of the control video's moments.
+
+        Raises:
+            ClipError: there are none.
+        """
+        if self.control is None:
+            fix = "save the moments of its control video there, or remove the row"
+            raise ClipError("has no control_latents, which task=control needs", fix)
+        return self.control
+
 
 def latent_files(video: str) -> LatentFiles:
     """The encoded files of the video ROOT/videos/NAME.mp4, which itself need not exist.
@@ -50,9 +64,12 @@ def latent_files(video: str) -> LatentFiles:
         ClipError: a file is missing.
     """
     root, name = Path(video).parent.parent, Path(video).name.split(".")[0]
-    image = root / "image_latents" / f"{name}.pt"
+    image, control = (root / folder / f"{name}.pt" for folder in ("image_latents", "control_latents"))
     return LatentFiles(
-        _find(root, VIDEO_FOLDERS, name), _find(root, PROMPT_FOLDERS, name), str(image) if image.is_file() else None
+        _find(root, VIDEO_FOLDERS, name),
+        _find(root, PROMPT_FOLDERS, name),
+        str(image) if image.is_file() else None,
+        str(control) if control.is_file() else None,
     )
 
 
@@ -65,6 +82,17 @@ def latent_info(files: LatentFiles) -> VideoInfo:
     _, frames, height, width = load_tensor(files.moments, 4).shape
     count = frames * TEMPORAL if frames % 2 == 0 else (frames - 1) * TEMPORAL + 1
     return VideoInfo(count, height * SPATIAL, width * SPATIAL, 8.0, count / 8.0)
+
+
+def check_control(files: LatentFiles) -> None:
+    """Compares a control video's moments with those of the clip.
+
+    Raises:
+        ClipError: there are none, or they have another shape.
+    """
+    shape, wanted = (tuple(load_tensor(path, 4).shape) for path in (files.required_control(), files.moments))
+    if shape != wanted:
+        raise ClipError(f"has control_latents of shape {shape}, but latents of {wanted}", "encode both in one shape")
 
 
 def load_tensor(path: str, dimensions: int) -> Any:

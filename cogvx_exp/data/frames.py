@@ -38,10 +38,7 @@ class FrameChoice:
             chosen = spread(len(kept), self.count)
         else:
             # By display time and not by index: a variable frame rate would otherwise speed up and slow down the motion.
-            moments = kept[0] + np.arange(self.count) / self.fps
-            after = np.clip(np.searchsorted(kept, moments), 1, max(len(kept) - 1, 1))
-            nearer = moments - kept[after - 1] <= kept[np.minimum(after, len(kept) - 1)] - moments
-            chosen = np.where(nearer, after - 1, np.minimum(after, len(kept) - 1))
+            chosen = nearest(kept, kept[0] + np.arange(self.count) / self.fps)
         return [int(index) + self.skip_start for index in chosen]
 
     def is_new(self, num_frames: int) -> bool:
@@ -52,6 +49,14 @@ class FrameChoice:
         kept = num_frames - self.skip_start - self.skip_end
         before = np.arange(self.count) * (kept // self.count)
         return self.fps is None and not np.array_equal(spread(kept, self.count), before)
+
+
+def nearest(starts: np.ndarray, moments: np.ndarray) -> np.ndarray:
+    """Indices of the frames whose display times are nearest to the moments, (moments,)."""
+    last = len(starts) - 1
+    after = np.clip(np.searchsorted(starts, moments), 1, max(last, 1))
+    nearer = moments - starts[after - 1] <= starts[np.minimum(after, last)] - moments
+    return np.where(nearer, after - 1, np.minimum(after, last))
 
 
 def spread(total: int, count: int) -> np.ndarray:

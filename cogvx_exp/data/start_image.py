@@ -53,8 +53,9 @@ class Listed:
         Raises:
             UserError: their numbers differ.
         """
+        name = self.setting.rpartition(".")[2]
         if len(self.sources) != prompts:
-            raise UserError(f"{self.setting} has {len(self.sources)} images for {prompts} prompts; give one per prompt")
+            raise UserError(f"{self.setting} has {len(self.sources)} {name} for {prompts} prompts; give one per prompt")
         return self.sources
 
 

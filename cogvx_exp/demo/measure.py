@@ -48,6 +48,15 @@ def look_at(frames: np.ndarray) -> Seen:
     )
 
 
+def middles(frames: np.ndarray) -> np.ndarray | None:
+    """The shape's centre in each frame, x and y in frame widths and heights, (frames, 2); None where one has none."""
+    masks = [_shape_mask(frame) for frame in frames]
+    if not all(mask.any() for mask in masks):
+        return None
+    height, width = masks[0].shape
+    return np.array([np.argwhere(mask).mean(axis=0)[::-1] / (width, height) for mask in masks])
+
+
 def _shape_mask(frame: np.ndarray) -> np.ndarray:
     """Pixels that differ from the frame's border, which is mostly background."""
     pixels = frame.astype(float)

@@ -15,6 +15,8 @@ COLOURS = {
     "yellow": (240, 210, 50),
     "purple": (160, 50, 200),
 }
+WHITE = (255, 255, 255)
+"""Colour of a silhouette, which is no colour of a scene."""
 BACKGROUNDS = {"black": (10, 10, 10), "white": (245, 245, 245), "grey": (120, 120, 120)}
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "diagonally": (0.8, 0.8)}
 SHAPES = ("circle", "square", "triangle", "cross")
@@ -113,6 +115,6 @@ def _draw_frame(scene: Scene, centre: tuple[float, float], height: int, width: i
         stroke = round(STROKE * height * scale)
         draw.line([*corners, *corners[:2]], fill=INK, width=stroke, joint="curve")
     else:
-        draw.polygon(corners, fill=COLOURS[scene.colour])
+        draw.polygon(corners, fill=COLOURS.get(scene.colour, WHITE))
     # Drawn larger and reduced: at 32 pixels, hard edges would look like other shapes.
     return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))

@@ -1,17 +1,21 @@
 """Finds a trained adapter and its base model. Does not need torch."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import safe_open
 
-from cogvx_exp.config.schema import Generate, GenerateJob, Model
+from cogvx_exp.config.schema import Data, Generate, GenerateJob, Model, Task
+from cogvx_exp.config.schema.section import Section
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.model.adapters.weights_file import check_weights
 from cogvx_exp.model.pipeline_files import check_part
 from cogvx_exp.runs.checkpoint_folder import open_checkpoint
 from cogvx_exp.runs.run_folder import (
+    ABOUT,
     CHECKPOINT_FILE,
     LORA_FILE,
     MANIFEST,
@@ -32,6 +36,10 @@ class Adapter:
     base: Model | None
     reshape: str | None = None
     """The run's data.reshape; None: unknown."""
+    task: Task | None = None
+    """Its task; None: unknown."""
+    data: Data | None = None
+    """The run's data; None: unknown."""
 
 
 def find_adapter(path: Path, setting: str = "generate.adapter") -> Adapter:
@@ -47,11 +55,32 @@ def find_adapter(path: Path, setting: str = "generate.adapter") -> Adapter:
         check_part(file, setting)
     else:
         check_weights(file, f"{setting}={path}")
+    task, data = _part(Task, config, "task") or _task_in(file), _part(Data, config, "data")
     try:
         base = Model.model_validate(config["model"])
-        return Adapter(file, base, config["data"]["reshape"])
+        return Adapter(file, base, config["data"]["reshape"], task, data)
     except (KeyError, TypeError, ValueError):  # no run configuration, or one of another version
-        return Adapter(file, None)
+        return Adapter(file, None, task=task, data=data)
+
+
+def _part(kind: type[Section], config: dict[str, Any], name: str) -> Any:
+    """A section of a run's configuration; None if there is none, or one of another version."""
+    try:
+        return kind.model_validate(config[name])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _task_in(file: Path) -> Task | None:
+    """The task stored in an adapter's file, if there is one."""
+    if file.is_dir():
+        return None
+    with safe_open(file, framework="np") as opened:
+        about = json.loads((opened.metadata() or {}).get(ABOUT, "{}"))
+    try:
+        return Task.model_validate(about["task"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _locate(path: Path, setting: str) -> tuple[Path, dict[str, Any]]:

@@ -14,12 +14,13 @@ from cogvx_exp.config.schema import Task as TaskSettings
 from cogvx_exp.console.progress import console, progress
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import read_json
-from cogvx_exp.data.start_image import listed_images
-from cogvx_exp.evaluation.adapter import Adapter
+from cogvx_exp.evaluation.adapter import Adapter, find_adapter
 from cogvx_exp.evaluation.grid import side_by_side
+from cogvx_exp.evaluation.requests import conditions_of
 from cogvx_exp.evaluation.sampling import (
     Sampler,
     VideoRequest,
+    control_of,
     file_name,
     image_of,
     save_video,
@@ -41,12 +42,11 @@ from cogvx_exp.model.load import (
 )
 from cogvx_exp.model.offload.blocks import apply_memory_options
 from cogvx_exp.model.pipeline_files import check_same_architecture
+from cogvx_exp.model.widening import set_patch_strength
 from cogvx_exp.runs.run_folder import is_whole
-from cogvx_exp.tasks.base import Task
+from cogvx_exp.tasks.base import Task, build_task
 from cogvx_exp.tasks.image_to_video import ImageToVideo
 from cogvx_exp.tasks.text_to_video import TextToVideo
-
-IMAGES = "generate.images"
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,8 @@ def generate(job: GenerateJob, adapters: list[Adapter]) -> list[Path]:
     settings = job.generate
     build_scores(settings.scores, "generate.scores")  # reports what cannot be imported before anything is loaded
     prompts = read_prompts(settings.prompts, settings.separator, "generate.prompts")
-    images = listed_images(settings.images, settings.separator, IMAGES).sources if settings.images else None
-    takes_images = "i2v" in job.model.tasks
-    if takes_images != bool(images) or (images and len(images) != len(prompts)):
-        given = len(images or [])
-        raise UserError(
-            f"model={job.model.name} is for {job.model.tasks[0]} and needs "
-            f"{f'one image per prompt ({len(prompts)})' if takes_images else 'no images'}, but "
-            f"generate.images has {given}"
-        )
+    task = task_of(job.model, adapters)
+    conditions = conditions_of(job, task, adapters, len(prompts))
     strengths = settings.strength if isinstance(settings.strength, list) else [settings.strength]
     recipe = Recipe(
         job.model,
@@ -93,11 +86,11 @@ def generate(job: GenerateJob, adapters: list[Adapter]) -> list[Path]:
         settings.weights or [1.0] * len(adapters),
         ([0.0] if settings.compare else []) + list(strengths),
     )
-    requests = video_requests(settings, prompts, settings.num_videos, images, settings.reshape)
+    requests = video_requests(settings, prompts, settings.num_videos, conditions, settings.reshape)
     named = [
         (settings.output_dir / file_name(index, request.prompt), request) for index, request in enumerate(requests)
     ]
-    return _make(job, recipe, named)
+    return _make(job, recipe, named, task)
 
 
 def replay(job: GenerateJob) -> list[Path]:
@@ -109,7 +102,9 @@ def replay(job: GenerateJob) -> list[Path]:
     file = job.generate.replay
     assert file is not None
     try:
-        kept = {"reshape": "resize", **read_json(file)}  # files of older versions have no `reshape`
+        older = {"reshape": "resize", "control": None, "control_times": None}  # what older versions do not write
+        kept = {**older, **read_json(file)}
+        kept["control_times"] = kept["control_times"] and tuple(kept["control_times"])
         request = VideoRequest(**{item.name: kept[item.name] for item in fields(VideoRequest)})
         recipe = Recipe(
             Model.model_validate(renamed_config(kept["model"], "model")),
@@ -127,45 +122,58 @@ def replay(job: GenerateJob) -> list[Path]:
     missing = [str(path) for path in recipe.adapters if not path.exists()]
     if missing:
         raise UserError(f"generate.replay={file}: {', '.join(missing)} no longer exists")
-    return _make(job, recipe, [(job.generate.output_dir / file.with_suffix(".mp4").name, request)])
+    named = [(job.generate.output_dir / file.with_suffix(".mp4").name, request)]
+    return _make(job, recipe, named, task_of(recipe.model, [find_adapter(path) for path in recipe.adapters]))
 
 
-def _make(job: GenerateJob, recipe: Recipe, named: list[tuple[Path, VideoRequest]]) -> list[Path]:
+def _make(job: GenerateJob, recipe: Recipe, named: list[tuple[Path, VideoRequest]], task: Task) -> list[Path]:
     for image in {request.image: request for _, request in named if request.image}.values():
         image_of(image)  # reports unreadable images before anything is loaded
+    controls = {request: control_of(request) for _, request in named if request.control}
     compute = choose_compute(job.device, recipe.model)
     check_attention(job.attention, compute)
     pipeline = pipeline_folder(recipe.model, job.cache_dir)
-    task = task_of(recipe.model)
-    task.check_model(pipeline)
+    if not controls and task.in_channels(recipe.model.transformer.model_dump()) == recipe.model.transformer.in_channels:
+        task.check_model(pipeline)
     # Embeddings come from the cache of training: prompts that were encoded once do not load T5 again.
     context = PipelineContext(pipeline, compute, job.memory, job.cache_dir, task)
     texts = sorted({text for _, request in named for text in (request.prompt, request.negative_prompt)})
     keys = prepare_captions(texts, context)
     embeds = dict(zip(texts, load_embeds(texts, keys, context.cache), strict=True))
-    transformer = _load(recipe, pipeline, compute, job)
+    transformer = _load(recipe, pipeline, compute, job, controlled=bool(controls))
     vae = load_vae(pipeline, compute, job.memory)
     scheduler = load_scheduler(pipeline, recipe.model.sampling.scheduler)
-    sampler = Sampler(transformer, vae, scheduler, embeds, compute)
     scores, lines = build_scores(job.generate.scores, "generate.scores"), []
+    sampler = Sampler(transformer, vae, scheduler, embeds, compute, controls=controls, controlled=bool(controls))
     for path, request in progress("Sampling", named):
         videos = _sample(sampler, request, recipe)
         values = [score_video(scores, video) for video in videos]
-        save_video(path, _joined(videos, recipe), request, **({"scores": values} if scores else {}), **recipe.about())
+        save_video(
+            path,
+            _joined(videos, recipe, sampler.controls.get(request)),
+            request,
+            **({"scores": values} if scores else {}),
+            **recipe.about(),
+        )
         lines.append(f"  {path}{_in_words(values)}")
     for line in lines:
         console.result(line)
     return [path for path, _ in named]
 
 
-def task_of(model: Model) -> Task:
-    """The task a model samples for."""
+def task_of(model: Model, adapters: list[Adapter]) -> Task:
+    """The task of the adapters or, if it is not known, of their model."""
+    trained = next((adapter.task for adapter in adapters if adapter.task and adapter.task.target), None)
+    if trained:
+        return build_task(trained)
     if "i2v" in model.tasks:
         return ImageToVideo(TaskSettings(name="i2v"))
     return TextToVideo(TaskSettings(name="t2v"))
 
 
-def _load(recipe: Recipe, pipeline: Path, compute: Compute, job: GenerateJob) -> CogVideoXTransformer3DModel:
+def _load(
+    recipe: Recipe, pipeline: Path, compute: Compute, job: GenerateJob, *, controlled: bool
+) -> CogVideoXTransformer3DModel:
     folder = next((file for file in recipe.adapters if file.is_dir()), None)
     if folder:  # a full transformer needs no base
         check_same_architecture(folder, read_json(pipeline / "transformer" / "config.json"))
@@ -176,6 +184,11 @@ def _load(recipe: Recipe, pipeline: Path, compute: Compute, job: GenerateJob) ->
             transformer = load_trained(transformer, file, compute, _name(number), must_change=True)
     if any(is_whole(file) for file in recipe.adapters) and recipe.strengths != [1.0]:
         raise UserError("generate.strength and generate.compare need an adapter; this is a full transformer")
+    if controlled and transformer.config.in_channels == transformer.config.out_channels:
+        raise UserError(
+            f"generate.controls: model={recipe.model.name} takes no control videos without an adapter that was trained "
+            "with task=control"
+        )
     apply_memory_options(transformer, job.memory, compute.device)
     set_attention(transformer, job.attention)
     if job.compile:
@@ -191,15 +204,19 @@ def _sample(sampler: Sampler, request: VideoRequest, recipe: Recipe) -> list[np.
             names = [_name(number) for number in range(len(recipe.adapters))]
             # Set for each video: scales are kept in the layers, and the last one would stay.
             sampler.pipeline.transformer.set_adapters(names, [strength * weight for weight in recipe.weights])
+            set_patch_strength(sampler.pipeline.transformer, strength)
         videos.append(sampler.sample(request))
     return videos
 
 
-def _joined(videos: list[np.ndarray], recipe: Recipe) -> np.ndarray:
-    """The only video, or one per strength side by side."""
+def _joined(videos: list[np.ndarray], recipe: Recipe, control: np.ndarray | None) -> np.ndarray:
+    """The only video, or one per strength side by side, after the condition if there is one."""
     if len(videos) == 1:
         return videos[0]
-    return side_by_side(videos, ["base" if strength == 0 else f"x {strength:g}" for strength in recipe.strengths])
+    labels = ["base" if strength == 0 else f"x {strength:g}" for strength in recipe.strengths]
+    if control is not None:
+        videos, labels = [control, *videos], ["condition", *labels]
+    return side_by_side(videos, labels)
 
 
 def _in_words(values: list[dict[str, float]]) -> str:

@@ -16,12 +16,14 @@ from diffusers import (
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
 )
+from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
 from cogvx_exp.config.schema.training import SamplingSettings
 from cogvx_exp.core.files import write_json
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.start_image import start_image
+from cogvx_exp.evaluation.conditioned import condition_added, condition_frames, encode_condition
 from cogvx_exp.media.video import write_video
 from cogvx_exp.model.device import Compute
 from cogvx_exp.model.offload.module import on_host
@@ -49,14 +51,27 @@ class VideoRequest:
     image: str | None = None
     """i2v: path, URL or `first frame of VIDEO`."""
     reshape: str = "center"
-    """i2v: how the image is resized, like data.reshape."""
+    """How the image or the control video is resized, like data.reshape."""
+    control: str | None = None
+    """control: path of a video, or `RECIPE of VIDEO`."""
+    control_times: tuple[float, ...] | None = None
+    """Times of the control's frames in seconds; None: spread over the video."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a prompt's videos are conditioned on besides the text."""
+
+    image: str | None = None
+    control: str | None = None
+    control_times: tuple[float, ...] | None = None
 
 
 def video_requests(
     settings: SamplingSettings,
     prompts: list[str],
     num_videos: int = 1,
-    images: list[str] | None = None,
+    given: Sequence[Given] | None = None,
     reshape: str = "center",
 ) -> list[VideoRequest]:
     """Requests for all prompts; video i of a prompt has seed + i.
@@ -65,17 +80,16 @@ def video_requests(
         settings: shape and sampling settings.
         prompts: the prompts.
         num_videos: videos per prompt.
-        images: one image per prompt.
-        reshape: how images are resized.
+        given: conditions, one per prompt.
+        reshape: how images and control videos are resized.
     """
     shared = settings.model_dump(
         include={"negative_prompt", "num_frames", "height", "width", "fps"}
         | {"num_inference_steps", "guidance_scale", "dynamic_cfg"}
     )
-    start_images: Sequence[str | None] = images or [None] * len(prompts)
     return [
-        VideoRequest(prompt=prompt, seed=settings.seed + index, image=image, reshape=reshape, **shared)
-        for prompt, image in zip(prompts, start_images, strict=True)
+        VideoRequest(prompt=prompt, seed=settings.seed + index, reshape=reshape, **asdict(condition), **shared)
+        for prompt, condition in zip(prompts, given or [Given()] * len(prompts), strict=True)
         for index in range(num_videos)
     ]
 
@@ -90,6 +104,17 @@ def image_of(request: VideoRequest) -> Image.Image:
     return start_image(request.image, Bucket(request.num_frames, request.height, request.width), request.reshape)
 
 
+def control_of(request: VideoRequest) -> np.ndarray:
+    """The condition video, resized to the video: uint8, (frames, height, width, 3).
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    assert request.control
+    bucket = Bucket(request.num_frames, request.height, request.width)
+    return condition_frames(request.control, request.control_times, bucket, request.reshape)
+
+
 class Sampler:
     """Samples latents and decodes them.
 
@@ -101,6 +126,8 @@ class Sampler:
         compute: device and dtype.
         offload: whether the transformer leaves the GPU while the VAE decodes.
         images: results of `image_of` for images that were already read.
+        controls: results of `control_of` for control videos that were already read.
+        controlled: whether the videos have control videos, not images.
     """
 
     def __init__(
@@ -113,14 +140,17 @@ class Sampler:
         *,
         offload: bool = False,
         images: Mapping[VideoRequest, Image.Image] | None = None,
+        controls: Mapping[VideoRequest, np.ndarray] | None = None,
+        controlled: bool = False,
     ):
-        self.images = images or {}
+        self.images, self.controls = images or {}, controls or {}
+        self._conditions: dict[VideoRequest, torch.Tensor] = {}
         self.embeds = embeds
         self.compute = compute
         # Without a GPU, device and host memory are the same.
         self.offload = offload and compute.device.type == "cuda"
         # By channels: the configuration of a pipeline does not say which task a transformer is for.
-        takes_image = transformer.config.in_channels > transformer.config.out_channels
+        takes_image = transformer.config.in_channels > transformer.config.out_channels and not controlled
         pipeline = CogVideoXImageToVideoPipeline if takes_image else CogVideoXPipeline
         self.pipeline = pipeline(
             tokenizer=None, text_encoder=None, vae=vae, transformer=transformer, scheduler=scheduler
@@ -151,16 +181,35 @@ class Sampler:
         # Rounded: truncation would darken every video by half a step.
         return (frames * 255).round().astype(np.uint8)
 
+    def encode_conditions(self, requests: Sequence[VideoRequest]) -> None:
+        """Encodes the control videos of these requests, so that the transformer need not be there at that time."""
+        for request in requests:
+            if request.control and request not in self._conditions:
+                frames = self.controls[request] if request in self.controls else control_of(request)
+                self._conditions[request] = encode_condition(
+                    frames, self.pipeline.vae, self.pipeline.transformer.config
+                )
+
     @torch.no_grad()
     def sample_latents(self, request: VideoRequest) -> torch.Tensor:
         """Latents of a video, (1, frames, channels, height, width)."""
         device, dtype = self.compute.device, self.compute.dtype
         texts = (request.prompt, request.negative_prompt)
         embed = {text: self.embeds[text][None].to(device, dtype) for text in texts}
-        image = {"image": self.images.get(request) or image_of(request)} if request.image else {}
-        with self.compute.autocast():
+        given: dict[str, Any] = {}
+        condition: AbstractContextManager[None] = nullcontext()
+        if request.image:
+            given["image"] = self.images.get(request) or image_of(request)
+        generator = torch.Generator().manual_seed(request.seed)  # on the CPU: the same noise on every device
+        if request.control:
+            self.encode_conditions([request])
+            condition = condition_added(self.pipeline.transformer, self._conditions[request])
+            # Drawn here, because the pipeline would draw as many channels as the transformer's input has.
+            shape = self._conditions[request].shape
+            given["latents"] = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+        with self.compute.autocast(), condition:
             latents: torch.Tensor = self.pipeline(
-                **image,
+                **given,
                 prompt_embeds=embed[request.prompt],
                 negative_prompt_embeds=embed[request.negative_prompt],
                 num_frames=request.num_frames,
@@ -169,7 +218,7 @@ class Sampler:
                 num_inference_steps=request.num_inference_steps,
                 guidance_scale=request.guidance_scale,
                 use_dynamic_cfg=request.dynamic_cfg,
-                generator=torch.Generator().manual_seed(request.seed),  # on the CPU: the same noise on every device
+                generator=generator,
                 max_sequence_length=embed[request.prompt].shape[1],
                 output_type="latent",
             ).frames

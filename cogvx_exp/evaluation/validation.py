@@ -6,13 +6,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import CogVideoXTransformer3DModel
 from PIL import Image
 
 from cogvx_exp.config.schema import Model
 from cogvx_exp.console.progress import progress
-from cogvx_exp.evaluation.sampling import Sampler, VideoRequest, file_name, image_of, save_video
+from cogvx_exp.evaluation.sampling import Sampler, VideoRequest, control_of, file_name, image_of, save_video
 from cogvx_exp.evaluation.scores.base import Score, mean_scores, score_video
 from cogvx_exp.latents.context import PipelineContext
 from cogvx_exp.model.device import release
@@ -43,13 +44,28 @@ class Validator:
     scores: Mapping[str, Score] = field(default_factory=dict)
     """Scores of each video, by name."""
 
+    _written: set[VideoRequest] = field(default_factory=set, init=False)
+
     def __post_init__(self) -> None:
-        self.images  # noqa: B018, read early: files or servers may be gone later
+        self.images, self.controls  # noqa: B018, read early: files or servers may be gone later
 
     @cached_property
     def images(self) -> dict[VideoRequest, Image.Image]:
         """Start images of the videos."""
         return {request: image_of(request) for request in self.requests if request.image}
+
+    @cached_property
+    def controls(self) -> dict[VideoRequest, np.ndarray]:
+        """Condition videos, (frames, height, width, 3)."""
+        return {request: control_of(request) for request in self.requests if request.control}
+
+    def write_conditions(self, folder: Path) -> None:
+        """Writes the condition videos, named like the sampled ones, once."""
+        for index, request in enumerate(self.requests):
+            path = folder / file_name(index, request.prompt)
+            if request in self.controls and request not in self._written:
+                save_video(path, self.controls[request], request)
+                self._written.add(request)
 
     def run(self, transformer: CogVideoXTransformer3DModel, folder: Path, step: int, **about: Any) -> SampledVideos:
         """Samples all videos into `folder`, with `about` in their settings. The VAE is loaded for this and released.
@@ -65,12 +81,25 @@ class Validator:
         # Loaded each time: kept, it would cost its memory during all of training.
         vae = load_vae(context.folder, compute, context.memory, context.task.latent_scale)
         scheduler = load_scheduler(context.folder, self.model.sampling.scheduler)
-        sampler = Sampler(transformer, vae, scheduler, self.embeds, compute, offload=self.offload, images=self.images)
+        sampler = Sampler(
+            transformer,
+            vae,
+            scheduler,
+            self.embeds,
+            compute,
+            offload=self.offload,
+            images=self.images,
+            controls=self.controls,
+            controlled=bool(self.controls),
+        )
         paths = [folder / file_name(index, request.prompt) for index, request in enumerate(self.requests)]
         rounds = -(-len(paths) // processes.world_size)
         latents: dict[int, torch.Tensor] = {}
         scores: list[dict[str, float]] = []
         try:
+            if self.controls:
+                with sampler.without_transformer():
+                    sampler.encode_conditions(self.requests)
             for number in progress(f"Sampling at step {step}", range(rounds)):
                 index = number * processes.world_size + processes.rank
                 # All latents first, then all decoding: the model and the VAE's activations are never needed at once.

@@ -19,8 +19,9 @@ import torch
 from cogvx_exp.config.schema import Data
 from cogvx_exp.console.progress import progress
 from cogvx_exp.core.files import read_json
+from cogvx_exp.data.control.reading import ClipFrames, ControlFile, control_source, read_with_control
 from cogvx_exp.data.dataset import Clip
-from cogvx_exp.data.decoding import DecodingPool, read_clip
+from cogvx_exp.data.decoding import DecodingPool
 from cogvx_exp.data.factory_latents import load_tensor
 from cogvx_exp.data.frames import choose_frames
 from cogvx_exp.data.index.files import content_hashes
@@ -33,7 +34,7 @@ from cogvx_exp.media.timeline import DECORD
 from cogvx_exp.media.video import READER_VERSION
 from cogvx_exp.model.device import release
 from cogvx_exp.model.load import load_vae
-from cogvx_exp.tasks.base import Task
+from cogvx_exp.tasks.base import Cached, Task
 
 logger = logging.getLogger(__name__)
 
@@ -79,10 +80,12 @@ class _Work:
 
     def missing_extras(self, cache: TensorCache, task: Task) -> list[tuple[str, str]]:
         """Names and keys of the task's tensors that are not in the cache."""
-        shapes = {
-            name: None if self.clip.latents else task.cached[name].shape(self.clip.bucket) for name in task.cached
-        }
-        return [(name, key) for name, key in self.entry.extras if not cache.has(key, shapes[name])]
+        return [(name, key) for name, key in self.entry.extras if not cache.has(key, self._shape(task.cached[name]))]
+
+    def _shape(self, item: Cached) -> tuple[int, ...] | None:
+        if self.clip.latents:
+            return None
+        return item.shape(self.clip.bucket) if item.shape else self.shape
 
 
 def prepare_videos(
@@ -148,12 +151,24 @@ def _all_work(clips: list[Clip], data: Data, context: PipelineContext) -> list[_
         pixels = _pixels(clip, data, hashes[clip.row.path])
         for flip in (False, True) if data.random_flip else (False,):
             origin = pixels | {"reshape": data.reshape, "flip": flip}
-            cached = context.task.cached.items()
-            extras = tuple((name, context.cache.key(origin | {"part": item.part})) for name, item in cached)
+            extras = tuple(
+                (name, context.cache.key(origin | _part(item, clip, data, hashes, made_by)))
+                for name, item in context.task.cached.items()
+            )
             entry = Entry(context.cache.key(origin | made_by), extras)
             content = hashes[clip.row.path] if clip.row.window else ""
             works.append(_Work(entry, clip, flip, moments_shape(vae, clip.bucket), content))
     return works
+
+
+def _part(item: Cached, clip: Clip, data: Data, hashes: dict[str, str], made_by: dict[str, str]) -> dict[str, Any]:
+    """The part of the cache key that distinguishes a task's tensor from others made from the same pixels."""
+    part: dict[str, Any] = {"part": item.part, **(made_by if item.video else {})}
+    if not item.uses_control:
+        return part
+    control = control_source(data, clip.control)
+    made_from = {"file": hashes[control.path]} if isinstance(control, ControlFile) else control and control.made_from()
+    return part | {"control": made_from}
 
 
 def _pixels(clip: Clip, data: Data, content: str) -> dict[str, Any]:
@@ -209,33 +224,42 @@ def _encode_groups(
     """Encodes and saves groups; yields once per clip."""
     tasks = (_decoding_task(work, data) for group in groups for work in group)
     with DecodingPool(data.decode_workers, data.decode_timeout) as pool:
-        decoded = pool.map(read_clip, tasks)
+        decoded = pool.map(read_with_control, tasks)
         for group in groups:
             frames = {work: next(decoded) for work in group}
             issues |= {_id(work.clip): found for work, found in frames.items() if isinstance(found, ClipError)}
-            good = [work for work in group if isinstance(frames[work], np.ndarray)]
-            if good:
-                pixels = to_pixels([frames[work] for work in good], vae.device, data.pin_memory)
-                moments = encode_videos(pixels, vae)
-                for work, of_clip in zip(good, moments, strict=True):
-                    _save(work, of_clip, frames[work], context, issues)
+            good = {work: found for work, found in frames.items() if isinstance(found, ClipFrames)}
+            _encode_group(good, data, vae, context, issues)
             yield from (None for _ in group)
 
 
 def _decoding_task(work: _Work, data: Data) -> tuple[Any, ...]:
     clip = work.clip
     choice, fit = choose_frames(data, clip.bucket.num_frames), ResizeSpec(data.reshape, flip=work.flip)
-    return clip.row.path, choice, clip.bucket, fit, clip.info, clip.row.window
+    return clip.row.path, choice, clip.bucket, fit, clip.info, control_source(data, clip.control), clip.row.window
 
 
-def _save(
-    work: _Work, moments: torch.Tensor, frames: np.ndarray, context: PipelineContext, issues: dict[str, ClipError]
+def _encode_group(
+    group: dict[_Work, ClipFrames], data: Data, vae: Any, context: PipelineContext, issues: dict[str, ClipError]
 ) -> None:
-    """Writes the missing tensors of an entry."""
-    if not work.has_moments(context.cache):
-        _try(issues, work.clip, context.cache, work.entry.moments, moments)
-    for name, key in work.missing_extras(context.cache, context.task):
-        _try(issues, work.clip, context.cache, key, context.task.cached[name].make(frames))
+    """Encodes and saves what is missing. Always whole groups: batches must not depend on what is in the cache."""
+    cache, task = context.cache, context.task
+
+    def moments_of(videos: list[np.ndarray]) -> torch.Tensor:
+        return encode_videos(to_pixels(videos, vae.device, data.pin_memory), vae)
+
+    if not all(work.has_moments(cache) for work in group):
+        for work, moments in zip(group, moments_of([frames.clip for frames in group.values()]), strict=True):
+            if not work.has_moments(cache):
+                _try(issues, work.clip, cache, work.entry.moments, moments)
+    for name, item in task.cached.items():
+        missing = {work: dict(work.missing_extras(cache, task)).get(name) for work in group}
+        if any(missing.values()):
+            made = moments_of([item.video(frames) for frames in group.values()]) if item.video else None
+            for number, (work, frames) in enumerate(group.items()):
+                if key := missing[work]:
+                    tensor = item.make(frames.clip) if item.make else made[number]  # type: ignore[index]
+                    _try(issues, work.clip, cache, key, tensor)
 
 
 def _try(issues: dict[str, ClipError], clip: Clip, cache: TensorCache, key: str, tensor: torch.Tensor) -> None:
@@ -253,4 +277,5 @@ def _id(clip: Clip) -> str:
 def _hashed_files(clips: list[Clip], task: Task) -> set[str]:
     """Files whose content determines the entries."""
     paths = {clip.latents.moments if clip.latents else clip.row.path for clip in clips}
+    paths |= {clip.control.path for clip in clips if clip.control}
     return paths | {item.imported(clip.latents) for clip in clips if clip.latents for item in task.cached.values()}

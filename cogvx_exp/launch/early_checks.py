@@ -1,6 +1,10 @@
 """Checks files and imports that are only used late in a run before anything long begins."""
 
+from pathlib import Path
+
 from cogvx_exp.config.schema import TrainJob, Validation
+from cogvx_exp.core.errors import UserError
+from cogvx_exp.data.control.recipes import parse_control
 from cogvx_exp.data.start_image import listed_images
 from cogvx_exp.evaluation.adapter import find_adapter
 from cogvx_exp.evaluation.scores.base import build_scores
@@ -8,7 +12,7 @@ from cogvx_exp.tracking.trackers import custom_trackers
 
 
 def check_early(job: TrainJob) -> None:
-    """Opens the validation images, finds the adapter that training starts from, and imports trackers and scores.
+    """Opens validation images, looks for control videos and the adapter to start from, imports trackers and scores.
 
     Raises:
         UserError: a file is missing or unreadable, or an import fails; names it and its setting.
@@ -26,3 +30,11 @@ def check_early(job: TrainJob) -> None:
         images.check()
         if isinstance(validation.prompts, list):
             images.one_for_each(len(validation.prompts))
+    if validation.controls is not None:
+        controls = listed_images(validation.controls, validation.separator, "validation.controls")
+        for control in controls.sources:
+            _, path = parse_control(control)
+            if not Path(path).is_file():
+                raise UserError(f"validation.controls: the control video {path} does not exist")
+        if isinstance(validation.prompts, list):
+            controls.one_for_each(len(validation.prompts))

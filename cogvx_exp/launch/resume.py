@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 MUST_AGREE = ("model.name", "model.path", "model.weights", "model.transformer", "task", "method", "optim.target")
 """Settings that determine a checkpoint's tensors and their meaning."""
 
-ADDED = ("task.target", "objective", "profile")
+ADDED = ("task.target", "task.condition", "task.prefix_frames", "task.masks", "objective", "profile")
 """Settings missing in checkpoints of earlier versions, which behaved like the defaults."""
 
 PREDICTION = ("optim.state_values", "optim.state_bytes", "quant.bytes_per_weight")

@@ -3,31 +3,17 @@
 Layout: B batch, F latent frames, C channels, H height and W width in latent pixels.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch.utils.data import Dataset
 
 from cogvx_exp.config.schema import Data
 from cogvx_exp.core.randomness import SampleRandomness
 from cogvx_exp.diffusion.batch import Batch
-from cogvx_exp.diffusion.latents import sample_latents
+from cogvx_exp.diffusion.latents import LatentSpace, padded, sample_latents
 from cogvx_exp.diffusion.objective import TimestepSampler, uniform
 from cogvx_exp.latents.dataset import EncodedClips
 from cogvx_exp.loading.sampler import SampleIndex
 from cogvx_exp.tasks.base import Task
-
-
-@dataclass(frozen=True)
-class LatentSpace:
-    """Properties of the model that samples depend on."""
-
-    scaling_factor: float
-    """Scaling factor of the VAE."""
-    patch_size_t: int | None
-    """Latent frames per patch: the number of frames is padded to a multiple of it."""
-    num_train_timesteps: int
-    """Exclusive upper limit of timesteps."""
 
 
 class TrainingSamples(Dataset[Batch]):
@@ -55,8 +41,13 @@ class TrainingSamples(Dataset[Batch]):
         entries = self.clips.videos[draw.clip]
         entry = entries[self.flipped(draw) if len(entries) > 1 else 0]
         cache = self.clips.cache
-        cached = {name: cache.load(key) for name, key in entry.extras}
+        needed = self.needed(draw)
+        cached = {name: cache.load(key) for name, key in entry.extras if name in needed}
         return self.sample(draw, cache.load(entry.moments), cached)
+
+    def needed(self, draw: SampleIndex) -> list[str]:
+        """Names of the cached tensors that this draw uses."""
+        return self.task.needed(self._random(draw))
 
     def flipped(self, draw: SampleIndex) -> bool:
         """Whether this draw's clip is flipped horizontally."""
@@ -77,7 +68,7 @@ class TrainingSamples(Dataset[Batch]):
         """
         random = self._random(draw)
         latents = self._latents(random, moments.float())
-        extras = self.task.draw(cached, latents, random)
+        extras = self.task.draw(cached, latents, random, self.space)
         return Batch(
             latents=latents[None],
             noise=random.normal(latents.shape, "noise")[None],
@@ -89,17 +80,11 @@ class TrainingSamples(Dataset[Batch]):
         )
 
     def _latents(self, random: SampleRandomness, moments: torch.Tensor) -> torch.Tensor:
-        """Scaled latents, (F, C, H, W), drawn from the VAE's moments.
-
-        For CogVideoX 1.5, an odd number of frames is padded at the front with copies of the first, as in the
-        checkpoints' training.
-        """
+        """Scaled latents, (F, C, H, W), drawn from the VAE's moments."""
         noise = random.normal((moments.shape[0] // 2, *moments.shape[1:]), "latents")
         # Frames first, as the transformer reads them; the VAE has channels first.
         latents_FCHW = sample_latents(moments, noise).transpose(0, 1) * self.space.scaling_factor
-        missing = -len(latents_FCHW) % (self.space.patch_size_t or 1)
-        # Contiguous, since it is pickled as bytes on its way to the main process.
-        return torch.cat([latents_FCHW[:1]] * missing + [latents_FCHW]).contiguous()
+        return padded(latents_FCHW, self.space.patch_size_t)
 
     def _caption(self, draw: SampleIndex, random: SampleRandomness) -> str:
         # Guidance at sampling time needs a prediction for the empty caption, which this trains.

@@ -10,6 +10,7 @@ from peft.tuners.lora import LoraLayer
 from cogvx_exp.config.schema import Method, Optim
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.randomness import keyed_seed
+from cogvx_exp.model.widening import PREFIX, is_widened, train_patch_embedding
 
 MOVE_THE_BASE = ("pissa", "olora")
 """Values of method.init that initialize the adapter from the base weights and subtract it from them."""
@@ -41,6 +42,7 @@ def make_trainable(
         _free(transformer, method.parameters)
     else:
         _add_adapter(transformer, method, seed, device or transformer.device)
+        train_patch_embedding(transformer)
     if dtype:
         for parameter in trainable_parameters(transformer).values():
             parameter.data = parameter.data.to(dtype)
@@ -58,7 +60,8 @@ def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter
 
 def _free(transformer: CogVideoXTransformer3DModel, pattern: str | None) -> None:
     for name, parameter in transformer.named_parameters():
-        parameter.requires_grad_(pattern is None or re.search(pattern, name) is not None)
+        of_condition = is_widened(transformer) and name.startswith(PREFIX)
+        parameter.requires_grad_(pattern is None or of_condition or re.search(pattern, name) is not None)
     if not trainable_parameters(transformer):
         example = next(iter(dict(transformer.named_parameters())))
         raise UserError(f"method.parameters={pattern} matches no parameter; their names are like {example}")

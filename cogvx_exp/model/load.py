@@ -22,7 +22,8 @@ from cogvx_exp.model.pipeline_files import AGAIN, check_same_architecture
 from cogvx_exp.model.positions import drop_learned_positions
 from cogvx_exp.model.quantization.quantize import quantize_block
 from cogvx_exp.model.source import bundled_folder, pretrained_folder
-from cogvx_exp.runs.run_folder import ABOUT, checkpoint_of, is_whole
+from cogvx_exp.model.widening import is_widened, load_patch_weights, trained_patch_weights, widen
+from cogvx_exp.runs.run_folder import ABOUT, PATCH_FILE, checkpoint_of, is_whole
 
 HASHED_WHOLE = 64 << 20
 """Weight files up to this many bytes are hashed; larger ones are identified by name and size."""
@@ -46,13 +47,20 @@ def pipeline_folder(model: Model, cache_dir: Path) -> Path:
 
 
 def load_transformer(
-    folder: Path, compute: Compute, *, quant: str = "none", in_8_bits: bool = False, blocks_on_host: bool = False
+    folder: Path,
+    compute: Compute,
+    *,
+    in_channels: int | None = None,
+    quant: str = "none",
+    in_8_bits: bool = False,
+    blocks_on_host: bool = False,
 ) -> CogVideoXTransformer3DModel:
     """Loads the transformer with frozen weights.
 
     Args:
         folder: the pipeline.
         compute: device and dtype.
+        in_channels: input channels, if more than the checkpoint's: those of a condition.
         quant: quantization of the blocks' linear layers (`quant=NAME`), block by block, so that at most one unquantized
             block is on the device.
         in_8_bits: whether they also compute in 8 bits (`quant.compute=8bit`).
@@ -62,6 +70,7 @@ def load_transformer(
         UserError: the folder is incomplete.
     """
     transformer = _read_whole(CogVideoXTransformer3DModel, folder / "transformer", torch_dtype=compute.dtype)
+    widen(transformer, in_channels or transformer.config.in_channels)
     transformer.requires_grad_(False)
     for block in transformer.transformer_blocks if quant != "none" else []:
         quantize_block(block, quant, compute, in_8_bits=in_8_bits)
@@ -104,12 +113,25 @@ def load_trained(
     about = checkpoint.get("about") or json.loads(file_metadata(file).get(ABOUT, "{}"))
     if about.get("learned_positions") == "dropped" and transformer.config.use_learned_positional_embeddings:
         drop_learned_positions(transformer)
+    if patch := trained_patch_weights(file):
+        load_patch_weights(transformer, patch)
+    _check_channels(transformer, file, about)
     if is_whole(file):
         _load_weights(transformer, file)
         return transformer.requires_grad_(False)
     applied = apply_adapter(transformer, file, name)
     _print_effect(applied, file, must_change=must_change)
     return transformer.requires_grad_(False)
+
+
+def _check_channels(transformer: CogVideoXTransformer3DModel, file: Path, about: dict[str, Any]) -> None:
+    needed, found = about.get("in_channels"), transformer.config.in_channels
+    if needed is not None and needed != found:
+        way = f"keep {PATCH_FILE} next to it, or choose the image-to-video model it was trained on"
+        task = about.get("task", {}).get("name", "another task")
+        raise UserError(
+            f"{file} was trained for task={task} with {needed} input channels, but this model has {found}; {way}"
+        )
 
 
 def load_whole(folder: Path, compute: Compute) -> CogVideoXTransformer3DModel:
@@ -123,12 +145,17 @@ def load_whole(folder: Path, compute: Compute) -> CogVideoXTransformer3DModel:
 
 
 def load_adapter_weights(transformer: CogVideoXTransformer3DModel, file: Path) -> None:
-    """Initializes an existing adapter from a LoRA file, at the same strength.
+    """Initializes an existing adapter from a LoRA file, at the same strength, and the patch embedding if it has one.
 
     Raises:
         UserError: the file has different layers or another rank, or is all zero.
     """
+    patch = trained_patch_weights(file)
+    if patch and not is_widened(transformer):
+        raise UserError(f"{file} was trained with a condition, but this run has none or another base; use task=control")
     _print_effect(start_from(transformer, file), file, must_change=True)
+    if patch:
+        transformer.load_state_dict(patch, strict=False)
 
 
 def _print_effect(applied: Applied, file: Path, *, must_change: bool) -> None:

@@ -110,7 +110,10 @@ def check_same_architecture(folder: Path, base: dict[str, Any]) -> None:
     Raises:
         UserError: their architectures differ.
     """
-    differs = differences(read_settings(folder / "config.json", str(folder)), base, TRANSFORMER_KEYS)
+    found = read_settings(folder / "config.json", str(folder))
+    if found.get("in_channels") == base["in_channels"] + base["out_channels"]:  # trained with a condition
+        base = {**base, "in_channels": found["in_channels"]}
+    differs = differences(found, base, TRANSFORMER_KEYS)
     if differs:
         raise UserError(
             f"{folder} is a transformer of another model: {', '.join(differs)}; choose that model with model="

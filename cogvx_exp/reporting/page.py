@@ -158,11 +158,13 @@ def _curve_rows(data: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _video(run: Run, video: Video, output: Path) -> dict[str, Any]:
+    condition = run.folder.conditions / video.path.name
     return {
         "step": video.step,
         "number": video.number,
         "prompt": video.prompt,
         "source": _within_reach(run, video.path, output),
+        **({"condition": _within_reach(run, condition, output)} if condition.exists() else {}),
     }
 
 

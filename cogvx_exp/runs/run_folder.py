@@ -20,6 +20,8 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 """File name of an exported LoRA, as diffusers expects it."""
 PEFT_FILE = "adapter_model.safetensors"
 """File name of other exported adapters, as peft expects it."""
+PATCH_FILE = "patch_embed.safetensors"
+"""File name of a patch embedding trained with an adapter, next to it."""
 CHECKPOINT_FILE = "trainable.safetensors"
 """File name of the trained weights in a checkpoint."""
 MANIFEST = "manifest.json"
@@ -91,6 +93,11 @@ class RunFolder:
     def export(self) -> Path:
         """The export that diffusers loads."""
         return self.path / "export"
+
+    @property
+    def conditions(self) -> Path:
+        """The condition videos of the validation, named like the sampled ones (task=control)."""
+        return self.path / "conditions"
 
     def checkpoint(self, step: int) -> Path:
         """Checkpoint folder of a step."""

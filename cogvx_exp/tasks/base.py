@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,23 +14,30 @@ from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import read_json
 from cogvx_exp.core.randomness import SampleRandomness
 from cogvx_exp.data.buckets import Bucket
+from cogvx_exp.data.control.reading import ClipFrames
+from cogvx_exp.data.control.recipes import Recipe
 from cogvx_exp.data.factory_latents import LatentFiles
+from cogvx_exp.diffusion.latents import LatentSpace
 
 Tensors = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Cached:
-    """A tensor cached for each clip in addition to its latents."""
+    """A tensor cached for each clip in addition to its latents: made from its frames, or the moments of a video."""
 
     part: str
     """Its name in the cache key."""
-    make: Callable[[np.ndarray], torch.Tensor]
-    """Creates it from the clip's frames, uint8, (F, height, width, 3)."""
-    shape: Callable[[Bucket], tuple[int, ...]]
-    """Its shape for clips of a bucket; entries of another shape are encoded again."""
     imported: Callable[[LatentFiles], str]
     """Path of the corresponding tensor of a dataset encoded elsewhere (data=latents)."""
+    make: Callable[[np.ndarray], torch.Tensor] | None = None
+    """Creates it from the clip's frames, uint8, (F, height, width, 3)."""
+    shape: Callable[[Bucket], tuple[int, ...]] | None = None
+    """Its shape for clips of a bucket; entries of another shape are encoded again. None: that of the clip's moments."""
+    video: Callable[[ClipFrames], np.ndarray] | None = None
+    """Instead of `make`: the frames that the VAE encodes, like the clip's. The tensor is their moments."""
+    uses_control: bool = False
+    """Whether it depends on the control video (data.control)."""
 
 
 @dataclass(frozen=True)
@@ -42,21 +49,50 @@ class Task:
     """
 
     settings: TaskSettings
-    cached: ClassVar[Mapping[str, Cached]] = {}
-    """Cached tensors of a clip, by name."""
     condition_channels: ClassVar[int] = 0
     """Channels of the condition, as a multiple of the latent channels."""
-    encoded_frames: ClassVar[int] = 0
-    """Frames per clip that the VAE encodes in each training step; if 0, the VAE is not loaded during training."""
-    label: ClassVar[str] = "text-to-video"
-    """The task's name on the Hugging Face Hub."""
-    pipeline: ClassVar[str] = "CogVideoXPipeline"
-    """diffusers class that samples from the model."""
+
+    @property
+    def cached(self) -> Mapping[str, Cached]:
+        """Cached tensors of a clip, by name."""
+        return {}
+
+    def about(self, transformer: Mapping[str, Any]) -> dict[str, Any]:
+        """Information needed to use what was trained, stored with it. `transformer`: its configuration."""
+        return {}
+
+    @property
+    def encoded_frames(self) -> int:
+        """Frames per clip that the VAE encodes in each training step; if 0, it is not loaded during training."""
+        return 0
+
+    @property
+    def given(self) -> Literal["text", "image", "control"]:
+        """What sampling needs: only the prompt, or also a start image or a control video."""
+        return "text"
+
+    def hides(self, number: int) -> Recipe | None:
+        """How the condition is made from a clip, if it is the clip with a part hidden; `number` chooses among them."""
+        return None
+
+    @property
+    def label(self) -> str:
+        """The task's name on the Hugging Face Hub."""
+        return "text-to-video"
+
+    @property
+    def pipeline(self) -> str:
+        """diffusers class that samples from the model."""
+        return "CogVideoXPipeline"
 
     @property
     def latent_scale(self) -> str:
         """How latents of the condition are scaled (task.image_scale)."""
         return self.settings.image_scale or "auto"
+
+    def in_channels(self, transformer: Mapping[str, Any]) -> int:
+        """Input channels that a transformer of this configuration needs: its own, or more for the condition."""
+        return max(int(transformer["in_channels"]), int(transformer["out_channels"]) * (1 + self.condition_channels))
 
     def check_model(self, folder: Path) -> None:
         """Checks that a pipeline's transformer has the input channels of this task.
@@ -73,13 +109,20 @@ class Task:
                 f"has {config['in_channels']}; choose a model for this task"
             )
 
-    def draw(self, cached: Tensors, latents: torch.Tensor, random: SampleRandomness) -> dict[str, torch.Tensor]:
+    def needed(self, random: SampleRandomness) -> list[str]:
+        """Names of the cached tensors that a sample uses; `random`: generators of the sample."""
+        return list(self.cached)
+
+    def draw(
+        self, cached: Tensors, latents: torch.Tensor, random: SampleRandomness, space: LatentSpace
+    ) -> dict[str, torch.Tensor]:
         """Random tensors of one sample, which become part of `Batch.extras`.
 
         Args:
             cached: the clip's tensors, by name in `Task.cached`.
             latents: latents of the clip, (F, C, H, W).
             random: generators of the sample.
+            space: properties of the model.
         """
         return {}
 

@@ -98,6 +98,7 @@ def _card(
     """The model card. Users' texts are escaped, whatever characters they contain."""
     environment = Environment(loader=PackageLoader("cogvx_exp.tracking"))
     environment.filters |= {"cell": in_table, "code": _as_code}
+    base_channels = job.model.transformer.in_channels
     base, repo, task = hub_name(job.model), job.hub.repo or UNNAMED, build_task(job.task)
     named = base or (job.model.name if job.model.weights != "pretrained" else None)
     front_matter = {
@@ -119,6 +120,9 @@ def _card(
         peft=peft,
         positions_dropped=about.get("learned_positions") == "dropped",
         pipeline=task.pipeline,
+        widened="in_channels" in about and (job.method.kind != "full") and about["in_channels"] > base_channels,
+        channels=about.get("in_channels"),
+        controlled=task.given == "control",
     )
 
 

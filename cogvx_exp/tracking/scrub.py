@@ -14,6 +14,8 @@ ABSOLUTE = re.compile(r"(/[^/]+/|~[\w.-]*/|file:|\\\\|[A-Za-z]:[\\/]).*", re.DOT
 """Start of absolute paths. A single name after a slash is only a path if it exists: it may be a prompt."""
 LOCAL = {"cache_dir": "outputs/cache", "run_dir": None, "resume": None, "method.init_from": None}
 """Settings that are only meaningful on the run's machine, and their replacements."""
+GIVEN = ("images", "controls")
+"""Settings of `validation` that list files; only public addresses are published."""
 LONGEST_NAME = 256
 """Maximum length of a file name."""
 
@@ -36,7 +38,8 @@ def hub_name(model: Model) -> str | None:
 def scrubbed_config(config: dict[str, Any], model: Model) -> dict[str, Any]:
     """A run's configuration for publishing: settings with local paths are null."""
     scrubbed = without_paths(config)
-    scrubbed["validation"] |= {"images": config["validation"].get("images")} if "images" in config["validation"] else {}
+    given = {name: config["validation"][name] for name in GIVEN if name in config["validation"]}
+    scrubbed["validation"] |= given
     for setting, value in LOCAL.items():
         *groups, name = setting.split(".")
         section = scrubbed
@@ -50,10 +53,10 @@ def scrubbed_config(config: dict[str, Any], model: Model) -> dict[str, Any]:
         if source["source"] != "hub":
             source["root"] = None
     validation = scrubbed["validation"]
-    if validation.get("images") is not None:
-        images = validation["images"]
-        images = images if isinstance(images, list) else images.split(validation["separator"])
-        validation["images"] = [image.strip() for image in images if image.strip().startswith(PUBLIC)] or None
+    for name in given:
+        if (paths := validation[name]) is not None:
+            paths = paths if isinstance(paths, list) else paths.split(validation["separator"])
+            validation[name] = [path.strip() for path in paths if path.strip().startswith(PUBLIC)] or None
     if str(validation.get("prompts")).endswith(".txt"):
         validation["prompts"] = None
     return scrubbed

@@ -23,19 +23,21 @@ def draw_strip(folder: RunFolder) -> None:
     pairs = [pair for pair in pairs if pair[1].exists()][:MOST]
     if not pairs:
         return
+    rows = [[path for path in (folder.conditions / pair[0].name, *pair) if path.exists()] for pair in pairs]
+    titles = ["condition", "base model", f"after step {int(steps[-1].name.partition('-')[2])}"][-len(rows[0]) :]
     plt = pyplot()
-    figure, axes = plt.subplots(
-        len(pairs), 2, figsize=(9, 1.45 * len(pairs) + 0.3), dpi=110, layout="constrained", squeeze=False
-    )
-    for row, pair in zip(axes, pairs, strict=True):
-        for cell, path in zip(row, pair, strict=True):
+    size = 4.5 * len(titles), 1.45 * len(rows) + 0.3
+    figure, axes = plt.subplots(len(rows), len(titles), figsize=size, dpi=110, layout="constrained", squeeze=False)
+    for cells, row in zip(axes, rows, strict=True):
+        for cell, path in zip(cells, row, strict=True):
             cell.imshow(_frames(path), interpolation="nearest")
             cell.axis("off")
-        prompt = read_json(pair[0].with_suffix(".json"))["prompt"]
-        row[0].set_title(one_line(prompt), loc="left", fontsize=8.5, parse_math=False)
-    first = f"base model\n{axes[0][0].get_title('left')}"
-    axes[0][0].set_title(first, loc="left", fontsize=8.5, parse_math=False)
-    axes[0][1].set_title(f"after step {int(steps[-1].name.partition('-')[2])}\n ", loc="left", fontsize=8.5)
+        prompt = read_json(row[-1].with_suffix(".json"))["prompt"]
+        cells[0].set_title(one_line(prompt), loc="left", fontsize=8.5, parse_math=False)
+    titles[0] += f"\n{axes[0][0].get_title('left')}"
+    for cell, title in zip(axes[0], titles, strict=True):
+        text = title if "\n" in title else f"{title}\n "
+        cell.set_title(text, loc="left", fontsize=8.5, parse_math=False)
     with atomic_write(folder.path / "videos.png") as tmp:
         figure.savefig(tmp, format="png")
     plt.close(figure)

@@ -35,6 +35,8 @@ class Context:
         """Samples the validation videos with a transformer into the step's folder."""
         validator = self.data.validator
         assert validator
+        if self.processes.is_main_process:
+            validator.write_conditions(self.folder.conditions)
         videos = validator.run(transformer, self.folder.validation(step), step, **about)
         self.trackers.videos(step, videos.paths, [request.prompt for request in validator.requests])
         if videos.scores:

@@ -15,7 +15,8 @@ from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import mode_by_umask, read_json, write_json
 from cogvx_exp.model.adapt import initial_adapter, trainable_parameters
 from cogvx_exp.model.adapters.strength import file_metadata
-from cogvx_exp.runs.run_folder import ABOUT, LORA_FILE, PEFT_FILE, TRANSFORMER_FOLDER
+from cogvx_exp.model.widening import trained_patch
+from cogvx_exp.runs.run_folder import ABOUT, LORA_FILE, PATCH_FILE, PEFT_FILE, TRANSFORMER_FOLDER
 
 
 def export(
@@ -24,7 +25,8 @@ def export(
     """Writes the trained weights.
 
     LoRA: one file for `load_lora_weights`. DoRA, LoHa, LoKr: a folder for `PeftModel.from_pretrained`, since diffusers'
-    loader drops or refuses their weights. Full fine-tuning: a transformer folder.
+    loader drops or refuses their weights. A patch embedding trained with an adapter: a file next to it. Full
+    fine-tuning: a transformer folder.
 
     Args:
         transformer: the trained model; after full fine-tuning it is converted to `dtype`.
@@ -45,6 +47,9 @@ def export(
         return _export_transformer(transformer.to(dtype), folder)
     write = _export_lora if method.adapter == "lora" else _export_peft
     path = write(transformer, folder, about)
+    if patch := trained_patch(transformer):
+        save_file(patch, folder / PATCH_FILE)
+        mode_by_umask(folder / PATCH_FILE)
     mode_by_umask(path)
     return path
 

@@ -27,6 +27,7 @@ def load_base(job: TrainJob, context: PipelineContext, *, on_host: bool = False)
     return load_transformer(
         context.folder,
         Compute(torch.device("cpu"), context.compute.dtype) if on_host else context.compute,
+        in_channels=context.task.in_channels(job.model.transformer.model_dump()),
         quant=job.quant.name,
         in_8_bits=job.quant.compute == "8bit",
         blocks_on_host=job.memory.stream_blocks,

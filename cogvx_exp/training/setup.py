@@ -20,11 +20,12 @@ from cogvx_exp.core.files import read_json
 from cogvx_exp.data.dataset import Clip, Dataset
 from cogvx_exp.diffusion.batch import Batch
 from cogvx_exp.diffusion.denoise import Loss, denoising_loss
+from cogvx_exp.diffusion.latents import LatentSpace
 from cogvx_exp.diffusion.objective import build_objective
 from cogvx_exp.distributed.process_group import ProcessGroup
 from cogvx_exp.evaluation.held_out import SEED as HELD_OUT_SEED
 from cogvx_exp.evaluation.held_out import HeldOutLoss, fixed_timesteps
-from cogvx_exp.evaluation.requests import start_images, validation_prompts
+from cogvx_exp.evaluation.requests import given_conditions, validation_prompts
 from cogvx_exp.evaluation.sampling import video_requests
 from cogvx_exp.evaluation.scores.base import build_scores
 from cogvx_exp.evaluation.validation import Validator
@@ -36,7 +37,7 @@ from cogvx_exp.loading.data_loader import Wait, cached_batches
 from cogvx_exp.loading.online import online_batches
 from cogvx_exp.loading.prefetch import on_device
 from cogvx_exp.loading.sampler import BatchStream
-from cogvx_exp.loading.samples import LatentSpace, TrainingSamples
+from cogvx_exp.loading.samples import TrainingSamples
 from cogvx_exp.loading.stream import batch_stream
 from cogvx_exp.model.adapt import trainable_parameters, trained_dtype
 from cogvx_exp.model.device import Compute
@@ -116,7 +117,8 @@ class Training:
     @property
     def about(self) -> dict[str, Any]:
         """Information, besides the weights, needed to use the result."""
-        return {"learned_positions": "dropped"} if self.positions_dropped else {}
+        dropped = {"learned_positions": "dropped"} if self.positions_dropped else {}
+        return dropped | self.samples.task.about(self.transformer.config)
 
     def resume(self, checkpoint: CheckpointFolder, dataset: Dataset) -> None:
         """Loads a checkpoint's state and position in the data; prints what has changed.
@@ -175,13 +177,13 @@ def prepare_data(
     shown = [*dataset.held_out, *dataset.clips]
     prompts = validation_prompts(validation, shown) if validation else []
     texts = [validation.negative_prompt, *prompts] if validation else []
-    images = start_images(job, shown, len(prompts)) if validation and context.task.encoded_frames else None
+    given = given_conditions(job, context.task, shown, len(prompts)) if validation else None
     encoded = encode_dataset(dataset, job.data, context, texts, issues)
     validator = None
     if validation:
         # Read now, a few MiB each, so that a validation in hours does not depend on the cache.
         embeds = dict(zip(texts, load_embeds(texts, encoded.text_keys, context.cache), strict=True))
-        requests = video_requests(validation, prompts, validation.num_videos, images, job.data.reshape)
+        requests = video_requests(validation, prompts, validation.num_videos, given, job.data.reshape)
         scores = build_scores(validation.scores, "validation.scores")
         validator = Validator(requests, embeds, job.model, context, validation.offload, scores)
     return PreparedData(context, encoded, validator)

@@ -50,7 +50,7 @@ def prepare(make_job, tmp_path: Path, model: str, size: tuple[str, str]):
         f"validation.height={height}",
         f"validation.width={width}",
         "data.caption_dropout=0",
-        *(["task.image_dropout=0"] if SHAPES[model] == "i2v" else []),
+        *(["task.condition_dropout=0"] if SHAPES[model] == "i2v" else []),
     )
     compute = choose_compute("cpu", job.model)
     data = prepare_data(job, load_dataset(job.data, job.cache_dir), compute, tmp_path / "faults.csv", ProcessGroup())

@@ -34,7 +34,7 @@ ISSUES = {
     ],
     f"{RUN}[validation]": [("evaluation/held_out.py", ".to(compute.device)", "")],
     f"{RUN}[online]": [
-        ("loading/online.py", "vae).cpu()", "vae)"),
+        ("loading/online.py", "device, data.pin_memory), vae).cpu()", "device, data.pin_memory), vae)"),
         ("loading/online.py", "batch.pin_memory() if", "batch if"),
     ],
     f"{RUN}[released]": [("optim/in_backward.py", ".square().sum())", ".square().sum().cpu().to(parameter.device))")],

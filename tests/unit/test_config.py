@@ -198,7 +198,7 @@ def test_every_new_name_of_a_flag_exists() -> None:
         first = re.split(r"[ =(\[]", setting)[0]
         assert first in known | groups | {
             "model",
-            "task.image_dropout",
+            "task.condition_dropout",
             "lr_scheduler.power",
             "optim.offload_gradients",
         } | {"distributed.timeout"}, setting

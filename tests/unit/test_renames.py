@@ -18,7 +18,7 @@ from tests.conftest import MakeJob
 from tests.entry import CLIPS
 from tests.old_names import with_old_names
 
-KWARGS, DEFAULTS, WEIGHTS = RENAMES
+KWARGS, DEFAULTS, WEIGHTS, DROPOUT = RENAMES
 
 FILES = {
     "optim/mine.yaml": "defaults: [_base, _self_]\nname: mine\ntarget: torch.optim.SGD\n{kwargs}: {{momentum: 0.5}}\n",
@@ -74,7 +74,7 @@ def test_on_the_command_line(capsys: pytest.CaptureFixture[str], in_tmp: Path) -
     old = "optim=muon optim.settings.momentum=0.5 model.usual.rank=2 model.usual.lr.adapter=3 model.weights=shipped"
     (given,), printed = jobs_of(capsys, *old.split())
     (job,), nothing = jobs_of(capsys, "optim=muon", "optim.kwargs.momentum=0.5", "method.rank=2", "optim.lr=3")
-    assert printed == notes(*sorted(RENAMES))
+    assert printed == notes(*sorted(RENAMES.keys() - {DROPOUT}))
     assert not nothing
     assert (given.optim, given.method) == (job.optim, job.method)
     assert given.model.training_defaults.lr.adapter == 3
@@ -92,7 +92,7 @@ def test_in_files(arguments: str, jobs: int, capsys: pytest.CaptureFixture[str],
     expected, nothing = jobs_of(capsys, "--config-dir", new_files, *arguments.replace("settings", "kwargs").split())
     assert given == expected
     assert len(given) == jobs
-    assert sorted(printed) == sorted(notes(KWARGS, WEIGHTS) if jobs > 1 else notes(*RENAMES))
+    assert sorted(printed) == sorted(notes(KWARGS, WEIGHTS) if jobs > 1 else notes(KWARGS, DEFAULTS, WEIGHTS))
     assert not nothing
     assert jobs > 1 or given[0].method.rank == 3
     package = FileConfigSource("test", str(in_tmp / "old")).load_config("experiment/package")

@@ -20,7 +20,7 @@ from cogvx_exp.data.resize import ResizeSpec
 from cogvx_exp.data.start_image import listed_images, open_image, start_image
 from cogvx_exp.evaluation.adapter import Adapter, with_base_model
 from cogvx_exp.evaluation.requests import start_images
-from cogvx_exp.evaluation.sampling import Sampler, VideoRequest, video_requests
+from cogvx_exp.evaluation.sampling import Given, Sampler, VideoRequest, video_requests
 from cogvx_exp.evaluation.validation import Validator
 from cogvx_exp.latents.encode import to_pixels
 from cogvx_exp.launch.early_checks import check_early
@@ -90,15 +90,15 @@ def test_training_validation_and_generate_see_the_same_pixels(
 
     assert isinstance(job.validation, Validation)
     images = start_images(job, [clip], 1)
-    (request,) = video_requests(job.validation, [""], 1, images, job.data.reshape)
+    (request,) = video_requests(job.validation, [""], 1, [Given(images[0])], job.data.reshape)
     torch.testing.assert_close(pixels_of(request)[0], trained, rtol=0, atol=1e-6)
 
     first = next(iter(open_video(clip.row.path).frames([skip])))
     Image.fromarray(first).save(tmp_path / "first.png")
-    (request,) = video_requests(job.validation, [""], 1, [str(tmp_path / "first.png")], reshape)
+    (request,) = video_requests(job.validation, [""], 1, [Given(str(tmp_path / "first.png"))], reshape)
     torch.testing.assert_close(pixels_of(request)[0], trained, rtol=0, atol=1e-6)
     if reshape != "resize":
-        stretched = video_requests(job.validation, [""], 1, images, "resize")[0]
+        stretched = video_requests(job.validation, [""], 1, [Given(images[0])], "resize")[0]
         assert (pixels_of(stretched)[0] - trained).abs().max() > 0.1, "the measure would notice a stretched image"
 
 
@@ -204,7 +204,7 @@ def test_generate_names_a_missing_image_before_anything_is_loaded(
 def test_a_validation_reads_its_images_once_and_early(tmp_path: Path, make_job: MakeJob) -> None:
     Image.new("RGB", (48, 32), (9, 8, 7)).save(tmp_path / "a.png")
     job = make_job(*I2V)
-    requests = video_requests(job.validation, ["x"], 2, [str(tmp_path / "a.png")])
+    requests = video_requests(job.validation, ["x"], 2, [Given(str(tmp_path / "a.png"))])
     validator = Validator(requests, {}, job.model, None)  # type: ignore[arg-type]
     (tmp_path / "a.png").unlink()
     assert [validator.images[request].getpixel((0, 0)) for request in requests] == [(9, 8, 7)] * 2

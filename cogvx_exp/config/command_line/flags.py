@@ -37,7 +37,7 @@ FLAGS = {
     "rank": "method.rank",
     "lora_alpha": "method.alpha",
     "target_modules": "method.targets",
-    "noised_image_dropout": "task.image_dropout",
+    "noised_image_dropout": "task.condition_dropout",
     "mixed_precision": "model.dtype",
     "output_dir": "run_dir",
     "train_batch_size": "batch_size",

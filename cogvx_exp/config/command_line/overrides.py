@@ -25,8 +25,8 @@ from cogvx_exp.config.command_line.quoting import cut_by_the_shell, hint
 from cogvx_exp.config.issues import ConfigError, Issue, did_you_mean
 from cogvx_exp.core.text import is_text
 
-OPEN = ("optim.kwargs", "validation.scores", "generate.scores", "tracker.custom", "data.reader")
-"""A `+` may add any name below these: arguments of a class, and what is imported by name."""
+OPEN = ("optim.kwargs", "validation.scores", "generate.scores", "tracker.custom", "data.reader", "data.control_kwargs")
+"""A `+` may add any name below these: arguments of a class or function, and what is imported by name."""
 
 
 def check_names(

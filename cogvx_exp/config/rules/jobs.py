@@ -5,14 +5,14 @@ from importlib.util import find_spec
 
 from cogvx_exp.config.choices import choices_with, models_for, models_with_weights
 from cogvx_exp.config.issues import Issue
-from cogvx_exp.config.rules.attention import attention_is_possible
-from cogvx_exp.config.rules.compilation import compilation_is_possible, products_are_possible
+from cogvx_exp.config.rules.control import control_suits_task
 from cogvx_exp.config.rules.footage import FOOTAGE, footage_is_possible
 from cogvx_exp.config.rules.hardware import card_is_known
 from cogvx_exp.config.rules.notes import too_few_to_profile, warmup_note
 from cogvx_exp.config.rules.processes import gpu_dtype, processes_fit
 from cogvx_exp.config.rules.prompts import prompt_issues
 from cogvx_exp.config.rules.sharing import adapter_settings_fit, hub_is_named, images_suit_task
+from cogvx_exp.config.rules.speed import attention_is_possible, compilation_is_possible, products_are_possible
 from cogvx_exp.config.schema import GenerateJob, Model, PrepareJob, TrainJob, Validation
 
 Issues = Iterator[Issue]
@@ -31,6 +31,7 @@ def check_train(job: TrainJob) -> list[Issue]:
         hub_is_named,
         adapter_settings_fit,
         images_suit_task,
+        control_suits_task,
         _optimizer_is_possible,
         _memory_settings_fit,
         processes_fit,
@@ -55,7 +56,7 @@ def check_memory(job: TrainJob) -> list[Issue]:
 
 def check_prepare(job: PrepareJob) -> list[Issue]:
     """All issues of a prepare job."""
-    of_clips = (_weights_can_be_found, _encoding_is_possible, _buckets_are_legal)
+    of_clips = (_weights_can_be_found, _encoding_is_possible, _buckets_are_legal, control_suits_task)
     tokenizer = (_weights_can_be_found,) if job.mode == "caption" else ()
     rules = (_data_is_complete, footage_is_possible, *tokenizer, *(() if job.mode in FOOTAGE else of_clips))
     issues = [issue for rule in rules for issue in rule(job)]
@@ -137,7 +138,7 @@ def _memory_settings_fit(job: TrainJob) -> Issues:
 
 
 def _task_suits_model(job: TrainJob) -> Issues:
-    if job.task.name not in job.model.tasks:
+    if job.task.name != "control" and job.task.name not in job.model.tasks:
         can = ", ".join(models_for(job.task.name))
         problem = f"model={job.model.name} only supports {' and '.join(job.model.tasks)}; models for this task: {can}"
         yield Issue(f"task={job.task.name}", problem)

@@ -20,6 +20,11 @@ class Source(Section):
     """files: file with one caption per line. csv, jsonl: column with the captions. Default: prompt.txt."""
     video_column: PathText = "videos.txt"
     """files: file with one video path per line. csv, jsonl: column with the paths. Default: videos.txt."""
+    control_column: PathText = "controls.txt"
+    """Control videos. files: file with one path per line. csv, jsonl: column with the paths. folder: the word in
+    names such as NAME.control.mp4. Default: controls.txt."""
+    mask_column: PathText = "masks.txt"
+    """Mask videos (white where the clip is hidden), named like control_column. Default: masks.txt."""
     dataset_file: PathText | None = None
     """csv, jsonl: name of the table."""
     form: Literal["files", "csv", "jsonl", "folder"] | None = None
@@ -61,6 +66,14 @@ class Data(Source):
     """mix: the sources, each with a `source` (its format), a `root` and its other settings."""
     allow_outside_root: bool = False
     """Whether videos may lie outside `root`. Default: false."""
+    control: FilledText | None = None
+    """Where the control videos of task=control come from. files: the videos of control_column. masks: those of
+    mask_column. canny, gray, blur, downscale or an import path: computed from the clip's frames. null: files, if the
+    task needs control videos. Default: null."""
+    control_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of a computed control, such as `+data.control_kwargs.low=50` for canny. Default: {}."""
+    control_images: bool = False
+    """Whether images are accepted as control videos, as still ones. Default: false."""
     caption_dropout: float = Field(ge=0, le=1)
     """Fraction of the samples trained with an empty caption, for classifier-free guidance. Default: 0.1."""
     random_flip: float = Field(ge=0, le=1)
@@ -115,6 +128,11 @@ class Data(Source):
         if not isinstance(values, dict) or not isinstance(values.get("sources"), list):
             return values
         return values | {"sources": [_completed(source, values) for source in values["sources"]]}
+
+    def control_of(self, source: Source) -> str | None:
+        """The column, file or word that names a source's control videos; None if none are read."""
+        names = {"files": source.control_column, "masks": source.mask_column}
+        return None if source.source == "latents" else names.get(self.control or "")
 
     def all_sources(self) -> list[MixedSource]:
         """The sources: all of a mix, or the single one described by the settings."""

@@ -1,8 +1,8 @@
 """The whole configuration of each entry point."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from cogvx_exp.config.schema.attention import Attention
 from cogvx_exp.config.schema.data import Data
@@ -33,7 +33,23 @@ from cogvx_exp.config.schema.training import (
 )
 
 
-class TrainJob(Section):
+class _DataJob(Section):
+    """A job with clips for a task."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _find_controls(cls, values: Any) -> Any:
+        """data.control=null means files or masks, if the task needs such videos."""
+        task, data = (values.get(name) if isinstance(values, dict) else None for name in ("task", "data"))
+        if not isinstance(task, dict) or not isinstance(data, dict):
+            return values
+        needed = {"video": "files", "mask": "masks" if task.get("masks") == "files" else None}.get(
+            str(task.get("condition")) if task.get("name") == "control" else ""
+        )
+        return values | {"data": data | {"control": needed}} if needed and data.get("control") is None else values
+
+
+class TrainJob(_DataJob):
     """The configuration of `python -m cogvx_exp.train`."""
 
     name: FilledText
@@ -78,7 +94,7 @@ class TrainJob(Section):
     model: Model
     """The checkpoint."""
     task: Task
-    """Text-to-video or image-to-video."""
+    """Text-to-video, or what else the model is conditioned on."""
     objective: Objective = Objective()
     """Timestep sampling, weighting and error."""
     method: Method
@@ -124,7 +140,7 @@ class Inspect(Section):
     """Clips on the contact sheet. Default: 24."""
 
 
-class PrepareJob(Section):
+class PrepareJob(_DataJob):
     """The configuration of `python -m cogvx_exp.prepare`."""
 
     mode: Literal["encode", "inspect", "split", "filter", "caption", "review"]
@@ -138,7 +154,7 @@ class PrepareJob(Section):
     model: Model
     """The checkpoint whose encoders are used."""
     task: Task
-    """For image-to-video, the clips' first frames are stored as well."""
+    """What is stored besides the clips: first frames for image-to-video, condition videos for control."""
     distributed: Distributed
     """Processes that share the work; they need no network connection between them."""
     data: Data
@@ -164,8 +180,12 @@ class Generate(SamplingSettings):
     """Prompts, as a list, as one text with separators, or as a .txt file with one per line."""
     images: str | list[str] | None
     """i2v: paths or URLs of the start images, one per prompt. Default: null."""
+    controls: str | list[str] | None = None
+    """task=control: paths of control videos, one per prompt. For an adapter trained with computed controls, or with a
+    condition other than video, those of the videos that they are computed from; `video of PATH` is used as it is.
+    Default: null."""
     reshape: Literal["center", "resize", "pad"]
-    """i2v: how an image is resized, like data.reshape. Adapters of this project use their run's value.
+    """How an image or control video is resized, like data.reshape. Adapters of this project use their run's value.
     Default: center."""
     num_videos: PositiveInt
     """Videos per prompt, with consecutive seeds. Default: 1."""

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from cogvx_exp.config.schema.section import FilledText, Section
 
@@ -10,18 +10,27 @@ from cogvx_exp.config.schema.section import FilledText, Section
 class Task(Section):
     """What the model is conditioned on."""
 
-    name: Literal["t2v", "i2v"]
-    """t2v: text. i2v: text and the clip's first frame. Default: t2v."""
+    name: Literal["t2v", "i2v", "control"]
+    """t2v: text. i2v: text and the clip's first frame. control: text and what `condition` says. Default: t2v."""
     target: FilledText | None = None
     """Class of the task. Default: cogvx_exp.tasks.text_to_video.TextToVideo."""
-    image_dropout: float | None = Field(default=None, ge=0, le=1)
-    """i2v: fraction of the samples trained without the image."""
+    condition: Literal["first", "video", "first_last", "prefix", "mask"] | None = None
+    """control: first: the first frame, as in i2v. video: a control video (data.control). The others hide a part of the
+    clip. first_last: all but the first and the last frame. prefix: all but the first frames. mask: what a mask covers.
+    """
+    condition_dropout: float | None = Field(default=None, ge=0, le=1)
+    """i2v, control: fraction of the samples trained without the condition."""
+    prefix_frames: tuple[PositiveInt, PositiveInt] | None = None
+    """condition=prefix: the fewest and the most frames shown, 4N+1; a sample shows any such number between them."""
+    masks: PositiveInt | Literal["files"] | None = None
+    """condition=mask: number of random masks per clip (boxes and strokes), of which each sample uses one; or files: the
+    clip's mask video (data.mask_column)."""
     image_noise_mean: float | None = None
-    """i2v: the image's noise is exp(N(mean, std)), for pixels in [-1, 1]."""
+    """condition=first: the image's noise is exp(N(mean, std)), for pixels in [-1, 1]."""
     image_noise_std: NonNegativeFloat | None = None
-    """i2v: see image_noise_mean."""
+    """condition=first: see image_noise_mean."""
     image_scale: Literal["auto", "multiply", "divide"] | None = None
-    """i2v: whether the image latent is multiplied or divided by the VAE's scaling factor. auto: like the
+    """condition=first: whether the image latent is multiplied or divided by the VAE's scaling factor. auto: like the
     checkpoint's diffusers pipeline (1.5 divides). Public trainers multiply for 1.5 as well."""
 
 

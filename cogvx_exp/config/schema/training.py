@@ -257,7 +257,7 @@ class SamplingSettings(Section):
     scores: Named = Field(default_factory=dict)
     """Functions that rate each video: {NAME: {target: IMPORT_PATH, kwargs: {}}}. Default: {}."""
 
-    @field_validator("images", mode="before", check_fields=False)
+    @field_validator("images", "controls", mode="before", check_fields=False)
     @classmethod
     def _find_images(cls, images: Any, info: ValidationInfo) -> Any:
         return local_paths(images, info.data.get("separator", ":::"))
@@ -282,6 +282,9 @@ class Validation(HeldOutLoss, SamplingSettings):
     images: str | list[str] | None
     """i2v: paths or URLs of the start images, one per prompt. null: the first frames of held-out clips if there are
     any, otherwise of the first clips. Default: null."""
+    controls: str | list[str] | None = None
+    """task=control: paths of control videos, one per prompt, with data.control=canny and the like of videos that they
+    are computed from. null: those of held-out clips if there are any, otherwise of the first clips. Default: null."""
     baseline: bool
     """Whether to sample videos before the first step, for comparison. Default: true."""
     offload: bool

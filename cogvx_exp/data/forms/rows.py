@@ -2,7 +2,7 @@
 
 import os
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from cogvx_exp.core.text import is_text
 from cogvx_exp.data.issues import DataIssue
 from cogvx_exp.media.window import Window
 
+CUT_IT = "write the parts as files (python -m cogvx_exp.prepare mode=split split.write=true), or compute data.control"
 VIDEO_ENDINGS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
 
 JUNK = {
@@ -32,6 +33,8 @@ class Row:
     """One of them is drawn each time the clip is used."""
     window: Window | None = None
     """The part of the video that is the clip; None: all of it."""
+    control: str | None = None
+    """Path of its control video, if the task needs one from a file."""
 
     @property
     def key(self) -> str:
@@ -95,6 +98,17 @@ def row_of(number: int, path: str, captions: Any, window: Window | None = None) 
     if not all(map(is_text, texts)):
         return DataIssue(number, path, "its caption has an incomplete character (a lone surrogate)", "write it again")
     return Row(number, path, texts, window)
+
+
+def with_control(found: Found, root: Path, control: Any) -> Found:
+    """The row with the path of its control video."""
+    if not isinstance(found, Row):
+        return found
+    if found.window:
+        return DataIssue(found.number, found.path, "is a part of a video and has a control video of its own", CUT_IT)
+    if not isinstance(control, str) or not control.strip():
+        return DataIssue(found.number, found.path, "has no control video", "add its path, or remove the row")
+    return replace(found, control=find_file(root, control))
 
 
 def find_file(root: Path, name: str) -> str:

@@ -10,15 +10,23 @@ from cogvx_exp.config.schema.data import Source
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.text import NotUtf8, read_text
 from cogvx_exp.data.forms.folders import Search
-from cogvx_exp.data.forms.rows import VIDEO_ENDINGS, Found, LeftOut, Place, Row, make_row, row_of
+from cogvx_exp.data.forms.rows import VIDEO_ENDINGS, Found, LeftOut, Place, Row, make_row, row_of, with_control
 from cogvx_exp.data.forms.tables import LINE_END, read_csv, read_jsonl
 from cogvx_exp.data.issues import ClipError, DataIssue, issue_of
 from cogvx_exp.demo.clips import make_demo
 from cogvx_exp.media.window import Window
 
 
-def read_source(source: Source, allow_outside_root: bool) -> tuple[list[Row], list[DataIssue], list[LeftOut]]:
+def read_source(
+    source: Source, allow_outside_root: bool, control: str | None = None
+) -> tuple[list[Row], list[DataIssue], list[LeftOut]]:
     """Reads a manifest. Videos are not opened.
+
+    Args:
+        source: the source.
+        allow_outside_root: whether files may lie outside its root.
+        control: where the control videos are: a column, a file with one path per line, or, for data=folder, the middle
+            of names such as NAME.control.mp4. None: they are not needed.
 
     Returns:
         The usable rows, the issues of the others, and what is not used on purpose.
@@ -38,7 +46,7 @@ def read_source(source: Source, allow_outside_root: bool) -> tuple[list[Row], li
         raise UserError(f"data.root={root} is not a folder; set it to the folder of the dataset")
     place = Place(root, None if allow_outside_root else _allowed(root, source))
     rows, issues, left_out = [], [], []
-    for item in READERS[form or "files"](place, source):
+    for item in READERS[form or "files"](place, source, control):
         row = _checked(item, place) if isinstance(item, Row) else item
         if isinstance(row, DataIssue):
             issues.append(row)
@@ -53,8 +61,8 @@ def read_source(source: Source, allow_outside_root: bool) -> tuple[list[Row], li
     return [row for row in rows if row.number not in repeated], issues, left_out
 
 
-def read_files(place: Place, source: Source) -> Iterator[Found]:
-    """Captions in one file, and their videos on the same lines of another."""
+def read_files(place: Place, source: Source, control: str | None) -> Iterator[Found]:
+    """Captions in one file, and their videos on the same lines of another; likewise their control videos."""
     captions = _lines(place.root / source.caption_column, "data.caption_column")
     videos = _lines(place.root / source.video_column, "data.video_column")
     # With equal counts, an empty line is an empty caption, which is reported for its row.
@@ -65,19 +73,24 @@ def read_files(place: Place, source: Source) -> Iterator[Found]:
             f"{source.caption_column} has {len(captions)} captions and {source.video_column} has {len(videos)} videos "
             f"in {place.root}; line N of one belongs to line N of the other; add or remove lines"
         )
-    for number, (caption, video) in enumerate(zip(captions, videos, strict=True), 1):
+    controls = _controls(place.root / control, videos, source) if control else [None] * len(videos)
+    for number, (caption, video, of_row) in enumerate(zip(captions, videos, controls, strict=True), 1):
         if video.strip() or caption.strip():
-            yield make_row(place.root, number, video, caption)
+            row = make_row(place.root, number, video, caption)
+            yield with_control(row, place.root, of_row) if control else row
 
 
-def read_folder(place: Place, source: Source) -> Iterator[Found]:
-    """Videos anywhere below a folder, each with its caption in a text file of the same name."""
+def read_folder(place: Place, source: Source, control: str | None) -> Iterator[Found]:
+    """Videos anywhere below a folder, each with its caption in a text file of the same name; control videos have the
+    clip's name and a word: NAME.control.mp4.
+    """
     search = Search(place).run()
+    clips, controls = _split(search.videos, (source.control_column, source.mask_column))
     yield from search.issues
     yield from search.left_out
     if not search.videos and not search.issues:
         raise UserError(f"data.root={place.root} has no videos ({', '.join(sorted(VIDEO_ENDINGS))})")
-    for number, video in enumerate(sorted(search.videos), 1):
+    for number, video in enumerate(sorted(clips), 1):
         caption = video.with_suffix(".txt")
         try:
             text = read_text(caption)
@@ -88,11 +101,16 @@ def read_folder(place: Place, source: Source) -> Iterator[Found]:
         except OSError as error:
             yield DataIssue(number, str(caption), f"cannot be read ({error.strerror})", "fix or remove it")
         else:
-            yield row_of(number, str(video), " ".join(text.split()))
+            row: Found = row_of(number, str(video), " ".join(text.split()))
+            if control:
+                missing = video.with_name(f"{video.stem}.{control}{video.suffix}")
+                row = with_control(row, video.parent, controls.get((video, control), missing).name)
+            yield row
 
 
-def read_custom(place: Place, source: Source) -> Iterator[Found]:
+def read_custom(place: Place, source: Source, control: str | None) -> Iterator[Found]:
     """Pairs of a video and its caption or captions, from the user's own function."""
+    assert control is None, "refused by the config check"
     assert source.reader, "required by the config check"
     read = imported(source.reader, "data.reader", "root")
     for number, pair in enumerate(read(place.root), 1):
@@ -105,7 +123,7 @@ def read_custom(place: Place, source: Source) -> Iterator[Found]:
         yield make_row(place.root, number, str(video), list(captions) if isinstance(captions, tuple) else captions)
 
 
-READERS: dict[str, Callable[[Place, Source], Iterator[Found]]] = {
+READERS: dict[str, Callable[[Place, Source, str | None], Iterator[Found]]] = {
     "demo": read_files,
     "files": read_files,
     "csv": read_csv,
@@ -133,10 +151,11 @@ def _allowed(root: Path, source: Source) -> str:
 
 def _checked(row: Row, place: Place) -> Row | DataIssue:
     """The row, or an issue if its path leaves the root (by ../, an absolute path or a link)."""
-    if place.holds(row.path):
+    outside = [path for path in (row.path, row.control) if path and not place.holds(path)]
+    if not outside:
         return row
     fix = "move it there, or set data.allow_outside_root=true"
-    return DataIssue(row.number, row.path, "lies outside data.root", fix)
+    return DataIssue(row.number, outside[0], "lies outside data.root", fix)
 
 
 def _with_token(row: Row, token: str | None) -> Row:
@@ -147,14 +166,45 @@ def _with_token(row: Row, token: str | None) -> Row:
 
 
 def _duplicates(rows: list[Row]) -> list[tuple[Row, ClipError]]:
-    first: dict[tuple[str, Window | None, tuple[str, ...]], int] = {}
+    first: dict[tuple[str, Window | None, tuple[str, ...], str | None], int] = {}
     duplicates = []
     for row in rows:
-        earlier = first.setdefault((row.path, row.window, row.captions), row.number)
+        earlier = first.setdefault((row.path, row.window, row.captions, row.control), row.number)
         if earlier != row.number:
             what = f"repeats the video and the caption of row {earlier}"
             duplicates.append((row, ClipError(what, "remove it; to see clips more often, set data.repeats")))
     return duplicates
+
+
+def _controls(path: Path, videos: list[str], source: Source) -> list[str]:
+    """The lines with control videos, one for each video.
+
+    Raises:
+        UserError: the file is missing, or their numbers differ.
+    """
+    setting = "mask_column" if path.name == source.mask_column else "control_column"
+    controls = _lines(path, f"data.{setting}")
+    if len(controls) != len(videos):  # then empty lines are only formatting
+        controls = [line for line in controls if line.strip()]
+    if len(controls) != len(videos):
+        raise UserError(
+            f"{path.name} has {len(controls)} videos and {source.video_column} has {len(videos)} in {path.parent}; "
+            "line N of one belongs to line N of the other; add or remove lines"
+        )
+    return controls
+
+
+def _split(videos: list[Path], words: tuple[str, ...]) -> tuple[list[Path], dict[tuple[Path, str], Path]]:
+    """The clips, and their control videos by clip and word (`control` in NAME.control.mp4)."""
+    named = {video.with_suffix(""): video for video in videos}
+    controls = {}
+    for video in videos:
+        name, word = Path(video.stem).stem, Path(video.stem).suffix.removeprefix(".")
+        clip = named.get(video.with_name(name))
+        if word in words and clip:
+            controls[clip, word] = video
+    of_clips = set(controls.values())
+    return [video for video in videos if video not in of_clips], controls
 
 
 def _lines(path: Path, setting: str) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 from cogvx_exp.config.schema.data import Source
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.text import NotUtf8, read_text
-from cogvx_exp.data.forms.rows import VIDEO_ENDINGS, Found, Place, make_row
+from cogvx_exp.data.forms.rows import VIDEO_ENDINGS, Found, Place, Row, make_row, with_control
 from cogvx_exp.data.forms.windows import row_of_record
 from cogvx_exp.data.issues import DataIssue
 
@@ -25,7 +25,7 @@ OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 QUOTE = 'put a caption with commas, quotes or line breaks in quotes, and double the quotes in it: "a ""b"", c"'
 
 
-def read_csv(place: Place, source: Source) -> Iterator[Found]:
+def read_csv(place: Place, source: Source, control: str | None) -> Iterator[Found]:
     """A table with a header; captions may contain commas and line breaks if they are quoted."""
     path, name = _dataset_file(place, source), source.dataset_file or ""
     text = _read(path)
@@ -34,17 +34,18 @@ def read_csv(place: Place, source: Source) -> Iterator[Found]:
         # Without `strict`, csv silently accepts broken quotes.
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         _refuse_other_delimiters(LINE_END.split(text, maxsplit=1)[0], path, source)
-        header = _header(reader, path, source)
+        header = _header(reader, path, source, control)
         for number, record in enumerate(_records(reader), 1):
             issue = (record.problem, QUOTE) if record.problem else _wrong(record, header, lines, source)
             if issue:
                 yield DataIssue(number, name, *issue)
             else:
                 named = dict(zip(header, record.fields, strict=False))
-                yield make_row(place.root, number, named[source.video_column], named[source.caption_column])
+                row = make_row(place.root, number, named[source.video_column], named[source.caption_column])
+                yield with_control(row, place.root, named[control]) if control else row
 
 
-def read_jsonl(place: Place, source: Source) -> Iterator[Found]:
+def read_jsonl(place: Place, source: Source, control: str | None) -> Iterator[Found]:
     """One JSON object per line; its caption is a text or a list of texts. It may name a part of the video."""
     path, name = _dataset_file(place, source), source.dataset_file or ""
     text = _read(path)
@@ -57,7 +58,8 @@ def read_jsonl(place: Place, source: Source) -> Iterator[Found]:
         try:
             # json keeps the last of repeated keys, so a caption would be lost without a word.
             record = json.loads(line, object_pairs_hook=_without_repeats)
-            yield row_of_record(place.root, number, record, source)
+            row = row_of_record(place.root, number, record, source)
+            yield with_control(row, place.root, record[control]) if control and isinstance(row, Row) else row
         except json.JSONDecodeError as error:
             yield DataIssue(number, name, f"is not JSON ({error.msg})", "fix the line")
         except RecursionError:
@@ -65,7 +67,7 @@ def read_jsonl(place: Place, source: Source) -> Iterator[Found]:
         except _Repeated as error:
             yield DataIssue(number, name, f"has {error} twice", "keep one of them")
         except (KeyError, TypeError):
-            keys = f"{source.caption_column} and {source.video_column}"
+            keys = " and ".join(filter(None, (source.caption_column, source.video_column, control)))
             yield DataIssue(number, name, f"is not an object with {keys}", "add the missing keys")
 
 
@@ -90,7 +92,7 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _header(reader: Any, path: Path, source: Source) -> list[str]:
+def _header(reader: Any, path: Path, source: Source, control: str | None) -> list[str]:
     """The column names.
 
     Raises:
@@ -100,12 +102,12 @@ def _header(reader: Any, path: Path, source: Source) -> list[str]:
         header = [name.strip() for name in next(reader, [])]
     except csv.Error as error:
         raise UserError(f"{path}: the header in line 1 cannot be read ({error}); {QUOTE}") from None
-    needed = {source.caption_column, source.video_column}
+    needed = {source.caption_column, source.video_column, *([control] if control else [])}
     missing = sorted(needed - set(header))
     if missing:
         raise UserError(
             f"{path} has no column {' and '.join(missing)}; it has {', '.join(header) or 'nothing'}. "
-            "Set data.caption_column and data.video_column"
+            f"Set data.caption_column and data.video_column{' or add control videos' if control in missing else ''}"
         )
     repeated = sorted(name for name in needed if header.count(name) > 1)
     if repeated:

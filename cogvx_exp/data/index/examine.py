@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from cogvx_exp.config.schema import Data
@@ -16,8 +17,14 @@ from cogvx_exp.media.window import Window
 logger = logging.getLogger(__name__)
 
 
-def examine_videos(rows: list[Row], data: Data, cache_dir: Path) -> tuple[dict[str, VideoInfo], list[DataIssue]]:
-    """Information about each clip by its key; clips not in the index are probed in worker processes."""
+Probe = Callable[[str, tuple[Window | None, ...]], list[VideoInfo | ClipError]]
+"""Examines parts of a video (None: all of it)."""
+
+
+def examine_videos(
+    rows: list[Row], data: Data, cache_dir: Path, probe: Probe = probe_windows
+) -> tuple[dict[str, VideoInfo], list[DataIssue]]:
+    """Information about each clip by its key; clips not in the index are probed in worker processes, by `probe`."""
     stamps: dict[str, Stamp] = {}
     of_files: dict[str, Stamp | ClipError] = {}
     failed: dict[str, ClipError] = {}
@@ -40,7 +47,7 @@ def examine_videos(rows: list[Row], data: Data, cache_dir: Path) -> tuple[dict[s
             workers = min(data.decode_workers, len(unknown))
             with DecodingPool(workers, data.decode_timeout) as pool:
                 tasks = ((path, tuple(windows.values())) for path, windows in unknown.items())
-                results = progress("Reading videos", pool.map(probe_windows, tasks), len(unknown))
+                results = progress("Reading videos", pool.map(probe, tasks), len(unknown))
                 for (path, windows), result in zip(unknown.items(), results, strict=True):
                     logger.debug("%s: %s", path, result)
                     of_windows = [result] * len(windows) if isinstance(result, ClipError) else result

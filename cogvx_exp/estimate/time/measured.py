@@ -18,6 +18,7 @@ from cogvx_exp.estimate.time.cards import is_card
 from cogvx_exp.estimate.time.flops import FlopCount
 from cogvx_exp.estimate.time.seconds import rates, seconds
 from cogvx_exp.estimate.time.work import flop_count, shape_of, step_work
+from cogvx_exp.estimate.trace.fake_models import architecture_of
 from cogvx_exp.runs.metrics import read_metrics
 from cogvx_exp.runs.run_folder import RunFolder, read_job
 
@@ -118,7 +119,7 @@ def _read(folder: Path, is_device: Callable[[str], bool], job: TrainJob) -> _Run
 def _bucket_of(job: TrainJob, line: dict[str, Any]) -> Bucket:
     """The shape of the clips in a step, found by the number of tokens."""
     clips, tokens = (line[f"{name}_per_second"] * line["step_seconds"] for name in ("clips", "tokens"))
-    count = FlopCount(job.model.transformer.model_dump(), {})
+    count = FlopCount(architecture_of(job), {})
     return min(configured_buckets(job), key=lambda bucket: abs(count.tokens(shape_of(job, bucket, 1)) - tokens / clips))
 
 

@@ -9,7 +9,7 @@ from cogvx_exp.config.schema import TrainJob, Validation
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.estimate.time.flops import FlopCount, Flops, Shape
 from cogvx_exp.estimate.trace.encoders import vae_pass
-from cogvx_exp.estimate.trace.fake_models import fake_transformer
+from cogvx_exp.estimate.trace.fake_models import architecture_of, fake_transformer
 from cogvx_exp.estimate.trace.traffic import PassTraffic, Traffic, pass_traffic
 from cogvx_exp.model.adapt import trained_dtype
 from cogvx_exp.model.device import resolve_dtype
@@ -87,7 +87,7 @@ def _parameters(job: TrainJob, bucket: Bucket) -> dict[str, torch.nn.Parameter]:
 def _count(job: TrainJob, parameters: dict[str, torch.nn.Parameter]) -> FlopCount:
     trained = {name: tuple(weight.shape) for name, weight in parameters.items() if weight.requires_grad}
     memory = job.memory
-    return FlopCount(job.model.transformer.model_dump(), trained, memory.activations, memory.ff_chunks)
+    return FlopCount(architecture_of(job), trained, memory.activations, memory.ff_chunks)
 
 
 def _step(

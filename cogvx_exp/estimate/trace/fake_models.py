@@ -80,10 +80,17 @@ def with_depth(job: TrainJob, layers: int) -> TrainJob:
     return job.model_copy(update={"model": job.model.model_copy(update={"transformer": transformer})})
 
 
+def architecture_of(job: TrainJob) -> dict[str, Any]:
+    """Arguments of the job's transformer, whose input may be wider than the checkpoint's."""
+    arguments = job.model.transformer.model_dump()
+    return arguments | {"in_channels": build_task(job.task).in_channels(arguments)}
+
+
 def fake_transformer(job: TrainJob, dtype: torch.dtype, shapes: set[Bucket]) -> CogVideoXTransformer3DModel:
     """The job's trainable transformer on the meta device."""
     with torch.device("meta"):
-        transformer = CogVideoXTransformer3DModel(**job.model.transformer.model_dump())
+        transformer = CogVideoXTransformer3DModel(**architecture_of(job))
+    transformer.widened = transformer.config.in_channels > job.model.transformer.in_channels
     _set_dtype(transformer, dtype)
     transformer.requires_grad_(False)
     if not fits_learned_positions(transformer.config, shapes, job.model.vae.spatial_compression_ratio):

@@ -10,13 +10,13 @@ import torch
 from diffusers import CogVideoXTransformer3DModel
 from peft import LoraConfig, PeftConfig, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import load_file
 
 from cogvx_exp.config.schema import Method
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.model.adapt import MOVE_THE_BASE, peft_config_of
 from cogvx_exp.model.adapters.formats import Lora, most_common, read_lora
 from cogvx_exp.model.adapters.strength import peft_config
+from cogvx_exp.model.widening import adapter_weights
 from cogvx_exp.runs.run_folder import checkpoint_of
 
 UNDERSTOOD = ("LORA", "LOHA", "LOKR")
@@ -146,7 +146,7 @@ def _put_lora(transformer: CogVideoXTransformer3DModel, lora: Lora, name: str) -
 def _put_peft(transformer: CogVideoXTransformer3DModel, file: Path, config: PeftConfig, name: str) -> Applied:
     """Applies LoHa and LoKr files, which only peft writes."""
     transformer.add_adapter(config, name)
-    weights = {key.removeprefix("base_model.model."): weight for key, weight in load_file(file).items()}
+    weights = {key.removeprefix("base_model.model."): weight for key, weight in adapter_weights(file).items()}
     # Checkpoints store parameter names, which contain the adapter's name; peft's files do not.
     weights = {key.removesuffix(".default"): weight for key, weight in weights.items()}
     bad = next((key for key, weight in weights.items() if not torch.isfinite(weight).all()), None)

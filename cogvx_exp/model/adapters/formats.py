@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.model.adapters.strength import Strength, stored_strength
+from cogvx_exp.model.widening import adapter_weights
 
 UNDERSTOOD = "LoRA keys of diffusers, peft, ComfyUI, kohya and SAT are supported"
 PREFIXES = ("base_model_", "model_", "module_", "diffusion_model_", "transformer_", "unet_", "lora_unet_", "lora_")
@@ -95,7 +95,7 @@ def read_lora(file: Path, sizes: Mapping[str, tuple[int, int]]) -> Lora:
         UserError: keys match no layer or layers of another size, weights are not finite, or the information about rank
             and alpha is inconsistent.
     """
-    tensors = load_file(file)
+    tensors = adapter_weights(file)
     strength = stored_strength(file, tensors)
     parts, unknown = _sort_keys(tensors, _by_flat_name(sizes))
     halves = [name for name, layer in parts.items() if not {"down", "up"} <= layer.keys()]

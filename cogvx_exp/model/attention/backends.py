@@ -10,7 +10,7 @@ from diffusers.models.attention_dispatch import AttentionBackendName, attention_
 from hydra.errors import HydraException
 from hydra.utils import get_method
 
-from cogvx_exp.config.rules.attention import problem
+from cogvx_exp.config.rules.speed import problem
 from cogvx_exp.config.schema.attention import Attention
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.model.attention.exact_backward import attend_exactly_backward

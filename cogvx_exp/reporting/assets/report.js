@@ -184,6 +184,13 @@ function card(run, video, label) {
   return box;
 }
 
+/** What the videos of a prompt are conditioned on, each once. */
+function conditionCards(prompt) {
+  const videos = runs.filter((run) => run.shown).flatMap((run) => run.videos);
+  const sources = new Set(videos.filter((video) => video.prompt === prompt && video.condition).map((video) => video.condition));
+  return [...sources].map((source) => card(null, { source, prompt }, "condition"));
+}
+
 /** The base models' videos of a prompt: they are those of step 0, which all runs of a base and a seed share. */
 function baseCards(prompt) {
   const bases = new Map();
@@ -209,7 +216,7 @@ function drawVideos() {
   const which = find("step").value;
   const asked = find("prompt").value;
   find("grid").replaceChildren(...prompts.filter((prompt) => !asked || prompt === asked).map((prompt) => {
-    const cards = [...baseCards(prompt), ...runs.filter((run) => run.shown).flatMap((run) => runCards(run, prompt, which))];
+    const cards = [...conditionCards(prompt), ...baseCards(prompt), ...runs.filter((run) => run.shown).flatMap((run) => runCards(run, prompt, which))];
     return make("div", { className: "row" }, make("h3", { textContent: prompt }), make("div", { className: "cards" }, ...cards));
   }));
 }

@@ -1,4 +1,4 @@
-"""Rules about the attention kernel."""
+"""Rules about the attention kernel, compilation and 8-bit matrix products."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -56,3 +56,30 @@ def _those_that_can(device: str, dtype: str, capability: tuple[int, int] | None 
         for choice in map(Attention.model_validate, attention_choices())
         if _reason(choice, device, dtype, capability) is None and choice.backward != "none"
     )
+
+
+def products_are_possible(job: TrainJob) -> Iterator[Issue]:
+    """Requirements of 8-bit matrix products."""
+    if job.quant.compute != "8bit":
+        return
+    if job.quant.name not in ("int8", "fp8"):
+        yield Issue(
+            "quant.compute=8bit", f"quant={job.quant.name} does not store 8-bit weights; use quant=fp8 or quant=int8"
+        )
+    if job.quant.name == "fp8" and job.device.startswith("cuda") and gpu_dtype(job.model) == "float16":
+        problem = "float8 products cannot return float16; add model.dtype=bfloat16, or use quant=int8"
+        yield Issue("quant.compute=8bit", problem)
+
+
+def compilation_is_possible(job: TrainJob) -> Iterator[Issue]:
+    """Limits of torch.compile."""
+    if not job.compile:
+        if job.compile_dynamic is not None:
+            yield Issue(f"compile_dynamic={str(job.compile_dynamic).lower()}", "only applies with compile=blocks")
+        return
+    if job.method.adapter not in (None, "lora"):
+        problem = f"only supports method=lora, lora_ff and sft: peft's {job.method.name} layers break the graph"
+        yield Issue(f"compile={str(job.compile).lower()}", problem)
+    if job.distributed.name == "zero3":
+        problem = "gathers weights in hooks inside the blocks, which break the graph; use fsdp, or compile=false"
+        yield Issue("distributed=zero3", problem)

@@ -1,0 +1,134 @@
+"""Checks whether training follows its conditions: fine-tunes the tiny text-to-video model and measures its videos.
+
+    python benchmarks/conditions.py            # writes a section of docs/learning.md, about 20 minutes on 2 cores
+
+Captions name colour, shape and background, but not the motion, so the motion can only come from the condition.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from cogvx_exp.toy.clips import FPS, held_out_scenes, training_scenes
+from cogvx_exp.toy.measure import look_at, middles
+from cogvx_exp.toy.scenes import Scene, draw_scene, varied
+
+from benchmarks.learning import PAGE, call
+from cogvx_exp.media.video import open_video, write_video
+
+SIZE = (9, 96, 96)
+SHOWN = 5
+"""Frames of a prefix."""
+NEAR = 0.1
+"""Largest mean distance between two paths, in frame widths, that counts as the same."""
+START = "\n## Conditions\n"
+TEXT = """
+Written by `python benchmarks/conditions.py`. Each row trains `model=tiny task=control` on {clips} clips whose captions do not
+name the motion, then samples unseen prompts with the condition of an unseen clip, with the trained model and with its
+base (`generate.strength=0`).
+
+| `task.condition=` | measured | steps of 8 clips | prompts | trained | base |
+|---|---|---|---|---|---|
+"""
+MEASURED = {
+    "video": "the shape is where the control video has it, in the colour of the prompt",
+    "first_last": "in the last frame, the shape is where the last frame given has it",
+    "prefix": f"after the {SHOWN} frames given, the shape goes on along the clip's path",
+    "mask": "the shape is where the clip has it, though partly hidden",
+}
+SETTINGS = {"prefix": [f"task.prefix_frames=[{SHOWN},{SHOWN}]"]}
+
+
+def caption(scene: Scene) -> str:
+    return f"a {scene.colour} {scene.shape} on a {scene.background} background"
+
+
+def silhouette(scene: Scene) -> np.ndarray:
+    """White where the shape is, black elsewhere: it has the motion and not the colours."""
+    plain = replace(scene, colour="white", background="black", style="plain")
+    return draw_scene(plain, *SIZE)
+
+
+def write_clips(root: Path, scenes: list[Scene]) -> Path:
+    if not (root / "prompts.txt").exists():
+        for number, scene in enumerate(scenes):
+            write_video(root / f"videos/{number:03d}.mp4", draw_scene(scene, *SIZE), FPS)
+            write_video(root / f"controls/{number:03d}.mp4", silhouette(scene), FPS)
+        for kind in ("videos", "controls"):
+            names = [f"{kind}/{number:03d}.mp4" for number in range(len(scenes))]
+            (root / f"{kind}.txt").write_text("".join(f"{name}\n" for name in names))
+            (root / f"{kind}-here.txt").write_text("".join(f"{root.resolve()}/{name}\n" for name in names))
+        for name in ("prompt", "prompts"):
+            (root / f"{name}.txt").write_text("".join(f"{caption(scene)}\n" for scene in scenes))
+    return root
+
+
+def frames_of(path: Path) -> np.ndarray:
+    video = open_video(str(path))
+    return np.stack(list(video.frames(range(len(video.starts)))))
+
+
+def follows(condition: str, video: np.ndarray, clip: np.ndarray, scene: Scene) -> bool:
+    """Whether a video does what the condition says, which was made from the clip."""
+    first = {"prefix": SHOWN, "first_last": len(video) - 1}.get(condition, 0)
+    found, wanted = (middles(frames[first:]) for frames in (video, clip))
+    near = found is not None and wanted is not None and float(np.abs(found - wanted).sum(1).mean()) < NEAR
+    return near and look_at(video).colour == scene.colour
+
+
+def share(condition: str, run: Path, folder: Path, data: Path, scenes: list[Scene], strength: int) -> float:
+    given = "controls-here" if condition == "video" else "videos-here"
+    output = folder / f"strength-{strength}"
+    if len(list(output.glob("*.mp4"))) < len(scenes):
+        settings = [f"generate.prompts='{data}/prompts.txt'", f"generate.controls='{data}/{given}.txt'"]
+        settings += [f"generate.output_dir='{output}'", f"generate.strength={strength}"]
+        call("cogvx_exp.generate", f"generate.adapter='{run}'", *settings)
+    clips = [frames_of(data / f"videos/{number:03d}.mp4") for number in range(len(scenes))]
+    videos = [frames_of(path) for path in sorted(output.glob("*.mp4"))]
+    small = [resized(clip, videos[0].shape[1]) for clip in clips]
+    good = [follows(condition, *item) for item in zip(videos, small, scenes, strict=True)]
+    return sum(good) / len(good)
+
+
+def resized(clip: np.ndarray, size: int) -> np.ndarray:
+    from PIL import Image
+
+    return np.stack([np.asarray(Image.fromarray(frame).resize((size, size))) for frame in clip])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("outputs/conditions"))
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--clips", type=int, default=96)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--only", nargs="*", default=list(MEASURED))
+    arguments = parser.parse_args()
+    chance = random.Random(1)
+    trained = [varied(replace(scene, style="plain"), chance) for scene in training_scenes()[: arguments.clips]]
+    unseen = [varied(replace(scene, style="plain"), chance) for scene in held_out_scenes()[: arguments.prompts]]
+    data, held_out = write_clips(arguments.work / "data", trained), write_clips(arguments.work / "unseen", unseen)
+    for condition in arguments.only:
+        folder = arguments.work / condition
+        run = folder / "run"
+        if not (run / "summary.json").exists():
+            settings = ["model=tiny", "task=control", f"task.condition={condition}", *SETTINGS.get(condition, [])]
+            settings += ["data=files", f"data.root={data}", f"steps={arguments.steps}", "validation=none"]
+            call("cogvx_exp.train", *settings, f"run_dir={run}", "resume=auto", "data.workers=0")
+        shares = [share(condition, run, folder, held_out, unseen, strength) for strength in (1, 0)]
+        cells = [f"`{condition}`", MEASURED[condition], arguments.steps, arguments.prompts]
+        row = "| {} | {} | {} | {} | {:.0%} | {:.0%} |\n".format(*cells, *shares)
+        (folder / "row.txt").write_text(row)
+        print(row, flush=True)
+    rows = [arguments.work / condition / "row.txt" for condition in MEASURED]
+    table = "".join(row.read_text() for row in rows if row.exists())
+    text = TEXT.format(clips=arguments.clips)
+    PAGE.write_text(PAGE.read_text().partition(START)[0] + START + text + table)
+
+
+if __name__ == "__main__":
+    main()

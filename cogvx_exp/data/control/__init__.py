@@ -1,0 +1,1 @@
+"""Control videos: from files beside the clips, or computed from the clips' frames."""

@@ -1,0 +1,471 @@
+"""Condition videos: what the transformer is fed, what is cached, trained and exported."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import CogVideoXFunControlPipeline
+from PIL import Image
+from safetensors.torch import load_file
+
+from cogvx_exp.data.buckets import Bucket
+from cogvx_exp.data.control.hiding import first_last, prefix, randomly_masked
+from cogvx_exp.data.control.reading import probe_control
+from cogvx_exp.data.dataset import load_dataset
+from cogvx_exp.data.decoding import read_clip
+from cogvx_exp.data.frames import choose_frames
+from cogvx_exp.data.resize import ResizeSpec
+from cogvx_exp.diffusion.batch import Batch, collate
+from cogvx_exp.diffusion.denoise import model_inputs
+from cogvx_exp.diffusion.latents import LatentSpace
+from cogvx_exp.distributed.process_group import ProcessGroup
+from cogvx_exp.estimate.trace.fake_models import fake_transformer
+from cogvx_exp.estimate.trace.training_step import step_bytes
+from cogvx_exp.evaluation.conditioned import encode_condition
+from cogvx_exp.evaluation.sampling import Sampler, VideoRequest, control_of
+from cogvx_exp.latents.captions import load_embeds, prepare_captions
+from cogvx_exp.latents.context import PipelineContext
+from cogvx_exp.loading.condition import with_condition
+from cogvx_exp.loading.sampler import SampleIndex
+from cogvx_exp.loading.samples import TrainingSamples
+from cogvx_exp.media.video import open_video, write_video
+from cogvx_exp.model.adapt import trainable_parameters
+from cogvx_exp.model.device import choose_compute
+from cogvx_exp.model.load import load_scheduler, load_trained, load_transformer, load_vae, pipeline_folder
+from cogvx_exp.runs.metrics import read_metrics
+from cogvx_exp.runs.run_folder import LORA_FILE, PATCH_FILE, RunFolder, read_job
+from cogvx_exp.tasks.base import build_task
+from cogvx_exp.training.run import accelerator_for
+from cogvx_exp.training.setup import PreparedData, Training, build_training, prepare_data
+from tests.conftest import extended
+from tests.control_data import write_dataset
+from tests.entry import generate
+from tests.entry import train as main
+from tests.golden.update import IMAGE_FILE, IMAGE_RUN
+from tests.integration.test_matrix import SHORT, some_inputs
+from tests.integration.test_parity import CapturedError
+
+WEIGHT = "patch_embed.proj.weight"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("control"))
+
+
+@pytest.fixture
+def train(root: Path, shared_cache: Path, tmp_path: Path):
+    def run(name: str, *settings: str) -> RunFolder:
+        given = [f"run_dir={tmp_path / name}", f"cache_dir={shared_cache}", "task=control", "data=files"]
+        short = [text for text in SHORT if "validation=none" not in settings or not text.startswith("validation.")]
+        assert main([*given, f"data.root={root}", *short, *settings]) == 0
+        return RunFolder(tmp_path / name)
+
+    return run
+
+
+def prepare(make_job, tmp_path: Path, root: Path, *settings: str) -> tuple[Any, PreparedData, Training]:
+    dropout = [] if any("dropout" in text for text in settings) else ["task.condition_dropout=0"]
+    job = make_job("task=control", "data=files", f"data.root={root}", *dropout, *settings)
+    compute = choose_compute("cpu", job.model)
+    data = prepare_data(job, load_dataset(job.data, job.cache_dir), compute, tmp_path / "faults.csv", ProcessGroup())
+    with accelerator_for(compute) as accelerator:
+        return job, data, build_training(job, data, accelerator)
+
+
+def one_batch(training: Training, data: PreparedData) -> Batch:
+    batch = with_condition(collate([training.samples[SampleIndex(7, 1)]]), data.context, None)
+    return replace(batch, timesteps=torch.tensor([417]))
+
+
+def control_frames(job, data: PreparedData) -> np.ndarray:
+    """The control video of the batch's clip."""
+    clip = data.clips[1]
+    assert clip.control
+    choice = choose_frames(job.data, clip.bucket.num_frames)
+    return read_clip(clip.control.path, choice, clip.bucket, ResizeSpec("center"), probe_control(clip.control.path))
+
+
+def fed_by_the_pipeline(job, data, training, batch, noisy, frames, monkeypatch) -> dict[str, Any]:
+    """What CogVideoXFunControlPipeline calls the transformer with at the batch's timestep, from the same latents."""
+    scheduler = load_scheduler(data.pipeline, "ddim")
+    pipeline = CogVideoXFunControlPipeline(
+        tokenizer=None,
+        text_encoder=None,
+        vae=load_vae(data.pipeline, data.compute, job.memory),
+        transformer=training.transformer.eval(),
+        scheduler=scheduler,
+    )
+    captured: dict[str, Any] = {}
+
+    def capture(**arguments: Any) -> None:
+        captured.update(arguments)
+        raise CapturedError
+
+    monkeypatch.setattr(training.transformer, "forward", capture)
+    scheduler.set_timesteps(1000)
+    first = [int(step) for step in scheduler.timesteps].index(int(batch.timesteps[0]))
+    original = scheduler.set_timesteps
+
+    def only_from_there(*arguments: Any, **keywords: Any) -> None:
+        original(*arguments, **keywords)
+        scheduler.timesteps = scheduler.timesteps[first:]
+
+    monkeypatch.setattr(scheduler, "set_timesteps", only_from_there)
+    height, width = frames.shape[1:3]
+    with pytest.raises(CapturedError):
+        pipeline(
+            control_video=[Image.fromarray(frame) for frame in frames],
+            prompt_embeds=batch.prompt_embeds,
+            guidance_scale=1.0,
+            latents=noisy,
+            height=height,
+            width=width,
+            num_inference_steps=1000,
+        )
+    return captured
+
+
+@pytest.mark.parametrize("size", [("32", "48"), ("48", "64")], ids=["native", "other"])
+@pytest.mark.parametrize("model", ["tiny-5b-i2v", "tiny-5b", "tiny-2b"])
+def test_training_feeds_the_model_what_the_pipeline_feeds_it(
+    make_job, tmp_path: Path, root: Path, model: str, size: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    height, width = size
+    buckets = [f"data.height_buckets=[{height}]", f"data.width_buckets=[{width}]"]
+    buckets += [f"validation.height={height}", f"validation.width={width}"]
+    job, data, training = prepare(make_job, tmp_path, root, f"model={model}", *buckets)
+    batch = one_batch(training, data)
+    alphas = load_scheduler(data.pipeline, "ddim").alphas_cumprod
+    signal = alphas[batch.timesteps].view(-1, 1, 1, 1, 1)
+    noisy = signal.sqrt() * batch.latents + (1 - signal).sqrt() * batch.noise
+    ours = model_inputs(noisy, batch, dict(training.transformer.config), torch.float32)
+    frames = control_frames(job, data)
+    theirs = fed_by_the_pipeline(job, data, training, batch, noisy, frames, monkeypatch)
+    assert ours["hidden_states"][:, :, 16 // 4 :].abs().max() > 0.1
+    for name in ("hidden_states", "encoder_hidden_states", "timestep"):
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-4, check_dtype=False)
+    if ours["image_rotary_emb"] is None:
+        assert theirs["image_rotary_emb"] is None
+    else:
+        for mine, other in zip(ours["image_rotary_emb"], theirs["image_rotary_emb"], strict=True):
+            torch.testing.assert_close(mine, other)
+
+
+@pytest.mark.parametrize("model", ["tiny-1.5-i2v", "tiny-1.5"])
+def test_conditions_of_15_are_padded_like_its_clips(make_job, tmp_path: Path, root: Path, model: str) -> None:
+    """diffusers' control pipeline refuses every length that 1.5 takes, so the test computes the tensor."""
+    job, data, training = prepare(make_job, tmp_path, root, f"model={model}")
+    batch = one_batch(training, data)
+    frames = torch.from_numpy(control_frames(job, data)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    vae = load_vae(data.pipeline, data.compute, job.memory)
+    mean = vae.encode(frames).latent_dist.mean * vae.config.scaling_factor
+    expected = torch.cat([mean[:, :, :1], mean], dim=2).transpose(1, 2)
+    assert batch.condition is not None
+    torch.testing.assert_close(batch.condition, expected, rtol=1e-4, atol=1e-4)
+    assert batch.condition.shape == batch.latents.shape
+
+
+def test_dropped_conditions_are_zero(make_job, tmp_path: Path, root: Path) -> None:
+    _, data, training = prepare(make_job, tmp_path, root, "model=tiny-5b-i2v", "task.condition_dropout=0.5")
+    samples = collate([training.samples[SampleIndex(number, 1)] for number in range(40)])
+    condition = data.context.task.condition(samples.extras, samples.latents, None)
+    assert condition is not None
+    kept = condition.flatten(1).abs().amax(1) > 0
+    assert 8 < kept.sum() < 32
+    torch.testing.assert_close(condition[kept], condition[kept][:1].expand_as(condition[kept]))
+    assert data.context.task.without_dropout().settings.condition_dropout == 0
+
+
+@pytest.mark.parametrize("task", [["task=i2v"], ["task=control", "task.condition=first", "task.image_dropout=0.05"]])
+def test_the_first_frame_as_condition_is_image_to_video(task: list[str], tmp_path: Path, shared_cache: Path) -> None:
+    """The losses are those from before there were other conditions, to the bit."""
+    settings = [f"run_dir={tmp_path / 'run'}", f"cache_dir={shared_cache}", "model=tiny-5b-i2v", *task]
+    assert main([*settings, *IMAGE_RUN]) == 0
+    golden = json.loads(IMAGE_FILE.read_text())
+    assert [line["loss"] for line in read_metrics(tmp_path / "run/metrics.jsonl")] == golden
+
+
+def test_a_widened_model_starts_as_its_base(make_job) -> None:
+    for model in ("tiny-5b", "tiny-1.5"):
+        job = make_job(f"model={model}")
+        folder, compute = pipeline_folder(job.model, job.cache_dir), choose_compute("cpu", job.model)
+        base = load_transformer(folder, compute)
+        wide = load_transformer(folder, compute, in_channels=2 * base.config.in_channels)
+        given = some_inputs(base.config)
+        if model == "tiny-1.5":
+            given = {**given, "hidden_states": given["hidden_states"][:, :2], "image_rotary_emb": None}
+            base.config.use_rotary_positional_embeddings = False
+        noisy = given.pop("hidden_states")
+        beside = torch.cat([noisy, torch.randn_like(noisy)], dim=2)
+        with torch.no_grad():
+            expected = base(hidden_states=noisy, **given, return_dict=False)[0]
+            found = wide(hidden_states=beside, **given, return_dict=False)[0]
+        torch.testing.assert_close(found, expected)
+
+
+def test_only_conditions_are_encoded_again_when_their_recipe_changes(
+    train, make_job, tmp_path: Path, root: Path
+) -> None:
+    settings = ["model=tiny-5b", "steps=2", "validation=none", f"cache_dir={tmp_path}/cache"]
+    train("first", *settings)
+    folder = tmp_path / "cache/encoded"
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+    train("again", *settings, "data.control=gray")
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+    assert {path: after[path] for path in before} == before
+    assert len(after) == len(before) + 4
+    train("same", *settings, "data.control=gray")
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")} == after
+
+
+@pytest.mark.parametrize("method", ["lora", extended("dora"), "sft"])
+def test_a_widened_patch_embedding_is_trained_saved_and_resumed(method: str, train) -> None:
+    settings = ["model=tiny-5b", f"method={method}", "data.holdout=1", "ema_decay=0.9", "optim.lr=1e-2"]
+    run = train("run", *settings)
+    weights = load_file(run.checkpoint(4) / "trainable.safetensors")
+    channels = weights[WEIGHT].shape[1] // 2
+    assert weights[WEIGHT][:, channels:].abs().max() > 1e-3
+    exported = run.export / ("transformer/diffusion_pytorch_model.safetensors" if method == "sft" else PATCH_FILE)
+    assert load_file(exported)[WEIGHT].shape == weights[WEIGHT].shape
+    straight = read_metrics(run.metrics)
+    train("run", *settings, f"resume={run.checkpoint(2)}")
+    assert [line["loss"] for line in read_metrics(run.metrics)] == [line["loss"] for line in straight]
+    resumed = load_file(run.checkpoint(4) / "trainable.safetensors")
+    assert all(torch.equal(resumed[name], weights[name]) for name in weights)
+
+
+STOCK = """
+import sys, json, torch, numpy as np
+from PIL import Image
+from diffusers import CogVideoXDDIMScheduler, CogVideoXFunControlPipeline, CogVideoXTransformer3DModel
+from safetensors.torch import load_file
+base, export, merged, out = sys.argv[1:]
+frames = [Image.fromarray(frame) for frame in np.load(out + "/control.npy")]
+given = {"control_video": frames, "height": 32, "width": 48, "num_inference_steps": 3, "output_type": "np"}
+given |= {"prompt": "box 1", "max_sequence_length": 226}
+
+def sample(transformer):
+    pipe = CogVideoXFunControlPipeline.from_pretrained(base, transformer=transformer)
+    pipe.scheduler = CogVideoXDDIMScheduler.from_config(pipe.scheduler.config)
+    if transformer is not whole:
+        pipe.load_lora_weights(export)
+    return pipe(**given, generator=torch.Generator().manual_seed(5)).frames[0]
+
+whole = CogVideoXTransformer3DModel.from_pretrained(merged)
+wide = {"in_channels": whole.config.in_channels, "ignore_mismatched_sizes": True, "low_cpu_mem_usage": False}
+transformer = CogVideoXTransformer3DModel.from_pretrained(base, subfolder="transformer", **wide)
+transformer.load_state_dict(load_file(export + "/patch_embed.safetensors"), strict=False)
+np.save(out + "/lora.npy", sample(transformer))
+np.save(out + "/whole.npy", sample(whole))
+"""
+
+
+def test_diffusers_alone_samples_from_the_export(train, make_job, tmp_path: Path) -> None:
+    """The recipe of the documentation, and the merged transformer, in a process without this project."""
+    run = train("run", "model=tiny-5b", "optim.lr=1e-2", "export.merge=true", "validation=none")
+    job = read_job(run.path)
+    base, compute = pipeline_folder(job.model, job.cache_dir), choose_compute("cpu", job.model)
+    request = VideoRequest("box 1", "", 5, 9, 32, 48, 8, 3, 6.0, False, control=str(job.data.root) + "/controls/1.mp4")
+    np.save(tmp_path / "control.npy", control_of(request))
+    command = [sys.executable, "-c", STOCK, str(base), str(run.export), str(run.export / "transformer"), str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True)
+    theirs, merged = (np.load(tmp_path / f"{name}.npy") for name in ("lora", "whole"))
+
+    transformer = load_trained(load_transformer(base, compute), run.export / LORA_FILE, compute)
+    texts = [request.prompt, request.negative_prompt]
+    context = PipelineContext(base, compute, job.memory, job.cache_dir, build_task(job.task))
+    embeds = dict(zip(texts, load_embeds(texts, prepare_captions(texts, context), context.cache), strict=True))
+    vae, scheduler = load_vae(base, compute, job.memory), load_scheduler(base, "ddim")
+    ours = Sampler(transformer.eval(), vae, scheduler, embeds, compute, controlled=True).sample(request) / 255
+    assert np.abs(ours - theirs).max() < 0.02
+    assert np.abs(merged - theirs).max() < 0.02
+    other = replace(request, control=str(job.data.root) + "/controls/3.mp4")
+    moved = Sampler(transformer.eval(), vae, scheduler, embeds, compute, controlled=True).sample(other) / 255
+    assert np.abs(moved - ours).max() > 0.05
+
+
+def test_training_starts_from_the_patch_embedding_of_another_run(
+    train, tmp_path: Path, shared_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["model=tiny-5b", "validation=none", "steps=1", "data.control=gray"]
+    first = train("first", *settings, "optim.lr=1e-2")
+    start = f"method.init_from={first.path}"
+    second = train("second", *settings, start, "optim.lr=0")
+    assert torch.equal(*(load_file(run.export / PATCH_FILE)[WEIGHT] for run in (first, second)))
+    capsys.readouterr()
+    assert main([f"run_dir={tmp_path / 'other'}", f"cache_dir={shared_cache}", "validation=none", start]) == 2
+    assert "was trained with a condition, but this run has none" in capsys.readouterr().err
+
+
+def test_the_model_card_has_the_recipe(train) -> None:
+    run = train("run", "model=tiny-5b", "validation=none", "hub.dry_run=true", "steps=2")
+    card = (run.path / "hub/README.md").read_text()
+    assert (run.path / "hub" / PATCH_FILE).is_file()
+    assert 'wide = {"in_channels": 8, "ignore_mismatched_sizes": True' in card
+    assert "CogVideoXDDIMScheduler.from_config" in card
+    code = card.split("```python")[1].split("```")[0]
+    compile(code, "card", "exec")
+
+
+def test_encoded_datasets_have_condition_latents(make_job, tmp_path: Path) -> None:
+    root = tmp_path / "latents"
+    moments = torch.randn(2, 8, 3, 4, 6, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    for folder, tensor in {"video_latents": moments[0], "control_latents": moments[1]}.items():
+        (root / folder).mkdir(parents=True)
+        torch.save(tensor, root / folder / "a.pt")
+    (root / "prompt_embeds").mkdir()
+    torch.save(torch.randn(226, 32), root / "prompt_embeds/a.pt")
+    (root / "prompts.txt").write_text("a\n")
+    (root / "videos.txt").write_text("videos/a.mp4\n")
+    job = make_job("model=tiny-5b-i2v", "task=control", "data=latents", f"data.root={root}", "validation=none")
+    clips = load_dataset(job.data, job.cache_dir)
+    assert not clips.issues
+    compute = choose_compute("cpu", job.model)
+    data = prepare_data(job, clips, compute, tmp_path / "faults.csv", ProcessGroup())
+    samples = TrainingSamples(data.encoded.training, LatentSpace(2.8, None, 1000), job.data, data.context.task, 0)
+    batch = with_condition(collate([samples[SampleIndex(3, 0)]]), data.context, None)
+    torch.testing.assert_close(batch.condition, moments[1, :4].transpose(0, 1)[None] * 2.8)
+    torch.save(moments[1, :, :2], root / "control_latents/a.pt")
+    (issue,) = load_dataset(job.data, job.cache_dir).issues
+    assert "has control_latents of shape (8, 2, 4, 6), but latents of (8, 3, 4, 6)" in issue.what
+    (root / "control_latents/a.pt").unlink()
+    (issue,) = load_dataset(job.data, job.cache_dir).issues
+    assert issue.what == "has no control_latents, which task=control needs"
+
+
+HIDING = {
+    "first_last": ([], [first_last]),
+    "prefix": (["task.prefix_frames=[1,5]"], [partial(prefix, count=1), partial(prefix, count=5)]),
+    "mask": (["task.masks=2"], [partial(randomly_masked, number=0), partial(randomly_masked, number=1)]),
+}
+
+
+@pytest.mark.parametrize("condition", HIDING)
+def test_hidden_parts_are_encoded_as_defined(condition: str, make_job, tmp_path: Path, root: Path) -> None:
+    """Every sample has one of the variants of its clip, and in the long run all of them."""
+    settings, functions = HIDING[condition]
+    job, data, training = prepare(
+        make_job, tmp_path, root, "model=tiny-5b-i2v", f"task.condition={condition}", *settings
+    )
+    clip = data.clips[1]
+    frames = read_clip(
+        clip.row.path, choose_frames(job.data, clip.bucket.num_frames), clip.bucket, ResizeSpec("center"), clip.info
+    )
+    vae = load_vae(data.pipeline, data.compute, job.memory)
+    expected = [encode_condition(function(frames), vae, training.transformer.config)[0] for function in functions]
+    seen = set()
+    for number in range(12):
+        batch = with_condition(collate([training.samples[SampleIndex(number, 1)]]), data.context, None)
+        assert batch.condition is not None
+        far = [float((batch.condition[0] - latents).abs().max()) for latents in expected]
+        assert min(far) < 1e-4
+        seen.add(far.index(min(far)))
+    assert seen == set(range(len(functions)))
+
+
+def test_masks_come_from_files(make_job, tmp_path: Path) -> None:
+    root = write_dataset(tmp_path / "data")
+    mask = np.zeros((17, 32, 48, 3), np.uint8)
+    mask[:, :16] = 255
+    write_video(root / "mask.mp4", mask, 8)
+    (root / "masks.txt").write_text("mask.mp4\n" * 4)
+    settings = ["model=tiny-5b", "task.condition=mask", "task.masks=files"]
+    job, data, training = prepare(make_job, tmp_path, root, *settings)
+    (request,) = data.validator.requests if data.validator else []
+    frames = data.validator.controls[request] if data.validator else None
+    assert frames is not None
+    assert frames[:, :14].max() < 20
+    assert frames[:, 18:].max() > 50
+    vae = load_vae(data.pipeline, data.compute, job.memory)
+    expected = encode_condition(frames, vae, training.transformer.config)
+    batch = with_condition(collate([training.samples[SampleIndex(7, 0)]]), data.context, None)
+    torch.testing.assert_close(batch.condition, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings", [["task.condition=prefix"], extended(["data.control=blur"]), extended([])], ids=" ".join
+)
+def test_encoding_in_the_loop_gives_the_same_losses(settings: list[str], train) -> None:
+    both = [
+        train(f"{encode}", "model=tiny-5b", "validation=none", f"data.encode={encode}", *settings).metrics
+        for encode in ("cache", "online")
+    ]
+    cached, online = ([line["loss"] for line in read_metrics(path)] for path in both)
+    assert online == pytest.approx(cached, rel=1e-4)
+
+
+def test_generate_samples_with_conditions(
+    train, tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train("run", "model=tiny-5b", "optim.lr=1e-2", "data.control=gray", "validation.every=null")
+    shown = sorted(run.conditions.glob("*.mp4"))
+    assert [path.name for path in shown] == ["00-box-0.mp4"]
+    assert (run.path / "videos.png").is_file()
+    assert '"condition": "../conditions/00-box-0.mp4"' in (run.path / "report/data.js").read_text()
+    clip = root / "videos/2.mp4"
+    settings = [f"generate.adapter={run.path}", "generate.prompts=[box 2]", "generate.num_inference_steps=2"]
+    out = tmp_path / "out"
+    assert (
+        generate([*settings, f"generate.controls={clip}", f"generate.output_dir={out}", "generate.compare=true"]) == 0
+    )
+    (video,) = out.glob("*.mp4")
+    told = json.loads(video.with_suffix(".json").read_text())
+    assert told["control"] == f"gray of {clip}"
+    frames = np.stack(list(open_video(str(video)).frames(range(9)))).astype(float)
+    condition, base, trained = np.split(frames[:, -32:], 3, axis=2)
+    assert np.abs(condition - condition.mean(-1, keepdims=True)).mean() < 4, "grey"
+    assert np.abs(base - trained).mean() > 1
+    again = tmp_path / "again"
+    assert generate([f"generate.replay={video.with_suffix('.json')}", f"generate.output_dir={again}"]) == 0
+    assert (again / video.name).read_bytes() == video.read_bytes()
+    capsys.readouterr()
+    assert generate(settings) == 2
+    assert "needs one control video per prompt (1), but generate.controls has 0" in capsys.readouterr().err
+    export = shutil.copytree(run.export, tmp_path / "export")
+    (export / PATCH_FILE).unlink()
+    given = [f"generate.adapter={export}", "model=tiny-5b", f"generate.controls={clip}", "generate.prompts=[box]"]
+    assert generate(given) == 2
+    assert "was trained for task=control with 8 input channels, but this model has 4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["model=tiny-5b", "distributed=fsdp", "distributed.processes=2"],
+        ["model=tiny-5b", "memory.stream_blocks=true", "memory.activations=offload"],
+        extended(["model=tiny-5b", "distributed=ddp", "distributed.processes=2"]),
+        extended(["model=tiny-5b", "quant=int8"]),
+        ["model=tiny-2b", "method=loha", "task.condition=first"],
+        extended(["model=tiny-1.5", "method=lokr", "task.condition=mask"]),
+        extended(["model=tiny-5b", "distributed=fsdp", "distributed.processes=2", "method=sft"]),
+    ],
+    ids=" ".join,
+)
+def test_the_widened_model_works_with_the_other_groups(settings: list[str], train) -> None:
+    run = train("run", *settings, "optim.lr=1e-2", "data.holdout=1", "data.caption_dropout=0")
+    weights = load_file(run.checkpoint(4) / "trainable.safetensors")[WEIGHT]
+    assert weights[:, weights.shape[1] // 2 :].abs().max() > 1e-3
+    assert len(list(run.path.glob("validation/*/*.mp4"))) == 2
+
+
+def test_memory_is_predicted_for_the_widened_model(make_job, tmp_path: Path, root: Path) -> None:
+    job, _, training = prepare(make_job, tmp_path, root, "model=tiny-5b")
+    shape = Bucket(9, 32, 48)
+    fake = trainable_parameters(fake_transformer(job, torch.float32, {shape}))
+    real = trainable_parameters(training.transformer)
+    assert {name: tuple(x.shape) for name, x in fake.items()} == {name: tuple(x.shape) for name, x in real.items()}
+    assert WEIGHT in fake
+    predicted = step_bytes(job, shape, {shape}, "cpu")
+    bytes_of_weights = sum(parameter.nbytes for parameter in training.transformer.parameters())
+    assert predicted.between["weights"] + predicted.between["trained weights"] == pytest.approx(
+        bytes_of_weights, rel=0.02
+    )
