@@ -122,7 +122,7 @@ def test_losses_are_those_of_the_cpu(name: str, outcomes: dict[str, list[Outcome
     assert cuda.races == []
     assert len(cuda.losses) == 3
     assert cuda.losses == pytest.approx(cpu.losses, rel=tolerance(CASES[name]))
-    assert cuda.usage["peak"] > 100_000, "it ran on the device"
+    assert cuda.usage["peak"] > 50_000, "it ran on the device"
     if name in WAITS:
         assert cuda.synchronizations == [WAITS[name], ONCE if name == "online" else WAITS[name]]
 
