@@ -116,7 +116,11 @@ def test_clips_with_text_are_excluded_and_measured_once(
 def test_a_clip_that_cannot_be_measured_is_reported_and_left_as_it_is(
     manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with manifest.open("a") as file:
+        file.write('{"video": "film.mp4", "start": 1, "end": 100}\n')
+
     def measure(path: str, window: Window) -> dict[str, float]:
+        assert window.end != 100, "its other scores failed already"
         if window.start:
             return {"text": 0.5}
         raise ClipError("is damaged", "copy it again")
@@ -124,8 +128,10 @@ def test_a_clip_that_cannot_be_measured_is_reported_and_left_as_it_is(
     monkeypatch.setattr("cogvx_exp.footage.filter.filter.text_share", measure)
     monkeypatch.setattr("cogvx_exp.config.rules.footage.find_spec", lambda _: True)
     assert run(manifest, "filter.text=0.02") == 2
-    assert "is damaged" in Path("cache/faults.csv").read_text()
-    assert ["scores" in row for row in rows(manifest)] == [False, True, True]
+    faults = Path("cache/faults.csv").read_text()
+    assert "is damaged" in faults
+    assert "its end at 100 s is after" in faults
+    assert ["scores" in row for row in rows(manifest)] == [False, True, True, False]
     assert excluded(manifest) == [1, 2]
 
 
