@@ -39,6 +39,8 @@ def expected(**chosen: str) -> list[tuple[str, str]]:
         issues.append((f"task={task}", f"model={model} only supports {DOES[model]}"))
     if task == "control":
         issues.append(("data.control=files", "data=demo has no such videos"))
+    if chosen.get("data") == "custom":
+        issues.append(("data.reader=null", "needs your function"))
     optim = chosen.get("optim", "adamw")
     if optim.startswith("cpu_offload") and model == "2b":
         issues.append((f"optim={optim}", "add model.dtype=bfloat16"))
