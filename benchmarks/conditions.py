@@ -30,8 +30,8 @@ START = "\n## Conditions\n"
 TEXT = """
 Written by `python benchmarks/conditions.py`. Each row trains `task=control` on {clips} clips whose captions do not name the
 motion, then samples unseen prompts with the condition of an unseen clip, with the trained model and with its base
-(`generate.strength=0`). For `first_last` and `prefix` the shape comes in from one side and leaves the centre in any of four
-directions: the first frame, which `tiny-i2v` understands already, does not tell the last.
+(`generate.strength=0`). The first frame alone must not tell the rest: for `first_last`, the shape comes in from one side and
+leaves the centre in any of four directions; for `prefix`, it starts in the centre.
 
 | `task.condition=` | base | measured | steps of 8 clips | prompts | trained | not trained |
 |---|---|---|---|---|---|---|
@@ -39,11 +39,12 @@ directions: the first frame, which `tiny-i2v` understands already, does not tell
 MEASURED = {
     "video": "the shape is where the control video has it, in the colour of the prompt",
     "first_last": "in the last frame, the shape is where the last frame given has it",
-    "prefix": f"after the {SHOWN} frames given, the shape goes on in their direction to where the clip ends",
+    "prefix": f"after the {SHOWN} frames given, the shape goes on in their direction and ends where the clip ends",
     "mask": "the shape is where the clip has it, though partly hidden",
 }
-TURNS = ("first_last", "prefix")
-"""Conditions that are measured with shapes that turn, in the last frame."""
+OUTWARD = ("left", "right", "up", "down")
+ENDS = ("first_last", "prefix")
+"""Conditions that are measured in the last frame."""
 MODELS = {"video": "tiny"}
 SETTINGS = {"prefix": [f"task.prefix_frames=[{SHOWN},{SHOWN}]"]}
 
@@ -58,20 +59,22 @@ def silhouette(scene: Scene) -> np.ndarray:
     return draw_scene(plain, *SIZE)
 
 
-def turning(scene: Scene, number: int) -> np.ndarray:
-    """The shape comes in quickly and then leaves the centre in one of the four directions, in turn."""
+def clip_of(condition: str, scene: Scene, number: int) -> np.ndarray:
+    """The clip of a scene; where the condition has the start of the clip, it tells as little as possible of the rest."""
+    if condition not in ENDS:
+        return draw_scene(scene, *SIZE)
     frames, *size = SIZE
-    inward = replace(scene, drift=0.0)
-    outward = replace(inward, direction=("left", "right", "up", "down")[number % 4])
-    first, rest = draw_scene(inward, 5, *size)[:2], frames - 2
-    return np.concatenate([first, draw_scene(outward, 2 * rest - 1, *size)[rest - 1 :]])
+    centred = replace(scene, drift=0.0)
+    entering = draw_scene(centred, 5, *size)[: 2 if condition == "first_last" else 0]
+    rest = frames - len(entering)
+    leaving = replace(centred, direction=OUTWARD[number % len(OUTWARD)])
+    return np.concatenate([entering, draw_scene(leaving, 2 * rest - 1, *size)[rest - 1 :]])
 
 
-def write_clips(root: Path, scenes: list[Scene], turn: bool) -> Path:
+def write_clips(root: Path, scenes: list[Scene], condition: str) -> Path:
     if not (root / "prompts.txt").exists():
         for number, scene in enumerate(scenes):
-            clip = turning(scene, number) if turn else draw_scene(scene, *SIZE)
-            write_video(root / f"videos/{number:03d}.mp4", clip, FPS)
+            write_video(root / f"videos/{number:03d}.mp4", clip_of(condition, scene, number), FPS)
             write_video(root / f"controls/{number:03d}.mp4", silhouette(scene), FPS)
         for kind in ("videos", "controls"):
             names = [f"{kind}/{number:03d}.mp4" for number in range(len(scenes))]
@@ -89,7 +92,7 @@ def frames_of(path: Path) -> np.ndarray:
 
 def follows(condition: str, video: np.ndarray, clip: np.ndarray, scene: Scene) -> bool:
     """Whether a video does what the condition says, which was made from the clip."""
-    first = len(video) - 1 if condition in TURNS else 0
+    first = len(video) - 1 if condition in ENDS else 0
     found, wanted = (middles(frames[first:]) for frames in (video, clip))
     near = found is not None and wanted is not None and float(np.abs(found - wanted).sum(1).mean()) < NEAR
     return near and look_at(video).colour == scene.colour
@@ -129,10 +132,8 @@ def main() -> None:
     rows = known_rows()
     for condition in arguments.only:
         folder, model = arguments.work / condition, MODELS.get(condition, "tiny-i2v")
-        run, turn = folder / "run", condition in TURNS
-        data, held_out = (
-            write_clips(folder / name, scenes, turn) for name, scenes in (("data", trained), ("unseen", unseen))
-        )
+        run, data = folder / "run", write_clips(folder / "data", trained, condition)
+        held_out = write_clips(folder / "unseen", unseen, condition)
         if not (run / "summary.json").exists():
             settings = [f"model={model}", "task=control", f"task.condition={condition}", *SETTINGS.get(condition, [])]
             settings += ["data=files", f"data.root={data}", f"steps={arguments.steps}", "validation=none"]
