@@ -39,12 +39,12 @@ leaves the centre in any of four directions; for `prefix`, it starts in the cent
 MEASURED = {
     "video": "the shape is where the control video has it, in the colour of the prompt",
     "first_last": "in the last frame, the shape is where the last frame given has it",
-    "prefix": f"after the {SHOWN} frames given, the shape goes on in their direction and ends where the clip ends",
+    "prefix": f"after the {SHOWN} frames given, the shape goes on in their direction, at least half as far as in the clip",
     "mask": "the shape is where the clip has it, though partly hidden",
 }
 OUTWARD = ("left", "right", "up", "down")
 ENDS = ("first_last", "prefix")
-"""Conditions that are measured in the last frame."""
+"""Conditions that are measured by the end of the video."""
 MODELS = {"video": "tiny"}
 SETTINGS = {"prefix": [f"task.prefix_frames=[{SHOWN},{SHOWN}]"]}
 
@@ -92,10 +92,22 @@ def frames_of(path: Path) -> np.ndarray:
 
 def follows(condition: str, video: np.ndarray, clip: np.ndarray, scene: Scene) -> bool:
     """Whether a video does what the condition says, which was made from the clip."""
-    first = len(video) - 1 if condition in ENDS else 0
+    if look_at(video).colour != scene.colour:
+        return False
+    first = {"prefix": SHOWN - 1, "first_last": len(video) - 1}.get(condition, 0)
     found, wanted = (middles(frames[first:]) for frames in (video, clip))
-    near = found is not None and wanted is not None and float(np.abs(found - wanted).sum(1).mean()) < NEAR
-    return near and look_at(video).colour == scene.colour
+    if found is None or wanted is None:
+        return False
+    if condition == "prefix":
+        return goes_on(found[-1] - found[0], wanted[-1] - wanted[0])
+    return float(np.abs(found - wanted).sum(1).mean()) < NEAR
+
+
+def goes_on(moved: np.ndarray, wanted: np.ndarray) -> bool:
+    """Whether a movement has the wanted direction, to 45 degrees, and at least half of the wanted length."""
+    length = np.hypot(*wanted)
+    along = float(moved @ wanted / length)
+    return along > length / 2 and along > np.hypot(*moved) * np.sqrt(0.5)
 
 
 def share(condition: str, run: Path, folder: Path, data: Path, scenes: list[Scene], strength: int) -> float:
