@@ -56,7 +56,8 @@ def test_windows_are_cached_trained_on_and_inspected(in_tmp: Path, capsys) -> No
 
 def test_inspect_shows_the_scores_and_the_clips_near_the_limits(in_tmp: Path) -> None:
     make(in_tmp / "long.mp4", *ENCODERS["h264"])
-    scores = [{"sharpness": 100.0 * index, "exposure": 0.5, "motion": 1.0, "cuts": 0} for index in range(8)]
+    same = {"exposure": 0.5, "motion": 1.0, "cuts": 0}
+    scores = [{"sharpness": 100.0 * index, **same, "text": index / 64} for index in range(8)]
     rows = [{"start": index / 25, "end": (index + 10) / 25, "scores": one} for index, one in enumerate(scores)]
     write_rows(in_tmp, *({"caption": str(index)} | row for index, row in enumerate(rows)))
     settings = ["data=jsonl", f"data.root={in_tmp}", "cache_dir=cache", "mode=inspect", "inspect.clips=1"]
@@ -64,12 +65,16 @@ def test_inspect_shows_the_scores_and_the_clips_near_the_limits(in_tmp: Path) ->
     page = (in_tmp / "outputs" / "inspect" / "index.html").read_text()
     shown = [int(row) for row in re.findall(r">row (\d+): \d00<", page)]
     assert shown == [4, 3, 2, 5, 6, 7], "the nearest first"
-    assert page.count("<rect") == 4 * 40
+    assert page.count("<rect") == 5 * 40
     assert "up to 0<" in page, "cuts have a maximum"
     assert "above 0<" not in page
     assert page.count("from 350") == 1
-    assert prepare([*settings, "filter.sharpness=null"]) == 0
-    assert "from 350" not in (in_tmp / "outputs" / "inspect" / "index.html").read_text()
+    assert "up to 0.05" not in page
+    assert prepare([*settings, "filter.sharpness=null", "filter.text=0.05"]) == 0
+    page = (in_tmp / "outputs" / "inspect" / "index.html").read_text()
+    assert "from 350" not in page
+    assert "up to 0.05" in page
+    assert re.findall(r">row (\d+): 0\.[01]\d*<", page) == ["4", "3", "2", "5", "6", "7"], "text has a maximum"
 
 
 def test_the_whole_way(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ def test_one_measurement_from_random_weights_to_the_page(tmp_path: Path) -> None
 def test_impossible_runs_are_reported_in_one_line(tmp_path: Path) -> None:
     unknown = bench(tmp_path, "6b")
     assert unknown.returncode == 2
-    assert unknown.stdout.startswith("there is no piece 6b; there are tests, 2b, 5b,")
+    assert unknown.stdout.startswith("there is no piece 6b; there are tests, blocks, 2b, 5b,")
     assert unknown.stderr == ""
 
 

@@ -17,7 +17,7 @@ from tests.footage import HEIGHT, RATE, PoolHere, film, rows, scene
 from tests.prepare_command import prepare
 from tests.unit.test_split import SPLIT
 
-LIMITS = Filter(sharpness=10, exposure=[0.08, 0.92], motion=[0.5, 300], cuts=0, duplicates=8, timeout=60)
+LIMITS = Filter(sharpness=10, exposure=[0.08, 0.92], motion=[0.5, 300], cuts=0, text=None, duplicates=8, timeout=60)
 COUNT = 30
 
 

@@ -30,7 +30,7 @@ def _split_is_possible(job: PrepareJob) -> Iterator[Issue]:
     shortest, longest = job.split.seconds
     if shortest > longest:
         yield Issue(f"split.seconds={job.split.seconds}", "the minimum comes first: split.seconds=[2,10]")
-    yield from _needs("mode=split", "scenedetect")
+    yield from _needs("mode=split", "footage", "scenedetect")
 
 
 def _filter_is_possible(job: PrepareJob) -> Iterator[Issue]:
@@ -39,7 +39,9 @@ def _filter_is_possible(job: PrepareJob) -> Iterator[Issue]:
         limits = getattr(job.filter, name)
         if limits and limits[0] > limits[1]:
             yield Issue(f"filter.{name}={limits}", "the minimum comes first")
-    yield from _needs("mode=filter", "scenedetect", "imagehash")
+    yield from _needs("mode=filter", "footage", "scenedetect", "imagehash")
+    if job.filter.text is not None:
+        yield from _needs(f"filter.text={job.filter.text:g}", "footage-text", "rapidocr_onnxruntime")
 
 
 def _takes_a_manifest(job: PrepareJob) -> Iterator[Issue]:
@@ -48,7 +50,7 @@ def _takes_a_manifest(job: PrepareJob) -> Iterator[Issue]:
         yield Issue(f"data={job.data.source}", problem)
 
 
-def _needs(setting: str, *packages: str) -> Iterator[Issue]:
+def _needs(setting: str, extra: str, *packages: str) -> Iterator[Issue]:
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
-        yield Issue(setting, f"needs {' and '.join(missing)}: pip install -e '.[footage]' -c constraints.txt")
+        yield Issue(setting, f"needs {' and '.join(missing)}: pip install -e '.[{extra}]' -c constraints.txt")

@@ -7,7 +7,7 @@ from cogvx_exp.config.schema import Filter
 from cogvx_exp.footage.filter.duplicates import near_duplicates
 from cogvx_exp.footage.manifest import Record
 
-NAMES = ("sharpness", "exposure", "motion", "cuts")
+NAMES = ("sharpness", "exposure", "motion", "cuts", "text")
 
 
 def limits_of(name: str, settings: Filter) -> tuple[float | None, float | None]:
@@ -17,7 +17,7 @@ def limits_of(name: str, settings: Filter) -> tuple[float | None, float | None]:
         return None, None
     if name == "sharpness":
         return value, None
-    if name == "cuts":
+    if name in ("cuts", "text"):
         return None, value
     return value[0], value[1]
 
@@ -29,7 +29,7 @@ def decide(records: list[Record], scores: Mapping[int, dict[str, Any]], settings
 
     Args:
         records: the rows of the manifest.
-        scores: results of `score_clip`, by the index of the row.
+        scores: results of `score_clip`, and of `text_share` if `text` has a limit, by the index of the row.
         settings: the limits.
     """
     reasons = {index: _reason(result, settings) for index, result in scores.items()}
@@ -50,7 +50,7 @@ def excluded_by_hand(record: Record) -> bool:
 
 
 def _decided(record: Record, result: dict[str, Any], reason: str) -> Record:
-    shown = {name: result[name] for name in NAMES}
+    shown = {name: result[name] for name in NAMES if name in result}
     if excluded_by_hand(record):
         return record | {"scores": shown}
     rest = {name: value for name, value in record.items() if name not in ("keep", "reason", "scores")}

@@ -43,8 +43,8 @@ def score_clip(path: str, window: Window, split: Split) -> dict[str, Any]:
     reader = WindowReader(path, window)
     count = len(reader.starts)
     step = max(round(count / reader.duration / PAIRS_PER_SECOND), 1)
-    sampled = set(_spread(count, SAMPLES))
-    firsts = set(_spread(max(count - step, 0), SAMPLES))
+    sampled = set(spread(count, SAMPLES))
+    firsts = set(spread(max(count - step, 0), SAMPLES))
     hashed = [round(share * (count - 1)) for share in HASHED]
     cuts, sharpness, exposure, hashes, small = CutDetector(split, count / reader.duration), [], [], {}, {}
     for index, frame in enumerate(reader.frames(range(count), HEIGHT)):
@@ -96,5 +96,6 @@ def _scaled(frame: np.ndarray, most: int) -> np.ndarray:
     return np.asarray(cv2.resize(frame, (max(round(width * most / height), 1), most), interpolation=cv2.INTER_AREA))
 
 
-def _spread(count: int, wanted: int) -> list[int]:
+def spread(count: int, wanted: int) -> list[int]:
+    """At most `wanted` indices of `count` frames, evenly spaced from the first to the last."""
     return sorted({int(index) for index in np.linspace(0, count - 1, min(count, wanted)).round()}) if count else []

@@ -21,6 +21,9 @@ class Filter(Section):
     Default: [0.5, 300.0]."""
     cuts: NonNegativeInt | None
     """Maximum number of cuts within a clip, found by `split.detector`. Default: 0."""
+    text: float | None = Field(ge=0, le=1)
+    """Maximum share of the picture's area that text covers in one of 8 frames; 0.01 excludes most subtitles. Needs the
+    extra footage-text. Default: null."""
     duplicates: int | None = Field(ge=0, le=11)
     """Maximum number of different bits, of the 192 of three perceptual hashes, at which two clips are near-duplicates;
     the first one is kept. Default: 8."""
