@@ -12,16 +12,13 @@ import torch
 
 from cogvx_exp.config.schema import Task as TaskSettings
 from cogvx_exp.core.randomness import SampleRandomness
-from cogvx_exp.data.control.hiding import masked
+from cogvx_exp.data.control.hiding import FRAMES_PER_LATENT, masked
 from cogvx_exp.data.control.reading import ClipFrames
 from cogvx_exp.data.control.recipes import Recipe, recipe_of
 from cogvx_exp.data.factory_latents import LatentFiles
 from cogvx_exp.diffusion.latents import LatentSpace, padded
 from cogvx_exp.tasks.base import Cached, Tensors
 from cogvx_exp.tasks.conditions import Condition
-
-FRAMES_PER_LATENT = 4
-"""The VAE's temporal compression."""
 
 
 def condition_latents(moments: torch.Tensor, space: LatentSpace) -> torch.Tensor:

@@ -197,24 +197,31 @@ def test_names_of_conditions_are_read_back() -> None:
     assert parse_control("video of x.mp4") == (Recipe("video"), "x.mp4")
 
 
-def test_what_is_hidden_is_black_and_the_rest_is_the_clip() -> None:
-    frames = np.random.default_rng(0).integers(1, 255, (FRAMES, HEIGHT, WIDTH, 3), dtype=np.uint8)
-    ends, start = first_last(frames), prefix(frames, 5)
-    assert (ends[[0, -1]] == frames[[0, -1]]).all()
-    assert not ends[1:-1].any()
+def test_what_is_hidden_is_grey_and_the_rest_is_the_clip() -> None:
+    frames = np.random.default_rng(0).integers(0, 127, (FRAMES, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    start = prefix(frames, 5)
     assert (start[:5] == frames[:5]).all()
-    assert not start[5:].any()
+    assert (start[5:] == 128).all()
     shown = randomly_masked(frames, 3)
-    assert ((shown == frames) | (shown == 0)).all()
-    hidden = (shown == 0).all(-1).mean()
+    assert ((shown == frames) | (shown == 128)).all()
+    hidden = (shown == 128).all(-1).mean()
     assert 0.01 < hidden < 0.9
     assert (randomly_masked(frames, 3) == shown).all()
     assert not (randomly_masked(frames, 4) == shown).all()
     assert not (randomly_masked(frames[::-1], 3)[::-1] == shown).all()
     mask = np.zeros_like(frames)
     mask[:, :10] = 255
-    assert not masked(frames, mask)[:, :10].any()
+    assert (masked(frames, mask)[:, :10] == 128).all()
     assert (masked(frames, mask)[:, 10:] == frames[:, 10:]).all()
+
+
+@pytest.mark.parametrize("count", [1, 5, 9, 17])
+def test_the_last_frame_fills_the_last_latent(count: int) -> None:
+    frames = np.random.default_rng(0).integers(0, 127, (count, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    shown = first_last(frames)
+    assert (shown[0] == frames[0]).all()
+    assert (shown[1:][-4:] == frames[-1]).all()
+    assert (shown[1:-4] == 128).all()
 
 
 REFUSED = {

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.conditions import clip_of, follows
 from cogvx_exp.demo.clips import held_out_scenes, make_demo, prompt_of, training_scenes, with_concept
 from cogvx_exp.demo.measure import look_at
 from cogvx_exp.demo.scenes import SHAPES, Scene, all_scenes, draw_scene, varied
@@ -50,3 +51,14 @@ def test_the_demo_has_each_scene_with_the_concept_and_without(tmp_path: Path, co
     scenes = training_scenes()[:3]
     assert prompts[1::2] == [scene.caption for scene in scenes]
     assert prompts[::2] == [prompt_of(with_concept(scene, concept)) for scene in scenes]
+
+
+@pytest.mark.parametrize("condition", ["first_last", "prefix"])
+def test_the_end_of_a_benchmark_clip_does_not_follow_from_its_first_frame(condition: str) -> None:
+    scene = Scene("red", "circle", "left", "black", drift=0.1)
+    clips = [clip_of(condition, scene, number) for number in range(4)]
+    for number, clip in enumerate(clips):
+        assert (clip[0] == clips[0][0]).all()
+        assert [follows(condition, clip, other, scene) for other in clips] == [number == other for other in range(4)]
+    still = np.concatenate([clips[0][:5], np.repeat(clips[0][4:5], 4, axis=0)])
+    assert not follows(condition, still, clips[0], scene), "stops after the frames given"

@@ -1,31 +1,42 @@
-"""Conditions that hide a part of the clip: hidden pixels are black, as in CogVideoX-Fun's inpainting."""
+"""Conditions that hide a part of the clip: hidden pixels are mid-grey, zero for the VAE.
+
+Without a mask beside it, a black frame would look the same hidden or shown, and the VAE blurs a jump from black more.
+"""
 
 import zlib
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+FRAMES_PER_LATENT = 4
+"""The VAE's temporal compression."""
+HIDDEN = 128
+"""Value of hidden pixels."""
 BOXES, STROKES = 3, 3
 """At most as many boxes and strokes per mask."""
 
 
 def first_last(frames: np.ndarray) -> np.ndarray:
-    """Only the first and the last frame."""
-    shown = np.zeros_like(frames)
-    shown[0], shown[-1] = frames[0], frames[-1]
+    """Only the first and the last frame, which is held for the frames of the last latent.
+
+    The VAE compresses four frames into a latent: of a frame shown alone among hidden ones, little would remain.
+    """
+    shown = np.full_like(frames, HIDDEN)
+    shown[-FRAMES_PER_LATENT:] = frames[-1]
+    shown[0] = frames[0]
     return shown
 
 
 def prefix(frames: np.ndarray, count: int) -> np.ndarray:
     """Only the first `count` frames."""
-    shown = np.zeros_like(frames)
+    shown = np.full_like(frames, HIDDEN)
     shown[:count] = frames[:count]
     return shown
 
 
 def masked(frames: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The frames without what is white in the mask video, uint8, of the same shape."""
-    return np.where(mask > 127, 0, frames).astype(np.uint8)
+    return np.where(mask > 127, HIDDEN, frames).astype(np.uint8)
 
 
 def randomly_masked(frames: np.ndarray, number: int) -> np.ndarray:
@@ -53,5 +64,5 @@ def randomly_masked(frames: np.ndarray, number: int) -> np.ndarray:
         for (points, thickness), moved in zip(strokes, shift[len(boxes) :], strict=True):
             path = [tuple(point) for point in (points + moved) * size]
             draw.line(path, fill=1, width=max(round(thickness * height), 1), joint="curve")
-        shown[index][np.asarray(image)] = 0
+        shown[index][np.asarray(image)] = HIDDEN
     return shown
