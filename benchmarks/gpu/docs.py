@@ -53,7 +53,8 @@ def write_docs(results: Results, folder: Path, *, simulated: bool = False) -> li
     writers = (lambda page, results: _page(results), with_measured_cells, with_ratios)
     pages = [folder / name for name in MEASURED_PAGES]
     for page, write in zip(pages, writers, strict=True):
-        page.write_text(write(page.read_text(encoding="utf-8"), found), encoding="utf-8")
+        old = page.read_text(encoding="utf-8") if page.exists() else ""
+        page.write_text(write(old, found), encoding="utf-8")
     return pages
 
 

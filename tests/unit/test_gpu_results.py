@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu.docs import with_measured_cells, write_docs
+from benchmarks.gpu.blocks import key_of
+from benchmarks.gpu.docs import CHECKPOINTED, RATIOS, with_measured_cells, write_docs
 from benchmarks.gpu.results import FAILED, MEASURED, NO_MEMORY, UNFINISHED, Results
 from benchmarks.gpu.runner import Session, measure
 from benchmarks.gpu.table import MINUTES, all_measurements, settings_key, simulated
@@ -22,6 +23,12 @@ PAGE = """\
 | other | table |
 | --- | --- |
 | `model=5b method=lora` | stays |
+"""
+SPEED_PAGE = """\
+| setting | predicted | GPU |
+|---|---|---|
+| `memory.activations=keep` | 0.7 | |
+| `memory.ff_chunks=4` | 1.04 | |
 """
 
 
@@ -55,6 +62,7 @@ def test_measured_cells_are_filled_and_all_others_stay() -> None:
 
 def test_pages_say_what_was_measured_where_and_nothing_of_dry_runs(tmp_path: Path) -> None:
     (tmp_path / "memory.md").write_text(PAGE)
+    (tmp_path / "speed.md").write_text(SPEED_PAGE)
     results, row = Results(tmp_path), all_measurements()[0]
     packages = {"torch": "2.11.0"}
     machine = {"device": "GPU X", "gpus": 1, "gpu_gib": 80, "driver": "580", "cuda": "13.0", "python": "3.12"}
@@ -64,7 +72,11 @@ def test_pages_say_what_was_measured_where_and_nothing_of_dry_runs(tmp_path: Pat
     failed = "tests/integration/test_gpu.py::test_x[a|b]"
     results.add({"key": failed, "piece": "tests", "status": "failed", "error": "AssertionError: a | b"})
     results.add({"key": "other", "piece": "tests", "status": "passed"})
+    for number, settings in enumerate((CHECKPOINTED, RATIOS["memory.activations=keep"]), 1):
+        times = {"step_ms": 80.0 / number, "forward_ms": 9.0, "tflops": 100.0, "allocated": 3.0}
+        results.add({"key": key_of(settings), "piece": "blocks", "status": MEASURED, **times})
     write_docs(results, tmp_path)
+    assert (tmp_path / "speed.md").read_text() == SPEED_PAGE.replace("| 0.7 | |", "| 0.7 | 0.50 |")
     page = (tmp_path / "measured.md").read_text()
     assert f"| `{row.settings}` | 1.23 | 41.0 % | 5.50 |" in page
     assert "1 x GPU X, 80 GiB, driver 580, CUDA 13.0; 16 cores" in page
