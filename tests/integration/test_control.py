@@ -1,9 +1,6 @@
-"""Condition videos: what the transformer is fed, what is cached, trained and exported."""
+"""Condition videos: what the transformer is fed, and what is cached."""
 
 import json
-import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +11,6 @@ import pytest
 import torch
 from diffusers import CogVideoXFunControlPipeline
 from PIL import Image
-from safetensors.torch import load_file
 
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.control.hiding import first_last, prefix, randomly_masked
@@ -30,27 +26,20 @@ from cogvx_exp.distributed.process_group import ProcessGroup
 from cogvx_exp.estimate.trace.fake_models import fake_transformer
 from cogvx_exp.estimate.trace.training_step import step_bytes
 from cogvx_exp.evaluation.conditioned import encode_condition
-from cogvx_exp.evaluation.sampling import Sampler, VideoRequest, control_of
-from cogvx_exp.latents.captions import load_embeds, prepare_captions
-from cogvx_exp.latents.context import PipelineContext
 from cogvx_exp.loading.condition import with_condition
 from cogvx_exp.loading.sampler import SampleIndex
 from cogvx_exp.loading.samples import TrainingSamples
-from cogvx_exp.media.video import open_video, write_video
+from cogvx_exp.media.video import write_video
 from cogvx_exp.model.adapt import trainable_parameters
 from cogvx_exp.model.device import choose_compute
-from cogvx_exp.model.load import load_scheduler, load_trained, load_transformer, load_vae, pipeline_folder
+from cogvx_exp.model.load import load_scheduler, load_transformer, load_vae, pipeline_folder
 from cogvx_exp.runs.metrics import read_metrics
-from cogvx_exp.runs.run_folder import LORA_FILE, PATCH_FILE, RunFolder, read_job
-from cogvx_exp.tasks.base import build_task
 from cogvx_exp.training.run import accelerator_for
 from cogvx_exp.training.setup import PreparedData, Training, build_training, prepare_data
-from tests.conftest import extended
 from tests.control_data import write_dataset
-from tests.entry import generate
 from tests.entry import train as main
 from tests.golden.update import IMAGE_FILE, IMAGE_RUN
-from tests.integration.test_matrix import SHORT, some_inputs
+from tests.integration.test_matrix import some_inputs
 from tests.integration.test_parity import CapturedError
 
 WEIGHT = "patch_embed.proj.weight"
@@ -59,17 +48,6 @@ WEIGHT = "patch_embed.proj.weight"
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("control"))
-
-
-@pytest.fixture
-def train(root: Path, shared_cache: Path, tmp_path: Path):
-    def run(name: str, *settings: str) -> RunFolder:
-        given = [f"run_dir={tmp_path / name}", f"cache_dir={shared_cache}", "task=control", "data=files"]
-        short = [text for text in SHORT if "validation=none" not in settings or not text.startswith("validation.")]
-        assert main([*given, f"data.root={root}", *short, *settings]) == 0
-        return RunFolder(tmp_path / name)
-
-    return run
 
 
 def prepare(make_job, tmp_path: Path, root: Path, *settings: str) -> tuple[Any, PreparedData, Training]:
@@ -227,95 +205,6 @@ def test_only_conditions_are_encoded_again_when_their_recipe_changes(
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")} == after
 
 
-@pytest.mark.parametrize("method", ["lora", extended("dora"), "sft"])
-def test_a_widened_patch_embedding_is_trained_saved_and_resumed(method: str, train) -> None:
-    settings = ["model=tiny-5b", f"method={method}", "data.holdout=1", "ema_decay=0.9", "optim.lr=1e-2"]
-    run = train("run", *settings)
-    weights = load_file(run.checkpoint(4) / "trainable.safetensors")
-    channels = weights[WEIGHT].shape[1] // 2
-    assert weights[WEIGHT][:, channels:].abs().max() > 1e-3
-    exported = run.export / ("transformer/diffusion_pytorch_model.safetensors" if method == "sft" else PATCH_FILE)
-    assert load_file(exported)[WEIGHT].shape == weights[WEIGHT].shape
-    straight = read_metrics(run.metrics)
-    train("run", *settings, f"resume={run.checkpoint(2)}")
-    assert [line["loss"] for line in read_metrics(run.metrics)] == [line["loss"] for line in straight]
-    resumed = load_file(run.checkpoint(4) / "trainable.safetensors")
-    assert all(torch.equal(resumed[name], weights[name]) for name in weights)
-
-
-STOCK = """
-import sys, json, torch, numpy as np
-from PIL import Image
-from diffusers import CogVideoXDDIMScheduler, CogVideoXFunControlPipeline, CogVideoXTransformer3DModel
-from safetensors.torch import load_file
-base, export, merged, out = sys.argv[1:]
-frames = [Image.fromarray(frame) for frame in np.load(out + "/control.npy")]
-given = {"control_video": frames, "height": 32, "width": 48, "num_inference_steps": 3, "output_type": "np"}
-given |= {"prompt": "box 1", "max_sequence_length": 226}
-
-def sample(transformer):
-    pipe = CogVideoXFunControlPipeline.from_pretrained(base, transformer=transformer)
-    pipe.scheduler = CogVideoXDDIMScheduler.from_config(pipe.scheduler.config)
-    if transformer is not whole:
-        pipe.load_lora_weights(export)
-    return pipe(**given, generator=torch.Generator().manual_seed(5)).frames[0]
-
-whole = CogVideoXTransformer3DModel.from_pretrained(merged)
-wide = {"in_channels": whole.config.in_channels, "ignore_mismatched_sizes": True, "low_cpu_mem_usage": False}
-transformer = CogVideoXTransformer3DModel.from_pretrained(base, subfolder="transformer", **wide)
-transformer.load_state_dict(load_file(export + "/patch_embed.safetensors"), strict=False)
-np.save(out + "/lora.npy", sample(transformer))
-np.save(out + "/whole.npy", sample(whole))
-"""
-
-
-def test_diffusers_alone_samples_from_the_export(train, make_job, tmp_path: Path) -> None:
-    """The recipe of the documentation, and the merged transformer, in a process without this project."""
-    run = train("run", "model=tiny-5b", "optim.lr=1e-2", "export.merge=true", "validation=none")
-    job = read_job(run.path)
-    base, compute = pipeline_folder(job.model, job.cache_dir), choose_compute("cpu", job.model)
-    request = VideoRequest("box 1", "", 5, 9, 32, 48, 8, 3, 6.0, False, control=str(job.data.root) + "/controls/1.mp4")
-    np.save(tmp_path / "control.npy", control_of(request))
-    command = [sys.executable, "-c", STOCK, str(base), str(run.export), str(run.export / "transformer"), str(tmp_path)]
-    subprocess.run(command, check=True, capture_output=True)
-    theirs, merged = (np.load(tmp_path / f"{name}.npy") for name in ("lora", "whole"))
-
-    transformer = load_trained(load_transformer(base, compute), run.export / LORA_FILE, compute)
-    texts = [request.prompt, request.negative_prompt]
-    context = PipelineContext(base, compute, job.memory, job.cache_dir, build_task(job.task))
-    embeds = dict(zip(texts, load_embeds(texts, prepare_captions(texts, context), context.cache), strict=True))
-    vae, scheduler = load_vae(base, compute, job.memory), load_scheduler(base, "ddim")
-    ours = Sampler(transformer.eval(), vae, scheduler, embeds, compute, controlled=True).sample(request) / 255
-    assert np.abs(ours - theirs).max() < 0.02
-    assert np.abs(merged - theirs).max() < 0.02
-    other = replace(request, control=str(job.data.root) + "/controls/3.mp4")
-    moved = Sampler(transformer.eval(), vae, scheduler, embeds, compute, controlled=True).sample(other) / 255
-    assert np.abs(moved - ours).max() > 0.05
-
-
-def test_training_starts_from_the_patch_embedding_of_another_run(
-    train, tmp_path: Path, shared_cache: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    settings = ["model=tiny-5b", "validation=none", "steps=1", "data.control=gray"]
-    first = train("first", *settings, "optim.lr=1e-2")
-    start = f"method.init_from={first.path}"
-    second = train("second", *settings, start, "optim.lr=0")
-    assert torch.equal(*(load_file(run.export / PATCH_FILE)[WEIGHT] for run in (first, second)))
-    capsys.readouterr()
-    assert main([f"run_dir={tmp_path / 'other'}", f"cache_dir={shared_cache}", "validation=none", start]) == 2
-    assert "was trained with a condition, but this run has none" in capsys.readouterr().err
-
-
-def test_the_model_card_has_the_recipe(train) -> None:
-    run = train("run", "model=tiny-5b", "validation=none", "hub.dry_run=true", "steps=2")
-    card = (run.path / "hub/README.md").read_text()
-    assert (run.path / "hub" / PATCH_FILE).is_file()
-    assert 'wide = {"in_channels": 8, "ignore_mismatched_sizes": True' in card
-    assert "CogVideoXDDIMScheduler.from_config" in card
-    code = card.split("```python")[1].split("```")[0]
-    compile(code, "card", "exec")
-
-
 def test_encoded_datasets_have_condition_latents(make_job, tmp_path: Path) -> None:
     root = tmp_path / "latents"
     moments = torch.randn(2, 8, 3, 4, 6, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
@@ -389,72 +278,6 @@ def test_masks_come_from_files(make_job, tmp_path: Path) -> None:
     expected = encode_condition(frames, vae, training.transformer.config)
     batch = with_condition(collate([training.samples[SampleIndex(7, 0)]]), data.context, None)
     torch.testing.assert_close(batch.condition, expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    "settings", [["task.condition=prefix"], extended(["data.control=blur"]), extended([])], ids=" ".join
-)
-def test_encoding_in_the_loop_gives_the_same_losses(settings: list[str], train) -> None:
-    both = [
-        train(f"{encode}", "model=tiny-5b", "validation=none", f"data.encode={encode}", *settings).metrics
-        for encode in ("cache", "online")
-    ]
-    cached, online = ([line["loss"] for line in read_metrics(path)] for path in both)
-    assert online == pytest.approx(cached, rel=1e-4)
-
-
-def test_generate_samples_with_conditions(
-    train, tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = train("run", "model=tiny-5b", "optim.lr=1e-2", "data.control=gray", "validation.every=null")
-    shown = sorted(run.conditions.glob("*.mp4"))
-    assert [path.name for path in shown] == ["00-box-0.mp4"]
-    assert (run.path / "videos.png").is_file()
-    assert '"condition": "../conditions/00-box-0.mp4"' in (run.path / "report/data.js").read_text()
-    clip = root / "videos/2.mp4"
-    settings = [f"generate.adapter={run.path}", "generate.prompts=[box 2]", "generate.num_inference_steps=2"]
-    out = tmp_path / "out"
-    assert (
-        generate([*settings, f"generate.controls={clip}", f"generate.output_dir={out}", "generate.compare=true"]) == 0
-    )
-    (video,) = out.glob("*.mp4")
-    told = json.loads(video.with_suffix(".json").read_text())
-    assert told["control"] == f"gray of {clip}"
-    frames = np.stack(list(open_video(str(video)).frames(range(9)))).astype(float)
-    condition, base, trained = np.split(frames[:, -32:], 3, axis=2)
-    assert np.abs(condition - condition.mean(-1, keepdims=True)).mean() < 4, "grey"
-    assert np.abs(base - trained).mean() > 1
-    again = tmp_path / "again"
-    assert generate([f"generate.replay={video.with_suffix('.json')}", f"generate.output_dir={again}"]) == 0
-    assert (again / video.name).read_bytes() == video.read_bytes()
-    capsys.readouterr()
-    assert generate(settings) == 2
-    assert "needs one control video per prompt (1), but generate.controls has 0" in capsys.readouterr().err
-    export = shutil.copytree(run.export, tmp_path / "export")
-    (export / PATCH_FILE).unlink()
-    given = [f"generate.adapter={export}", "model=tiny-5b", f"generate.controls={clip}", "generate.prompts=[box]"]
-    assert generate(given) == 2
-    assert "was trained for task=control with 8 input channels, but this model has 4" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        ["model=tiny-5b", "distributed=fsdp", "distributed.processes=2"],
-        ["model=tiny-5b", "memory.stream_blocks=true", "memory.activations=offload"],
-        extended(["model=tiny-5b", "distributed=ddp", "distributed.processes=2"]),
-        extended(["model=tiny-5b", "quant=int8"]),
-        ["model=tiny-2b", "method=loha", "task.condition=first"],
-        extended(["model=tiny-1.5", "method=lokr", "task.condition=mask"]),
-        extended(["model=tiny-5b", "distributed=fsdp", "distributed.processes=2", "method=sft"]),
-    ],
-    ids=" ".join,
-)
-def test_the_widened_model_works_with_the_other_groups(settings: list[str], train) -> None:
-    run = train("run", *settings, "optim.lr=1e-2", "data.holdout=1", "data.caption_dropout=0")
-    weights = load_file(run.checkpoint(4) / "trainable.safetensors")[WEIGHT]
-    assert weights[:, weights.shape[1] // 2 :].abs().max() > 1e-3
-    assert len(list(run.path.glob("validation/*/*.mp4"))) == 2
 
 
 def test_memory_is_predicted_for_the_widened_model(make_job, tmp_path: Path, root: Path) -> None:
