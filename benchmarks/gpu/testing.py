@@ -19,7 +19,7 @@ from benchmarks.gpu.results import FAILED, Result, Results
 from benchmarks.gpu.runner import END, LONGEST_TEXT, Session
 from benchmarks.gpu.table import TESTS
 
-FILES = ("tests/integration/test_gpu.py", "tests/integration/test_gpu_kernels.py")
+FILES = tuple(f"tests/integration/test_{name}.py" for name in ("gpu", "gpu_kernels", "gpu_captions"))
 ASKED = "COGVX_GPU_TESTS"
 """Variable of the environment with what the plugin has to know, as JSON."""
 PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")

@@ -190,21 +190,6 @@ def test_a_widened_model_starts_as_its_base(make_job) -> None:
         torch.testing.assert_close(found, expected)
 
 
-def test_only_conditions_are_encoded_again_when_their_recipe_changes(
-    train, make_job, tmp_path: Path, root: Path
-) -> None:
-    settings = ["model=tiny-5b", "steps=2", "validation=none", f"cache_dir={tmp_path}/cache"]
-    train("first", *settings)
-    folder = tmp_path / "cache/encoded"
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
-    train("again", *settings, "data.control=gray")
-    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
-    assert {path: after[path] for path in before} == before
-    assert len(after) == len(before) + 4
-    train("same", *settings, "data.control=gray")
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")} == after
-
-
 def test_encoded_datasets_have_condition_latents(make_job, tmp_path: Path) -> None:
     root = tmp_path / "latents"
     moments = torch.randn(2, 8, 3, 4, 6, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)

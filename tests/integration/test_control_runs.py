@@ -199,3 +199,18 @@ def test_the_widened_model_works_with_the_other_groups(settings: list[str], trai
     weights = load_file(run.checkpoint(4) / "trainable.safetensors")[WEIGHT]
     assert weights[:, weights.shape[1] // 2 :].abs().max() > 1e-3
     assert len(list(run.path.glob("validation/*/*.mp4"))) == 2
+
+
+def test_only_conditions_are_encoded_again_when_their_recipe_changes(
+    train, make_job, tmp_path: Path, root: Path
+) -> None:
+    settings = ["model=tiny-5b", "steps=2", "validation=none", f"cache_dir={tmp_path}/cache"]
+    train("first", *settings)
+    folder = tmp_path / "cache/encoded"
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+    train("again", *settings, "data.control=gray")
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+    assert {path: after[path] for path in before} == before
+    assert len(after) == len(before) + 4
+    train("same", *settings, "data.control=gray")
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")} == after
