@@ -40,7 +40,7 @@ from tests.control_data import write_dataset
 from tests.entry import train as main
 from tests.golden.update import IMAGE_FILE, IMAGE_RUN
 from tests.integration.test_matrix import some_inputs
-from tests.integration.test_parity import CapturedError
+from tests.pipeline_inputs import inputs_at
 
 WEIGHT = "patch_embed.proj.weight"
 
@@ -82,34 +82,18 @@ def fed_by_the_pipeline(job, data, training, batch, noisy, frames, monkeypatch) 
         transformer=training.transformer.eval(),
         scheduler=scheduler,
     )
-    captured: dict[str, Any] = {}
-
-    def capture(**arguments: Any) -> None:
-        captured.update(arguments)
-        raise CapturedError
-
-    monkeypatch.setattr(training.transformer, "forward", capture)
-    scheduler.set_timesteps(1000)
-    first = [int(step) for step in scheduler.timesteps].index(int(batch.timesteps[0]))
-    original = scheduler.set_timesteps
-
-    def only_from_there(*arguments: Any, **keywords: Any) -> None:
-        original(*arguments, **keywords)
-        scheduler.timesteps = scheduler.timesteps[first:]
-
-    monkeypatch.setattr(scheduler, "set_timesteps", only_from_there)
     height, width = frames.shape[1:3]
-    with pytest.raises(CapturedError):
-        pipeline(
-            control_video=[Image.fromarray(frame) for frame in frames],
-            prompt_embeds=batch.prompt_embeds,
-            guidance_scale=1.0,
-            latents=noisy,
-            height=height,
-            width=width,
-            num_inference_steps=1000,
-        )
-    return captured
+    return inputs_at(
+        pipeline,
+        int(batch.timesteps[0]),
+        monkeypatch,
+        control_video=[Image.fromarray(frame) for frame in frames],
+        prompt_embeds=batch.prompt_embeds,
+        guidance_scale=1.0,
+        latents=noisy,
+        height=height,
+        width=width,
+    )
 
 
 @pytest.mark.parametrize("size", [("32", "48"), ("48", "64")], ids=["native", "other"])

@@ -22,6 +22,7 @@ from cogvx_exp.model.device import choose_compute
 from cogvx_exp.model.load import load_scheduler, load_vae
 from cogvx_exp.training.run import accelerator_for
 from cogvx_exp.training.setup import Training, build_training, prepare_data
+from tests.pipeline_inputs import inputs_at
 
 SHAPES = {
     "tiny-5b": "t2v",
@@ -34,10 +35,6 @@ NATIVE = ("32", "48")
 OTHER = ("48", "64")
 SMALLER = ("32", "32")
 """For 1.5: beyond its native size, and in portrait, the pipeline of diffusers 0.42 itself fails."""
-
-
-class CapturedError(Exception):
-    """Ends the pipeline when the transformer is called."""
 
 
 def prepare(make_job, tmp_path: Path, model: str, size: tuple[str, str]):
@@ -68,13 +65,6 @@ def pipeline_inputs(
     pipeline = kind(
         tokenizer=None, text_encoder=None, vae=vae, transformer=training.transformer.eval(), scheduler=scheduler
     )
-    captured: dict[str, Any] = {}
-
-    def capture(**arguments: Any) -> None:
-        captured.update(arguments)
-        raise CapturedError
-
-    monkeypatch.setattr(training.transformer, "forward", capture)
     settings = {"prompt_embeds": batch.prompt_embeds, "guidance_scale": 1.0, "latents": noisy}
     if SHAPES[job.model.name] == "i2v":
         # The pipeline takes an image of [0, 1] and draws its latent: give it ours, and no spread.
@@ -84,25 +74,8 @@ def pipeline_inputs(
             lambda output, generator: output.latent_dist.mean,
         )
     height, width = map(int, size)
-    # With as many steps as training has timesteps, every timestep is one of the sampler's.
-    scheduler.set_timesteps(1000)
-    first = [int(step) for step in scheduler.timesteps].index(int(batch.timesteps[0]))
-    original = scheduler.set_timesteps
-
-    def only_from_there(*arguments: Any, **keywords: Any) -> None:
-        original(*arguments, **keywords)
-        scheduler.timesteps = scheduler.timesteps[first:]
-
-    monkeypatch.setattr(scheduler, "set_timesteps", only_from_there)
-    with pytest.raises(CapturedError), torch.no_grad():
-        pipeline(
-            **settings,
-            height=height,
-            width=width,
-            num_frames=job.validation.num_frames,
-            num_inference_steps=1000,
-        )
-    return captured
+    settings |= {"height": height, "width": width, "num_frames": job.validation.num_frames}
+    return inputs_at(pipeline, int(batch.timesteps[0]), monkeypatch, **settings)
 
 
 @pytest.mark.parametrize("size", [NATIVE, OTHER], ids=["native", "other"])

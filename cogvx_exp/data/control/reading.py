@@ -14,7 +14,7 @@ from cogvx_exp.data.frames import FrameChoice, nearest
 from cogvx_exp.data.index.examine import stamp_of_video
 from cogvx_exp.data.resize import ResizeSpec, fit_frame
 from cogvx_exp.media.errors import REENCODE
-from cogvx_exp.media.video import ClipError, VideoInfo, open_video
+from cogvx_exp.media.video import ClipError, VideoInfo, open_video, probe_video
 from cogvx_exp.media.window import Window
 
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
@@ -58,9 +58,7 @@ def probe_control(path: str) -> VideoInfo:
         ClipError: it cannot be read.
     """
     if not is_image(path):
-        reader = open_video(path)
-        count = len(reader.starts)
-        return VideoInfo(count, *reader.size, count / reader.duration, reader.duration, reader.decoder)
+        return probe_video(path)
     height, width = _image(path).shape[:2]
     return VideoInfo(1, height, width, 0.0, 0.0, STILL)
 
