@@ -15,6 +15,8 @@ MOVED = 0.12
 """Minimum movement of a shape, in frame heights or widths."""
 TEMPLATE = 16
 """Side length in pixels of the templates that masks are compared with."""
+EDGES = 0.05
+"""Fraction of a frame's pixels that counts as its edges."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,15 @@ def middles(frames: np.ndarray) -> np.ndarray | None:
         return None
     height, width = masks[0].shape
     return np.array([np.argwhere(mask).mean(axis=0)[::-1] / (width, height) for mask in masks])
+
+
+def sharpness(frames: np.ndarray) -> float:
+    """Mean step between neighbouring pixels at the edges, 0 to 1; blurred edges are spread over several pixels."""
+    pixels = frames.astype(float) / 255
+    across = np.abs(np.diff(pixels, axis=1))[:, :, :-1]
+    along = np.abs(np.diff(pixels, axis=2))[:, :-1]
+    steps = np.sort(np.maximum(across, along).max(axis=-1).reshape(len(frames), -1), axis=1)
+    return float(steps[:, -max(round(EDGES * steps.shape[1]), 1) :].mean())
 
 
 def _shape_mask(frame: np.ndarray) -> np.ndarray:

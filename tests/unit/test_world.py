@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageFilter
 
 from benchmarks.conditions import clip_of, follows
-from cogvx_exp.demo.clips import held_out_scenes, make_demo, prompt_of, training_scenes, with_concept
-from cogvx_exp.demo.measure import look_at
+from cogvx_exp.demo.clips import FPS, held_out_scenes, make_demo, prompt_of, training_scenes, with_concept
+from cogvx_exp.demo.measure import look_at, sharpness
 from cogvx_exp.demo.scenes import SHAPES, Scene, all_scenes, draw_scene, varied
+from cogvx_exp.media.video import write_video
+from cogvx_exp.tiny_model.check import VAE, confusion, reconstructed
 
 
 def test_every_part_of_a_scene_is_seen() -> None:
@@ -34,6 +37,31 @@ def test_nothing_is_seen_in_noise_or_in_a_still_picture() -> None:
     still = np.repeat(draw_scene(Scene("red", "circle", "left", "black"), 9, 32, 32)[:1], 9, axis=0)
     assert look_at(still).direction is None
     assert look_at(np.zeros((9, 32, 32, 3), dtype=np.uint8)).colour is None
+
+
+def blurred(frames: np.ndarray, radius: float) -> np.ndarray:
+    return np.stack([np.asarray(Image.fromarray(frame).filter(ImageFilter.GaussianBlur(radius))) for frame in frames])
+
+
+@pytest.mark.parametrize("scene", held_out_scenes()[:3], ids=lambda scene: scene.caption)
+def test_sharpness_falls_with_blur(scene: Scene) -> None:
+    clip = draw_scene(scene, 9, 32, 32)
+    values = [sharpness(blurred(clip, radius)) for radius in (0, 0.5, 1, 2)]
+    assert values == sorted(values, reverse=True)
+    assert values[3] < 0.6 * values[0]
+    assert 0.5 * values[0] < sharpness(reconstructed([scene], VAE)[0]) < 1.1 * values[0]
+
+
+def test_the_confusion_table_counts_what_was_asked_for_and_drawn(tmp_path: Path) -> None:
+    asked = [replace(held_out_scenes()[0], shape=shape) for shape in ("circle", "circle", "square", "square")]
+    for number, (scene, drawn) in enumerate(zip(asked, ("circle", "square", "square", None), strict=True)):
+        frames = draw_scene(replace(scene, shape=drawn or "circle", radius=0.3 if drawn else 0.0), 9, 32, 32)
+        write_video(tmp_path / f"{number:02d}.mp4", frames, FPS)
+    none = {"circle": 0, "square": 0, "triangle": 0, "cross": 0, "none": 0}
+    assert confusion(asked, tmp_path) == {
+        "circle": {**none, "circle": 1, "square": 1},
+        "square": {**none, "square": 1, "none": 1},
+    }
 
 
 def test_what_is_asked_for_in_the_check_was_not_trained_on() -> None:
