@@ -148,7 +148,13 @@ def main() -> None:
         held_out = write_clips(folder / "unseen", unseen, condition)
         if not (run / "summary.json").exists():
             settings = [f"model={model}", "task=control", f"task.condition={condition}", *SETTINGS.get(condition, [])]
-            settings += ["data=files", f"data.root={data}", f"steps={arguments.steps}", "validation=none"]
+            settings += [
+                "data=files",
+                f"data.root={data}",
+                f"steps={arguments.steps}",
+                "batch_size=8",
+                "validation=none",
+            ]
             call("cogvx_exp.train", *settings, f"run_dir={run}", "resume=auto", "data.workers=0")
         shares = [share(condition, run, folder, held_out, unseen, strength) for strength in (1, 0)]
         cells = [f"`{condition}`", f"`{model}`", MEASURED[condition], arguments.steps, arguments.prompts]

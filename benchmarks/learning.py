@@ -42,9 +42,9 @@ ROWS = {
     "compile=blocks": "compile=blocks",
     "model.dtype=bfloat16": "model.dtype=bfloat16",
     "memory.activations=checkpoint": "memory.activations=checkpoint",
-    "distributed=ddp, 2 processes": "distributed=ddp distributed.processes=2 batch_size=4",
-    "distributed=zero2, 2 processes": "distributed=zero2 distributed.processes=2 batch_size=4",
-    "distributed=fsdp, 2 processes": "distributed=fsdp distributed.processes=2 batch_size=4",
+    "distributed=ddp, 2 processes": "distributed=ddp distributed.processes=2 batch_size=2",
+    "distributed=zero2, 2 processes": "distributed=zero2 distributed.processes=2 batch_size=2",
+    "distributed=fsdp, 2 processes": "distributed=fsdp distributed.processes=2 batch_size=2",
     "data.concept=cross": "data.concept=cross",
     "data.concept=cross steps=1500": "data.concept=cross steps=1500",
     "data.concept=diagonally": "data.concept=diagonally",
@@ -55,7 +55,7 @@ HEADER = """\
 # What a setting learns
 
 Written by `python benchmarks/learning.py` on {cores} CPU cores. Each row teaches the tiny model a concept from 20 clips that
-show it and 20 ordinary ones ({steps} steps of 8 clips, otherwise default settings), then samples {prompts} prompts that neither the
+show it and 20 ordinary ones ({steps} steps of 4 clips, otherwise default settings), then samples {prompts} prompts that neither the
 base model nor the run has seen, with and without the concept, and classifies the pixels of the videos
 (`cogvx_exp/demo/measure.py`). A setting that silently breaks learning shows up here. In the row `i2v` the start image already shows the style. Seconds per step include compiling (`compile=blocks`).
 

@@ -14,6 +14,8 @@ COLOURS = {
     "blue": (50, 80, 230),
     "yellow": (240, 210, 50),
     "purple": (160, 50, 200),
+    "cyan": (40, 200, 220),
+    "pink": (240, 110, 180),
 }
 WHITE = (255, 255, 255)
 """Colour of a silhouette, which is no colour of a scene."""
@@ -26,7 +28,7 @@ PAPER, INK = (235, 235, 235), (15, 15, 15)
 """Paper and ink of the style `sketch`, whatever colours the caption names."""
 STROKE = 0.1
 """Line width of a sketch, in frame heights."""
-TRAVEL = 0.5
+TRAVEL = 0.36
 """Distance a shape moves during a clip, in frame heights and widths."""
 SUPERSAMPLING = 4
 """Factor by which frames are rendered larger and then reduced, for smooth edges."""
@@ -41,7 +43,7 @@ class Scene:
     direction: str
     background: str
     style: str = "plain"
-    radius: float = 0.24
+    radius: float = 0.3
     """Half the size of the shape, in frame heights."""
     drift: float = 0.0
     """Offset of the path from the centre, in frame heights or widths."""
@@ -64,7 +66,7 @@ def all_scenes() -> list[Scene]:
 
 def varied(scene: Scene, chance: random.Random) -> Scene:
     """The scene with a random size and path."""
-    return replace(scene, radius=chance.uniform(0.2, 0.28), drift=chance.uniform(-0.12, 0.12))
+    return replace(scene, radius=chance.uniform(0.27, 0.33), drift=chance.uniform(-0.1, 0.1))
 
 
 def draw_scene(scene: Scene, num_frames: int, height: int, width: int) -> np.ndarray:

@@ -1,4 +1,8 @@
-"""Trains the tiny models from scratch with this program."""
+"""Trains the tiny models from scratch with this program.
+
+The bundled weights had a shorter training on the same scenes: 1,500 steps on single frames, 2,000 on clips, and 600 as
+an image-to-video model.
+"""
 
 import random
 import shutil
@@ -17,24 +21,24 @@ from cogvx_exp.config.schema import Model, TrainJob
 from cogvx_exp.config.typed import typed
 from cogvx_exp.core.files import read_json, whole_folder, write_json
 from cogvx_exp.demo.clips import held_out_scenes, training_scenes, write_clips
-from cogvx_exp.demo.scenes import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, varied
+from cogvx_exp.demo.scenes import BACKGROUNDS, DIRECTIONS, SHAPES, varied
 from cogvx_exp.model.build import build_pipeline, build_transformer, vae_arguments
 from cogvx_exp.model.source import put_together
 from cogvx_exp.tiny_model.check import check
 from cogvx_exp.tiny_model.train_vae import PHASES, train_vae
 
-CLIPS = 1500
+CLIPS = 2000
 SIZE = (9, 64, 64)
 """Frames, height and width of the clips; they are resized to half of it."""
-BATCH = 32
+BATCH = 16
 WORDS = [
     *("a", "an", "the", "on", "in", "of", "and", "is", "moving", "background", "video", "shape"),
-    *COLOURS,
+    *("red", "green", "blue", "yellow", "purple"),
     *BACKGROUNDS,
     *SHAPES,
     *DIRECTIONS,
 ]
-"""Words that are single tokens; all others are spelled."""
+"""Words that are single tokens; all others are spelled, the other colours too."""
 
 
 @dataclass(frozen=True)
@@ -70,18 +74,18 @@ def rebuild(folder: Path) -> None:
         chance = random.Random(0)
         scenes = training_scenes()
         write_clips(clips, [varied(scenes[index % len(scenes)], chance) for index in range(CLIPS)], SIZE)
-    first = Part("tiny", "t2v-1", 2500)
-    second = Part("tiny", "t2v-2", 2500, after=first)
-    image = Part("tiny-i2v", "i2v", 800, after=second)
-    for part in (first, second, image):
+    text = Part("tiny", "t2v", 6000)
+    image = Part("tiny-i2v", "i2v", 1500, after=text)
+    for part in (text, image):
         _train(part, folder, clips, vae)
-    _gather(folder, [second, image])
+    _gather(folder, [text, image])
     measures = {"vae": read_json(folder / "vae" / "measures.json")}
-    for part in (second, image):
+    for part in (text, image):
         bundled = put_together(folder / "weights", part.model, folder / "cache")
         settings = [f"model={part.model}", "model.weights=pretrained", f"model.path={bundled}"]
         output = folder / "check" / part.model
-        measures[part.model] = check(held_out_scenes(), settings, output, None, part.task == "i2v")["plain"]
+        shares = check(held_out_scenes(), settings, output, None, part.task == "i2v", folder / "vae")
+        measures[part.model] = shares["plain"]
     write_json(folder / "weights" / "measures.json", measures)
 
 
@@ -113,6 +117,10 @@ def _train(part: Part, folder: Path, clips: Path, vae: AutoencoderKLCogVideoX) -
         "model": part.model,
         "model.weights": "pretrained",
         "model.path": start,
+        # Half the time of float32 on CPUs with matrix units (AMX). The trained weights stay in float32. In bfloat16,
+        # the backward pass of the fused attention takes twice as long as plain products.
+        "model.dtype": "bfloat16",
+        "attention": "math",
         "task": part.task,
         "method": "sft",
         "data": "files",
@@ -123,8 +131,8 @@ def _train(part: Part, folder: Path, clips: Path, vae: AutoencoderKLCogVideoX) -
         "optim.betas": "[0.9,0.95]",
         "lr_scheduler": "cosine",
         "lr_scheduler.warmup_steps": part.steps // 10,
-        "ema_decay": 0.995,
-        "validation.every": 500,
+        "ema_decay": 0.998,
+        "validation": "none",
         "checkpoint.every": 250,
         "run_dir": folder / part.run,
         "cache_dir": folder / "cache",

@@ -80,7 +80,8 @@ def test_attention_and_feed_forward_have_the_operations_that_they_must(profiled,
     config, parts = transformer.config, parts_of(run)
     bucket = load_dataset(job.data, job.cache_dir).clips[0].bucket
     frames, scale = (bucket.num_frames - 1) // 4 + 1, 2 ** (len(job.model.vae.block_out_channels) - 1)
-    tokens = frames * (bucket.height // scale // 2) * (bucket.width // scale // 2) + config.max_text_seq_length
+    patch = scale * config.patch_size
+    tokens = frames * (bucket.height // patch) * (bucket.width // patch) + config.max_text_seq_length
     width, layers = config.num_attention_heads * config.attention_head_dim, config.num_layers
     product = 2 * job.batch_size * tokens * width**2
     scores = 2 * job.batch_size * tokens**2 * width  # queries by keys, or scores by values
