@@ -31,7 +31,7 @@ OVERFIT = (
     "method.targets=[to_q,to_k,to_v,to_out.0,ff.net.0.proj,ff.net.2,norm1.linear,norm2.linear,proj_out]",
     "batch_size=4",
     "method.rank=32",
-    "steps=350",
+    "steps=400",
 )
 
 
