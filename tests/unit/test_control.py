@@ -186,7 +186,7 @@ def test_a_part_of_a_video_has_the_same_part_of_its_control(root: Path, load) ->
     np.testing.assert_allclose(read.control.mean((1, 2, 3)), np.arange(64, 132, 8), atol=3)
     write_video(root / "half.mp4", boxes(0)[:16], 8)
     (issue,) = load(root, "data=jsonl").issues
-    assert issue.what == "has 2.00 s and ends before the last frame of its clip, at 2.00 s"
+    assert issue.what == "lasts 2.00 s and ends before the last frame of its clip, at 2.00 s"
 
 
 @pytest.mark.parametrize(

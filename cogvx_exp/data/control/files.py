@@ -52,7 +52,7 @@ def pair(
     last = starts[choose_frames(data, frames).indices(starts)[-1]] + (row.window.start if row.window else 0)
     missing = missing_seconds(float(last), control)
     if missing > 0:
-        what = f"has {control.duration:.2f} s and ends before the last frame of its clip, at {last:.2f} s"
+        what = f"lasts {control.duration:.2f} s and ends before the last frame of its clip, at {last:.2f} s"
         return issue_of(row.number, row.control, ClipError(what, "use one that is as long as the clip"))
     return ControlFile(row.control, control, _same_part(row.window, video, control) if row.window else None)
 
