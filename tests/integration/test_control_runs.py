@@ -235,6 +235,9 @@ def test_generate_samples_with_conditions(
         ["model=tiny-2b", "method=loha", "task.condition=first"],
         extended(["model=tiny-1.5", "method=lokr", "task.condition=mask"]),
         extended(["distributed=fsdp", "distributed.processes=2", "method=sft"]),
+        extended(["distributed=zero2", "distributed.processes=2"]),
+        extended(["compile=blocks", "method=lora_ff"]),
+        extended(["quant=int8", "memory.activations=checkpoint"]),
     ],
     ids=" ".join,
 )
