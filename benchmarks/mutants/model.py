@@ -1,0 +1,47 @@
+"""Facts about a checkpoint (`conf/model/*.yaml`)."""
+
+from pydantic import BaseModel
+
+from benchmarks.mutants.mutant import Mutant
+from cogvx_exp.config.schema import (
+    SchedulerArchitecture,
+    TextEncoderArchitecture,
+    TransformerArchitecture,
+    VaeArchitecture,
+)
+from cogvx_exp.config.schema.model import Native, RandomTextEncoder
+
+BUILD, RULES, SOURCE = "model/build.py", "config/rules/jobs.py", "model/source.py"
+ADAPTER, SAMPLED = "evaluation/adapter.py", "unit/test_start_images.py"
+BUILT, CONFIG = "unit/test_build.py", "unit/test_config.py"
+PARTS: dict[str, tuple[type[BaseModel], str]] = {
+    "transformer": (TransformerArchitecture, "**model.transformer.model_dump()"),
+    "vae": (VaeArchitecture, "**architecture.model_dump(),"),
+    "text_encoder": (TextEncoderArchitecture, "**model.text_encoder.model_dump(),"),
+    "random_text_encoder": (RandomTextEncoder, "**model.random_text_encoder.model_dump()}"),
+    "scheduler": (SchedulerArchitecture, "**model.scheduler.model_dump(),"),
+}
+
+MUTANTS = {
+    f"model.{part}.{name}": Mutant(BUILD, before, before.replace("dump()", f'dump(exclude={{"{name}"}})'), BUILT)
+    for part, (schema, before) in PARTS.items()
+    for name in schema.model_fields
+} | {
+    "model.path": Mutant(SOURCE, "fetch(model.path, model.revision,", 'fetch("THUDM/CogVideoX-5b", model.revision,', "unit/test_pipeline_files.py"),
+    "model.revision": Mutant(SOURCE, "fetch(model.path, model.revision,", "fetch(model.path, None,", "unit/test_pipeline_files.py"),
+    "model.weights": Mutant("model/load.py", 'if model.weights == "pretrained":', "if False:", "unit/test_pipeline_files.py"),
+    "model.random_seed": Mutant(BUILD, "torch.manual_seed(model.random_seed)", "torch.manual_seed(0)", BUILT),
+    "model.dtype": Mutant("model/device.py", 'model.native_dtype if model.dtype == "auto" else model.dtype', "model.native_dtype", "integration/test_matrix.py"),
+    "model.native_dtype": Mutant(BUILD, "getattr(torch, model.native_dtype)", "torch.bfloat16", BUILT),
+    "model.tasks": Mutant(RULES, "and job.task.name not in job.model.tasks:", "and False:", CONFIG),
+    "model.frame_step": Mutant(RULES, "step, most = model.frame_step, model.max_num_frames", "step, most = 4, model.max_num_frames", CONFIG),
+    "model.max_num_frames": Mutant(RULES, "step, most = model.frame_step, model.max_num_frames", "step, most = model.frame_step, 10**6", CONFIG),
+    "model.size_multiple": Mutant(RULES, "multiple = model.size_multiple", "multiple = 1", CONFIG),
+    "model.sampling.scheduler": Mutant(BUILD, "SCHEDULERS[model.sampling.scheduler](", 'SCHEDULERS["dpm"](', BUILT),
+} | {
+    f"model.native.{name}": Mutant(ADAPTER, "base.native.model_dump() |", f'base.native.model_dump(exclude={{"{name}"}}) |', SAMPLED)
+    for name in Native.model_fields
+} | {
+    f"model.sampling.{name}": Mutant(ADAPTER, 'exclude={"scheduler"}', f'exclude={{"scheduler", "{name}"}}', SAMPLED)
+    for name in ("num_inference_steps", "guidance_scale", "dynamic_cfg")
+}

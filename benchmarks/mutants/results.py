@@ -1,0 +1,34 @@
+"""Results of mutants, one JSON line each."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.mutants.table import MUTANTS
+
+FILE = Path(__file__).parent / "results.jsonl"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a mutant."""
+
+    key: str
+    """The setting."""
+    mutant: str
+    """The mutant and its test, so that a result of another one does not count."""
+    test: str
+    noticed: bool
+    seconds: float
+
+
+def identity(key: str) -> str:
+    """Identifies a mutant and its test."""
+    mutant = MUTANTS[key]
+    return f"{mutant.file}: {mutant.before} -> {mutant.after} ({mutant.test})"
+
+
+def read_results() -> dict[str, Result]:
+    """The last result of each setting."""
+    lines = FILE.read_text(encoding="utf-8").splitlines() if FILE.exists() else []
+    return {result.key: result for result in (Result(**json.loads(line)) for line in lines)}
