@@ -54,7 +54,7 @@ MUTANTS = {
     "generate.weights": Mutant(MAKE, "settings.weights or [1.0]", "[1.0]", "integration/test_adapter_sources.py"),
     "generate.strength": Mutant(MAKE, "+ list(strengths)", "+ [1.0]", GENERATE),
     "generate.compare": Mutant(MAKE, "([0.0] if settings.compare else [])", "[]", GENERATE),
-    "generate.replay": Mutant("config/rules/jobs.py", "[] if job.generate.replay else", "", GENERATE),
+    "generate.replay": Mutant("generate.py", "if job.generate.replay:", "if False:", GENERATE),
     "generate.output_dir": Mutant(MAKE, "(settings.output_dir / file_name", '(Path("outputs/generated") / file_name', GENERATE),
     "generate.scores.target": Mutant(MAKE, "build_scores(job.generate.scores,", "build_scores({},", GENERATE),
 }
