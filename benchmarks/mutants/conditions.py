@@ -12,7 +12,7 @@ MUTANTS = {
     "task.target": Mutant("tasks/base.py", "get_class(settings.target)(settings)", 'get_class("cogvx_exp.tasks.text_to_video.TextToVideo")(settings)', "integration/test_docs.py"),
     "task.condition": Mutant("tasks/control.py", 'CONDITIONS[self.settings.condition or "first"]', 'CONDITIONS["first"]', "integration/test_control.py"),
     "task.condition_dropout": Mutant(VIDEO, "(settings.condition_dropout or 0)", "0", "integration/test_control.py"),
-    "task.prefix_frames": Mutant(VIDEO, "fewest, most = settings.prefix_frames", "fewest, most = 1, 5", "integration/test_control.py"),
+    "task.prefix_frames": Mutant(VIDEO, "fewest, most = settings.prefix_frames", "fewest, most = 5, 9", "integration/test_control.py"),
     "task.masks": Mutant(VIDEO, "count = settings.masks if isinstance(settings.masks, int) else 0", "count = 1", "integration/test_control.py"),
     "task.image_noise_mean": Mutant(FRAME, "math.exp(settings.image_noise_mean +", "math.exp(-3.0 +", "integration/test_parity.py"),
     "task.image_noise_std": Mutant(FRAME, "settings.image_noise_std * strength)", "0.5 * strength)", "integration/test_parity.py"),

@@ -9,9 +9,7 @@ OPTIMIZER = "unit/test_optimizer.py"
 
 MUTANTS = {
     "name": Mutant(START, "{now}_{job.name}", "{now}_run", "integration/test_main_job.py"),
-    "run_dir": Mutant(START, "    if job.run_dir:
-        return job.run_dir
-", "", "integration/test_sweeps.py"),
+    "run_dir": Mutant(START, "    if job.run_dir:\n        return job.run_dir\n", "", "integration/test_sweeps.py"),
     "cache_dir": Mutant(SETUP, "pipeline = pipeline_folder(job.model, job.cache_dir)", 'pipeline = pipeline_folder(job.model, Path("outputs/cache"))', "integration/test_main_job.py"),
     "resume": Mutant(START, "find_checkpoint(job, OUTPUTS) if job.resume else None", "None", "integration/test_main_job.py"),
     "resume_changed": Mutant(RESUME, "if differences and not job.resume_changed:", "if differences:", "integration/test_failures.py"),

@@ -72,6 +72,17 @@ def test_a_table_has_the_name_that_is_set(data: Any, tmp_path: Path) -> None:
     assert row.captions == ("a circle",)  # type: ignore[union-attr]
 
 
+def test_control_videos_have_the_names_that_are_set(data: Any, tmp_path: Path) -> None:
+    for name in ("a.mp4", "a.edges.mp4", "a.holes.mp4"):
+        (tmp_path / name).touch()
+    (tmp_path / "a.txt").write_text("a circle")
+    words = ["data.control_column=edges", "data.mask_column=holes"]
+    folder = data("data=folder", f"data.root={tmp_path}", *words)
+    for word in ("edges", "holes"):
+        (row,) = sources.read_folder(dataset.place_of(folder), folder.all_sources()[0], word)
+        assert row.control == str(tmp_path / f"a.{word}.mp4")  # type: ignore[union-attr]
+
+
 def test_sources_are_seen_as_often_as_they_say(data: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     mocks = replaced(monkeypatch, dataset, "read_source", "examine_videos", "split_holdout", "_rates")
     mocks["read_source"].return_value = ([], [], [])
