@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 
 import pytest
@@ -45,30 +45,26 @@ def make_job(shared_cache: Path) -> MakeJob:
     """Composes a checked job, as the entry point does; also where there is a GPU, on the CPU unless it names one."""
 
     def make(*overrides: str) -> TrainJob:
-        job = _composed(shared_cache, overrides)
+        job = _composed((f"cache_dir={shared_cache}", *overrides))
         assert not check_train(job)
         return job
 
     return make
 
 
-def _composed(cache: Path, overrides: tuple[str, ...]) -> TrainJob:
-    settings = [f"cache_dir={cache}", "device=cpu", *with_twin(overrides)]
+@cache
+def _composed(overrides: tuple[str, ...]) -> TrainJob:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return typed(compose("train", settings), TrainJob)
+        return typed(compose("train", ["device=cpu", *with_twin(overrides)]), TrainJob)
 
 
 @pytest.fixture(scope="session")
 def edit_job(shared_cache: Path) -> MakeJob:
     """`make_job` in a few milliseconds: groups are composed once, and other settings are put into the result, without
     the rules and without what other settings refer to."""
-    composed: dict[tuple[str, ...], TrainJob] = {}
-
     def edit(*overrides: str) -> TrainJob:
         groups = tuple(text for text in overrides if text.partition("=")[0] in GROUPS)
-        if groups not in composed:
-            composed[groups] = _composed(shared_cache, groups)
-        values = composed[groups].model_dump()
+        values = _composed(groups).model_dump() | {"cache_dir": shared_cache}
         for text in overrides:
             key, _, value = text.lstrip("+").partition("=")
             *sections, name = key.split(".")

@@ -12,8 +12,12 @@ from cogvx_exp.config.schema import (
 from cogvx_exp.config.schema.model import Native, RandomTextEncoder
 
 BUILD, RULES, SOURCE = "model/build.py", "config/rules/jobs.py", "model/source.py"
-ADAPTER, SAMPLED = "evaluation/adapter.py", "unit/test_start_images.py"
-BUILT, CONFIG = "unit/test_build.py", "unit/test_config.py"
+ADAPTER, SAMPLED = (
+    "evaluation/adapter.py",
+    "unit/test_settings_of_videos.py::test_generate_has_the_shape_that_the_adapters_model_was_trained_on",
+)
+LOADED = "unit/test_build.py::test_weights_come_from_where_the_settings_say"
+BUILT, CONFIG = "unit/test_build.py", "unit/test_config.py::test_a_issue_says_what_to_change"
 PARTS: dict[str, tuple[type[BaseModel], str]] = {
     "transformer": (TransformerArchitecture, "**model.transformer.model_dump()"),
     "vae": (VaeArchitecture, "**architecture.model_dump(),"),
@@ -22,26 +26,49 @@ PARTS: dict[str, tuple[type[BaseModel], str]] = {
     "scheduler": (SchedulerArchitecture, "**model.scheduler.model_dump(),"),
 }
 
-MUTANTS = {
-    f"model.{part}.{name}": Mutant(BUILD, before, before.replace("dump()", f'dump(exclude={{"{name}"}})'), BUILT)
-    for part, (schema, before) in PARTS.items()
-    for name in schema.model_fields
-} | {
-    "model.path": Mutant(SOURCE, "fetch(model.path, model.revision,", 'fetch("THUDM/CogVideoX-5b", model.revision,', "unit/test_pipeline_files.py"),
-    "model.revision": Mutant(SOURCE, "fetch(model.path, model.revision,", "fetch(model.path, None,", "unit/test_pipeline_files.py"),
-    "model.weights": Mutant("model/load.py", 'if model.weights == "pretrained":', "if False:", "unit/test_pipeline_files.py"),
-    "model.random_seed": Mutant(BUILD, "torch.manual_seed(model.random_seed)", "torch.manual_seed(0)", BUILT),
-    "model.dtype": Mutant("model/device.py", 'model.native_dtype if model.dtype == "auto" else model.dtype', "model.native_dtype", "integration/test_matrix.py"),
-    "model.native_dtype": Mutant(BUILD, "getattr(torch, model.native_dtype)", "torch.bfloat16", BUILT),
-    "model.tasks": Mutant(RULES, "and job.task.name not in job.model.tasks:", "and False:", CONFIG),
-    "model.frame_step": Mutant(RULES, "step, most = model.frame_step, model.max_num_frames", "step, most = 4, model.max_num_frames", CONFIG),
-    "model.max_num_frames": Mutant(RULES, "step, most = model.frame_step, model.max_num_frames", "step, most = model.frame_step, 10**6", CONFIG),
-    "model.size_multiple": Mutant(RULES, "multiple = model.size_multiple", "multiple = 1", CONFIG),
-    "model.sampling.scheduler": Mutant(BUILD, "SCHEDULERS[model.sampling.scheduler](", 'SCHEDULERS["dpm"](', BUILT),
-} | {
-    f"model.native.{name}": Mutant(ADAPTER, "base.native.model_dump() |", f'base.native.model_dump(exclude={{"{name}"}}) |', SAMPLED)
-    for name in Native.model_fields
-} | {
-    f"model.sampling.{name}": Mutant(ADAPTER, 'exclude={"scheduler"}', f'exclude={{"scheduler", "{name}"}}', SAMPLED)
-    for name in ("num_inference_steps", "guidance_scale", "dynamic_cfg")
-}
+MUTANTS = (
+    {
+        f"model.{part}.{name}": Mutant(BUILD, before, before.replace("dump()", f'dump(exclude={{"{name}"}})'), BUILT)
+        for part, (schema, before) in PARTS.items()
+        for name in schema.model_fields
+    }
+    | {
+        "model.path": Mutant(
+            SOURCE,
+            "fetch(model.path, model.revision,",
+            'fetch("THUDM/CogVideoX-5b", model.revision,',
+            LOADED,
+        ),
+        "model.revision": Mutant(SOURCE, "fetch(model.path, model.revision,", "fetch(model.path, None,", LOADED),
+        "model.weights": Mutant("model/load.py", 'if model.weights == "pretrained":', "if False:", LOADED),
+        "model.random_seed": Mutant(BUILD, "torch.manual_seed(model.random_seed)", "torch.manual_seed(0)", BUILT),
+        "model.dtype": Mutant(
+            "model/device.py",
+            'model.native_dtype if model.dtype == "auto" else model.dtype',
+            "model.native_dtype",
+            "unit/test_settings_of_training.py::test_device_and_dtype_are_those_of_the_job",
+        ),
+        "model.native_dtype": Mutant(BUILD, "getattr(torch, model.native_dtype)", "torch.bfloat16", BUILT),
+        "model.tasks": Mutant(RULES, "and job.task.name not in job.model.tasks:", "and False:", CONFIG),
+        "model.frame_step": Mutant(
+            RULES, "step, most = model.frame_step, model.max_num_frames", "step, most = 4, model.max_num_frames", CONFIG
+        ),
+        "model.max_num_frames": Mutant(
+            RULES, "step, most = model.frame_step, model.max_num_frames", "step, most = model.frame_step, 10**6", CONFIG
+        ),
+        "model.size_multiple": Mutant(RULES, "multiple = model.size_multiple", "multiple = 1", CONFIG),
+        "model.sampling.scheduler": Mutant(BUILD, "SCHEDULERS[model.sampling.scheduler](", 'SCHEDULERS["dpm"](', BUILT),
+    }
+    | {
+        f"model.native.{name}": Mutant(
+            ADAPTER, "base.native.model_dump() |", f'base.native.model_dump(exclude={{"{name}"}}) |', SAMPLED
+        )
+        for name in Native.model_fields
+    }
+    | {
+        f"model.sampling.{name}": Mutant(
+            ADAPTER, 'exclude={"scheduler"}', f'exclude={{"scheduler", "{name}"}}', SAMPLED
+        )
+        for name in ("num_inference_steps", "guidance_scale", "dynamic_cfg")
+    }
+)

@@ -17,7 +17,6 @@ class Result:
     """The setting."""
     mutant: str
     """The mutant and its test, so that a result of another one does not count."""
-    test: str
     noticed: bool
     seconds: float
 
@@ -29,6 +28,7 @@ def identity(key: str) -> str:
 
 
 def read_results() -> dict[str, Result]:
-    """The last result of each setting."""
+    """The last result of each setting, of those that are of today's mutants."""
     lines = FILE.read_text(encoding="utf-8").splitlines() if FILE.exists() else []
-    return {result.key: result for result in (Result(**json.loads(line)) for line in lines)}
+    results = {result.key: result for result in (Result(**json.loads(line)) for line in lines)}
+    return {key: results[key] for key in MUTANTS if key in results and results[key].mutant == identity(key)}

@@ -1,4 +1,4 @@
-"""Puts a fault into a module that is already imported, so that a fork need not import the product again.
+"""Puts a fault into a module that is already imported, and takes it out again.
 
 The code of each function is exchanged, so that all references to it have the faulty one.
 """
@@ -7,6 +7,7 @@ import functools
 import importlib
 import inspect
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -14,22 +15,30 @@ from typing import Any
 from tests.mutation import ROOT, Fault
 
 
-def swap(fault: Fault) -> None:
-    """Makes the functions of a module those of the faulty text.
+@contextmanager
+def swapped(fault: Fault) -> Iterator[None]:
+    """The functions of a module are those of the faulty text.
 
     Raises:
         AssertionError: the text to replace does not occur exactly once, or is not inside a function.
     """
     module = importlib.import_module(".".join(("cogvx_exp", *Path(fault.file).with_suffix("").parts)))
     path = str(ROOT / "cogvx_exp" / fault.file)
-    sound, faulty = _executed(module, path, fault.text(broken=False)), _executed(module, path, fault.text())
-    changed = 0
-    for name, function in _functions(vars(module), module.__name__):
-        after, before = dict(_functions(vars(faulty), module.__name__)), dict(_functions(vars(sound), module.__name__))
-        if name in after and _content(after[name]) != _content(before[name]):
-            function.__code__ = after[name].__code__
-            changed += 1
+    sound, faulty = (
+        dict(_functions(vars(_executed(module, path, fault.text(broken=broken))), module.__name__))
+        for broken in (False, True)
+    )
+    own = dict(_functions(vars(module), module.__name__))
+    changed = [name for name in own if name in faulty and _content(faulty[name]) != _content(sound[name])]
     assert changed, f"{fault.file}: {fault.before!r} is in no function"
+    codes = {name: own[name].__code__ for name in changed}
+    try:
+        for name in changed:
+            own[name].__code__ = faulty[name].__code__
+        yield
+    finally:
+        for name, code in codes.items():
+            own[name].__code__ = code
 
 
 def _executed(module: ModuleType, path: str, text: str) -> ModuleType:

@@ -14,7 +14,9 @@ MUTANTS: dict[str, Mutant] = (
 )
 LABEL = "the name of the choice, for messages and reports; the choice's other settings have mutants"
 REASONS = {
-    **dict.fromkeys(("model.name", "objective.name", "method.name", "optim.name", "attention.name", "hardware.name"), LABEL),
+    **dict.fromkeys(
+        ("model.name", "objective.name", "method.name", "optim.name", "attention.name", "hardware.name"), LABEL
+    ),
     "model.training_defaults.": "defaults that other groups refer to (`${model.training_defaults...}`), whose settings have mutants",
     "data.sources.": "read by the code of `data.*`, for each source",
 }

@@ -12,8 +12,10 @@ from transformers import T5Config
 
 from cogvx_exp.config.schema import Model
 from cogvx_exp.core.files import read_json
+from cogvx_exp.model import load, source
 from cogvx_exp.model.build import build_pipeline, build_transformer, vae_arguments
 from tests.conftest import MakeJob
+from tests.replaced import replaced
 
 # Other values than the classes' defaults, which would hide an argument that is not passed on.
 TRANSFORMER = {
@@ -75,3 +77,13 @@ def test_the_text_encoder_and_the_schedule_have_those_of_the_settings(tmp_path: 
     build_pipeline(model.model_copy(update={"random_seed": 1}), tmp_path / "another")
     others = load_file(next((tmp_path / "another/transformer").glob("*.safetensors")))
     assert any(not torch.equal(others[name], weight) for name, weight in weights.items())
+
+
+def test_weights_come_from_where_the_settings_say(edit_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    mocks = replaced(monkeypatch, source, "fetch", "check_pipeline")
+    pretrained = edit_job("model.weights=pretrained", "model.path=me/model", "model.revision=v2").model
+    assert load.pipeline_folder(pretrained, Path("cache")) is mocks["fetch"].return_value
+    assert mocks["fetch"].call_args.args == ("me/model", "v2")
+    mocks = replaced(monkeypatch, load, "bundled_folder")
+    bundled = edit_job("model.weights=bundled").model
+    assert load.pipeline_folder(bundled, Path("cache")) is mocks["bundled_folder"].return_value

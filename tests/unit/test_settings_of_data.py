@@ -17,7 +17,6 @@ from cogvx_exp.data.buckets import choose_bucket
 from cogvx_exp.data.control.reading import control_source
 from cogvx_exp.data.control.recipes import Recipe
 from cogvx_exp.data.forms import sources
-from cogvx_exp.data.forms.tables import read_csv
 from cogvx_exp.data.frames import choose_frames, usable_frames
 from cogvx_exp.data.index import examine
 from cogvx_exp.data.issues import DataIssue
@@ -65,11 +64,13 @@ def test_a_source_is_read_where_and_how_it_says(
     assert (readers["demo"].call_count, readers["folder"].call_count) == (1, 1)
 
 
-def test_a_table_has_the_name_that_is_set(data: Any, tmp_path: Path) -> None:
-    (tmp_path / "mine.csv").write_text("text,video\na circle,a.mp4\n")
-    table = data("data=csv", f"data.root={tmp_path}", "data.dataset_file=mine.csv", "data.caption_column=text")
-    (row,) = read_csv(dataset.place_of(table), table.all_sources()[0], None)
-    assert row.captions == ("a circle",)  # type: ignore[union-attr]
+def test_a_table_has_the_names_that_are_set(data: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("text,file\na circle,a.mp4\n")
+    (tmp_path / "a.mp4").touch()
+    names = ["data.dataset_file=mine.csv", "data.caption_column=text", "data.video_column=file", "data.id_token=TOY"]
+    rows, issues, _ = sources.read_source(data("data=csv", f"data.root={tmp_path}", *names), False, None)
+    assert [(row.path, row.captions) for row in rows] == [(str(tmp_path / "a.mp4"), ("TOY a circle",))]
+    assert issues == []
 
 
 def test_control_videos_have_the_names_that_are_set(data: Any, tmp_path: Path) -> None:

@@ -13,15 +13,19 @@ from hydra import compose, initialize_config_dir
 from cogvx_exp import generate as generate_module
 from cogvx_exp.config.paths import conf_dir
 from cogvx_exp.config.schema import GenerateJob
+from cogvx_exp.config.schema.model import Native, Sampling
 from cogvx_exp.config.schema.section import Imported
 from cogvx_exp.config.typed import typed
+from cogvx_exp.core.randomness import SampleRandomness
 from cogvx_exp.distributed.process_group import ProcessGroup
 from cogvx_exp.evaluation import adapter, generation, sampling
 from cogvx_exp.evaluation.requests import conditions_of, controls, start_images, validation_prompts
 from cogvx_exp.evaluation.sampling import Given
 from cogvx_exp.model.device import Compute
+from cogvx_exp.tasks import condition_video
 from cogvx_exp.tasks.base import build_task
 from cogvx_exp.tasks.control import CONDITIONS
+from cogvx_exp.tasks.first_frame import _with_noise
 from cogvx_exp.training import setup
 from tests.conftest import MakeJob
 from tests.replaced import ReachedError, replaced
@@ -139,6 +143,17 @@ def test_generate_finds_its_adapters_and_scores(monkeypatch: pytest.MonkeyPatch)
     mocks["build_scores"].assert_called_once_with({"mine": Imported(target="numpy.mean")}, "generate.scores")
 
 
+def test_generate_has_the_shape_that_the_adapters_model_was_trained_on() -> None:
+    job = generate_job()
+    shape = {name: SAMPLED[name] for name in ("num_frames", "height", "width", "fps")}
+    sampled = {name: SAMPLED[name] for name in ("num_inference_steps", "guidance_scale", "dynamic_cfg")}
+    base = job.model.model_copy(update={"native": Native(**shape), "sampling": Sampling(scheduler="ddim", **sampled)})
+    used: Any = [MagicMock(base=base, data=None)]
+    found = adapter.with_base_model(job, used, []).generate
+    expected = shape | sampled
+    assert {name: getattr(found, name) for name in expected} == expected
+
+
 def test_generate_replays_if_it_is_given_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     mocks = replaced(monkeypatch, generation, "replay", "generate")
     generate_module.run(generate_job("generate.replay=a.json"), [])
@@ -166,10 +181,14 @@ def test_a_task_is_the_one_of_the_settings(edit_job: MakeJob) -> None:
     assert len(CONDITIONS["mask"].variants(masked)) == 3
 
 
-def test_the_noise_of_the_first_frame_is_that_of_the_task(edit_job: MakeJob) -> None:
-    from cogvx_exp.core.randomness import SampleRandomness
-    from cogvx_exp.tasks.first_frame import _with_noise
+def test_conditions_are_dropped_as_often_as_set(edit_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(condition_video, "condition_latents", lambda moments, space: None)
+    task, condition = edit_job("task=control", "task.condition_dropout=0.5").task, CONDITIONS["video"]
+    drawn = [condition.draw({"control": None}, None, SampleRandomness(0, n), task, None) for n in range(400)]  # type: ignore[dict-item, arg-type]
+    assert sum(bool(one["control_mask"]) for one in drawn) / 400 == pytest.approx(0.5, abs=0.08)
 
+
+def test_the_noise_of_the_first_frame_is_that_of_the_task(edit_job: MakeJob) -> None:
     def noise(mean: float, std: float) -> list[float]:
         settings = [f"task.image_noise_mean={mean}", f"task.image_noise_std={std}"]
         task = edit_job("model=tiny-5b-i2v", "task=i2v", *settings).task
