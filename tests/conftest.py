@@ -62,6 +62,7 @@ def _composed(overrides: tuple[str, ...]) -> TrainJob:
 def edit_job(shared_cache: Path) -> MakeJob:
     """`make_job` in a few milliseconds: groups are composed once, and other settings are put into the result, without
     the rules and without what other settings refer to."""
+
     def edit(*overrides: str) -> TrainJob:
         groups = tuple(text for text in overrides if text.partition("=")[0] in GROUPS)
         values = _composed(groups).model_dump() | {"cache_dir": shared_cache}

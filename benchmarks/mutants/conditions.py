@@ -5,7 +5,6 @@ from benchmarks.mutants.mutant import Mutant
 SETUP, CALLBACKS, RUN = "training/setup.py", "training/callbacks.py", "training/run.py"
 REQUESTS, SAMPLING, MAKE = "evaluation/requests.py", "evaluation/sampling.py", "evaluation/generation.py"
 VIDEO, FRAME = "tasks/condition_video.py", "tasks/first_frame.py"
-GENERATE = "integration/test_generate_and_publish.py"
 
 MUTANTS = {
     "task.name": Mutant(

@@ -9,8 +9,6 @@ TABLES, SAMPLES, PREPARE, LOADER = (
     "latents/prepare.py",
     "loading/data_loader.py",
 )
-BAD_INPUT, ENCODING = "integration/test_bad_input.py", "integration/test_prepare.py"
-CONTROL, MANIFESTS, BUCKET = "unit/test_control.py", "unit/test_manifests.py", "unit/test_buckets.py"
 
 MUTANTS = {
     "data.source": Mutant(

@@ -10,12 +10,6 @@ SPLIT, CLIPS, SCAN, FILES = (
 )
 DECIDE, SERVER, BACKENDS = "footage/filter/decide.py", "footage/caption/server.py", "footage/caption/backends.py"
 STAGE, REQUEST, REVIEW = "footage/caption/caption.py", "footage/caption/request.py", "footage/review/review.py"
-SPLITTING, FILTERING, CAPTIONS, WHOLE = (
-    "unit/test_split.py",
-    "unit/test_filter.py",
-    "unit/test_caption.py",
-    "integration/test_footage.py",
-)
 
 MUTANTS = {
     "mode": Mutant(

@@ -4,8 +4,7 @@ from benchmarks.mutants.mutant import Mutant
 
 RUN, SETUP, START, RESUME = "training/run.py", "training/setup.py", "launch/start.py", "launch/resume.py"
 TRAINABLE, ADAPT, BUILD = "training/model.py", "model/adapt.py", "optim/build.py"
-SCHEDULE, STREAM, CALLBACKS = "optim/lr_scheduler.py", "loading/stream.py", "training/callbacks.py"
-OPTIMIZER = "unit/test_optimizer.py"
+SCHEDULE, STREAM = "optim/lr_scheduler.py", "loading/stream.py"
 
 MUTANTS = {
     "name": Mutant(

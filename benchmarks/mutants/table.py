@@ -5,12 +5,18 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
-from benchmarks.mutants import conditions, data, footage, job, machine, model
+from benchmarks.mutants import conditions, data, footage, job, machine, model, outputs
 from benchmarks.mutants.mutant import Mutant
 from cogvx_exp.config.schema import GenerateJob, PrepareJob, TrainJob
 
 MUTANTS: dict[str, Mutant] = (
-    job.MUTANTS | conditions.MUTANTS | data.MUTANTS | machine.MUTANTS | model.MUTANTS | footage.MUTANTS
+    job.MUTANTS
+    | conditions.MUTANTS
+    | data.MUTANTS
+    | machine.MUTANTS
+    | outputs.MUTANTS
+    | model.MUTANTS
+    | footage.MUTANTS
 )
 LABEL = "the name of the choice, for messages and reports; the choice's other settings have mutants"
 REASONS = {
