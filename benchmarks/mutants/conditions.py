@@ -11,7 +11,7 @@ MUTANTS = {
         "config/rules/jobs.py",
         'if job.task.name != "control" and job.task.name not in job.model.tasks:',
         "if False:",
-        "unit/test_config.py::test_all_errors_are_reported_at_once",
+        "unit/test_build.py::test_facts_of_a_checkpoint_limit_the_settings",
     ),
     "task.target": Mutant(
         "tasks/base.py",

@@ -70,7 +70,7 @@ MUTANTS = {
         BACKENDS,
         '    if settings.backward == "exact":\n        return partial(attend',
         "    if False:\n        return partial(attend",
-        "unit/test_attention.py::test_with_an_exact_forward_pass_the_gradients_are_exact",
+        "unit/test_attention.py::test_a_kernel_that_quantizes_gets_the_exact_backward_pass",
     ),
     "attention.device": Mutant(
         SPEED,
@@ -158,9 +158,9 @@ MUTANTS = {
     ),
     "hardware.device": Mutant(
         "estimate/time/cards.py",
-        "return card.device is not None and re",
-        "return re",
-        "unit/test_throughput.py::test_another_device_is_not_taken_for_it",
+        "re.escape(card.device or '')",
+        "re.escape(card.name)",
+        "unit/test_throughput.py::test_a_device_is_known_by_its_name",
     ),
     "hardware.price_per_hour": Mutant(
         "estimate/time/prediction.py",

@@ -12,12 +12,13 @@ from cogvx_exp.config.schema import (
 from cogvx_exp.config.schema.model import Native, RandomTextEncoder
 
 BUILD, RULES, SOURCE = "model/build.py", "config/rules/jobs.py", "model/source.py"
+FAKE, FAKE_ENCODER = "estimate/trace/fake_models.py", "**architecture.model_dump(), feed"
 ADAPTER, SAMPLED = (
     "evaluation/adapter.py",
     "unit/test_settings_of_videos.py::test_generate_has_the_shape_that_the_adapters_model_was_trained_on",
 )
 LOADED = "unit/test_build.py::test_weights_come_from_where_the_settings_say"
-BUILT, CONFIG = "unit/test_build.py", "unit/test_config.py::test_a_issue_says_what_to_change"
+BUILT, CONFIG = "unit/test_build.py", "unit/test_build.py::test_facts_of_a_checkpoint_limit_the_settings"
 PARTS: dict[str, tuple[type[BaseModel], str]] = {
     "transformer": (TransformerArchitecture, "**model.transformer.model_dump()"),
     "vae": (VaeArchitecture, "**architecture.model_dump(),"),
@@ -31,6 +32,12 @@ MUTANTS = (
         f"model.{part}.{name}": Mutant(BUILD, before, before.replace("dump()", f'dump(exclude={{"{name}"}})'), BUILT)
         for part, (schema, before) in PARTS.items()
         for name in schema.model_fields
+    }
+    | {  # of random weights, those of random_text_encoder
+        f"model.text_encoder.{name}": Mutant(
+            FAKE, FAKE_ENCODER, FAKE_ENCODER.replace("dump()", f'dump(exclude={{"{name}"}})'), BUILT
+        )
+        for name in RandomTextEncoder.model_fields
     }
     | {
         "model.path": Mutant(

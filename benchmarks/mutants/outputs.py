@@ -153,7 +153,7 @@ MUTANTS = {
         GPUS,
         "if len(taken) < sweep.gpus_per_job and",
         "if len(taken) < 1 and",
-        "unit/test_sweep.py::test_jobs_that_run_together_never_have_the_same_gpu",
+        "unit/test_settings_of_outputs.py::test_a_job_of_a_sweep_gets_as_many_gpus_as_set",
     ),
     "profile.enabled": Mutant(
         "training/monitor/profiled.py",

@@ -10,8 +10,10 @@ from diffusers import AutoencoderKLCogVideoX, CogVideoXTransformer3DModel
 from safetensors.torch import load_file
 from transformers import T5Config
 
+from cogvx_exp.config.rules.jobs import check_train
 from cogvx_exp.config.schema import Model
 from cogvx_exp.core.files import read_json
+from cogvx_exp.estimate.trace.fake_models import fake_text_encoder
 from cogvx_exp.model import load, source
 from cogvx_exp.model.build import build_pipeline, build_transformer, vae_arguments
 from tests.conftest import MakeJob
@@ -31,7 +33,7 @@ VAE = {
     **{"temporal_compression_ratio": 2, "scaling_factor": 0.5, "invert_scale_latents": True},
 }
 TEXT_ENCODER = {"d_model": 16, "d_kv": 8, "vocab_size": 200}
-RANDOM_TEXT_ENCODER = {"num_layers": 2, "num_heads": 3, "d_ff": 48}
+RANDOM_TEXT_ENCODER = {"num_layers": 3, "num_heads": 3, "d_ff": 48}
 SCHEDULER = {"num_train_timesteps": 500, "beta_start": 0.001, "beta_end": 0.02, "snr_shift_scale": 2.0}
 
 
@@ -79,6 +81,14 @@ def test_the_text_encoder_and_the_schedule_have_those_of_the_settings(tmp_path: 
     assert any(not torch.equal(others[name], weight) for name, weight in weights.items())
 
 
+def test_the_text_encoder_that_is_predicted_is_the_checkpoints_own(edit_job: MakeJob) -> None:
+    whole = TEXT_ENCODER | {"num_layers": 3, "num_heads": 5, "d_ff": 40}
+    architecture = edit_job(*settings(text_encoder=whole)).model.text_encoder
+    with torch.device("meta"):
+        built = fake_text_encoder(architecture, torch.float32).config
+    assert {name: getattr(built, name) for name in whole} == whole
+
+
 def test_weights_come_from_where_the_settings_say(edit_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
     mocks = replaced(monkeypatch, source, "fetch", "check_pipeline")
     pretrained = edit_job("model.weights=pretrained", "model.path=me/model", "model.revision=v2").model
@@ -87,3 +97,17 @@ def test_weights_come_from_where_the_settings_say(edit_job: MakeJob, monkeypatch
     mocks = replaced(monkeypatch, load, "bundled_folder")
     bundled = edit_job("model.weights=bundled").model
     assert load.pipeline_folder(bundled, Path("cache")) is mocks["bundled_folder"].return_value
+
+
+def test_facts_of_a_checkpoint_limit_the_settings(edit_job: MakeJob) -> None:
+    def refused(*settings: str) -> set[str]:
+        facts = ["model.frame_step=6", "model.max_num_frames=13", "model.size_multiple=10", "data.max_num_frames=99"]
+        sizes = ["data.frame_buckets=[7,13]", "data.height_buckets=[30]", "data.width_buckets=[40]"]
+        job = edit_job("validation=none", *facts, *sizes, *settings)
+        return {issue.setting.partition("=")[0] for issue in check_train(job)}
+
+    assert refused() == set()
+    assert refused("data.frame_buckets=[9]") == {"data.frame_buckets"}
+    assert refused("data.frame_buckets=[19]") == {"data.frame_buckets"}
+    assert refused("data.height_buckets=[32]") == {"data.height_buckets"}
+    assert refused("model.tasks=[i2v]") == {"task"}

@@ -2,6 +2,8 @@
 
 import sys
 import threading
+import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -27,6 +29,7 @@ from cogvx_exp.model.offload import blocks
 from cogvx_exp.profiling import recorder
 from cogvx_exp.profiling.ranges import NoProfiler
 from cogvx_exp.runs.run_folder import RunFolder
+from cogvx_exp.sweep import gpus
 from cogvx_exp.tracking import publish
 from cogvx_exp.tracking.trackers import TensorBoardTracker, WandbTracker
 from cogvx_exp.training import finish
@@ -118,11 +121,19 @@ def test_checkpoints_are_kept_and_written_as_set(
     behind.save(tmp_path / "1", MagicMock(), {"step": 1})
     assert behind.written == 0
     may_end.set()
+    mocks["write_checkpoint"].side_effect = lambda *arguments: time.sleep(0.2)
     at_once = saver.CheckpointSaver(tmp_path, edit_job(*settings, "checkpoint.background=false").checkpoint)
     at_once.save(tmp_path / "2", MagicMock(), {"step": 2})
     assert at_once.written == 1
     mocks["prune_checkpoints"].assert_called_with(tmp_path, 7, keep_best=False)
     assert behind.finish() == at_once.finish() == ""
+
+
+def test_a_job_of_a_sweep_gets_as_many_gpus_as_set(edit_job: MakeJob, tmp_path: Path) -> None:
+    sweep = edit_job("sweep.gpus=[3,4,5]", "sweep.gpus_per_job=2").sweep
+    with ExitStack() as held, ExitStack() as others:
+        assert gpus._take(tmp_path, sweep, held) == [3, 4]
+        assert gpus._take(tmp_path, sweep, others) == [], "one is not enough"
 
 
 @pytest.mark.parametrize("merge", [True, False])
