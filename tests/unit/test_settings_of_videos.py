@@ -144,7 +144,7 @@ def test_generate_finds_its_adapters_and_scores(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_generate_has_the_shape_that_the_adapters_model_was_trained_on() -> None:
-    job = generate_job()
+    job = generate_job("generate.dynamic_cfg=true")
     shape = {name: SAMPLED[name] for name in ("num_frames", "height", "width", "fps")}
     sampled = {name: SAMPLED[name] for name in ("num_inference_steps", "guidance_scale", "dynamic_cfg")}
     base = job.model.model_copy(update={"native": Native(**shape), "sampling": Sampling(scheduler="ddim", **sampled)})
