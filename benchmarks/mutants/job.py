@@ -96,8 +96,8 @@ MUTANTS = {
     ),
     "ema_decay": Mutant(
         SETUP,
-        "decay=job.ema_decay) if",
-        "decay=0.9999) if",
+        "Ema(strategy, job.ema_decay) if",
+        "Ema(strategy, 0.9999) if",
         "unit/test_settings_of_training.py::test_the_average_has_the_decay_of_the_job",
     ),
     "method.kind": Mutant(

@@ -115,10 +115,12 @@ def test_a_control_is_computed_with_its_arguments(data: Any) -> None:
 
 def test_samples_drop_captions_and_flip_as_often_as_set(data: Any) -> None:
     def drawn(*settings: str) -> tuple[float, float]:
-        clips: Any = SimpleNamespace(no_caption="", captions=[("a circle",)])
-        samples = TrainingSamples(clips, MagicMock(), data(*settings), MagicMock(), 0)
+        cache = SimpleNamespace(load=lambda key: torch.tensor(key == ""))
+        clips: Any = SimpleNamespace(no_caption="", captions=[("a circle",)], names=["a"], cache=cache)
+        samples = TrainingSamples(clips, MagicMock(), data(*settings), MagicMock(), 0, MagicMock())
+        samples._latents = MagicMock(return_value=torch.zeros(1))  # type: ignore[method-assign]
         draws = [SampleIndex(sample=number, clip=0) for number in range(400)]
-        dropped = [samples._caption(draw, samples._random(draw)) == "" for draw in draws]
+        dropped = [bool(samples.sample(draw, torch.zeros(1), {}).prompt_embeds) for draw in draws]
         return sum(dropped) / 400, sum(map(samples.flipped, draws)) / 400
 
     assert drawn("data.caption_dropout=0.5", "data.random_flip=0.25") == pytest.approx((0.5, 0.25), abs=0.08)

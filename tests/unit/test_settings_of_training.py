@@ -107,14 +107,14 @@ def test_the_transformer_has_the_options_of_the_job(edit_job: MakeJob, monkeypat
 
 
 def test_the_average_has_the_decay_of_the_job(edit_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("batch_stream", "run_steps", "load_trainable", "build_strategy", "EMAModel", "load_scheduler")
-    names += ("TrainingState", "trainable_parameters")
+    names = ("batch_stream", "run_steps", "load_trainable", "build_strategy", "Ema", "load_scheduler")
+    names += ("TrainingState",)
     mocks = replaced(monkeypatch, setup, *names)
     mocks["load_trainable"].return_value = (MagicMock(config={}), False)
     mocks["load_scheduler"].side_effect = ReachedError
     with pytest.raises(ReachedError):
         setup.build_training(edit_job("ema_decay=0.75"), MagicMock(), MagicMock())
-    assert mocks["EMAModel"].call_args.kwargs["decay"] == 0.75
+    assert mocks["Ema"].call_args.args[1] == 0.75
 
 
 def test_the_held_out_loss_has_the_timesteps_of_the_job(edit_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
