@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.mutants.page import write_page
-from benchmarks.mutants.results import FILE, Result, identity, read_results
+from benchmarks.mutants.results import FILE, Result, identity, keep_last, read_results
 from benchmarks.mutants.swap import swapped
 from benchmarks.mutants.table import MUTANTS
 from tests.mutation import LIBRARIES, ROOT
@@ -46,6 +46,7 @@ def main() -> int:
         broken = [test for test, keys in by_test.items() if not _try_in_fork(test, keys)]
         if broken:
             print(f"do not pass as they are, or die: {', '.join(broken)}")
+    keep_last()
     write_page()
     through = [result.key for result in read_results().values() if not result.noticed]
     print(f"NOT NOTICED: {', '.join(through)}" if through else "all are noticed")

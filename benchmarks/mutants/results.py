@@ -32,3 +32,9 @@ def read_results() -> dict[str, Result]:
     lines = FILE.read_text(encoding="utf-8").splitlines() if FILE.exists() else []
     results = {result.key: result for result in (Result(**json.loads(line)) for line in lines)}
     return {key: results[key] for key in MUTANTS if key in results and results[key].mutant == identity(key)}
+
+
+def keep_last() -> None:
+    """Drops lines of earlier tries, and of mutants that are no longer there."""
+    lines = [json.dumps(vars(result)) + "\n" for result in read_results().values()]
+    FILE.write_text("".join(lines), encoding="utf-8")
