@@ -1,7 +1,6 @@
 """Rules between settings. Each yields the issues it finds, with the change that fixes them."""
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 
 from cogvx_exp.config.choices import choices_with, models_for, models_with_weights
 from cogvx_exp.config.issues import Issue
@@ -11,7 +10,12 @@ from cogvx_exp.config.rules.hardware import card_is_known
 from cogvx_exp.config.rules.notes import too_few_to_profile, warmup_note
 from cogvx_exp.config.rules.processes import gpu_dtype, processes_fit
 from cogvx_exp.config.rules.prompts import prompt_issues
-from cogvx_exp.config.rules.sharing import adapter_settings_fit, hub_is_named, images_suit_task
+from cogvx_exp.config.rules.sharing import (
+    adapter_settings_fit,
+    hub_is_named,
+    images_suit_task,
+    trackers_are_installed,
+)
 from cogvx_exp.config.rules.speed import attention_is_possible, compilation_is_possible, products_are_possible
 from cogvx_exp.config.schema import GenerateJob, Model, PrepareJob, TrainJob, Validation
 
@@ -39,7 +43,7 @@ def check_train(job: TrainJob) -> list[Issue]:
         compilation_is_possible,
         products_are_possible,
         _resume_has_a_folder,
-        _trackers_are_installed,
+        trackers_are_installed,
         _run_is_long_enough_to_profile,
         _sweep_has_gpus,
         card_is_known,
@@ -215,11 +219,6 @@ def _validation_is_legal(job: TrainJob) -> Issues:
 def _resume_has_a_folder(job: TrainJob) -> Issues:
     if job.resume == "auto" and job.run_dir is None:
         yield Issue("resume=auto", "add run_dir=FOLDER, so that the command finds its run again")
-
-
-def _trackers_are_installed(job: TrainJob) -> Issues:
-    if job.tracker.tensorboard and find_spec("tensorboard") is None:
-        yield Issue("tracker=tensorboard", "is not installed: pip install tensorboard")
 
 
 def _run_is_long_enough_to_profile(job: TrainJob) -> Issues:

@@ -24,6 +24,19 @@ class Wandb(Section):
     """Whether to upload the validation videos."""
 
 
+class Trackio(Section):
+    """Trackio, with its database on this machine."""
+
+    project: FilledText
+    """Project of the run, as in `trackio show --project NAME`."""
+    group: FilledText | None
+    """Group of runs; null: the sweep's folder, if the run is part of one."""
+    space: FilledText | None
+    """Hugging Face Space to log to, as owner/name; a new one is private. null: this machine, below `TRACKIO_DIR`."""
+    videos: bool
+    """Whether to also keep the validation videos."""
+
+
 class TensorBoard(Section):
     """TensorBoard's event files."""
 
@@ -36,6 +49,8 @@ class Tracker(Section):
 
     wandb: Wandb | None = None
     """Weights & Biases."""
+    trackio: Trackio | None = None
+    """Trackio."""
     tensorboard: TensorBoard | None = None
     """TensorBoard's event files."""
     custom: Named = Field(default_factory=dict)
