@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 from cogvx_exp.data.control.recipes import Recipe
+from cogvx_exp.evaluation.scores.base import Score, mean_scores, score_video
 from cogvx_exp.evaluation.scores.training_clips import TrainingClips, statistics, thumbnails, training_clips
 from cogvx_exp.evaluation.scores.video import Condition, ScoredVideo
 
@@ -90,8 +91,10 @@ def blended(frames: np.ndarray, share: float) -> np.ndarray:
     return _clipped((1 - share) * frames + share * scene(CLIPS[0]))
 
 
-CLIPS = [10, 11, 12, 13, 14, 15]
+CLIPS = list(range(10, 26))
 """Seeds of the training clips."""
+NEW = [0, 2]
+"""Seeds of the videos."""
 DEGRADATIONS = [
     Degradation("blurred", [0, 0.5, 1, 2, 4], blurred, falls=("sharpness", "first_frame", "likeness")),
     Degradation("frozen", [0, 0.25, 0.5, 0.75, 1], frozen, rises=("static",), falls=("motion", "likeness")),
@@ -108,10 +111,19 @@ def known_clips() -> TrainingClips:
     return training_clips([(statistics(clip), thumbnails(clip)) for clip in map(scene, CLIPS)], mirrored=False)
 
 
-def degraded(degradation: Degradation, step: float, clips: TrainingClips) -> ScoredVideo:
+def measured(degradation: Degradation, scores: Mapping[str, Score], clips: TrainingClips) -> list[dict[str, float]]:
+    """The scores after each step, the means over two videos as in a validation."""
+    # Of training clips where they must become less of a copy, otherwise of new ones.
+    seeds = CLIPS[:2] if "copying" in degradation.falls else NEW
+    return [
+        mean_scores(score_video(scores, _degraded(degradation, step, seed, clips)) for seed in seeds)
+        for step in degradation.steps
+    ]
+
+
+def _degraded(degradation: Degradation, step: float, seed: int, clips: TrainingClips) -> ScoredVideo:
     """A spoiled video that should have shown what the good one shows."""
-    # Of a training clip where it must become less of a copy, and otherwise a new one.
-    good = scene(CLIPS[0] if "copying" in degradation.falls else 1)
+    good = scene(seed)
     condition = Condition(Recipe("gray").apply(good), Recipe("gray").apply)
     return ScoredVideo(degradation.apply(good, step), "", 8.0, good[0], condition, clips)
 
