@@ -90,7 +90,10 @@ def _built(function: Callable[..., Any], settings: Settings, where: str, asks: t
         check_arguments(function, settings, where, "frames", asked=asks)
         return partial(function, **settings.kwargs)
     check_arguments(function, settings, where)
-    scorer: Any = function(**settings.kwargs)
+    try:
+        scorer: Any = function(**settings.kwargs)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
     return scorer
 
 
