@@ -9,6 +9,7 @@ from diffusers import CogVideoXTransformer3DModel
 
 from cogvx_exp.config.renames import renamed_config
 from cogvx_exp.config.rules.prompts import read_prompts
+from cogvx_exp.config.rules.scores import scores_note
 from cogvx_exp.config.schema import GenerateJob, Model
 from cogvx_exp.config.schema import Task as TaskSettings
 from cogvx_exp.console.progress import console, progress
@@ -76,6 +77,8 @@ def generate(job: GenerateJob, adapters: list[Adapter]) -> list[Path]:
         UserError: for problems that only the user can fix.
     """
     settings = job.generate
+    if note := scores_note(settings.scores):
+        console.warn(f"Note: {note}")
     prompts = read_prompts(settings.prompts, settings.separator, "generate.prompts")
     task = task_of(job.model, adapters)
     conditions = conditions_of(job, task, adapters, len(prompts))

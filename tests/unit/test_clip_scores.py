@@ -85,7 +85,5 @@ def test_weights_that_cannot_be_used_are_refused_before_the_run(
     clip = job.validation.scores["clip"].model_copy(update={"enabled": True})  # type: ignore[union-attr]
     missing = Score.model_validate(clip.model_dump() | {"kwargs": {"model": "nobody/clip", "revision": "a"}})
     validation = job.validation.model_copy(update={"scores": {"clip": missing}})
-    with pytest.raises(
-        UserError, match=r"scores\.clip: kwargs\.model=nobody/clip is not in the Hugging Face cache"
-    ):
+    with pytest.raises(UserError, match=r"scores\.clip: kwargs\.model=nobody/clip is not in the Hugging Face cache"):
         check_early(job.model_copy(update={"validation": validation}))

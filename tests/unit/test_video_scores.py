@@ -83,6 +83,8 @@ def test_a_score_gets_what_its_parameters_name() -> None:
     video = ScoredVideo(np.zeros((3, 8, 8, 3), np.uint8), "abcd", 8.0, image=np.zeros((8, 8, 3), np.uint8))
     assert score_video(scores, video) == {"function": 3 * 8 * 4 * 2, "own": 4, "object": 13}
     assert score_video(scores, video)["object"] == 21
+    with pytest.raises(UserError, match=r"scores\.a: .*Exception is a class without __call__"):
+        build_scores({"a": Score(target="builtins.Exception")}, "scores")
     with pytest.raises(UserError, match=r"scores\.a: .*Counting is called as Counting\(begin=5\), but .*'start'"):
         build_scores({"a": Score(target=f"{__name__}.Counting", kwargs={"begin": 5})}, "scores")
 

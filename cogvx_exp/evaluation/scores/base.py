@@ -11,6 +11,7 @@ from typing import Any
 from cogvx_exp.config.imported import check_arguments, found
 from cogvx_exp.config.rules.scores import missing_package
 from cogvx_exp.config.schema import Score as Settings
+from cogvx_exp.config.schema.section import Imported
 from cogvx_exp.console.progress import console
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.evaluation.scores.video import INPUTS, ScoredVideo
@@ -94,6 +95,9 @@ def _built(function: Callable[..., Any], settings: Settings, where: str, asks: t
         scorer: Any = function(**settings.kwargs)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+    if not callable(scorer):
+        raise UserError(f"{where}: {settings.target} is a class without __call__(self, frames)")
+    check_arguments(scorer, Imported(target=settings.target), where, "frames", asked=asks)
     return scorer
 
 
