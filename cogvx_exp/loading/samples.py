@@ -12,6 +12,7 @@ from cogvx_exp.diffusion.batch import Batch
 from cogvx_exp.diffusion.latents import LatentSpace, padded, sample_latents
 from cogvx_exp.diffusion.objective import TimestepSampler, uniform
 from cogvx_exp.latents.dataset import EncodedClips
+from cogvx_exp.loading.caption_dropout import draw_caption
 from cogvx_exp.loading.sampler import SampleIndex
 from cogvx_exp.tasks.base import Task
 
@@ -69,11 +70,12 @@ class TrainingSamples(Dataset[Batch]):
         random = self._random(draw)
         latents = self._latents(random, moments.float())
         extras = self.task.draw(cached, latents, random, self.space)
+        caption = draw_caption(self.clips, draw.clip, random, self.caption_dropout)
         return Batch(
             latents=latents[None],
             noise=random.normal(latents.shape, "noise")[None],
             timesteps=self.timesteps(self.space.num_train_timesteps, random.generator("timestep")),
-            prompt_embeds=self.clips.cache.load(self._caption(draw, random))[None],
+            prompt_embeds=self.clips.cache.load(caption)[None],
             samples=[draw.sample],
             clips=[self.clips.names[draw.clip]],
             extras={name: value[None] for name, value in extras.items()},
@@ -85,14 +87,6 @@ class TrainingSamples(Dataset[Batch]):
         # Frames first, as the transformer reads them; the VAE has channels first.
         latents_FCHW = sample_latents(moments, noise).transpose(0, 1) * self.space.scaling_factor
         return padded(latents_FCHW, self.space.patch_size_t)
-
-    def _caption(self, draw: SampleIndex, random: SampleRandomness) -> str:
-        # Guidance at sampling time needs a prediction for the empty caption, which this trains.
-        if random.uniform("caption") < self.caption_dropout:
-            return self.clips.no_caption
-        # A draw of its own: with another number of captions, dropout still hits the same samples.
-        captions = self.clips.captions[draw.clip]
-        return captions[int(random.uniform("which caption") * len(captions))]
 
     def _random(self, draw: SampleIndex) -> SampleRandomness:
         return SampleRandomness(self.seed, draw.sample)

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from diffusers import CogVideoXTransformer3DModel
-from diffusers.training_utils import EMAModel
 
 from cogvx_exp.config.rules.notes import warmup_note
 from cogvx_exp.config.schema import TrainJob, Validation
@@ -39,13 +38,14 @@ from cogvx_exp.loading.prefetch import on_device
 from cogvx_exp.loading.sampler import BatchStream
 from cogvx_exp.loading.samples import TrainingSamples
 from cogvx_exp.loading.stream import batch_stream
-from cogvx_exp.model.adapt import trainable_parameters, trained_dtype
+from cogvx_exp.model.adapt import trained_dtype
 from cogvx_exp.model.device import Compute
 from cogvx_exp.model.load import load_scheduler, pipeline_folder
 from cogvx_exp.optim.build import build_optimizer
 from cogvx_exp.optim.lr_scheduler import build_lr_scheduler
 from cogvx_exp.runs.checkpoint_folder import CheckpointFolder
 from cogvx_exp.strategies.build import build_strategy
+from cogvx_exp.strategies.ema import Ema
 from cogvx_exp.tasks.base import build_task
 from cogvx_exp.training.checkpoint.resuming import (
     batches_done,
@@ -221,7 +221,7 @@ def build_training(
     logger.info("strategy %s, %s; trained in %s", how, type(strategy).__name__, dtype)
     logger.info("memory options: %s", job.memory)
     schedule = partial(build_lr_scheduler, strategy.optimizer, job.lr_scheduler, steps)
-    ema = EMAModel(trainable_parameters(transformer).values(), decay=job.ema_decay) if job.ema_decay else None
+    ema = Ema(strategy, job.ema_decay) if job.ema_decay else None
     state = TrainingState(strategy, job.optim, schedule, ema)
 
     config = dict(transformer.config)

@@ -1,11 +1,12 @@
 """Every combination of the groups becomes a typed job or is refused with the expected words."""
 
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 
+from cogvx_exp.config.command_line.config_files import read_files_with_old_names
 from cogvx_exp.config.paths import conf_dir
 from cogvx_exp.config.rules.jobs import check_train
 from cogvx_exp.config.schema import TrainJob
@@ -69,6 +70,7 @@ def check(**chosen: str) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _hydra():
+    read_files_with_old_names()  # which parses each of them once
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         yield
 
@@ -92,25 +94,36 @@ TWINS = [model for model in sorted(DOES) if model.startswith("tiny-") and model 
 """They are configured as the real ones are."""
 
 
-@pytest.mark.parametrize("model", sorted(DOES.keys() - TWINS))
-def test_the_product_of_model_task_method_optimizer_and_distribution(model: str) -> None:
-    methods = choices("method") if model == "tiny" else ["lora", "sft"]
-    for method, optim, distributed in product(methods, OPTIMIZERS, DISTRIBUTIONS):
-        check(model=model, task=DOES[model], method=method, optim=optim, distributed=distributed)
+# Pairs rather than the whole product: a rule reads one or two groups, and composing takes a tenth of a second.
+@pytest.mark.parametrize("model", ["tiny", "2b", "5b-i2v"])
+def test_optimizers_and_distributions(model: str) -> None:
+    for optim, distributed in product(OPTIMIZERS, DISTRIBUTIONS):
+        check(model=model, task=DOES[model], optim=optim, distributed=distributed)
 
 
-@pytest.mark.parametrize("model", sorted(DOES.keys() - TWINS))
-def test_a_task_that_a_model_does_not_do(model: str) -> None:
-    for task, method, optim in product(set(choices("task")) - {DOES[model]}, ("lora", "sft"), OPTIMIZERS):
-        check(model=model, task=task, method=method, optim=optim)
+@pytest.mark.parametrize("method", choices("method"))
+def test_methods(method: str) -> None:
+    for model in sorted(DOES.keys() - TWINS):
+        check(model=model, task=DOES[model], method=method)
+    for optim, distributed in (("cpu_offload_bf16", "single"), ("adamw8bit", "zero2")):
+        check(model="tiny", method=method, optim=optim, distributed=distributed)
 
 
-def test_the_random_twins() -> None:
-    for model, task, optim in product(TWINS, choices("task"), OPTIMIZERS):
-        check(model=model, task=task, optim=optim)
+@pytest.mark.parametrize("model", sorted(DOES))
+def test_tasks_and_optimizers(model: str) -> None:
+    for task in choices("task"):
+        check(model=model, task=task)
+    check(model=model, task=DOES[model], optim="cpu_offload_bf16")
+
+
+TURNS = ("tiny", "2b", "5b-i2v", "1.5-5b")
 
 
 @pytest.mark.parametrize("group", [*OTHERS, "distributed", "optim"])
-def test_every_choice_of_the_other_groups_with_every_model(group: str) -> None:
-    for model, choice in product(("tiny", "2b", "5b-i2v", "1.5-5b"), choices(group)):
+def test_every_choice_of_the_other_groups(group: str) -> None:
+    # The optimizers' rules read the model's dtype; elsewhere, the models take turns.
+    pairs = (
+        product(("tiny", "2b"), choices(group)) if group == "optim" else zip(cycle(TURNS), choices(group), strict=False)
+    )
+    for model, choice in pairs:
         check(**{"model": model, group: choice})

@@ -21,12 +21,7 @@ GENERATED = {
     "generate from DoRA": ("method=dora", "memory=16gb"),
     "generate from images": ("model=tiny-1.5-i2v task=i2v", "generate.images=[{image}]"),
 }
-CORE = {"generate from a LoRA, streamed"}
-"""In `make test`; the others are in `make test-cuda`."""
-
-
-def names(kinds: dict) -> list:
-    return [name if name in CORE else pytest.param(name, marks=pytest.mark.cuda_matrix) for name in kinds]
+pytestmark = pytest.mark.cuda_matrix
 
 
 def place(folder: Path, name: str) -> Path:
@@ -73,7 +68,7 @@ def generated(training: str, sampling: str, folder: Path, own: Path) -> list[Cas
     ]
 
 
-@pytest.mark.parametrize("name", names(PREPARED))
+@pytest.mark.parametrize("name", PREPARED)
 def test_training_reads_what_was_prepared_on_the_device(
     name: str, outcomes: dict[str, list[Outcome]], folder: Path
 ) -> None:
@@ -89,7 +84,7 @@ def test_training_reads_what_was_prepared_on_the_device(
     assert max(path.stat().st_mtime_ns for path in encoded) < (own / "run/config.yaml").stat().st_mtime_ns
 
 
-@pytest.mark.parametrize("name", names(GENERATED))
+@pytest.mark.parametrize("name", GENERATED)
 def test_videos_are_those_of_the_cpu(name: str, outcomes: dict[str, list[Outcome]], folder: Path) -> None:
     for outcome in outcomes[name]:
         assert outcome.code == 0, outcome.text[-4000:]
@@ -107,7 +102,6 @@ def pixels(folder: Path) -> np.ndarray:
     return np.stack(list(reader.frames(range(len(reader.starts))))).astype(np.float32)
 
 
-@pytest.mark.cuda_matrix
 def test_a_run_that_fits_is_let_through_with_its_prediction(tmp_path: Path) -> None:
     settings = [text for text in SHORT if text != "memory.preflight=false"]
     settings += [f"cache_dir={tmp_path}/cache", f"run_dir={tmp_path}/run", "device=cuda"]

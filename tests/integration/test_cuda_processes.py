@@ -8,6 +8,8 @@ import pytest
 
 from tests.software_cuda.runs import Case, Outcome, run_all
 
+pytestmark = pytest.mark.cuda_matrix
+
 SHARED = ["steps=4", "checkpoint.every=2", "lr_scheduler=constant", "data.workers=0", "memory.preflight=false"]
 SHARED += ["data.decode_workers=1", "data.holdout=2"]
 SHORT = ["validation.num_inference_steps=1"]
@@ -53,7 +55,6 @@ def test_gradients_are_averaged_also_after_videos_were_sampled(tmp_path: Path) -
     agree(found["two"], found["one"])
 
 
-@pytest.mark.cuda_matrix
 @pytest.mark.parametrize(("how", "more"), WAYS)
 def test_every_strategy_trains_samples_and_resumes(how: str, more: list[str], tmp_path: Path) -> None:
     """The last run goes on from the second step of one process."""
@@ -66,7 +67,6 @@ def test_every_strategy_trains_samples_and_resumes(how: str, more: list[str], tm
     agree(again["two"], found["one"])
 
 
-@pytest.mark.cuda_matrix
 def test_processes_round_stochastically_alike(tmp_path: Path) -> None:
     """They draw at random, and must draw the same: else their weights part, which no checkpoint would let through."""
     rounded = ["optim=ao_adamw8bit", "optim.stochastic_rounding=true", "model.dtype=bfloat16"]
@@ -74,7 +74,6 @@ def test_processes_round_stochastically_alike(tmp_path: Path) -> None:
     assert found["two"].code == 0, found["two"].text[-3000:]
 
 
-@pytest.mark.cuda_matrix
 @pytest.mark.parametrize(
     "settings",
     [

@@ -15,11 +15,13 @@ import pytest
 import torch
 
 from cogvx_exp.core.files import file_hash
+from cogvx_exp.core.randomness import SampleRandomness
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.dataset import load_dataset, split_holdout
 from cogvx_exp.distributed.process_group import ProcessGroup
 from cogvx_exp.latents import captions, prepare
 from cogvx_exp.latents.context import PipelineContext
+from cogvx_exp.loading.caption_dropout import draw_caption
 from cogvx_exp.loading.sampler import SampleIndex
 from cogvx_exp.model.device import choose_compute
 from cogvx_exp.model.load import pipeline_folder
@@ -204,7 +206,8 @@ def test_several_captions_dropout_and_flips_are_drawn_as_often_as_asked(root: Pa
     with accelerator_for(compute) as accelerator:
         samples = build_training(job, data, accelerator).samples
     draws = [SampleIndex(number, number % 2) for number in range(2000)]
-    drawn = [samples._caption(draw, samples._random(draw)) for draw in draws]
+    clips, dropout = data.encoded.training, samples.caption_dropout
+    drawn = [draw_caption(clips, draw.clip, SampleRandomness(job.seed, draw.sample), dropout) for draw in draws]
     keys = data.encoded.training.captions[0]
     shares = [drawn.count(key) / len(drawn) for key in (*keys, data.encoded.training.no_caption)]
     assert shares == pytest.approx([0.4, 0.4, 0.2], abs=0.04)

@@ -55,7 +55,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> dict[
 
 @pytest.mark.parametrize(
     ("how", "method"),
-    [("ddp", "lora"), ("fsdp", "lora"), ("fsdp", "sft, averaged"), ("zero2", "sft"), ("zero3", "lora")],
+    [("ddp", "lora"), extended("fsdp", "lora"), ("fsdp", "sft, averaged"), ("zero2", "sft"), extended("zero3", "lora")],
 )
 def test_two_processes_give_the_numbers_of_one(
     how: str, method: str, alone: dict[str, Path], tmp_path: Path, shared_cache: Path, capfd: pytest.CaptureFixture[str]
@@ -94,7 +94,9 @@ def test_two_processes_give_the_numbers_of_one(
     assert values(run.path) == pytest.approx(values(expected.path), rel=1e-5)
 
 
-@pytest.mark.parametrize(("how", "method"), [("zero2", "lora"), extended("zero3", "lora"), ("fsdp", "sft, averaged")])
+@pytest.mark.parametrize(
+    ("how", "method"), [("zero2", "lora"), extended("zero3", "lora"), extended("fsdp", "sft, averaged")]
+)
 def test_two_processes_go_on_where_one_stopped(
     how: str, method: str, alone: dict[str, Path], tmp_path: Path, shared_cache: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,7 +162,7 @@ LONG = ["steps=2000", "validation=none", "data.workers=0", "checkpoint.every=100
 
 @pytest.mark.parametrize(
     ("how", "number"),
-    [("", signal.SIGUSR1), ("ddp", signal.SIGTERM), ("-m", signal.SIGUSR2), extended("", signal.SIGTERM)],
+    [extended("", signal.SIGUSR1), ("ddp", signal.SIGTERM), ("-m", signal.SIGUSR2), extended("", signal.SIGTERM)],
 )
 def test_a_warned_run_saves_and_resumes(how: str, number: signal.Signals, in_tmp: Path, shared_cache: Path) -> None:
     """SIGUSR2 is submitit's, for a job of a sweep."""
@@ -205,7 +207,7 @@ def test_time_that_is_up_stops_a_run(tmp_path: Path, shared_cache: Path) -> None
         assert len(values(run.path)) == number, "a step is done each time"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [extended(signal.SIGINT), signal.SIGKILL])
 def test_no_process_is_left_when_the_parent_ends(number: signal.Signals, tmp_path: Path, shared_cache: Path) -> None:
     run = tmp_path / "run"
     process = start(*LONG, "distributed=ddp", f"run_dir={run}", f"cache_dir={shared_cache}")

@@ -42,7 +42,7 @@ def statuses() -> list[str]:
     return [read_sweep_job(folder).status for folder in job_folders(sweep)]
 
 
-@pytest.mark.parametrize(("name", "less"), [("learning_rate", "optim.lr=1e-3"), extended("seeds", "seed=0,1")])
+@pytest.mark.parametrize(("name", "less"), [extended("learning_rate", "optim.lr=1e-3"), extended("seeds", "seed=0,1")])
 def test_example_runs_on_the_tiny_model(name: str, less: str, in_tmp: Path, shared_cache: Path) -> None:
     """Two of its jobs."""
     assert example(name, less, f"cache_dir={shared_cache}") == 0
@@ -84,6 +84,7 @@ def test_jobs_that_run_together_have_a_gpu_each(in_tmp: Path, shared_cache: Path
     assert statuses() == ["finished", "finished"]
 
 
+@pytest.mark.extended
 def test_slurm_jobs_run_as_submitit_starts_them(in_tmp: Path, shared_cache: Path) -> None:
     """Slurm's launcher in its local form: the same pickled job in a process of its own."""
     assert main(["-m", "hydra/launcher=submitit_local", "seed=0,1", *SHORT, f"cache_dir={shared_cache}"]) == 0
@@ -134,6 +135,7 @@ def test_a_failed_job_is_recorded_and_the_others_run(in_tmp: Path, shared_cache:
     assert "optim.lr=0.001 seed=0 steps=1" in repeat
 
 
+@pytest.mark.extended
 def test_memory_tables(in_tmp: Path) -> None:
     command = ["--config-dir", str(EXAMPLES), "+sweep=memory_tables"]
     small = ["model.transformer.num_layers=1", "validation=none", "data.frame_buckets=[9]"]

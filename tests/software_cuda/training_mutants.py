@@ -51,7 +51,7 @@ ISSUES = {
     f"{RESUMED}[float16, average, 8 bit]": [
         ("training/run.py", "mixed_precision=compute.mixed_precision", 'mixed_precision="no"'),
         ("training/checkpoint/state.py", 'self.strategy.placed(saved["shadow_params"])', 'saved["shadow_params"]'),
-        ("training/checkpoint/state.py", 'self.ema.load_state_dict(saved | {"shadow_params": None})', "pass"),
+        ("strategies/ema.py", 'self._model.load_state_dict(saved | {"shadow_params": None})', "pass"),
         ("training/checkpoint/state.py", 'self.scaler.load_state_dict(state["scaler"])', "pass"),
     ],
     f"{RESUMED}[streamed, online]": [

@@ -2,12 +2,11 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.training_utils import EMAModel
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LRScheduler
@@ -22,6 +21,7 @@ from cogvx_exp.optim.flatten import flatten_state, unflatten_state
 from cogvx_exp.optim.state import NOTHING, OptimizerStates, read_learned, states_fit
 from cogvx_exp.runs.checkpoint_folder import CheckpointFolder
 from cogvx_exp.runs.run_folder import CHECKPOINT_FILE
+from cogvx_exp.strategies.ema import Ema
 from cogvx_exp.strategies.single import Strategy
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class TrainingState:
     """
 
     def __init__(
-        self, strategy: Strategy, optim: Optim, schedule: Callable[[int], LRScheduler], ema: EMAModel | None = None
+        self, strategy: Strategy, optim: Optim, schedule: Callable[[int], LRScheduler], ema: Ema | None = None
     ):
         self.strategy = strategy
         self.transformer = strategy.transformer
@@ -56,7 +56,6 @@ class TrainingState:
 
         Schedule-free optimizers have their own average and swap the weights themselves.
         """
-        parameters = list(trainable_parameters(self.transformer).values())
         optimizer = getattr(
             self.strategy.optimizer, "optimizer", self.strategy.optimizer
         )  # unwrap accelerate's wrapper
@@ -64,15 +63,10 @@ class TrainingState:
         averages_itself = hasattr(optimizer, "eval")
         if averages_itself:
             optimizer.eval()
-        if self.ema:
-            # diffusers keeps the stored weights on the host, so the device needs no room for both.
-            self.ema.store(parameters)
-            self.ema.copy_to(parameters)
         try:
-            yield
+            with self.ema.applied() if self.ema else nullcontext():
+                yield
         finally:
-            if self.ema:
-                self.ema.restore(parameters)
             if averages_itself:
                 optimizer.train()
 
@@ -84,7 +78,7 @@ class TrainingState:
     def update_ema(self) -> None:
         """Updates the EMA with the weights of a step."""
         if self.ema:
-            self.ema.step(trainable_parameters(self.transformer).values())
+            self.ema.update()
 
     def take(self, processes: ProcessGroup) -> Callable[[Path], None]:
         """Copies the state to the host, and returns a function that writes the copy into an existing folder.
@@ -110,7 +104,7 @@ class TrainingState:
             "optimizer": flatten_state(self.strategy.optimizer_state(), tensors, "optimizer"),
             "lr_scheduler": flatten_state(self.lr_scheduler.state_dict(), tensors, "lr_scheduler"),
             "scaler": self.scaler.state_dict() if self.scaler else None,
-            "ema": flatten_state(self._average(self.ema), tensors, "ema") if self.ema else None,
+            "ema": flatten_state(self.ema.state(), tensors, "ema") if self.ema else None,
         }
 
         def write(folder: Path) -> None:
@@ -147,7 +141,10 @@ class TrainingState:
         self.lr_scheduler = self.schedule(checkpoint.step)
         if self.scaler and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
-        return notes + self._load_average(unflatten_state(state["ema"], tensors) if state["ema"] else None)
+        average = unflatten_state(state["ema"], tensors) if state["ema"] else None
+        if self.ema:
+            return notes + self.ema.load(average)
+        return notes + (["ema_decay=null: the EMA weights are dropped"] if average else [])
 
     def _carried_over(self, state: dict[str, Any], checkpoint: CheckpointFolder) -> tuple[OptimizerStates, list[str]]:
         """The part of the checkpoint's optimizer state that this optimizer can load."""
@@ -166,21 +163,3 @@ class TrainingState:
         if not states_fit(learned, shapes, before, self.optim, like):
             return NOTHING, [f"with these settings of optim, {before.target} keeps different states: {fresh}"]
         return learned, []
-
-    def _average(self, ema: EMAModel) -> dict[str, Any]:
-        state: dict[str, Any] = ema.state_dict()
-        return state | {"shadow_params": self.strategy.gathered(ema.shadow_params)}
-
-    def _load_average(self, saved: dict[str, Any] | None) -> list[str]:
-        """Loads the EMA, or starts one from the current weights."""
-        if not self.ema:
-            return ["ema_decay=null: the EMA weights are dropped"] if saved else []
-        decay = self.ema.decay
-        if saved:
-            # EMAModel ignores None, so the tensors are set below, on the right device and as shards.
-            self.ema.load_state_dict(saved | {"shadow_params": None})
-            self.ema.shadow_params = self.strategy.placed(saved["shadow_params"])
-            self.ema.decay = decay  # the current setting, not the checkpoint's
-            return []
-        self.ema = EMAModel(trainable_parameters(self.transformer).values(), decay=decay)
-        return [f"ema_decay={decay}: the EMA starts from the checkpoint's weights"]
