@@ -239,7 +239,7 @@ class SamplingSettings(Section):
     """Whether guidance increases along a cosine during sampling. Default: true."""
     scores: Scores = Field(default_factory=dict)
     """Functions that rate each video: {NAME: {target: IMPORT_PATH, kwargs: {}, enabled: true, better: null}}.
-    NAME=true and NAME=false switch one on or off; null: none. Default: those of conf/_scores.yaml."""
+    NAME=true and NAME=false switch one on or off; null: none."""
 
     @field_validator("images", "controls", mode="before", check_fields=False)
     @classmethod
