@@ -25,7 +25,7 @@ from cogvx_exp.evaluation.scores.base import build_scores, score_video
 from cogvx_exp.evaluation.scores.video import Condition, ScoredVideo
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "scores.md"
-STAGES = {0: "base", 40: "half-trained", 160: "trained", 640: "over-trained"}
+STAGES = {0: "base", 40: "half-trained", 160: "trained", 520: "over-trained"}
 """Completed steps of the checkpoints that are compared."""
 FEW_CLIPS = ["data.clips=8", "data.concept=sketch", "lr_scheduler=constant", "optim.lr=4e-3", "method.rank=32"]
 """So few that the model learns them by heart."""
@@ -84,6 +84,8 @@ def built() -> dict:
 def trained_table(run: Path) -> str:
     """Checkpoints of one run on few clips, each scored by the run itself."""
     for step in list(STAGES)[1:]:
+        if step in {line["step"] for line in read(run / "scores.jsonl")}:
+            continue  # of an earlier call
         call(f"run_dir={run}", "resume=auto", f"steps={step}", "validation.loss_every=null", *FEW_CLIPS, *SAMPLED)
     scores = {line["step"]: line for line in read(run / "scores.jsonl")}
     held_out = {line["step"]: line["loss"] for line in read(run / "held_out.jsonl")}
@@ -92,13 +94,18 @@ def trained_table(run: Path) -> str:
     rows.append(f"|{'---|' * (len(names) + 3)}")
     for step, stage in STAGES.items():
         loss = f"{held_out[step]:.4f}" if step in held_out else ""
-        values = " | ".join(f"{scores[step][name]:.3g}" for name in names)
+        values = " | ".join(short(scores[step][name]) for name in names)
         rows.append(f"| {stage} | {step} | {loss} | {values} |")
     return "\n".join(rows) + "\n"
 
 
+def short(value: float) -> str:
+    """Three digits, without an exponent."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 def read(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def call(*settings: str) -> None:
