@@ -125,6 +125,8 @@ def _plain(text: str) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{','.join(_shown(item) for item in value)}]"
+    if isinstance(value, dict) and all(isinstance(item, BaseModel) for item in value.values()):
+        return "{" + ",".join(value) + "}"  # each has settings of its own
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value) or '""'

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from cogvx_exp.config.rules.scores import scores_of
 from cogvx_exp.config.schema import TrainJob, Validation
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.data.control.recipes import parse_control
@@ -25,7 +26,7 @@ def check_early(job: TrainJob) -> None:
     validation = job.validation
     if not isinstance(validation, Validation):
         return
-    build_scores(validation.scores, "validation.scores")
+    build_scores(scores_of(job), "validation.scores")
     if validation.images is not None:
         images = listed_images(validation.images, validation.separator, "validation.images")
         images.check()

@@ -198,6 +198,7 @@ def test_generate_samples_with_conditions(
     frames = np.stack(list(open_video(str(shown[0])).frames(range(9)))).astype(int)
     assert np.abs(frames - recipe_of("gray", {}).apply(boxes(2)[::2])).mean() < 3, "of validation.controls"
     assert (run.path / "videos.png").is_file()
+    assert -1 <= read_metrics(run.scores)[-1]["condition"] < 1
     assert '"condition": "../conditions/00-box-0.mp4"' in (run.path / "report/data.js").read_text()
     clip = root / "videos/2.mp4"
     settings = [f"generate.adapter={run.path}", "generate.prompts=[box 2]", "generate.num_inference_steps=2"]
@@ -208,6 +209,9 @@ def test_generate_samples_with_conditions(
     (video,) = out.glob("*.mp4")
     told = json.loads(video.with_suffix(".json").read_text())
     assert told["control"] == f"gray of {clip}"
+    assert all({"condition", "flicker"} <= scores.keys() for scores in told["scores"]), "of both strengths"
+    assert told["scores"][0] != told["scores"][1]
+    assert "copying" not in told["scores"][0], "only a run knows its clips"
     frames = np.stack(list(open_video(str(video)).frames(range(9)))).astype(float)
     condition, base, trained = np.split(frames[:, -32:], 3, axis=2)
     assert np.abs(condition - condition.mean(-1, keepdims=True)).mean() < 4, "grey"
