@@ -140,16 +140,34 @@ MUTANTS = {
         "unit/test_settings_of_videos.py::test_a_video_is_sampled_with_all_settings",
     ),
     "validation.scores.target": Mutant(
-        SETUP,
-        "build_scores(validation.scores,",
-        "build_scores({},",
+        "evaluation/validation.py",
+        'build_scores(scores_of(job), "validation.scores"',
+        'build_scores({}, "validation.scores"',
         "unit/test_settings_of_videos.py::test_what_a_validation_samples",
     ),
     "validation.scores.kwargs": Mutant(
-        "config/imported.py",
-        "partial(found, **settings.kwargs)",
-        "partial(found)",
+        "evaluation/scores/base.py",
+        "partial(function, **settings.kwargs)",
+        "partial(function)",
         "unit/test_scores.py::test_a_score_gets_the_frames_and_its_arguments",
+    ),
+    "validation.scores.enabled": Mutant(
+        "evaluation/scores/base.py",
+        "if score.enabled is False:",
+        "if False:",
+        "unit/test_video_scores.py::test_what_is_absent_is_left_out_or_refused",
+    ),
+    "validation.scores.better": Mutant(
+        "runs/best.py",
+        'Best(by, better == "higher")',
+        "Best(by, False)",
+        "unit/test_best.py::test_what_is_better_comes_from_the_settings",
+    ),
+    "validation.scores.package": Mutant(
+        "config/rules/scores.py",
+        "if score.package is None or find_spec(score.package) is not None:",
+        "if True:",
+        "unit/test_video_scores.py::test_without_opencv_two_are_left_out_with_a_note",
     ),
     "validation.loss_every": Mutant(
         CALLBACKS,
@@ -293,7 +311,8 @@ MUTANTS = {
         "unit/test_settings_of_videos.py::test_generate_finds_its_adapters_and_scores",
     ),
 }
-MUTANTS["generate.scores.kwargs"] = MUTANTS["validation.scores.kwargs"]
+for name in ("kwargs", "enabled", "better", "package"):
+    MUTANTS[f"generate.scores.{name}"] = MUTANTS[f"validation.scores.{name}"]
 # Sampling settings of `generate` are read by the same code.
 for name in ("negative_prompt", "seed", "num_frames", "height", "width", "fps", "num_inference_steps", "guidance_scale", "dynamic_cfg"):  # fmt: skip
     MUTANTS[f"generate.{name}"] = MUTANTS[f"validation.{name}"]

@@ -73,9 +73,9 @@ MUTANTS = {
     ),
     "data.reader.kwargs": Mutant(
         "config/imported.py",
-        "return partial(found, **settings.kwargs)",
-        "return partial(found)",
-        "unit/test_scores.py::test_a_score_gets_the_frames_and_its_arguments",
+        "return partial(function, **settings.kwargs)",
+        "return partial(function)",
+        "unit/test_scores.py::test_a_tracker_of_your_own_gets_everything",
     ),
     "data.clips": Mutant(
         SOURCES,

@@ -73,8 +73,8 @@ MUTANTS = {
     ),
     "tracker.custom.kwargs": Mutant(
         "config/imported.py",
-        "return partial(found, **settings.kwargs)",
-        "return partial(found)",
+        "return partial(function, **settings.kwargs)",
+        "return partial(function)",
         "unit/test_scores.py::test_a_tracker_of_your_own_gets_everything",
     ),
     "checkpoint.every": Mutant(
@@ -85,15 +85,15 @@ MUTANTS = {
     ),
     "checkpoint.keep": Mutant(
         SAVER,
-        "self._settings.keep, keep_best",
-        "3, keep_best",
+        "- started)\n            prune_checkpoints(self._folder, self._settings.keep,",
+        "- started)\n            prune_checkpoints(self._folder, 3,",
         "unit/test_settings_of_outputs.py::test_checkpoints_are_kept_and_written_as_set",
     ),
     "checkpoint.keep_best": Mutant(
-        SAVER,
-        "keep_best=self._settings.keep_best",
-        "keep_best=True",
-        "unit/test_settings_of_outputs.py::test_checkpoints_are_kept_and_written_as_set",
+        "runs/best.py",
+        "by = job.checkpoint.keep_best",
+        "by = True",
+        "unit/test_best.py::test_what_is_better_comes_from_the_settings",
     ),
     "checkpoint.background": Mutant(
         SAVER,
@@ -136,6 +136,12 @@ MUTANTS = {
         "if job.hub.dry_run:",
         "if False:",
         "unit/test_settings_of_outputs.py::test_the_result_is_uploaded_as_set",
+    ),
+    "sweep.objective": Mutant(
+        "launch/start.py",
+        "return objective(summary, job.sweep.objective)",
+        "return objective(summary)",
+        "unit/test_best.py::test_the_objective_of_a_job",
     ),
     "sweep.resume": Mutant(
         "launch/start.py",

@@ -114,7 +114,7 @@ def test_checkpoints_are_kept_and_written_as_set(
     edit_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     mocks = replaced(monkeypatch, saver, "write_checkpoint", "prune_checkpoints")
-    settings = ["checkpoint.keep=7", "checkpoint.keep_best=false"]
+    settings = ["checkpoint.keep=7"]
     may_end = threading.Event()
     mocks["write_checkpoint"].side_effect = lambda *arguments: may_end.wait(20)
     behind = saver.CheckpointSaver(tmp_path, edit_job(*settings, "checkpoint.background=true").checkpoint)
@@ -125,7 +125,7 @@ def test_checkpoints_are_kept_and_written_as_set(
     at_once = saver.CheckpointSaver(tmp_path, edit_job(*settings, "checkpoint.background=false").checkpoint)
     at_once.save(tmp_path / "2", MagicMock(), {"step": 2})
     assert at_once.written == 1
-    mocks["prune_checkpoints"].assert_called_with(tmp_path, 7, keep_best=False)
+    mocks["prune_checkpoints"].assert_called_with(tmp_path, 7, None)
     assert behind.finish() == at_once.finish() == ""
 
 
@@ -161,9 +161,18 @@ def test_the_result_is_uploaded_as_set(edit_job: MakeJob, monkeypatch: pytest.Mo
 def test_a_run_is_published_if_asked_to(
     edit_job: MakeJob, monkeypatch: pytest.MonkeyPatch, settings: list[str], published: bool
 ) -> None:
-    names = ("read_metrics", "_summary", "write_json", "write_status", "draw_strip", "_print_result", "publish")
+    names = (
+        "read_metrics",
+        "_summary",
+        "write_json",
+        "write_status",
+        "draw_strip",
+        "_print_result",
+        "_best",
+        "publish",
+    )
     mocks = replaced(monkeypatch, finish, *names, "plot_loss")
-    mocks["_summary"].return_value = {}
+    mocks["_summary"].return_value = mocks["_best"].return_value = {}
     finish.finish(MagicMock(job=edit_job(*settings)), Path("export"), 1.0, "")
     assert mocks["publish"].called == published
 

@@ -189,10 +189,10 @@ def test_a_checkpoint_is_looked_for_if_the_job_resumes(edit_job: MakeJob, monkey
 def test_a_job_of_a_sweep_is_resumed_if_that_is_asked_for(edit_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
     hydra = MagicMock(mode=start.RunMode.MULTIRUN)
     monkeypatch.setattr(start, "HydraConfig", MagicMock(get=lambda: hydra))
-    mocks = replaced(monkeypatch, start, "resume_job", "_begin")
+    mocks = replaced(monkeypatch, start, "resume_job", "_begin", "_check_direction")
     mocks["resume_job"].return_value = (edit_job(), {"loss": 1.0})
     mocks["_begin"].side_effect = ReachedError
-    monkeypatch.setattr(start, "objective", lambda done: done["loss"])
+    monkeypatch.setattr(start, "objective", lambda done, goal: done["loss"])
     assert start.launch(edit_job("sweep.resume=true"), []) == 1.0
     with pytest.raises(ReachedError):
         start.launch(edit_job(), [])

@@ -12,13 +12,12 @@ from hydra import compose, initialize_config_dir
 
 from cogvx_exp import generate as generate_module
 from cogvx_exp.config.paths import conf_dir
-from cogvx_exp.config.schema import GenerateJob
+from cogvx_exp.config.schema import GenerateJob, Score
 from cogvx_exp.config.schema.model import Native, Sampling
-from cogvx_exp.config.schema.section import Imported
 from cogvx_exp.config.typed import typed
 from cogvx_exp.core.randomness import SampleRandomness
 from cogvx_exp.distributed.process_group import ProcessGroup
-from cogvx_exp.evaluation import adapter, generation, sampling
+from cogvx_exp.evaluation import adapter, generation, sampling, validation
 from cogvx_exp.evaluation.requests import conditions_of, controls, start_images, validation_prompts
 from cogvx_exp.evaluation.sampling import Given
 from cogvx_exp.model.device import Compute
@@ -92,8 +91,8 @@ def test_images_and_control_videos_are_those_of_validation(edit_job: MakeJob) ->
 
 
 def test_what_a_validation_samples(edit_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("pipeline_folder", "encode_dataset", "load_embeds", "build_scores", "Validator", "build_objective")
-    mocks = replaced(monkeypatch, setup, *names)
+    names = ("pipeline_folder", "encode_dataset", "load_embeds", "Validator", "build_objective")
+    mocks = replaced(monkeypatch, setup, *names) | replaced(monkeypatch, validation, "build_scores")
     mocks["load_embeds"].side_effect = lambda texts, keys, cache: [None] * len(texts)
 
     def prepared(*settings: str) -> None:
@@ -102,11 +101,11 @@ def test_what_a_validation_samples(edit_job: MakeJob, monkeypatch: pytest.Monkey
 
     score = "+validation.scores={mine: {target: numpy.mean, kwargs: {axis: 0}}}"
     prepared("validation.num_videos=3", "validation.offload=false", score)
-    requests, embeds, _, _, offload, scores = mocks["Validator"].call_args.args
+    requests, embeds, _, _, offload, scores, _ = mocks["Validator"].call_args.args
     assert [request.prompt for request in requests] == ["a", "a", "a", "b", "b", "b"]
     assert (list(embeds), offload, scores) == (["noise", "a", "b"], False, mocks["build_scores"].return_value)
-    mine = Imported(target="numpy.mean", kwargs={"axis": 0})
-    mocks["build_scores"].assert_called_once_with({"mine": mine}, "validation.scores")
+    settings, where, *_ = mocks["build_scores"].call_args.args
+    assert (settings["mine"], where) == (Score(target="numpy.mean", kwargs={"axis": 0}), "validation.scores")
     job = edit_job("validation=none")
     data = setup.prepare_data(job, MagicMock(), MagicMock(), Path("issues.csv"), ProcessGroup())
     assert data.validator is None
@@ -140,7 +139,8 @@ def test_generate_finds_its_adapters_and_scores(monkeypatch: pytest.MonkeyPatch)
     job = generate_job("+generate.scores={mine: {target: numpy.mean}}")
     with pytest.raises(ReachedError):
         generation._make(job, MagicMock(model=job.model), [], MagicMock())
-    mocks["build_scores"].assert_called_once_with({"mine": Imported(target="numpy.mean")}, "generate.scores")
+    settings, where, *_ = mocks["build_scores"].call_args.args
+    assert (settings["mine"], where) == (Score(target="numpy.mean"), "generate.scores")
 
 
 def test_generate_has_the_shape_that_the_adapters_model_was_trained_on() -> None:
