@@ -2,9 +2,11 @@
 
 import shutil
 from collections.abc import Callable
+from functools import cache, reduce
 from pathlib import Path
 
 import pytest
+import yaml
 from _pytest.mark import ParameterSet
 from hydra import compose, initialize_config_dir
 
@@ -17,6 +19,7 @@ from tests.entry import with_twin
 
 quiet_libraries()
 
+GROUPS = {path.name for path in conf_dir().iterdir() if path.is_dir()}
 MakeJob = Callable[..., TrainJob]
 
 
@@ -42,13 +45,35 @@ def make_job(shared_cache: Path) -> MakeJob:
     """Composes a checked job, as the entry point does; also where there is a GPU, on the CPU unless it names one."""
 
     def make(*overrides: str) -> TrainJob:
-        settings = [f"cache_dir={shared_cache}", "device=cpu", *with_twin(overrides)]
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            job = typed(compose("train", settings), TrainJob)
+        job = _composed((f"cache_dir={shared_cache}", *overrides))
         assert not check_train(job)
         return job
 
     return make
+
+
+@cache
+def _composed(overrides: tuple[str, ...]) -> TrainJob:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return typed(compose("train", ["device=cpu", *with_twin(overrides)]), TrainJob)
+
+
+@pytest.fixture(scope="session")
+def edit_job(shared_cache: Path) -> MakeJob:
+    """`make_job` in a few milliseconds: groups are composed once, and other settings are put into the result, without
+    the rules and without what other settings refer to."""
+
+    def edit(*overrides: str) -> TrainJob:
+        groups = tuple(text for text in overrides if text.partition("=")[0] in GROUPS)
+        values = _composed(groups).model_dump() | {"cache_dir": shared_cache}
+        for text in overrides:
+            key, _, value = text.lstrip("+").partition("=")
+            *sections, name = key.split(".")
+            if text not in groups:
+                reduce(dict.__getitem__, sections, values)[name] = yaml.safe_load(value)
+        return TrainJob.model_validate(values)
+
+    return edit
 
 
 @pytest.fixture

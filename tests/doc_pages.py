@@ -146,7 +146,7 @@ def check_configuration(command: Command, folder: Path) -> Section:
 def _composed(config: str, extra: Sequence[str], overrides: Sequence[str]) -> DictConfig:
     """As Hydra composes it; many commands choose the same groups, which are composed once."""
     choices = [text for text in overrides if "." not in text.partition("=")[0] and _is_group(text)]
-    settings = [text for text in overrides if text not in choices]
+    settings = [text for text in overrides if text not in choices and not text.startswith("hydra.")]
     composed = copy.deepcopy(_of_groups(config, (*extra, *choices)))
     ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides(settings), composed)
     return composed

@@ -122,7 +122,8 @@ def random_settings(chance: random.Random) -> list[str]:
     task = TWINS[model] if chance.random() < 0.97 else chance.choice(["t2v", "i2v"])
     drawn = {"model": model, "task": task}
     for group, (usual, share) in GROUPS.items():
-        names = sorted(file.stem for file in (conf_dir() / group).glob("[!_]*.yaml") if file.stem != "wandb")
+        files = (conf_dir() / group).glob("[!_]*.yaml")
+        names = sorted(file.stem for file in files if file.stem not in ("wandb", "trackio"))
         drawn[group] = usual if chance.random() < share else chance.choice(names)
     if drawn["distributed"] != "single":
         drawn["distributed.processes"] = "2"

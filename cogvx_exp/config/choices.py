@@ -47,8 +47,14 @@ def composed(group: str, choice: str) -> dict[str, Any]:
     own = _read(group, choice)
     values: dict[str, Any] = {}
     for parent in own.pop("defaults", ["_self_"]):
-        values = _merged(values, own if parent == "_self_" else composed(group, parent))
+        values = _merged(values, own if parent == "_self_" else _inherited(group, parent))
     return values
+
+
+def _inherited(group: str, parent: str) -> dict[str, Any]:
+    """The values of another choice of the group, or of a file outside of it, written /FILE@SECTION."""
+    name, _, section = parent.partition("@")
+    return {section: _read(".", name[1:])} if section else composed(group, parent)
 
 
 def names_of(group: str) -> list[str]:

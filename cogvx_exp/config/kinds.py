@@ -137,6 +137,8 @@ def _field(kind: Kind, name: str) -> Kind | None:
         fields = member.annotation.model_fields if _is_section(member) else {}
         if name in fields:
             return Kind(fields[name].annotation, tuple(fields[name].metadata))
+        if get_origin(member.annotation) is dict and _is_section(below := Kind(get_args(member.annotation)[1])):
+            return below
     return None
 
 

@@ -200,13 +200,15 @@ def _share(share: float, count: int) -> int:
 def _with_controls(clips: list[Clip], data: Data, cache_dir: Path) -> tuple[list[Clip], list[DataIssue]]:
     """The clips with their control videos."""
     rows, issues = refuse_images([clip.row for clip in clips], data)
-    rows = [replace(row, path=str(row.control)) for row in rows]
+    rows = [replace(row, path=str(row.control), window=None) for row in rows]
     infos, of_files = examine_videos(rows, data, cache_dir, probe_controls)
     issues += of_files
+    cropped = [replace(clip.row, window=None) for clip in clips if clip.row.window and clip.row.window.crop]
+    wholes, _ = examine_videos(cropped, data, cache_dir)
     good = []
     for clip in clips:
-        info = infos.get(str(clip.row.control))
-        found = pair(clip.row, clip.info, clip.bucket.num_frames, info, data) if info else None
+        info, whole = infos.get(str(clip.row.control)), wholes.get(clip.row.path, clip.info)
+        found = pair(clip.row, clip.info, whole, clip.bucket.num_frames, info, data) if info else None
         if isinstance(found, DataIssue):
             issues.append(found)
         elif found:

@@ -19,8 +19,8 @@ from cogvx_exp.data.frames import FrameChoice
 from cogvx_exp.data.issues import ClipError
 from cogvx_exp.data.resize import ResizeSpec, fit_frame
 from cogvx_exp.media.errors import REENCODE
-from cogvx_exp.media.video import VideoInfo, open_video
-from cogvx_exp.media.window import Window, WindowReader
+from cogvx_exp.media.video import VideoInfo, open_part
+from cogvx_exp.media.window import Window
 
 M_ARENA_MAX = -8
 """From malloc.h."""
@@ -114,7 +114,7 @@ def read_clip(
     Raises:
         ClipError: it cannot be decoded.
     """
-    reader = WindowReader(path, window) if window else open_video(path, known)
+    reader = open_part(path, window, known)
     try:
         frames = reader.frames(choice.indices(reader.starts))
         # Frame by frame, so that a 4K clip is never whole in memory.

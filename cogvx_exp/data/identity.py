@@ -11,7 +11,8 @@ from cogvx_exp.data.dataset import Clip, Dataset
 
 
 def identity_of(dataset: Dataset) -> dict[str, Any]:
-    """Numbers of clips, and a hash of the files (path, bytes, frames, size), captions and order of all clips.
+    """Numbers of clips, and a hash of the files (path, bytes, frames, size), captions, control videos and order of all
+    clips.
 
     Paths are relative to the common folder of all clips, so moving a dataset does not change its identity.
     """
@@ -38,9 +39,13 @@ def dataset_changes(before: dict[str, Any] | None, now: dict[str, Any]) -> list[
 
 
 def _row(clip: Clip, common: str) -> list[Any]:
+    window = [str(clip.row.window)] if clip.row.window else []
+    control = _file(clip.control.path, common) if clip.control else []
+    return [*_file(clip.row.path, common), astuple(clip.info), clip.row.captions, *window, *control]
+
+
+def _file(path: str, common: str) -> list[Any]:
     size = None
     with suppress(OSError):
-        size = os.stat(clip.row.path).st_size
-    name = os.path.relpath(clip.row.path, common or ".")
-    window = [str(clip.row.window)] if clip.row.window else []
-    return [name, size, astuple(clip.info), clip.row.captions, *window]
+        size = os.stat(path).st_size
+    return [os.path.relpath(path, common or "."), size]

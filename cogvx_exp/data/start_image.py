@@ -15,9 +15,8 @@ from PIL import Image, ImageOps
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.resize import ResizeSpec, fit_frame
-from cogvx_exp.media.readers import Reader
-from cogvx_exp.media.video import open_video
-from cogvx_exp.media.window import WindowReader, parse_fragment
+from cogvx_exp.media.video import open_part
+from cogvx_exp.media.window import parse_name
 
 FRAME = re.compile(r"(?:first frame|frame (\d+)) of (.+)")
 """How an image that is a frame of a video is named."""
@@ -108,7 +107,7 @@ def open_image(source: str) -> Image.Image:
     if match := FRAME.fullmatch(source):
         index, video = int(match[1] or 0), match[2]
         try:
-            return Image.fromarray(next(iter(_opened(video).frames([index]))))
+            return Image.fromarray(next(iter(open_part(*parse_name(video)).frames([index]))))
         except UserError as error:
             raise UserError(f"the image {source} cannot be opened: the video {error}") from None
     try:
@@ -121,19 +120,6 @@ def open_image(source: str) -> Image.Image:
     except Exception as error:  # Pillow and the network raise many error classes
         reason = str(error).partition("\n")[0].replace(str(source), "it")[:160] or type(error).__name__
         raise UserError(f"the image {source} cannot be opened: {reason}; try PNG or JPEG") from None
-
-
-def _opened(name: str) -> Reader:
-    """The video with a name, or the window of a video that follows its name as a media fragment."""
-    path, mark, fragment = name.rpartition("#t=")
-    if not mark or Path(name).exists():
-        return open_video(name)
-    try:
-        return WindowReader(path, parse_fragment(fragment))
-    except ValueError as error:
-        if isinstance(error, UserError):
-            raise
-        return open_video(name)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

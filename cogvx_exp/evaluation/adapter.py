@@ -13,6 +13,7 @@ from cogvx_exp.config.schema.section import Section
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.model.adapters.weights_file import check_weights
 from cogvx_exp.model.pipeline_files import check_part
+from cogvx_exp.runs.best import without_link
 from cogvx_exp.runs.checkpoint_folder import open_checkpoint
 from cogvx_exp.runs.run_folder import (
     ABOUT,
@@ -90,7 +91,7 @@ def _locate(path: Path, setting: str) -> tuple[Path, dict[str, Any]]:
         for file in (folder / name for name in names):
             if file.exists():
                 return file, _config(run)
-    checkpoint = path.parent if path.name == CHECKPOINT_FILE else path
+    checkpoint = without_link(path.parent if path.name == CHECKPOINT_FILE else path)
     if (checkpoint / CHECKPOINT_FILE).is_file() and (checkpoint / MANIFEST).is_file():
         return checkpoint / CHECKPOINT_FILE, open_checkpoint(checkpoint).manifest.get("config", {})
     if path.is_file() or (path / "config.json").is_file():

@@ -9,6 +9,7 @@ from diffusers import CogVideoXTransformer3DModel
 
 from cogvx_exp.config.renames import renamed_config
 from cogvx_exp.config.rules.prompts import read_prompts
+from cogvx_exp.config.rules.scores import scores_note
 from cogvx_exp.config.schema import GenerateJob, Model
 from cogvx_exp.config.schema import Task as TaskSettings
 from cogvx_exp.console.progress import console, progress
@@ -27,6 +28,7 @@ from cogvx_exp.evaluation.sampling import (
     video_requests,
 )
 from cogvx_exp.evaluation.scores.base import build_scores, score_video
+from cogvx_exp.evaluation.scores.video import absent_inputs, scored_video
 from cogvx_exp.latents.captions import load_embeds, prepare_captions
 from cogvx_exp.latents.context import PipelineContext
 from cogvx_exp.model.attention.backends import check_attention, set_attention
@@ -75,7 +77,8 @@ def generate(job: GenerateJob, adapters: list[Adapter]) -> list[Path]:
         UserError: for problems that only the user can fix.
     """
     settings = job.generate
-    build_scores(settings.scores, "generate.scores")  # reports what cannot be imported before anything is loaded
+    if note := scores_note(settings.scores):
+        console.warn(f"Note: {note}")
     prompts = read_prompts(settings.prompts, settings.separator, "generate.prompts")
     task = task_of(job.model, adapters)
     conditions = conditions_of(job, task, adapters, len(prompts))
@@ -127,9 +130,12 @@ def replay(job: GenerateJob) -> list[Path]:
 
 
 def _make(job: GenerateJob, recipe: Recipe, named: list[tuple[Path, VideoRequest]], task: Task) -> list[Path]:
-    for image in {request.image: request for _, request in named if request.image}.values():
-        image_of(image)  # reports unreadable images before anything is loaded
+    # Read first: reports unreadable files before anything is loaded.
+    of_images = {request.image: image_of(request) for _, request in named if request.image}
+    images = {request: of_images[request.image] for _, request in named if request.image}
     controls = {request: control_of(request) for _, request in named if request.control}
+    absent = absent_inputs([request for _, request in named], "the training clips, which only validation has")
+    scores, lines = build_scores(job.generate.scores, "generate.scores", absent), []
     compute = choose_compute(job.device, recipe.model)
     check_attention(job.attention, compute)
     pipeline = pipeline_folder(recipe.model, job.cache_dir)
@@ -143,11 +149,12 @@ def _make(job: GenerateJob, recipe: Recipe, named: list[tuple[Path, VideoRequest
     transformer = _load(recipe, pipeline, compute, job, controlled=bool(controls))
     vae = load_vae(pipeline, compute, job.memory)
     scheduler = load_scheduler(pipeline, recipe.model.sampling.scheduler)
-    scores, lines = build_scores(job.generate.scores, "generate.scores"), []
-    sampler = Sampler(transformer, vae, scheduler, embeds, compute, controls=controls, controlled=bool(controls))
+    sampler = Sampler(
+        transformer, vae, scheduler, embeds, compute, images=images, controls=controls, controlled=bool(controls)
+    )
     for path, request in progress("Sampling", named):
         videos = _sample(sampler, request, recipe)
-        values = [score_video(scores, video) for video in videos]
+        values = [score_video(scores, scored_video(video, request, images, controls)) for video in videos]
         save_video(
             path,
             _joined(videos, recipe, sampler.controls.get(request)),
@@ -223,7 +230,8 @@ def _in_words(values: list[dict[str, float]]) -> str:
     """The scores of a video; of several strengths, in their order."""
     names = dict.fromkeys(name for scores in values for name in scores)
     numbers = {name: [f"{scores[name]:.4g}" if name in scores else "-" for scores in values] for name in names}
-    return "".join(f"  {name} {' '.join(texts)}" for name, texts in numbers.items())
+    words = ", ".join(f"{name} {' '.join(texts)}" for name, texts in numbers.items())
+    return f"\n    {words}" if words else ""
 
 
 def _name(number: int) -> str:

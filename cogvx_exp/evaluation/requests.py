@@ -56,9 +56,9 @@ def _control(job: TrainJob, task: Task, clip: Clip, number: int) -> Given:
     choice = choose_frames(job.data, job.validation.num_frames)
     times = tuple(float(starts[index]) for index in choice.indices(starts))
     if clip.control and task.settings.condition == "mask":
-        source = hidden_by(clip.row.path, clip.control.path)
+        source = hidden_by(clip.row.key, clip.control.key)
     else:
-        source = clip.control.path if clip.control else computed(clip.row.path, job.data, task, number)
+        source = clip.control.key if clip.control else computed(clip.row.key, job.data, task, number)
     return Given(control=source, control_times=times)
 
 

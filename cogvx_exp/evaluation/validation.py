@@ -11,10 +11,14 @@ import torch
 from diffusers import CogVideoXTransformer3DModel
 from PIL import Image
 
-from cogvx_exp.config.schema import Model
+from cogvx_exp.config.rules.scores import scores_of
+from cogvx_exp.config.schema import Model, TrainJob
 from cogvx_exp.console.progress import progress
+from cogvx_exp.data.dataset import Clip
 from cogvx_exp.evaluation.sampling import Sampler, VideoRequest, control_of, file_name, image_of, save_video
-from cogvx_exp.evaluation.scores.base import Score, mean_scores, score_video
+from cogvx_exp.evaluation.scores.base import Score, build_scores, mean_scores, score_video
+from cogvx_exp.evaluation.scores.training_clips import TrainingClips
+from cogvx_exp.evaluation.scores.video import absent_inputs, scored_video
 from cogvx_exp.latents.context import PipelineContext
 from cogvx_exp.model.device import release
 from cogvx_exp.model.load import load_scheduler, load_vae
@@ -27,6 +31,23 @@ class SampledVideos:
     paths: list[Path]
     scores: dict[str, float]
     """Mean of each score over the videos."""
+
+
+def validation_scores(job: TrainJob, requests: list[VideoRequest], clips: list[Clip]) -> dict[str, Score]:
+    """The scores of the validation videos; those that lack their input are left out.
+
+    Args:
+        job: the configuration.
+        requests: the videos.
+        clips: the training clips.
+
+    Raises:
+        UserError: a score cannot be built, or was switched on and lacks its input.
+    """
+    no_clips = "the frames of training clips, which data=latents does not have"
+    absent = absent_inputs(requests, None if any(not clip.latents for clip in clips) else no_clips)
+    noted = {"clips", "condition"} if job.task.name == "control" else {"clips"}
+    return build_scores(scores_of(job), "validation.scores", absent, noted)
 
 
 @dataclass(frozen=True)
@@ -43,6 +64,8 @@ class Validator:
     """Whether the transformer leaves the GPU while the VAE decodes."""
     scores: Mapping[str, Score] = field(default_factory=dict)
     """Scores of each video, by name."""
+    clips: TrainingClips | None = None
+    """The training clips, if a score asks for them."""
 
     _written: set[VideoRequest] = field(default_factory=set, init=False)
 
@@ -107,7 +130,8 @@ class Validator:
             with sampler.without_transformer():  # only once, as offloading may take longer than decoding
                 for index in (index for index in latents if index < len(paths)):
                     frames = sampler.decode(latents[index])
-                    scores.append(score_video(self.scores, frames))
+                    video = scored_video(frames, self.requests[index], self.images, self.controls, self.clips)
+                    scores.append(score_video(self.scores, video))
                     with_scores = {"scores": scores[-1]} if self.scores else {}
                     save_video(paths[index], frames, self.requests[index], step=step, **with_scores, **about)
         finally:

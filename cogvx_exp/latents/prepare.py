@@ -148,7 +148,7 @@ def _all_work(clips: list[Clip], data: Data, context: PipelineContext) -> list[_
         if clip.latents:
             works.append(_Work(_imported_entry(clip, hashes, context), clip, flip=False))
             continue
-        pixels = _pixels(clip, data, hashes[clip.row.path])
+        pixels = pixels_of(clip, data, hashes[clip.row.path])
         for flip in (False, True) if data.random_flip else (False,):
             origin = pixels | {"reshape": data.reshape, "flip": flip}
             extras = tuple(
@@ -171,7 +171,7 @@ def _part(item: Cached, clip: Clip, data: Data, hashes: dict[str, str], made_by:
     return part | {"control": made_from}
 
 
-def _pixels(clip: Clip, data: Data, content: str) -> dict[str, Any]:
+def pixels_of(clip: Clip, data: Data, content: str) -> dict[str, Any]:
     """The part of the cache key that determines the pixels read from a file.
 
     Clips that older versions read correctly keep their keys from before `READER_VERSION`.

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+from cogvx_exp.config.rules.scores import scores_of
 from cogvx_exp.config.schema import TrainJob, Validation
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.data.control.recipes import parse_control
 from cogvx_exp.data.start_image import listed_images
 from cogvx_exp.evaluation.adapter import find_adapter
 from cogvx_exp.evaluation.scores.base import build_scores
+from cogvx_exp.media.window import parse_name
 from cogvx_exp.tracking.trackers import custom_trackers
 
 
@@ -24,7 +26,7 @@ def check_early(job: TrainJob) -> None:
     validation = job.validation
     if not isinstance(validation, Validation):
         return
-    build_scores(validation.scores, "validation.scores")
+    build_scores(scores_of(job), "validation.scores")
     if validation.images is not None:
         images = listed_images(validation.images, validation.separator, "validation.images")
         images.check()
@@ -33,7 +35,8 @@ def check_early(job: TrainJob) -> None:
     if validation.controls is not None:
         controls = listed_images(validation.controls, validation.separator, "validation.controls")
         for control in controls.sources:
-            _, path = parse_control(control)
+            _, name = parse_control(control)
+            path, _ = parse_name(name)
             if not Path(path).is_file():
                 raise UserError(f"validation.controls: the control video {path} does not exist")
         if isinstance(validation.prompts, list):

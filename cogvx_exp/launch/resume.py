@@ -10,6 +10,7 @@ from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.console.progress import console
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import read_json
+from cogvx_exp.runs.best import without_link
 from cogvx_exp.runs.checkpoint_folder import CheckpointFolder, newest_checkpoint, open_checkpoint, runs_newest_first
 from cogvx_exp.runs.run_folder import IGNORED_KEYS, read_job, read_status, settings_by_name
 from cogvx_exp.training.checkpoint.resuming import refuse_fewer_steps
@@ -19,7 +20,15 @@ logger = logging.getLogger(__name__)
 MUST_AGREE = ("model.name", "model.path", "model.weights", "model.transformer", "task", "method", "optim.target")
 """Settings that determine a checkpoint's tensors and their meaning."""
 
-ADDED = ("task.target", "task.condition", "task.prefix_frames", "task.masks", "objective", "profile")
+ADDED = (
+    "task.target",
+    "task.condition",
+    "task.prefix_frames",
+    "task.masks",
+    "objective",
+    "profile",
+    "validation.scores",
+)
 """Settings missing in checkpoints of earlier versions, which behaved like the defaults."""
 
 PREDICTION = ("optim.state_values", "optim.state_bytes", "quant.bytes_per_weight")
@@ -44,7 +53,7 @@ def _find(job: TrainJob, outputs: Path) -> CheckpointFolder | None:
         return _newest_if_any(job)
     if job.resume == "latest":
         return _latest(job, outputs)
-    path = Path(job.resume)
+    path = without_link(Path(job.resume))
     if (path / "checkpoints").is_dir():
         return _agreeing(job, _newest_of(path))
     if path.is_dir():

@@ -7,11 +7,13 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from cogvx_exp.config.rules.jobs import train_notes
+from cogvx_exp.config.rules.scores import goals, scores_of
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.console.progress import console
 from cogvx_exp.console.quiet import quiet_libraries
@@ -72,11 +74,13 @@ def launch(job: TrainJob, overrides: list[str]) -> float | None:
     in_sweep, place_in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN, Path(HydraConfig.get().runtime.output_dir)
     if not in_sweep and (job.sweep.resume or job.sweep.gpus):
         raise UserError("sweep.resume and sweep.gpus are for sweeps (-m); for a single run, use resume=auto")
+    if in_sweep:
+        _check_direction(job, HydraConfig.get().sweeper.get("direction"))
     if in_sweep and job.sweep.resume:
         job, done = resume_job(job, job.run_dir or place_in_sweep)
         logger.info("sweep.resume: %s %s", job.run_dir, "is finished" if done else "goes on")
         if done:
-            return objective(done)
+            return objective(done, job.sweep.objective)
     start = _begin(job, overrides)
     folder, checkpoint = start.folder, start.checkpoint
     job = job.model_copy(update={"run_dir": folder.path})
@@ -93,7 +97,17 @@ def launch(job: TrainJob, overrides: list[str]) -> float | None:
         run_workers(Work(job, checkpoint.path if checkpoint else None, start.opening), folder, log)
     if job.distributed.node_rank:
         return None
-    return objective(read_json(folder.path / "summary.json"))
+    return objective(read_json(folder.path / "summary.json"), job.sweep.objective)
+
+
+def _check_direction(job: TrainJob, direction: Any) -> None:
+    """Refuses a search that would look for the worst value. `direction`: hydra.sweeper.direction, if there is one."""
+    name = goals(job).get("sweep.objective")
+    better = scores_of(job)[name].better if name else "lower"
+    needed = {"higher": "maximize", "lower": "minimize"}[str(better)]
+    if direction is not None and getattr(direction, "name", str(direction)) != needed:
+        goal = job.sweep.objective
+        raise UserError(f"sweep.objective={goal}: {better} is better, so hydra.sweeper.direction must be {needed}")
 
 
 def _begin(job: TrainJob, overrides: list[str]) -> Start:
@@ -157,7 +171,8 @@ def _run_here(job: TrainJob, start: Start) -> float | None:
     quiet_libraries(job.quant.name)
     from cogvx_exp.training.run import train
 
-    return objective(train(job, start.folder, start.dataset, start.checkpoint, start.opening).summary)
+    summary = train(job, start.folder, start.dataset, start.checkpoint, start.opening).summary
+    return objective(summary, job.sweep.objective)
 
 
 def _run_as_started(job: TrainJob, overrides: list[str], place: tuple[int, int]) -> float | None:

@@ -55,7 +55,7 @@ def probe_windows(path: str, windows: tuple[Window | None, ...]) -> list[VideoIn
     found: list[VideoInfo | ClipError] = []
     for window in windows:
         try:
-            found.append(_info(WindowReader(path, window) if window else open_video(path)))
+            found.append(_info(open_part(path, window)))
         except ClipError as error:
             found.append(error)
     return found
@@ -94,6 +94,15 @@ def open_video(path: str, known: VideoInfo | None = None) -> Reader:
         return DecordReader(path, timeline.size).follow(timeline)
     except Exception:  # of several classes; decord2 3.4.0 also fails on some widths, such as 48
         return PyAvReader(path, timeline, "PyAV (decord cannot read it)")
+
+
+def open_part(path: str, window: Window | None, known: VideoInfo | None = None) -> Reader:
+    """Opens a part of a video (None: all of it). `known`: as in `open_video`.
+
+    Raises:
+        ClipError: it cannot be decoded, or the window is not within it.
+    """
+    return WindowReader(path, window) if window else open_video(path, known)
 
 
 def spread_frames(path: Path, count: int) -> np.ndarray:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -48,6 +49,17 @@ def parse_fragment(fragment: str) -> Window:
     return Window(float(start), float(end) if end else None, (left, top, width, height) if crop else None)
 
 
+def parse_name(name: str) -> tuple[str, Window | None]:
+    """The path of a video, and the window if its media fragment follows the path."""
+    path, mark, fragment = name.rpartition("#t=")
+    if not mark or Path(name).exists():
+        return name, None
+    try:
+        return path, parse_fragment(fragment)
+    except ValueError:
+        return name, None
+
+
 class WindowReader:
     """Reads the frames of a window. It implements `Reader`.
 
@@ -73,6 +85,8 @@ class WindowReader:
             raise ClipError(f"its crop {list(self._crop)} is not within its {width}x{height} pixels", FIX)
         begin = timeline.starts[self._first]
         ends = timeline.starts[last + 1] if last + 1 < len(timeline.starts) else timeline.duration
+        self.begin = float(begin)
+        """Time of the first frame, in seconds from the beginning of the video."""
         self.starts = timeline.starts[self._first : last + 1] - begin
         self.duration = round(float(ends - begin), 9)
 

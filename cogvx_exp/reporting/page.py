@@ -50,6 +50,8 @@ COLUMNS = {
     "memory_gib": "GiB",
 }
 """Columns of the table after the settings."""
+BETTER = dict.fromkeys(("held_out_loss", "best_held_out_loss", "loss"), "lower")
+"""Columns whose best value is marked, and which values are better."""
 
 
 def write_report(runs: Sequence[Run], output: Path) -> Path:
@@ -94,6 +96,7 @@ def report_data(runs: Sequence[Run], settings: list[str], output: Path) -> dict[
         "made": datetime.now().isoformat(timespec="seconds"),
         "settings": settings,
         "columns": COLUMNS | scores,
+        "better": BETTER | {name: better for name in scores if (better := _better(runs, name))},
         "curves": curves,
         "runs": [
             {
@@ -111,6 +114,12 @@ def report_data(runs: Sequence[Run], settings: list[str], output: Path) -> dict[
             for run in runs
         ],
     }
+
+
+def _better(runs: Sequence[Run], name: str) -> str | None:
+    """Which values of a score are better, by the settings of the runs; None if neither."""
+    found = (run.settings.get(f"validation.scores.{name.removeprefix(SCORE)}.better") for run in runs)
+    return next(filter(None, found), None)
 
 
 def _details(run: Run) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import file_hash, fingerprint, read_json, sync_folder, write_json
+from cogvx_exp.runs.best import Best, link_best
 from cogvx_exp.runs.branches import BRANCHES, left_branch
 from cogvx_exp.runs.run_folder import MANIFEST, step_of, with_new_names
 
@@ -76,26 +77,22 @@ def write_checkpoint(folder: Path, write: Callable[[Path], None], about: dict[st
     shutil.rmtree(before, ignore_errors=True)
 
 
-def prune_checkpoints(folder: Path, keep: int | None, *, keep_best: bool) -> None:
-    """Removes all but the newest `keep` checkpoints and, with `keep_best`, the one with the lowest held-out loss."""
-    if keep is None:
-        return
+def prune_checkpoints(folder: Path, keep: int | None, best: Best | None) -> Path | None:
+    """Removes all but the newest `keep` checkpoints and the best one, which is returned and linked as `best`.
+
+    Args:
+        folder: the run's checkpoint folder.
+        keep: how many of the newest are kept; None keeps all.
+        best: what they are compared by; None: the best is not kept.
+    """
     paths = _newest_first(folder)
-    # Unverified: reading the loss must not mean hashing gigabytes after every checkpoint.
-    losses = {path: loss for path in paths if (loss := _held_out_loss(path)) is not None}
-    best = min(losses, key=lambda path: losses[path]) if keep_best and losses else None
-    for path in paths[keep:]:
-        if path != best:
+    best_path = best.of(paths) if best else None
+    for path in paths[keep:] if keep else ():
+        if path != best_path:
             shutil.rmtree(path)
-            logger.info("removed %s (checkpoint.keep=%d, best: %s)", path, keep, best and best.name)
-
-
-def _held_out_loss(path: Path) -> float | None:
-    try:
-        loss = read_json(path / MANIFEST).get("held_out_loss")
-    except (OSError, ValueError):
-        return None
-    return None if loss is None else float(loss)
+            logger.info("removed %s (checkpoint.keep=%d, best: %s)", path, keep, best_path and best_path.name)
+    link_best(folder, best_path)
+    return best_path
 
 
 def open_checkpoint(path: Path) -> CheckpointFolder:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.console.progress import console
+from cogvx_exp.runs.best import best_by
 from cogvx_exp.runs.branches import set_aside
+from cogvx_exp.runs.checkpoint_folder import prune_checkpoints
 from cogvx_exp.runs.metrics import Metrics
 from cogvx_exp.runs.run_folder import RunFolder, write_status
 
@@ -53,6 +55,7 @@ class Opening:
             if file.exists():
                 with Metrics(file, step):
                     pass  # drops the lines after `step`
+        prune_checkpoints(folder.checkpoints, None, best_by(job))  # the best one may have moved away
         write_started(folder, job, self.pid)
 
 

@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cogvx_exp.config.renames import renamed_override
+from cogvx_exp.config.schema.section import SCORE
+from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import read_json, write_json
 from cogvx_exp.runs.metrics import last_metrics
 from cogvx_exp.runs.run_folder import RunFolder, read_status, seconds_of
@@ -26,7 +29,11 @@ class SweepJob:
     step: int | None = None
     steps: int | None = None
     loss: float | None = None
-    """The objective of a finished job, otherwise the loss of its last step."""
+    """The held-out loss, or mean training loss, of a finished job; otherwise the loss of its last step."""
+    goal: str = "loss"
+    """What jobs are compared by."""
+    score: float | None = None
+    """The objective of a finished job, if it is not the loss."""
     seconds: float | None = None
     message: str = ""
     crashed: bool = False
@@ -84,16 +91,42 @@ def read_sweep_job(folder: Path) -> SweepJob:
     status, run = read_status(folder), RunFolder(folder)
     overrides = status.get("overrides") or run.overrides()
     state, last = status.get("status", "waiting"), last_metrics(run.metrics)
-    loss, seconds = last.get("loss"), seconds_of(status)
+    loss, seconds, goal, score = last.get("loss"), seconds_of(status), "loss", None
     if state == "finished":
         summary = read_json(folder / "summary.json")
         loss, seconds = objective(summary), summary["seconds"] if seconds is None else seconds
-    step = last.get("step")
-    message, crashed = str(status.get("message", "")), bool(status.get("crashed"))
-    return SweepJob(int(folder.name), overrides, state, step, status.get("steps"), loss, seconds, message, crashed)
+        goal = summary.get("objective", "loss")
+        score = summary.get("scores", {}).get(goal.removeprefix(SCORE))
+    return SweepJob(
+        int(folder.name),
+        overrides,
+        state,
+        step=last.get("step"),
+        steps=status.get("steps"),
+        loss=loss,
+        goal=goal,
+        score=score,
+        seconds=seconds,
+        message=str(status.get("message", "")),
+        crashed=bool(status.get("crashed")),
+    )
 
 
-def objective(summary: dict) -> float | None:
-    """The objective of a sweep: the held-out loss if there is one, otherwise the training loss of the last tenth."""
-    loss = summary["held_out"]["loss"] if "held_out" in summary else summary["loss_last_tenth"]
-    return None if loss is None else float(loss)
+def objective(summary: dict[str, Any], goal: str = "loss") -> float | None:
+    """The objective of a sweep.
+
+    Args:
+        summary: of a finished run.
+        goal: loss: the held-out loss if there is one, otherwise the training loss of the last tenth. score.NAME: that
+            score of the last validation.
+
+    Raises:
+        UserError: the run has no such score.
+    """
+    if goal == "loss":
+        loss = summary["held_out"]["loss"] if "held_out" in summary else summary["loss_last_tenth"]
+        return None if loss is None else float(loss)
+    try:
+        return float(summary["scores"][goal.removeprefix(SCORE)])
+    except KeyError:
+        raise UserError(f"sweep.objective={goal}: the run has no such score; its notes say why it failed") from None

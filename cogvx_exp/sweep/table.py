@@ -72,8 +72,9 @@ class SweepTable:
         for job, label in zip(jobs, labels([job.overrides for job in jobs]), strict=True):
             if job.status not in ("waiting", self._said.get(job.number)):
                 self._said[job.number] = job.status
-                loss = f", loss {job.loss:.4f}" if job.loss is not None and job.status == "finished" else ""
-                text = f"Job {job.number} {job.status}{loss}: {label}"
+                results = ({"loss": job.loss} | {job.goal: job.score or job.loss}) if job.status == "finished" else {}
+                shown = "".join(f", {name} {value:.4g}" for name, value in results.items() if value is not None)
+                text = f"Job {job.number} {job.status}{shown}: {label}"
                 say = console.print if job.status in ("running", "finished") else console.warn
                 say(f"{text}; {job.message}" if job.message else text, soft_wrap=True)
 
@@ -84,7 +85,8 @@ def jobs_table(jobs: list[SweepJob]) -> Table:
     table.add_column("job")
     table.add_column("settings", overflow="fold")  # truncated, they would look alike
     table.add_column("status", no_wrap=True)
-    for name in ("step", "loss", "time"):
+    goals = list(dict.fromkeys(job.goal for job in jobs if job.goal != "loss"))
+    for name in ("step", "loss", *goals, "time"):
         table.add_column(name, justify="right")
     table.add_column("")
     for job, label in zip(jobs, labels([job.overrides for job in jobs]), strict=True):
@@ -95,6 +97,7 @@ def jobs_table(jobs: list[SweepJob]) -> Table:
             Text(job.status, style=STYLES[job.status]),
             step,
             "" if job.loss is None else f"{job.loss:.4f}",
+            *("" if job.score is None or job.goal != goal else f"{job.score:.4g}" for goal in goals),
             "" if job.seconds is None else _duration(job.seconds),
             job.message.partition("\n")[0][:80],
         )

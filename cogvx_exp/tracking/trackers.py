@@ -18,10 +18,10 @@ from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.config.schema.trackers import TensorBoard, Wandb
 from cogvx_exp.config.schema.trackers import Tracker as Settings
 from cogvx_exp.console.progress import console
-from cogvx_exp.core.files import write_text
 from cogvx_exp.media.video import spread_frames
 from cogvx_exp.runs.run_folder import RunFolder
-from cogvx_exp.runs.sweep_folder import ABOUT
+from cogvx_exp.tracking.names import group_of, kept_name
+from cogvx_exp.tracking.trackio_tracker import TrackioTracker
 
 logger = logging.getLogger(__name__)
 
@@ -56,16 +56,14 @@ class WandbTracker:
         import wandb
 
         self._wandb, self._videos = wandb, settings.videos
-        in_sweep = (folder.path.parent / ABOUT).exists()
         self._run = wandb.init(
             project=settings.project,
             entity=settings.entity,
-            group=settings.group or (folder.path.parent.name if in_sweep else None),
+            group=group_of(folder, settings.group),
             tags=settings.tags,
             mode=settings.mode,
             name=job.name,
-            # An id of our own, written before wandb starts: a run killed during the start continues the same one.
-            id=_run_id(folder.path / "wandb_id.txt"),
+            id=kept_name(folder.path / "wandb_id.txt", lambda: token_hex(8)),
             resume="allow",
             dir=folder.path,
             config=job.model_dump(mode="json"),
@@ -87,13 +85,6 @@ class WandbTracker:
     def finish(self) -> None:
         """Sends pending data."""
         self._run.finish()
-
-
-def _run_id(path: Path) -> str:
-    """The run's wandb id, generated at its first start."""
-    if not path.exists():
-        write_text(path, token_hex(8))
-    return path.read_text(encoding="utf-8").strip()
 
 
 class TensorBoardTracker:
@@ -155,6 +146,8 @@ class Trackers:
             self._threads.append(_TrackerThread(name, partial(build, *arguments)))
         if wandb := wanted.wandb:
             self._threads.append(_TrackerThread("wandb", lambda: WandbTracker(job, wandb, folder)))
+        if trackio := wanted.trackio:
+            self._threads.append(_TrackerThread("trackio", lambda: TrackioTracker(job, trackio, folder)))
         if tensorboard := wanted.tensorboard:
             self._threads.append(
                 _TrackerThread("tensorboard", lambda: TensorBoardTracker(job, tensorboard, folder, first_step))

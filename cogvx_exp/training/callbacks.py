@@ -4,6 +4,7 @@ import math
 from functools import partial
 from importlib.metadata import version
 
+from cogvx_exp.config.rules.scores import goals
 from cogvx_exp.config.schema import Validation
 from cogvx_exp.console.progress import console
 from cogvx_exp.core.files import fingerprint
@@ -30,6 +31,8 @@ class Callbacks:
     def __init__(self, run: Context, saver: CheckpointSaver):
         self._run, self._saver = run, saver
         self._held_out_losses: dict[int, float] = {}
+        self._by_score = "checkpoint.keep_best" in goals(run.job)
+        self._saved = run.training.first_step
         # Once: it reads the rows of all clips, and only the process that writes manifests needs it.
         self._identity = identity_of(run.data.encoded.dataset) if run.processes.is_main_process else None
 
@@ -50,6 +53,8 @@ class Callbacks:
             steps_per_epoch = math.ceil(training.stream.batches_per_epoch / per_step)
             epochs = validation.every_epochs
             every = epochs * steps_per_epoch if epochs else validation.every
+            if self._by_score:
+                callbacks.append(Callback(self.save_once, every, at_end=False))
             callbacks.append(Callback(self.validate, every, at_end=False))  # at the end, the export is sampled
         # Last, so that the page shows the videos and checkpoints of this step.
         if self._run.processes.is_main_process:
@@ -60,8 +65,14 @@ class Callbacks:
         """Writes the run's page."""
         write_run_page(self._run.folder)
 
+    def save_once(self, step: int) -> None:
+        """Saves the state after a step, unless it was saved already: a validation's score belongs to a checkpoint."""
+        if self._saved != step:
+            self.save(step)
+
     def save(self, step: int) -> None:
         """Saves the state after a step."""
+        self._saved = step
         job, training, processes = self._run.job, self._run.training, self._run.processes
         self._check_agreement(step)
         batches = training.batches_done(step, job.gradient_accumulation * processes.world_size)
@@ -134,4 +145,6 @@ class Callbacks:
         self._run.memory.record("before_validation")
         with self._run.training.state.ema_weights():
             self._run.sample(self._run.training.transformer, step)
+        if self._by_score and self._run.processes.is_main_process:
+            self._saver.choose_best()
         self._run.memory.record("after_validation")

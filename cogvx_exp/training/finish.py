@@ -1,5 +1,6 @@
 """The end of a run: export, final videos, summary."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from cogvx_exp.model.device import Compute
 from cogvx_exp.model.load import load_trained, load_transformer, load_whole
 from cogvx_exp.model.offload.blocks import apply_memory_options
 from cogvx_exp.model.offload.module import free_weights
+from cogvx_exp.runs.best import BEST, best_by
+from cogvx_exp.runs.checkpoint_folder import prune_checkpoints
 from cogvx_exp.runs.metrics import read_metrics
-from cogvx_exp.runs.run_folder import RunFolder, write_status
+from cogvx_exp.runs.run_folder import RunFolder, step_of, write_status
 from cogvx_exp.tracking.plot import plot_loss
 from cogvx_exp.tracking.publish import publish
 from cogvx_exp.tracking.strip import draw_strip
@@ -81,6 +84,10 @@ def finish(run: Context, exported: Path, seconds: float, unsaved: str) -> dict[s
         plot_loss(lines, folder.path / "loss.png", job.name)
     summary = _summary(job, lines, run.memory, exported, seconds)
     summary |= {"held_out": read_metrics(folder.held_out)[-1]} if training.held_out else {}
+    if scores := read_metrics(folder.scores) if run.data.validator else []:
+        summary["scores"] = {name: value for name, value in scores[-1].items() if name != "step"}
+    summary["objective"] = job.sweep.objective
+    summary |= _best(run)
     summary["processes"] = run.processes.world_size
     summary["checkpoint_seconds"] = {name: round(value, 3) for name, value in training.seconds_for_checkpoints.items()}
     summary["clips"] = run.data.encoded.dataset.describe()
@@ -97,6 +104,16 @@ def finish(run: Context, exported: Path, seconds: float, unsaved: str) -> dict[s
         done = "Would be pushed" if job.hub.dry_run else f"Pushed to {job.hub.repo}"
         console.result(f"{done}: {gathered}")
     return summary
+
+
+def _best(run: Context) -> dict[str, Any]:
+    """The best checkpoint, now that the last videos are scored; empty if there is none."""
+    job, best, path = run.job, best_by(run.job), None
+    with suppress(OSError):
+        path = prune_checkpoints(run.folder.checkpoints, job.checkpoint.keep, best)
+    if best is None or path is None:
+        return {}
+    return {"best_checkpoint": {"step": step_of(path), "by": best.by, "value": best.values([path])[path]}}
 
 
 def _summary(
@@ -131,6 +148,7 @@ def _print_result(folder: RunFolder, summary: dict[str, Any]) -> None:
         "before/after": folder.path / "videos.png",
         "videos": folder.path / "validation",
         "checkpoints": folder.checkpoints,
+        "best": folder.checkpoints / BEST,
         "export": Path(summary["export"]),
         "summary": folder.path / "summary.json",
     }

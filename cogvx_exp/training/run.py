@@ -22,6 +22,7 @@ from cogvx_exp.distributed.process_group import ProcessGroup, destroy_process_gr
 from cogvx_exp.model.attention.backends import check_attention
 from cogvx_exp.model.device import Compute, check_devices, choose_compute
 from cogvx_exp.model.quantization.quantize import check_products
+from cogvx_exp.runs.best import best_by
 from cogvx_exp.runs.checkpoint_folder import CheckpointFolder
 from cogvx_exp.runs.environment import environment
 from cogvx_exp.runs.metrics import Metrics, NoMetrics
@@ -170,7 +171,7 @@ def _train(run: Context, stop: StopRequest) -> tuple[int, str]:
         The last completed step, and why its checkpoint could not be written, if so.
     """
     job, training, folder = run.job, run.training, run.folder
-    saver = CheckpointSaver(folder.checkpoints, job.checkpoint)
+    saver = CheckpointSaver(folder.checkpoints, job.checkpoint, best_by(job))
     callbacks = Callbacks(run, saver)
     writer = (
         Metrics(folder.metrics, training.first_step, run.trackers.metrics)

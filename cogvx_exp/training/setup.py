@@ -26,8 +26,8 @@ from cogvx_exp.evaluation.held_out import SEED as HELD_OUT_SEED
 from cogvx_exp.evaluation.held_out import HeldOutLoss, fixed_timesteps
 from cogvx_exp.evaluation.requests import given_conditions, validation_prompts
 from cogvx_exp.evaluation.sampling import video_requests
-from cogvx_exp.evaluation.scores.base import build_scores
-from cogvx_exp.evaluation.validation import Validator
+from cogvx_exp.evaluation.scores.read_clips import read_clips
+from cogvx_exp.evaluation.validation import Validator, validation_scores
 from cogvx_exp.latents.captions import load_embeds
 from cogvx_exp.latents.context import PipelineContext
 from cogvx_exp.latents.dataset import EncodedDataset, encode_dataset
@@ -177,15 +177,20 @@ def prepare_data(
     shown = [*dataset.held_out, *dataset.clips]
     prompts = validation_prompts(validation, shown) if validation else []
     texts = [validation.negative_prompt, *prompts] if validation else []
-    given = given_conditions(job, context.task, shown, len(prompts)) if validation else None
+    requests, scores = [], {}
+    if validation:
+        given = given_conditions(job, context.task, shown, len(prompts))
+        requests = video_requests(validation, prompts, validation.num_videos, given, job.data.reshape)
+        scores = validation_scores(job, requests, dataset.clips)
     encoded = encode_dataset(dataset, job.data, context, texts, issues)
     validator = None
     if validation:
         # Read now, a few MiB each, so that a validation in hours does not depend on the cache.
         embeds = dict(zip(texts, load_embeds(texts, encoded.text_keys, context.cache), strict=True))
-        requests = video_requests(validation, prompts, validation.num_videos, given, job.data.reshape)
-        scores = build_scores(validation.scores, "validation.scores")
-        validator = Validator(requests, embeds, job.model, context, validation.offload, scores)
+        clips = None
+        if any("clips" in score.asks for score in scores.values()):
+            clips = read_clips(encoded.dataset.clips, job.data, context)
+        validator = Validator(requests, embeds, job.model, context, validation.offload, scores, clips)
     return PreparedData(context, encoded, validator)
 
 

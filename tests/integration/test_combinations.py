@@ -1,5 +1,6 @@
 """Every combination of the groups becomes a typed job or is refused with the expected words."""
 
+from importlib.util import find_spec
 from itertools import cycle, product
 from pathlib import Path
 
@@ -58,6 +59,8 @@ def expected(**chosen: str) -> list[tuple[str, str]]:
             issues.append((together, "add model.dtype=bfloat16"))
     if chosen.get("attention") == "flex":
         issues.append(("attention=flex", "add compile=blocks"))
+    if chosen.get("tracker") == "trackio" and find_spec("trackio") is None:
+        issues.append(("tracker=trackio", "is not installed"))
     return issues
 
 

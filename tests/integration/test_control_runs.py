@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cogvx_exp.data.control.recipes import recipe_of
 from cogvx_exp.evaluation.sampling import Sampler, VideoRequest, control_of
 from cogvx_exp.latents.captions import load_embeds, prepare_captions
 from cogvx_exp.latents.context import PipelineContext
@@ -22,8 +24,8 @@ from cogvx_exp.runs.metrics import read_metrics
 from cogvx_exp.runs.run_folder import LORA_FILE, PATCH_FILE, RunFolder, read_job
 from cogvx_exp.tasks.base import build_task
 from tests.conftest import extended
-from tests.control_data import write_dataset
-from tests.entry import generate
+from tests.control_data import boxes, write_dataset
+from tests.entry import generate, prepare, with_twin
 from tests.entry import train as main
 from tests.integration.test_matrix import SHORT
 
@@ -35,31 +37,75 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("control"))
 
 
-@pytest.fixture
-def train(root: Path, shared_cache: Path, tmp_path: Path):
-    def run(name: str, *settings: str) -> RunFolder:
-        given = [f"run_dir={tmp_path / name}", f"cache_dir={shared_cache}", "task=control", "data=files"]
-        short = [text for text in SHORT if "validation=none" not in settings or not text.startswith("validation.")]
-        assert main([*given, f"data.root={root}", *short, *settings]) == 0
-        return RunFolder(tmp_path / name)
+@pytest.fixture(scope="module")
+def train_to(root: Path, shared_cache: Path):
+    def run(path: Path, *settings: str) -> RunFolder:
+        assert main([f"run_dir={path}", *settings_of(root, shared_cache, *settings)]) == 0
+        return RunFolder(path)
 
     return run
 
 
+@pytest.fixture
+def train(train_to, tmp_path: Path):
+    return lambda name, *settings: train_to(tmp_path / name, *settings)
+
+
+@pytest.fixture(scope="module")
+def trained(train_to, root: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run with computed conditions, its export as an adapter and whole, and its folder for the Hub."""
+    settings = ["data.control=gray", "optim.lr=1e-2", "export.merge=true", "hub.dry_run=true"]
+    settings.append(f"validation.controls={root}/videos/2.mp4")
+    return train_to(tmp_path_factory.mktemp("trained") / "run", *settings)
+
+
+def settings_of(root: Path, cache: Path, *settings: str) -> list[str]:
+    short = [text for text in SHORT if "validation=none" not in settings or not text.startswith("validation.")]
+    return [f"cache_dir={cache}", "task=control", "data=files", f"data.root={root}", *short, *settings]
+
+
+KILLED = """
+import os, signal, sys, time, torch
+from pathlib import Path
+from cogvx_exp.train import main
+checkpoint, step, calls = Path(sys.argv[1]), torch.optim.AdamW.step, []
+
+def killed(*given, **named):
+    calls.append(1)
+    if len(calls) == 4:
+        while not checkpoint.is_dir():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(*given, **named)
+
+torch.optim.AdamW.step = killed
+main(sys.argv[2:])
+"""
+
+
 @pytest.mark.parametrize("method", ["lora", extended("dora"), "sft"])
-def test_a_widened_patch_embedding_is_trained_saved_and_resumed(method: str, train) -> None:
-    settings = ["model=tiny-5b", f"method={method}", "data.holdout=1", "ema_decay=0.9", "optim.lr=1e-2"]
+def test_a_killed_run_ends_as_one_that_was_not(method: str, train, root: Path, shared_cache: Path, tmp_path) -> None:
+    """With conditions and a widened patch embedding, which is trained, saved and exported."""
+    settings = [f"method={method}", "validation=none", "data.holdout=1", "ema_decay=0.9", "optim.lr=1e-2"]
     run = train("run", *settings)
     weights = load_file(run.checkpoint(4) / "trainable.safetensors")
     channels = weights[WEIGHT].shape[1] // 2
     assert weights[WEIGHT][:, channels:].abs().max() > 1e-3
     exported = run.export / ("transformer/diffusion_pytorch_model.safetensors" if method == "sft" else PATCH_FILE)
     assert load_file(exported)[WEIGHT].shape == weights[WEIGHT].shape
-    straight = read_metrics(run.metrics)
-    train("run", *settings, f"resume={run.checkpoint(2)}")
-    assert [line["loss"] for line in read_metrics(run.metrics)] == [line["loss"] for line in straight]
-    resumed = load_file(run.checkpoint(4) / "trainable.safetensors")
-    assert all(torch.equal(resumed[name], weights[name]) for name in weights)
+    killed = RunFolder(tmp_path / "killed")
+    command = [f"run_dir={killed.path}", *settings_of(root, shared_cache, *settings)]
+    done = subprocess.run([sys.executable, "-c", KILLED, str(killed.checkpoint(2)), *with_twin(command)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not killed.checkpoint(4).exists()
+    train("killed", *settings, "resume=auto")
+    assert [line["loss"] for line in read_metrics(killed.metrics)] == [
+        line["loss"] for line in read_metrics(run.metrics)
+    ]
+    for name in ("trainable.safetensors", "optimizer.safetensors"):
+        resumed, straight = (load_file(one.checkpoint(4) / name) for one in (killed, run))
+        assert resumed.keys() == straight.keys()
+        assert all(torch.equal(resumed[key], straight[key]) for key in straight)
 
 
 STOCK = """
@@ -88,10 +134,9 @@ np.save(out + "/whole.npy", sample(whole))
 """
 
 
-def test_diffusers_alone_samples_from_the_export(train, make_job, tmp_path: Path) -> None:
+def test_diffusers_alone_samples_from_the_export(trained: RunFolder, tmp_path: Path) -> None:
     """The recipe of the documentation, and the merged transformer, in a process without this project."""
-    run = train("run", "model=tiny-5b", "optim.lr=1e-2", "export.merge=true", "validation=none")
-    job = read_job(run.path)
+    run, job = trained, read_job(trained.path)
     base, compute = pipeline_folder(job.model, job.cache_dir), choose_compute("cpu", job.model)
     request = VideoRequest("box 1", "", 5, 9, 32, 48, 8, 3, 6.0, False, control=str(job.data.root) + "/controls/1.mp4")
     np.save(tmp_path / "control.npy", control_of(request))
@@ -113,22 +158,19 @@ def test_diffusers_alone_samples_from_the_export(train, make_job, tmp_path: Path
 
 
 def test_training_starts_from_the_patch_embedding_of_another_run(
-    train, tmp_path: Path, shared_cache: Path, capsys: pytest.CaptureFixture[str]
+    trained: RunFolder, train, tmp_path: Path, shared_cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = ["model=tiny-5b", "validation=none", "steps=1", "data.control=gray"]
-    first = train("first", *settings, "optim.lr=1e-2")
-    start = f"method.init_from={first.path}"
-    second = train("second", *settings, start, "optim.lr=0")
-    assert torch.equal(*(load_file(run.export / PATCH_FILE)[WEIGHT] for run in (first, second)))
+    start = f"method.init_from={trained.path}"
+    second = train("second", "validation=none", "steps=1", "data.control=gray", start, "optim.lr=0")
+    assert torch.equal(*(load_file(run.export / PATCH_FILE)[WEIGHT] for run in (trained, second)))
     capsys.readouterr()
     assert main([f"run_dir={tmp_path / 'other'}", f"cache_dir={shared_cache}", "validation=none", start]) == 2
     assert "was trained with a condition, but this run has none" in capsys.readouterr().err
 
 
-def test_the_model_card_has_the_recipe(train) -> None:
-    run = train("run", "model=tiny-5b", "validation=none", "hub.dry_run=true", "steps=2")
-    card = (run.path / "hub/README.md").read_text()
-    assert (run.path / "hub" / PATCH_FILE).is_file()
+def test_the_model_card_has_the_recipe(trained: RunFolder) -> None:
+    card = (trained.path / "hub/README.md").read_text()
+    assert (trained.path / "hub" / PATCH_FILE).is_file()
     assert 'wide = {"in_channels": 8, "ignore_mismatched_sizes": True' in card
     assert "CogVideoXDDIMScheduler.from_config" in card
     code = card.split("```python")[1].split("```")[0]
@@ -140,7 +182,7 @@ def test_the_model_card_has_the_recipe(train) -> None:
 )
 def test_encoding_in_the_loop_gives_the_same_losses(settings: list[str], train) -> None:
     both = [
-        train(f"{encode}", "model=tiny-5b", "validation=none", f"data.encode={encode}", *settings).metrics
+        train(f"{encode}", "validation=none", f"data.encode={encode}", *settings).metrics
         for encode in ("cache", "online")
     ]
     cached, online = ([line["loss"] for line in read_metrics(path)] for path in both)
@@ -148,12 +190,15 @@ def test_encoding_in_the_loop_gives_the_same_losses(settings: list[str], train) 
 
 
 def test_generate_samples_with_conditions(
-    train, tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+    trained: RunFolder, tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = train("run", "model=tiny-5b", "optim.lr=1e-2", "data.control=gray", "validation.every=null")
+    run = trained
     shown = sorted(run.conditions.glob("*.mp4"))
     assert [path.name for path in shown] == ["00-box-0.mp4"]
+    frames = np.stack(list(open_video(str(shown[0])).frames(range(9)))).astype(int)
+    assert np.abs(frames - recipe_of("gray", {}).apply(boxes(2)[::2])).mean() < 3, "of validation.controls"
     assert (run.path / "videos.png").is_file()
+    assert -1 <= read_metrics(run.scores)[-1]["condition"] < 1
     assert '"condition": "../conditions/00-box-0.mp4"' in (run.path / "report/data.js").read_text()
     clip = root / "videos/2.mp4"
     settings = [f"generate.adapter={run.path}", "generate.prompts=[box 2]", "generate.num_inference_steps=2"]
@@ -164,6 +209,9 @@ def test_generate_samples_with_conditions(
     (video,) = out.glob("*.mp4")
     told = json.loads(video.with_suffix(".json").read_text())
     assert told["control"] == f"gray of {clip}"
+    assert all({"condition", "flicker"} <= scores.keys() for scores in told["scores"]), "of both strengths"
+    assert told["scores"][0] != told["scores"][1]
+    assert "copying" not in told["scores"][0], "only a run knows its clips"
     frames = np.stack(list(open_video(str(video)).frames(range(9)))).astype(float)
     condition, base, trained = np.split(frames[:, -32:], 3, axis=2)
     assert np.abs(condition - condition.mean(-1, keepdims=True)).mean() < 4, "grey"
@@ -184,13 +232,16 @@ def test_generate_samples_with_conditions(
 @pytest.mark.parametrize(
     "settings",
     [
-        ["model=tiny-5b", "distributed=fsdp", "distributed.processes=2"],
-        ["model=tiny-5b", "memory.stream_blocks=true", "memory.activations=offload"],
-        extended(["model=tiny-5b", "distributed=ddp", "distributed.processes=2"]),
-        extended(["model=tiny-5b", "quant=int8"]),
+        ["distributed=fsdp", "distributed.processes=2"],
+        ["memory.stream_blocks=true", "memory.activations=offload"],
+        extended(["distributed=ddp", "distributed.processes=2"]),
+        extended(["quant=int8"]),
         ["model=tiny-2b", "method=loha", "task.condition=first"],
         extended(["model=tiny-1.5", "method=lokr", "task.condition=mask"]),
-        extended(["model=tiny-5b", "distributed=fsdp", "distributed.processes=2", "method=sft"]),
+        extended(["distributed=fsdp", "distributed.processes=2", "method=sft"]),
+        extended(["distributed=zero2", "distributed.processes=2"]),
+        extended(["compile=blocks", "method=lora_ff"]),
+        extended(["quant=int8", "memory.activations=checkpoint"]),
     ],
     ids=" ".join,
 )
@@ -201,16 +252,17 @@ def test_the_widened_model_works_with_the_other_groups(settings: list[str], trai
     assert len(list(run.path.glob("validation/*/*.mp4"))) == 2
 
 
-def test_only_conditions_are_encoded_again_when_their_recipe_changes(
-    train, make_job, tmp_path: Path, root: Path
-) -> None:
-    settings = ["model=tiny-5b", "steps=2", "validation=none", f"cache_dir={tmp_path}/cache"]
-    train("first", *settings)
-    folder = tmp_path / "cache/encoded"
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
-    train("again", *settings, "data.control=gray")
-    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+def test_only_conditions_are_encoded_again_when_their_recipe_changes(root: Path, shared_cache: Path) -> None:
+    folder = shared_cache / "encoded"
+
+    def encode(*settings: str) -> dict[Path, int]:
+        given = [f"cache_dir={shared_cache}", "task=control", "data=files", f"data.root={root}", *settings]
+        assert prepare(given) == 0
+        return {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+
+    before = encode()
+    after = encode("data.control=downscale")
     assert {path: after[path] for path in before} == before
     assert len(after) == len(before) + 4
-    train("same", *settings, "data.control=gray")
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")} == after
+    assert encode("data.control=downscale") == after
+    assert len(encode("data.control=downscale", "+data.control_kwargs.factor=2")) == len(after) + 4

@@ -103,7 +103,7 @@ def test_the_examples_of_extending(
     assert not examined, "an example was left out"
     out = capsys.readouterr().out
     assert {"  name: my-5b", "  path: /models/my-cogvideox-5b"} <= set(out.splitlines())
-    assert re.search(r"\.mp4  motion \d", out), "the score of a generated video"
+    assert re.search(r"\.mp4\n    .*change \d", out), "the score of a generated video"
 
 
 def _is_style(run: Path) -> None:
@@ -149,8 +149,9 @@ def _is_scored(run: Path) -> None:
     (line,) = read_metrics(RunFolder(run).scores)
     (video,) = (run / "validation" / "step-000002").glob("*.json")
     scores = {name: value for name, value in line.items() if name != "step"}
-    assert scores.keys() == {"motion", "slow_motion"}
-    assert scores["motion"] != scores["slow_motion"], "kwargs are passed"
+    assert {"change", "slow_change", "colour", "sharpness"} <= scores.keys()
+    assert scores["change"] != scores["slow_change"], "kwargs are passed"
+    assert 0 <= scores["colour"] <= 1
     assert json.loads(video.read_text())["scores"] == scores
 
 

@@ -296,3 +296,6 @@ def test_validation_images_come_from_paths_and_urls(tmp_path: Path, shared_cache
     videos = [path.read_bytes() for path in sorted(run.validation(4).glob("*.mp4"))]
     assert len(videos) == 2
     assert videos[0] == videos[1]
+    scores = read_metrics(run.scores)[-1]
+    assert 0 < scores["first_frame"] < 60, "compared with the image"
+    assert "condition" not in scores

@@ -1,6 +1,7 @@
 """The attention processor matches diffusers' with every kernel; unsupported combinations are rejected."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -197,6 +198,13 @@ def test_the_gradients_of_8_bit_attention_have_the_error_of_its_forward_pass(dty
     output, *others = errors
     assert 1e-3 < output < 2.5e-2
     assert max(others) < 3e-2
+
+
+def test_a_kernel_that_quantizes_gets_the_exact_backward_pass(make_job: MakeJob) -> None:
+    attend: Any = attention_function(make_job("attention=int8").attention)
+    assert attend.func is exact_backward.attend_exactly_backward
+    own: Any = attention_function(make_job("attention=math").attention)
+    assert own.func is not exact_backward.attend_exactly_backward
 
 
 def test_the_cuda_kernel_takes_these_arguments() -> None:

@@ -19,6 +19,7 @@ from cogvx_exp.data.identity import dataset_changes, identity_of
 from cogvx_exp.media.video import VideoInfo
 from cogvx_exp.reporting.runs import find_runs
 from cogvx_exp.runs import run_folder
+from cogvx_exp.runs.best import Best
 from cogvx_exp.runs.branches import set_aside
 from cogvx_exp.runs.checkpoint_folder import (
     CheckpointFolder,
@@ -110,7 +111,7 @@ def test_keep_and_best_count_the_branch_alone(run: RunFolder) -> None:
     set_aside(run, 6, changed=True)
     for step in (7, 8):
         checkpoint(run, step, loss=0.5)
-    prune_checkpoints(run.checkpoints, 2, keep_best=True)
+    prune_checkpoints(run.checkpoints, 2, Best("loss"))
     assert names(run.checkpoints) == ["step-000007", "step-000008"]
 
 

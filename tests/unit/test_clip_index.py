@@ -80,7 +80,8 @@ def test_only_what_was_right_keeps_its_place_in_the_cache(make_job) -> None:
     bucket = SimpleNamespace(num_frames=49)
 
     def pixels(info: VideoInfo) -> dict:
-        return prepare._pixels(SimpleNamespace(info=info, bucket=bucket, row=Row(1, "clip.mp4", ("x",))), data, "hash")
+        clip = SimpleNamespace(info=info, bucket=bucket, row=Row(1, "clip.mp4", ("x",)))
+        return prepare.pixels_of(clip, data, "hash")
 
     as_ever = {"video": "hash", "frames": asdict(choose_frames(data, 49)), "bucket": str(bucket)}
     assert pixels(INFO) == as_ever

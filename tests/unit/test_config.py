@@ -169,6 +169,7 @@ def composed(config: str, schema: type[BaseModel], *overrides: str) -> BaseModel
 
 
 UNSTATED = ("model.", "data.source", "generate.prompts", "generate.strength", "caption.instruction")
+UNSTATED += ("validation.scores", "generate.scores")
 """Settings whose descriptions do not state a default."""
 
 

@@ -12,21 +12,37 @@ from PIL import Image
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.data.control.hiding import first_last, masked, prefix, randomly_masked
-from cogvx_exp.data.control.reading import ControlFile, probe_control, read_control, read_with_control
+from cogvx_exp.data.control.reading import ControlFile, control_source, probe_control, read_control, read_with_control
 from cogvx_exp.data.control.recipes import Recipe, parse_control, recipe_of
 from cogvx_exp.data.dataset import Dataset, load_dataset
-from cogvx_exp.data.frames import FrameChoice
+from cogvx_exp.data.frames import FrameChoice, choose_frames
+from cogvx_exp.data.identity import dataset_changes, identity_of
 from cogvx_exp.data.resize import ResizeSpec
+from cogvx_exp.evaluation.conditioned import condition_frames
+from cogvx_exp.evaluation.requests import controls
 from cogvx_exp.media.video import write_video
+from cogvx_exp.tasks.base import build_task
 from tests.control_data import FRAMES, HEIGHT, WIDTH, boxes, write_dataset
 from tests.entry import train
+from tests.footage import PoolHere
 
 BUCKET = Bucket(9, HEIGHT, WIDTH)
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("written"), clips=3)
+
+
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return write_dataset(tmp_path / "data", clips=3)
+def root(written: Path, tmp_path: Path) -> Path:
+    """A copy, to be changed."""
+    return shutil.copytree(written, tmp_path / "data")
+
+
+@pytest.fixture(autouse=True)
+def _pool_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cogvx_exp.data.index.examine.DecodingPool", PoolHere)
 
 
 @pytest.fixture
@@ -149,6 +165,55 @@ def test_frames_are_matched_by_time(root: Path) -> None:
     np.testing.assert_allclose(read.control.mean((1, 2, 3)), shades[::4][:9], atol=3)
 
 
+def of_a_part(root: Path, **values: object) -> None:
+    """Writes a manifest with a part of a clip, with a control and a mask of half its size and twice its rate."""
+    frames = np.zeros((34, HEIGHT // 2, WIDTH // 2, 3), np.uint8)
+    frames[:, :, WIDTH // 4 :] = np.arange(0, 4 * 34, 4, dtype=np.uint8)[:, None, None, None]
+    write_video(root / "half.mp4", frames, 16)
+    row = {"video": "videos/1.mp4", "caption": "a box", "control": "half.mp4", "mask": "half.mp4"}
+    (root / "dataset.jsonl").write_text(json.dumps(row | values))
+
+
+def test_a_part_of_a_video_has_the_same_part_of_its_control(root: Path, load) -> None:
+    """In time, and in space though it has another size."""
+    of_a_part(root, start=1.0, crop=[WIDTH // 2, 8, WIDTH // 2, 16])
+    ((clip,), issues) = (dataset := load(root, "data=jsonl")).clips, dataset.issues
+    assert not issues
+    read = read_with_control(
+        clip.row.path, FrameChoice(9, 0, 0, None), BUCKET, ResizeSpec("center"), None, clip.control, clip.row.window
+    )
+    assert read.control is not None
+    np.testing.assert_allclose(read.control.mean((1, 2, 3)), np.arange(64, 132, 8), atol=3)
+    write_video(root / "half.mp4", boxes(0)[:16], 8)
+    (issue,) = load(root, "data=jsonl").issues
+    assert issue.what == "lasts 2.00 s and ends before the last frame of its clip, at 2.00 s"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        ["data.control=gray"],
+        ["task.condition=first_last"],
+        ["task.condition=prefix"],
+        ["task.condition=mask"],
+        ["task.condition=mask", "task.masks=files"],
+    ],
+    ids=" ".join,
+)
+def test_validation_shows_the_conditions_of_training(settings: list[str], root: Path, load, make_job) -> None:
+    of_a_part(root, start=1.0, end=2.125, crop=[4, 4, 36, 24])
+    (clip,) = load(root, "data=jsonl", *settings).clips
+    job = make_job("task=control", "data=jsonl", f"data.root={root}", *settings)
+    task, choice, fit = build_task(job.task), choose_frames(job.data, 9), ResizeSpec("center")
+    control = control_source(job.data, clip.control)
+    read = read_with_control(clip.row.path, choice, clip.bucket, fit, clip.info, control, clip.row.window)
+    made = [item.video(read) for item in task.cached.values() if item.video]
+    (given,) = controls(job, task, [clip], 1)
+    shown = condition_frames(given.control or "", given.control_times, clip.bucket, "center")
+    assert any((shown == frames).all() for frames in made)
+
+
 def test_computed_controls_have_the_crop_and_the_flip_of_the_clip(root: Path) -> None:
     path, choice = str(root / "videos/1.mp4"), FrameChoice(9, 0, 0, None)
     for flip in (False, True):
@@ -159,8 +224,10 @@ def test_computed_controls_have_the_crop_and_the_flip_of_the_clip(root: Path) ->
 
 
 def test_an_image_is_a_still_control_when_told_so(root: Path, load) -> None:
+    before = identity_of(load(root, "data=files"))
     (root / "controls.txt").write_text("\n".join([image(root), "controls/1.mp4", "controls/2.mp4"]))
     dataset = load(root, "data=files", "data.control_images=true")
+    assert dataset_changes(before, identity_of(dataset)), "a resumed run tells of it"
     control = dataset.clips[0].control
     assert control
     frames = read_control(control.path, 9, None, BUCKET, ResizeSpec("center"))

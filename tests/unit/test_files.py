@@ -4,6 +4,7 @@ import pytest
 
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import atomic_write, fingerprint, write_text
+from cogvx_exp.runs.best import Best
 from cogvx_exp.runs.checkpoint_folder import (
     newest_checkpoint,
     open_checkpoint,
@@ -79,7 +80,7 @@ def test_an_unfinished_checkpoint_is_not_seen(run: Path) -> None:
 
 
 def test_only_the_newest_are_kept(run: Path) -> None:
-    prune_checkpoints(run / "checkpoints", 2, keep_best=True)
+    prune_checkpoints(run / "checkpoints", 2, Best("loss"))
     assert [path.name for path in sorted((run / "checkpoints").glob("step-*"))] == ["step-000002", "step-000003"]
     with pytest.raises(UserError, match="missing"):
         open_checkpoint(run / "checkpoints" / "step-000001")

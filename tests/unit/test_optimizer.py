@@ -78,8 +78,14 @@ def test_offloaded_optimizer_clips_and_follows_the_schedule(
     expected = train(plain, usual, lambda: nn.utils.clip_grad_norm_(plain.parameters(), max_norm))
     optimizer = build_optimizer(dict(model.named_parameters()), optim, torch.device("cuda"))
     assert isinstance(optimizer, offloaded)
-    norms = []
-    found = train(model, optimizer, lambda: norms.append(optimizer.clip_gradients(max_norm)))
+    norms, held, largest = [], set(), max(model.parameters(), key=torch.Tensor.numel)
+
+    def clip() -> None:
+        held.add(largest.grad is not None)
+        norms.append(optimizer.clip_gradients(max_norm))
+
+    found = train(model, optimizer, clip)
+    assert held == {not offload_gradients}
     assert found == pytest.approx(expected, rel=1e-5)
     assert all(norm > 0.05 for norm in norms), "there was something to clip"
     assert len(optimizer.optim_dict) == 1, "the largest weight is on the host, the others on the device"

@@ -1,5 +1,6 @@
 """Old names of settings give the same job as the new ones, and one note."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,14 @@ def test_the_table_can_be_applied_and_is_on_the_page() -> None:
         assert f"| `{old}` | `{new}` |" in page
         assert old.rpartition(".")[0] == new.rpartition(".")[0], "a file of a group knows its own section only"
         assert old.partition("=")[0] != new.partition("=")[0] or "=" in old
+
+
+def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("rate: 1")
+    source = FileConfigSource("test", f"file://{tmp_path}")
+    first = source.load_config("a").config
+    first.rate = 7  # as Hydra does when it merges
+    assert source.load_config("a").config.rate == 1
+    (tmp_path / "a.yaml").write_text("rate: 2")
+    os.utime(tmp_path / "a.yaml", ns=(1, 1))
+    assert source.load_config("a").config.rate == 2

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from cogvx_exp.config.imported import imported
-from cogvx_exp.config.schema.section import Imported
+from cogvx_exp.config.schema.section import Imported, Score
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.evaluation.scores.base import build_scores, mean_scores, score_video
+from cogvx_exp.evaluation.scores.video import ScoredVideo
 from cogvx_exp.launch.early_checks import check_early
 from cogvx_exp.reporting.page import report_data, write_report
 from cogvx_exp.reporting.runs import find_runs
@@ -55,19 +56,19 @@ class Recorder:
 def test_a_score_gets_the_frames_and_its_arguments() -> None:
     scores = build_scores(
         {
-            "plain": Imported(target=f"{__name__}.brightest"),
-            "scaled": Imported(target=f"{__name__}.brightest", kwargs={"scale": 2}),
-            "numpy": Imported(target="numpy.mean"),
+            "plain": Score(target=f"{__name__}.brightest"),
+            "scaled": Score(target=f"{__name__}.brightest", kwargs={"scale": 2}),
+            "numpy": Score(target="numpy.mean"),
         },
         "validation.scores",
     )
-    assert score_video(scores, FRAMES) == {"plain": 95.0, "scaled": 190.0, "numpy": 47.5}
+    assert score_video(scores, ScoredVideo(FRAMES)) == {"plain": 95.0, "scaled": 190.0, "numpy": 47.5}
     assert mean_scores([{"a": 1.0, "b": 3.0}, {"a": 2.0}]) == {"a": 1.5, "b": 3.0}
 
 
 def test_a_score_that_fails_is_left_out_and_changes_no_frames(capsys: pytest.CaptureFixture[str]) -> None:
-    targets = {name: Imported(target=f"{__name__}.{name}") for name in ("painted", "undefined", "brightest")}
-    assert score_video(build_scores(targets, "validation.scores"), FRAMES) == {"brightest": 95.0}
+    targets = {name: Score(target=f"{__name__}.{name}") for name in ("painted", "undefined", "brightest")}
+    assert score_video(build_scores(targets, "validation.scores"), ScoredVideo(FRAMES)) == {"brightest": 95.0}
     notes = " ".join(capsys.readouterr().out.split())
     assert "the score painted failed: ValueError: assignment destination is read-only" in notes
     assert "the score undefined is nan" in notes
@@ -87,7 +88,7 @@ def test_a_score_that_fails_is_left_out_and_changes_no_frames(capsys: pytest.Cap
 )
 def test_a_wrong_import_is_an_error_before_anything_long(target: str, kwargs: dict, message: str, make_job) -> None:
     job = make_job("validation=default")
-    scores = {"mine": Imported(target=target, kwargs=kwargs)}
+    scores = {"mine": Score(target=target, kwargs=kwargs)}
     job = job.model_copy(update={"validation": job.validation.model_copy(update={"scores": scores})})
     with pytest.raises(UserError, match=message):
         check_early(job)

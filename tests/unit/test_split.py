@@ -151,6 +151,21 @@ def test_clips_can_be_written(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert rows(root / "found.jsonl") == found, "clips that were written are not split again"
 
 
+def test_control_videos_go_with_the_clips_of_their_footage(
+    known: Path, in_tmp: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cogvx_exp.footage.split.split.DecodingPool", PoolHere)
+    root = in_tmp / "films"
+    root.mkdir()
+    for name in ("a.mp4", "a.control.mp4", "b.mp4"):
+        shutil.copy(known, root / name)
+    assert prepare(settings_of(root, "split.write=true")) == 2
+    assert "split.write=true does not cut control videos" in capsys.readouterr().err
+    assert prepare(settings_of(root)) == 0
+    found = [(row["video"], row.get("control")) for row in rows(root / "dataset.jsonl")]
+    assert found == [("a.mp4", "a.control.mp4")] * 4 + [("b.mp4", None)] * 4
+
+
 def test_it_goes_on_where_it_was_stopped(known: Path, in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from cogvx_exp.footage.split import split
 

@@ -74,6 +74,8 @@ def test_each_part_has_its_rate(make_job: MakeJob) -> None:
     peak = 989e12
     assert parts["linear layers"] == pytest.approx(5e15 / peak / 0.7)
     assert parts["attention"] == pytest.approx(2e15 / peak / 0.42 + 3e15 / peak / 0.415)
+    exact = make_job(*FIVE_B, "model.dtype=float32", "allow_tf32=false")
+    assert rates(card, exact).products == pytest.approx(67e12 * 0.7)
     rest = Work(Flops(), 1e15, 100 * giga, 1e7, 200 * giga, 300 * giga, 400 * giga, 500 * giga)
     parts = seconds(rest, rates(card, job))
     computing = 1e15 / peak / 0.3 + 100 / 3350 / 0.5

@@ -66,6 +66,8 @@ def _fields(section: BaseModel, prefix: str) -> Iterator[tuple[str, Any, FieldIn
 def _show(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(_show(item) for item in value) + "]"
+    if isinstance(value, dict) and all(isinstance(item, BaseModel) for item in value.values()):
+        return "{" + ",".join(value) + "}"  # each has settings of its own
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value) or '""'

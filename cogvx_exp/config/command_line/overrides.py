@@ -28,6 +28,9 @@ from cogvx_exp.core.text import is_text
 OPEN = ("optim.kwargs", "validation.scores", "generate.scores", "tracker.custom", "data.reader", "data.control_kwargs")
 """A `+` may add any name below these: arguments of a class or function, and what is imported by name."""
 
+NULLABLE = ("validation.scores", "generate.scores")
+"""Groups of settings of which null removes all."""
+
 
 def check_names(
     config_name: str,
@@ -170,7 +173,11 @@ def _paths(node: Any, prefix: str = "") -> Iterator[str]:
 
 def _setting_issue(override: Override, known: set[str]) -> Issue | None:
     key = override.key_or_group
-    if key in known or any(name.startswith(f"{key}.") for name in known):
+    if any(name.startswith(f"{key}.") for name in known):
+        # Hydra merges a group of settings into the present one.
+        empty = key in NULLABLE and not override.is_sweep_override() and override.value() == {}
+        return Issue(_text(override), f"removes none; write {key}=null") if empty else None
+    if key in known:
         return None
     if any(key == name or key.startswith(f"{name}.") for name in OPEN):
         return None if override.is_add() else Issue(_text(override), f"is new; write +{_text(override)}")

@@ -1,18 +1,27 @@
 """Rules between settings. Each yields the issues it finds, with the change that fixes them."""
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 
 from cogvx_exp.config.choices import choices_with, models_for, models_with_weights
 from cogvx_exp.config.issues import Issue
 from cogvx_exp.config.rules.control import control_suits_task
 from cogvx_exp.config.rules.footage import FOOTAGE, footage_is_possible
-from cogvx_exp.config.rules.hardware import card_is_known
 from cogvx_exp.config.rules.notes import too_few_to_profile, warmup_note
 from cogvx_exp.config.rules.processes import gpu_dtype, processes_fit
 from cogvx_exp.config.rules.prompts import prompt_issues
-from cogvx_exp.config.rules.sharing import adapter_settings_fit, hub_is_named, images_suit_task
-from cogvx_exp.config.rules.speed import attention_is_possible, compilation_is_possible, products_are_possible
+from cogvx_exp.config.rules.scores import goals_are_scored, scores_are_possible, scores_note, scores_of
+from cogvx_exp.config.rules.sharing import (
+    adapter_settings_fit,
+    hub_is_named,
+    images_suit_task,
+    trackers_are_installed,
+)
+from cogvx_exp.config.rules.speed import (
+    attention_is_possible,
+    card_is_known,
+    compilation_is_possible,
+    products_are_possible,
+)
 from cogvx_exp.config.schema import GenerateJob, Model, PrepareJob, TrainJob, Validation
 
 Issues = Iterator[Issue]
@@ -28,6 +37,8 @@ def check_train(job: TrainJob) -> list[Issue]:
         _encoding_is_possible,
         _buckets_are_legal,
         _validation_is_legal,
+        _scores_can_be_computed,
+        goals_are_scored,
         hub_is_named,
         adapter_settings_fit,
         images_suit_task,
@@ -39,7 +50,7 @@ def check_train(job: TrainJob) -> list[Issue]:
         compilation_is_possible,
         products_are_possible,
         _resume_has_a_folder,
-        _trackers_are_installed,
+        trackers_are_installed,
         _run_is_long_enough_to_profile,
         _sweep_has_gpus,
         card_is_known,
@@ -71,7 +82,8 @@ def check_generate(job: GenerateJob) -> list[Issue]:
     """All issues of a generate job."""
     shape = _shape_issues(job.model, "generate", job.generate.num_frames, job.generate.height, job.generate.width)
     prompts = [] if job.generate.replay else prompt_issues("generate", job.generate, job.generate.prompts)
-    return [*shape, *prompts, *_model_path_issues(job.model), *attention_is_possible(job)]
+    scores = scores_are_possible(job.generate.scores, "generate.scores")
+    return [*shape, *prompts, *scores, *_model_path_issues(job.model), *attention_is_possible(job)]
 
 
 def train_notes(job: TrainJob) -> list[str]:
@@ -83,6 +95,8 @@ def train_notes(job: TrainJob) -> list[str]:
         notes.append("optim=schedule_free needs no learning rate decay; use lr_scheduler=constant_with_warmup")
     if job.model.native_dtype == "float16" and job.model.dtype == "bfloat16":
         notes.append(f"model.dtype=bfloat16 can give NaN with {job.model.name}, which was trained in float16")
+    if isinstance(job.validation, Validation) and (missing := scores_note(job.validation.scores)):
+        notes.append(missing)
     return notes
 
 
@@ -212,14 +226,14 @@ def _validation_is_legal(job: TrainJob) -> Issues:
         yield Issue(given, f"and validation.every_epochs={validation.every_epochs} exclude each other; set one to null")
 
 
+def _scores_can_be_computed(job: TrainJob) -> Issues:
+    if isinstance(job.validation, Validation):
+        yield from scores_are_possible(scores_of(job), "validation.scores")
+
+
 def _resume_has_a_folder(job: TrainJob) -> Issues:
     if job.resume == "auto" and job.run_dir is None:
         yield Issue("resume=auto", "add run_dir=FOLDER, so that the command finds its run again")
-
-
-def _trackers_are_installed(job: TrainJob) -> Issues:
-    if job.tracker.tensorboard and find_spec("tensorboard") is None:
-        yield Issue("tracker=tensorboard", "is not installed: pip install tensorboard")
 
 
 def _run_is_long_enough_to_profile(job: TrainJob) -> Issues:

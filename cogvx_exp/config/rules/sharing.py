@@ -2,9 +2,13 @@
 
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 from cogvx_exp.config.issues import Issue
 from cogvx_exp.config.schema import TrainJob, Validation
+
+REPOSITORY = r"[\w.-]+/[\w.-]+"
+"""owner/name, as on the Hub."""
 
 
 def adapter_settings_fit(job: TrainJob) -> Iterator[Issue]:
@@ -32,8 +36,18 @@ def images_suit_task(job: TrainJob) -> Iterator[Issue]:
 def hub_is_named(job: TrainJob) -> Iterator[Issue]:
     """The repository must be set, and the model must be publishable."""
     required = job.hub.push or (job.hub.dry_run and job.hub.repo)
-    if required and not re.fullmatch(r"[\w.-]+/[\w.-]+", job.hub.repo or ""):
+    if required and not re.fullmatch(REPOSITORY, job.hub.repo or ""):
         yield Issue(f"hub.repo={job.hub.repo or 'null'}", "hub.push=true needs a repository, as owner/name")
     if job.hub.push and job.model.weights != "pretrained" and not job.hub.dry_run:
         problem = f"what was trained on {job.model.weights} weights is not publishable; use hub.dry_run=true"
         yield Issue("hub.push=true", problem)
+
+
+def trackers_are_installed(job: TrainJob) -> Iterator[Issue]:
+    """Packages that trackers need, and where Trackio logs to."""
+    for name in ("tensorboard", "trackio"):
+        if getattr(job.tracker, name) and find_spec(name) is None:
+            yield Issue(f"tracker={name}", f"is not installed: pip install {name}")
+    space = job.tracker.trackio and job.tracker.trackio.space
+    if space and not re.fullmatch(REPOSITORY, space):
+        yield Issue(f"tracker.trackio.space={space}", "must be owner/name")

@@ -1,4 +1,4 @@
-"""Rules about the attention kernel, compilation and 8-bit matrix products."""
+"""Rules about the attention kernel, compilation, 8-bit matrix products, and the card that a time is predicted for."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -8,6 +8,9 @@ from cogvx_exp.config.issues import Issue
 from cogvx_exp.config.rules.processes import gpu_dtype
 from cogvx_exp.config.schema import GenerateJob, TrainJob
 from cogvx_exp.config.schema.attention import Attention
+
+OPEN = ("device", "price_per_hour")
+"""Settings of `hardware` without which a time can be predicted."""
 
 
 def attention_is_possible(job: TrainJob | GenerateJob) -> Iterator[Issue]:
@@ -83,3 +86,13 @@ def compilation_is_possible(job: TrainJob) -> Iterator[Issue]:
     if job.distributed.name == "zero3":
         problem = "gathers weights in hooks inside the blocks, which break the graph; use fsdp, or compile=false"
         yield Issue("distributed=zero3", problem)
+
+
+def card_is_known(job: TrainJob) -> Iterator[Issue]:
+    """An issue for each figure that a card lacks; with `hardware=auto` it is that of the card found."""
+    if job.hardware.name == "auto":
+        return
+    for name, value in job.hardware:
+        if value is None and name not in OPEN:
+            problem = f"is needed with hardware={job.hardware.name}; hardware=auto takes the card's own"
+            yield Issue(f"hardware.{name}=null", problem)

@@ -14,7 +14,7 @@ from cogvx_exp.config.schema.model import (
     TransformerArchitecture,
     VaeArchitecture,
 )
-from cogvx_exp.config.schema.section import Section
+from cogvx_exp.config.schema.section import Score, Section
 from cogvx_exp.config.schema.task import Objective, Task
 from cogvx_exp.config.schema.training import (
     Checkpoint,
@@ -49,6 +49,7 @@ __all__ = [
     "Profile",
     "Quant",
     "SchedulerArchitecture",
+    "Score",
     "Section",
     "Split",
     "Sweep",

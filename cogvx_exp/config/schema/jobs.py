@@ -14,12 +14,10 @@ from cogvx_exp.config.schema.hardware import Hardware
 from cogvx_exp.config.schema.model import Model
 from cogvx_exp.config.schema.section import Device, FilledText, LocalPath, PathText, Section
 from cogvx_exp.config.schema.task import Objective, Task
-from cogvx_exp.config.schema.trackers import Tracker
+from cogvx_exp.config.schema.trackers import Export, Hub, Tracker
 from cogvx_exp.config.schema.training import (
     Checkpoint,
     Distributed,
-    Export,
-    Hub,
     LrScheduler,
     Memory,
     Method,

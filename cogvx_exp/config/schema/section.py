@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -88,7 +88,23 @@ class Imported(Section):
     """Its further arguments."""
 
 
-Named = dict[
-    Annotated[str, Field(pattern=r"^[A-Za-z]\w*$"), Allowed("a name of letters, digits and underscores")], Imported
-]
+class Score(Imported):
+    """A function that rates a video."""
+
+    enabled: bool | Literal["auto"] = True
+    """Whether it is computed. auto: if its package is installed and the video has the input it asks for."""
+    better: Literal["higher", "lower"] | None = None
+    """Which values are better; null: neither, so no checkpoint can be chosen by it."""
+    package: FilledText | None = None
+    """Python package it needs, besides those of this project."""
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z]\w*$"), Allowed("a name of letters, digits and underscores")]
+Named = dict[Name, Imported]
 """Classes or functions by name, written {NAME: {target: IMPORT_PATH, kwargs: {}}}."""
+Scores = Annotated[dict[Name, Score], BeforeValidator(lambda scores: {} if scores is None else scores)]
+"""Scores by name; null: none."""
+SCORE = "score."
+"""Prefix of a score's name in a `Goal`."""
+Goal = Annotated[str, Field(pattern=r"^(loss|score\.[A-Za-z]\w*)$"), Allowed("loss or score.NAME")]
+"""What checkpoints or runs are compared by."""

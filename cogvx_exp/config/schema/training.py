@@ -12,7 +12,7 @@ from pydantic import (
     field_validator,
 )
 
-from cogvx_exp.config.schema.section import Allowed, FilledText, LocalPath, Named, Section, local_paths
+from cogvx_exp.config.schema.section import Allowed, FilledText, Goal, LocalPath, Scores, Section, local_paths
 
 
 class Method(Section):
@@ -165,33 +165,13 @@ class Checkpoint(Section):
     """Steps between checkpoints; the last step is always saved. Default: 500."""
     keep: PositiveInt | None
     """How many of the newest are kept; null keeps all. Default: 3."""
-    keep_best: bool
-    """Whether the one with the lowest held-out loss is also kept (with data.holdout). Default: true."""
+    keep_best: bool | Goal
+    """Whether the best one is also kept, and linked as `checkpoints/best`. true or loss: the lowest held-out loss (with
+    data.holdout). score.NAME: the best score; a checkpoint is then also saved at each validation. Default: true."""
     background: bool
     """Whether they are written in the background. Default: true."""
     max_minutes: PositiveFloat | None
     """After this time the run saves its state and exits with code 75, to be resumed; null: no limit. Default: null."""
-
-
-class Export(Section):
-    """The result of a run."""
-
-    merge: bool
-    """Whether an adapter is also merged into the base and written as a full transformer. Default: false."""
-
-
-class Hub(Section):
-    """Publishing the result to the Hugging Face Hub."""
-
-    push: bool
-    """Whether to upload the export after training. Default: false."""
-    repo: str | None
-    """Target repository, as owner/name. The token comes from the environment (HF_TOKEN) or the Hub's
-    login. Default: null."""
-    private: bool
-    """Whether a new repository is private. Default: false."""
-    dry_run: bool
-    """Whether to only write the folder that would be uploaded (RUN/hub), with or without `push`. Default: false."""
 
 
 class Sweep(Section):
@@ -205,6 +185,9 @@ class Sweep(Section):
     job sees all GPUs. Default: null."""
     gpus_per_job: PositiveInt
     """Exclusive GPUs per job, out of `gpus`. Default: 1."""
+    objective: Goal = "loss"
+    """Objective of a search. loss: the held-out loss if there is one, otherwise the mean training loss of the last
+    tenth. score.NAME: that score of the last validation. Default: loss."""
 
 
 class Profile(Section):
@@ -254,8 +237,9 @@ class SamplingSettings(Section):
     """Classifier-free guidance; 1 turns it off. Default: 6.0."""
     dynamic_cfg: bool
     """Whether guidance increases along a cosine during sampling. Default: true."""
-    scores: Named = Field(default_factory=dict)
-    """Functions that rate each video: {NAME: {target: IMPORT_PATH, kwargs: {}}}. Default: {}."""
+    scores: Scores = Field(default_factory=dict)
+    """Functions that rate each video: {NAME: {target: IMPORT_PATH, kwargs: {}, enabled: true, better: null}}.
+    NAME=true and NAME=false switch one on or off; null: none."""
 
     @field_validator("images", "controls", mode="before", check_fields=False)
     @classmethod

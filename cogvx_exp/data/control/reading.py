@@ -13,9 +13,11 @@ from cogvx_exp.data.decoding import read_clip
 from cogvx_exp.data.frames import FrameChoice, nearest
 from cogvx_exp.data.index.examine import stamp_of_video
 from cogvx_exp.data.resize import ResizeSpec, fit_frame
+from cogvx_exp.data.start_image import to_rgb
 from cogvx_exp.media.errors import REENCODE
-from cogvx_exp.media.video import ClipError, VideoInfo, open_video, probe_video
-from cogvx_exp.media.window import Window
+from cogvx_exp.media.readers import Reader
+from cogvx_exp.media.video import ClipError, VideoInfo, open_part, probe_video
+from cogvx_exp.media.window import Window, WindowReader, parse_name
 
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 STILL = "image"
@@ -28,6 +30,14 @@ class ControlFile:
 
     path: str
     info: VideoInfo
+    """Of the whole file."""
+    window: Window | None = None
+    """The part that belongs to the clip, if the clip is a part of a video."""
+
+    @property
+    def key(self) -> str:
+        """Names it like `Row.key`."""
+        return f"{self.path}#{self.window}" if self.window else self.path
 
 
 @dataclass(frozen=True)
@@ -96,25 +106,40 @@ def read_with_control(
         return ClipFrames(clip)
     if isinstance(control, Recipe):
         return ClipFrames(clip, control.apply(clip))
-    starts = open_video(path, known).starts
-    moments = starts[choice.indices(starts)]
+    reader = open_part(path, window, known)
+    moments = begin_of(reader) + reader.starts[choice.indices(reader.starts)]
     try:
         return ClipFrames(clip, _frames_at(control, moments, bucket, fit))
     except ClipError as error:
         raise ClipError(f"has a control video {control.path} that {error.what}", error.fix) from None
 
 
-def read_control(path: str, count: int, times: tuple[float, ...] | None, bucket: Bucket, fit: ResizeSpec) -> np.ndarray:
+def read_control(name: str, count: int, times: tuple[float, ...] | None, bucket: Bucket, fit: ResizeSpec) -> np.ndarray:
     """A control video for sampling: uint8, (count, height, width, 3), at the given times or spread over it.
+
+    Args:
+        name: `ControlFile.key`, or `Row.key` of a clip.
+        count: number of frames.
+        times: their times, in seconds from the first frame of the video or its part.
+        bucket: the target size.
+        fit: how frames are resized.
 
     Raises:
         ClipError: it cannot be decoded, or is too short.
     """
+    path, window = parse_name(name)
     stamp_of_video(path)
-    info = probe_control(path)
-    last = info.duration * (info.num_frames - 1) / info.num_frames
-    moments = np.linspace(0, last, count) if times is None else np.array(times)
-    return _frames_at(ControlFile(path, info), moments, bucket, fit)
+    control = ControlFile(path, probe_control(path), window)
+    if control.info.decoder == STILL:
+        return _frames_at(control, np.zeros(count), bucket, fit)
+    part = open_part(path, window, control.info)
+    moments = np.linspace(0, part.starts[-1], count) if times is None else np.array(times)
+    return _frames_at(control, begin_of(part) + moments, bucket, fit)
+
+
+def begin_of(reader: Reader) -> float:
+    """Time of a reader's first frame, in seconds from the beginning of its file."""
+    return reader.begin if isinstance(reader, WindowReader) else 0.0
 
 
 def missing_seconds(last: float, control: VideoInfo) -> float:
@@ -128,17 +153,18 @@ def missing_seconds(last: float, control: VideoInfo) -> float:
 
 
 def _frames_at(control: ControlFile, moments: np.ndarray, bucket: Bucket, fit: ResizeSpec) -> np.ndarray:
-    """The control's frames nearest to these times, in seconds from its start."""
+    """The control's frames nearest to these times, in seconds from the beginning of its file."""
     if control.info.decoder == STILL:
-        return np.repeat(fit_frame(_image(control.path), bucket, fit)[None], len(moments), axis=0)
+        still = fit_frame(_image(control.path, control.window), bucket, fit)
+        return np.repeat(still[None], len(moments), axis=0)
     missing = missing_seconds(float(moments[-1]), control.info)
     if missing > 0:
         raise ClipError(
             f"ends {missing:.2f} s before the last frame of the clip", "use one that is as long, or set data.fps"
         )
-    reader = open_video(control.path, control.info)
+    reader = open_part(control.path, control.window, control.info)
     try:
-        wanted = nearest(reader.starts, moments).tolist()
+        wanted = nearest(reader.starts, moments - begin_of(reader)).tolist()
         frames = dict(zip(sorted(set(wanted)), reader.frames(sorted(set(wanted))), strict=True))
         return np.stack([fit_frame(frames[index], bucket, fit) for index in wanted])
     except ClipError:
@@ -147,9 +173,12 @@ def _frames_at(control: ControlFile, moments: np.ndarray, bucket: Bucket, fit: R
         raise ClipError("has damaged frames that cannot be decoded", REENCODE) from None
 
 
-def _image(path: str) -> np.ndarray:
+def _image(path: str, window: Window | None = None) -> np.ndarray:
+    """The pixels of an image, or those of the window's crop."""
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+        with Image.open(path) as opened:
+            image = to_rgb(opened)
+        left, top, width, height = (window and window.crop) or (0, 0, *image.size)
+        return np.asarray(image)[top : top + height, left : left + width]
     except Exception as error:  # Pillow raises many error classes
         raise ClipError(f"cannot be opened as an image ({type(error).__name__})", "save it as PNG again") from None

@@ -80,3 +80,16 @@ class Search:
         elif not os.path.exists(path) and not os.path.splitext(path)[1]:  # without a suffix, so presumably of a folder
             what = f"is a link to {os.readlink(path)}, which does not exist"
             self.issues.append(DataIssue(None, path, what, "fix or remove the link"))
+
+
+def split_controls(videos: list[Path], words: tuple[str, ...]) -> tuple[list[Path], dict[tuple[Path, str], Path]]:
+    """The clips, and their control videos by clip and word (`control` in NAME.control.mp4)."""
+    named = {video.with_suffix(""): video for video in videos}
+    controls = {}
+    for video in videos:
+        name, word = Path(video.stem).stem, Path(video.stem).suffix.removeprefix(".")
+        clip = named.get(video.with_name(name))
+        if word in words and clip:
+            controls[clip, word] = video
+    of_clips = set(controls.values())
+    return [video for video in videos if video not in of_clips], controls

@@ -10,7 +10,6 @@ from cogvx_exp.core.text import is_text
 from cogvx_exp.data.issues import DataIssue
 from cogvx_exp.media.window import Window
 
-CUT_IT = "write the parts as files (python -m cogvx_exp.prepare mode=split split.write=true), or compute data.control"
 VIDEO_ENDINGS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"}
 
 JUNK = {
@@ -104,8 +103,6 @@ def with_control(found: Found, root: Path, control: Any) -> Found:
     """The row with the path of its control video."""
     if not isinstance(found, Row):
         return found
-    if found.window:
-        return DataIssue(found.number, found.path, "is a part of a video and has a control video of its own", CUT_IT)
     if not isinstance(control, str) or not control.strip():
         return DataIssue(found.number, found.path, "has no control video", "add its path, or remove the row")
     return replace(found, control=find_file(root, control))

@@ -9,7 +9,7 @@ from cogvx_exp.config.imported import imported
 from cogvx_exp.config.schema.data import Source
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.text import NotUtf8, read_text
-from cogvx_exp.data.forms.folders import Search
+from cogvx_exp.data.forms.folders import Search, split_controls
 from cogvx_exp.data.forms.rows import VIDEO_ENDINGS, Found, LeftOut, Place, Row, make_row, row_of, with_control
 from cogvx_exp.data.forms.tables import LINE_END, read_csv, read_jsonl
 from cogvx_exp.data.issues import ClipError, DataIssue, issue_of
@@ -85,7 +85,7 @@ def read_folder(place: Place, source: Source, control: str | None) -> Iterator[F
     clip's name and a word: NAME.control.mp4.
     """
     search = Search(place).run()
-    clips, controls = _split(search.videos, (source.control_column, source.mask_column))
+    clips, controls = split_controls(search.videos, (source.control_column, source.mask_column))
     yield from search.issues
     yield from search.left_out
     if not search.videos and not search.issues:
@@ -192,19 +192,6 @@ def _controls(path: Path, videos: list[str], source: Source) -> list[str]:
             "line N of one belongs to line N of the other; add or remove lines"
         )
     return controls
-
-
-def _split(videos: list[Path], words: tuple[str, ...]) -> tuple[list[Path], dict[tuple[Path, str], Path]]:
-    """The clips, and their control videos by clip and word (`control` in NAME.control.mp4)."""
-    named = {video.with_suffix(""): video for video in videos}
-    controls = {}
-    for video in videos:
-        name, word = Path(video.stem).stem, Path(video.stem).suffix.removeprefix(".")
-        clip = named.get(video.with_name(name))
-        if word in words and clip:
-            controls[clip, word] = video
-    of_clips = set(controls.values())
-    return [video for video in videos if video not in of_clips], controls
 
 
 def _lines(path: Path, setting: str) -> list[str]:

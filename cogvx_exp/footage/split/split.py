@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import fingerprint
 from cogvx_exp.data.dataset import place_of
 from cogvx_exp.data.decoding import DecodingPool
-from cogvx_exp.data.forms.folders import Search
+from cogvx_exp.data.forms.folders import Search, split_controls
 from cogvx_exp.data.forms.rows import VIDEO_ENDINGS
 from cogvx_exp.data.index.examine import stamp_of_video
 from cogvx_exp.data.index.files import content_hashes
@@ -38,9 +39,11 @@ class SplitStage:
         assert job.data.root is not None
         self._job, self._root = job, Path(job.data.root)
         self._manifest = self._root / job.split.dataset_file
-        videos, self._issues = _find_videos(job, self._root)
+        videos, self._issues, self._controls = _find_videos(job, self._root)
         if not videos and not self._issues:
             raise UserError(f"data.root={self._root} has no videos ({', '.join(sorted(VIDEO_ENDINGS))})")
+        if self._controls and job.split.write:
+            raise UserError("split.write=true does not cut control videos; leave it out: rows name parts of both")
         self._videos = dict(enumerate(videos))
         known = {_source(record) for record in self._rows()}
         new = [video for video in videos if _relative(video, self._root) not in known]
@@ -83,17 +86,17 @@ class SplitStage:
         with locked(self._manifest):
             rows = self._rows()
             known = {_source(record) for record in rows}
-            new = [result for video, result in results.items() if _relative(video, self._root) not in known]
-            added = [clip for result in new for clip in result["clips"]]
+            new = {video: found for video, found in results.items() if _relative(video, self._root) not in known}
+            added = [clip | self._controls.get(video, {}) for video, found in new.items() for clip in found["clips"]]
             if added:
                 write_manifest(self._manifest, rows + added)
         if not rows and not added and results:
             raise UserError(
-                f"no clip was found; videos: {len(results)} ({_dropped(new) or 'they have no frames'}); "
+                f"no clip was found; videos: {len(results)} ({_dropped(new.values()) or 'they have no frames'}); "
                 "lower split.seconds, split.still or split.black"
             )
         if new:
-            dropped = _dropped(new)
+            dropped = _dropped(new.values())
             console.print(f"clips: {len(added)}, videos: {len(new)}" + (f"; not used: {dropped}" if dropped else ""))
         console.result(f"Manifest: {self._manifest} ({len(rows) + len(added)} clips)")
 
@@ -120,14 +123,20 @@ def split_video(video: str, root: str, settings: Split) -> dict[str, Any]:
     return {"clips": rows, "dropped": found.dropped}
 
 
-def _find_videos(job: PrepareJob, root: Path) -> tuple[list[str], list[DataIssue]]:
-    """Paths of the videos below the root, without the clips that were written there."""
+def _find_videos(job: PrepareJob, root: Path) -> tuple[list[str], list[DataIssue], dict[str, Record]]:
+    """Paths of the videos below the root, without the clips that were written there, and the columns that name the
+    control videos of each.
+    """
     if not root.is_dir():
         raise UserError(f"data.root={root} is not a folder; set it to the folder of the videos")
     search = Search(place_of(job.data)).run()
     issues, clips = list(search.issues), root / job.split.clips_dir
+    found, of_videos = split_controls(search.videos, (job.data.control_column, job.data.mask_column))
+    controls: dict[str, Record] = {}
+    for (video, word), control in of_videos.items():
+        controls.setdefault(str(video), {})[word] = _relative(str(control), root)
     videos = []
-    for path in sorted(search.videos):
+    for path in sorted(found):
         if clips in path.parents:
             continue
         try:
@@ -135,7 +144,7 @@ def _find_videos(job: PrepareJob, root: Path) -> tuple[list[str], list[DataIssue
             videos.append(str(path))
         except ClipError as error:
             issues.append(issue_of(None, str(path), error))
-    return videos, issues
+    return videos, issues, controls
 
 
 def _source(record: Record) -> object:
@@ -147,7 +156,7 @@ def _relative(video: str, root: Path) -> str:
     return os.path.relpath(video, root)
 
 
-def _dropped(results: list[dict[str, Any]]) -> str:
+def _dropped(results: Iterable[dict[str, Any]]) -> str:
     seconds: Counter[str] = Counter()
     for result in results:
         seconds.update(result["dropped"])

@@ -41,7 +41,10 @@ function title(run) {
 /* The table */
 
 const LOSSES = ["held_out_loss", "best_held_out_loss", "loss"];
-const best = Object.fromEntries(LOSSES.map((name) => [name, Math.min(...runs.map((run) => run[name] ?? Infinity))]));
+const best = Object.fromEntries(Object.entries(report.better).map(([name, better]) => {
+  const values = runs.map((run) => run[name]).filter((value) => value != null);
+  return [name, better === "higher" ? Math.max(...values) : Math.min(...values)];
+}));
 
 function result(name) {
   return (cell) => {

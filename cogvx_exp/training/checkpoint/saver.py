@@ -5,11 +5,13 @@ import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cogvx_exp.config.schema import Checkpoint
 from cogvx_exp.console.progress import console
+from cogvx_exp.runs.best import Best
 from cogvx_exp.runs.checkpoint_folder import prune_checkpoints, write_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -22,12 +24,14 @@ class CheckpointSaver:
 
     Args:
         folder: the run's checkpoint folder.
-        settings: which are kept, and whether to write in the background.
+        settings: how many are kept, and whether to write in the background.
+        best: what they are compared by; None: the best is not kept.
     """
 
-    def __init__(self, folder: Path, settings: Checkpoint):
+    def __init__(self, folder: Path, settings: Checkpoint, best: Best | None = None):
         self._folder = folder
         self._settings = settings
+        self._best = best
         # One thread, so that checkpoints are complete in the order of their steps.
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
@@ -59,6 +63,12 @@ class CheckpointSaver:
         self.wait()
         self.seconds_waited += time.perf_counter() - started
 
+    def choose_best(self) -> None:
+        """Compares the checkpoints again, after scores have been measured."""
+        self.wait_for_last()  # the thread prunes, too
+        with suppress(OSError):
+            prune_checkpoints(self._folder, self._settings.keep, self._best)
+
     def wait(self) -> None:
         """Waits until nothing is being written."""
         if self._writing:
@@ -77,7 +87,7 @@ class CheckpointSaver:
         try:
             write_checkpoint(path, write, about)
             logger.info("%s written in %.2f s", path, time.perf_counter() - started)
-            prune_checkpoints(self._folder, self._settings.keep, keep_best=self._settings.keep_best)
+            prune_checkpoints(self._folder, self._settings.keep, self._best)
             self._failure = ""
             self.written += 1
         # Training goes on: hours of work must not end because of a full disk that may have room again.

@@ -1,0 +1,48 @@
+"""Small versions of a video, so that scores of 49 frames in full size take a second on a CPU."""
+
+from itertools import pairwise
+
+import numpy as np
+from PIL import Image
+
+HEIGHT = 144
+"""Maximum height in pixels, as in `prepare mode=filter`."""
+SAMPLES = 8
+"""Frames of which single-frame properties are measured."""
+
+
+def sampled(frames: np.ndarray, count: int = SAMPLES) -> np.ndarray:
+    """At most `count` frames, evenly spaced from the first to the last."""
+    return frames[sorted({int(index) for index in np.linspace(0, len(frames) - 1, count).round()})]
+
+
+def small(frames: np.ndarray, height: int = HEIGHT) -> np.ndarray:
+    """Frames of at most `height` pixels, uint8, (frames, height, width, 3); every pixel of the originals counts."""
+    if frames.shape[1] <= height:
+        return frames
+    return resized(frames, height, max(round(frames.shape[2] * height / frames.shape[1]), 1))
+
+
+def resized(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Frames of another size, uint8, (frames, height, width, 3)."""
+    images = (Image.fromarray(frame).resize((width, height), Image.Resampling.BOX) for frame in frames)
+    return np.stack([np.asarray(image) for image in images])
+
+
+def luma(frames: np.ndarray) -> np.ndarray:
+    """Brightness (BT.601), float32, (frames, height, width), 0 to 255."""
+    return frames.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+
+
+def optical_flow(frames: np.ndarray) -> np.ndarray:
+    """Optical flow from each frame to the next one (Farneback), float32, (frames - 1, height, width, 2), in pixels of
+    the small version.
+    """
+    import cv2
+
+    grey = luma(small(frames)).round().astype(np.uint8)
+    flows = [
+        cv2.calcOpticalFlowFarneback(before, after, None, 0.5, 3, 15, 3, 5, 1.2, 0)  # type: ignore[call-overload]
+        for before, after in pairwise(grey)
+    ]
+    return np.stack(flows) if flows else np.zeros((0, *grey.shape[1:], 2), np.float32)
