@@ -166,7 +166,7 @@ def _make(job: GenerateJob, recipe: Recipe, named: list[tuple[Path, VideoRequest
     for path, words in lines:
         console.result(f"  {path}")
         if words:
-            console.print(f"    {words}")  # not with --quiet: scripts read the paths
+            console.print(f"    {words}", soft_wrap=True)  # not with --quiet: scripts read the paths
     return [path for path, _ in named]
 
 
