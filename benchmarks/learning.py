@@ -30,12 +30,16 @@ HEADER = """\
 # What a setting learns
 
 Written by `python -m benchmarks.learning` on {cores} CPU cores. Each row teaches the tiny model a concept from 20 clips that
-show it and 20 ordinary ones ({steps} steps of 4 clips, otherwise default settings), then samples {prompts} prompts that neither the
-base model nor the run has seen, with and without the concept, and classifies the pixels of the videos
-(`cogvx_exp/demo/measure.py`). A setting that silently breaks learning shows up here. The column "seen" is what the run
-was made of, as found in its process after the last step; a row whose run has not used its setting is an error. Rows with quantized states have rank 32, as bitsandbytes and torchao keep float32 states for weights with
-fewer than 4096 values. Offloading is shown on the software CUDA device (`tests/software_cuda`), since a CPU has only one
-memory. `optim=paged_adamw` and `paged_adamw8bit` page the memory of a GPU and have no row. In the row `i2v` the start image already shows the style. Seconds per step include compiling (`compile=blocks`).
+show it and 20 ordinary ones ({steps} steps of 4 clips, otherwise default settings), then samples {prompts} prompts that neither
+the base model nor the run has seen, with and without the concept, and classifies the pixels of the videos
+(`cogvx_exp/demo/measure.py`). A setting that silently breaks learning shows up here.
+
+The column *seen* is what the run was made of, as found in its process after the last step. A row whose run has not used
+its setting is an error; a row without an entry was measured before this was checked. Rows with quantized states have
+rank 32, as bitsandbytes and torchao keep float32 states for weights with fewer than 4096 values. Offloading is shown on
+the software CUDA device (`tests/software_cuda`), since a CPU has only one memory. `optim=paged_adamw` and
+`paged_adamw8bit` page the memory of a GPU and have no row. In the row `i2v`, the start image already shows the style.
+Seconds per step include compiling (`compile=blocks`).
 
 | run | concept requested | not requested | colour | motion | background | seconds per step | seen |
 |---|---|---|---|---|---|---|---|

@@ -1,7 +1,7 @@
 """Checks whether the scores of videos rank what is known to be better or worse; writes the tables of docs/scores.md.
 
-python benchmarks/scores.py            # both tables, some minutes on 2 cores
-python benchmarks/scores.py --only degraded
+python -m benchmarks.scores            # both tables, some minutes on 2 cores
+python -m benchmarks.scores --only degraded
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 

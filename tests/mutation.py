@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType
@@ -91,28 +91,26 @@ def insert(fault: Fault) -> None:
     sys.meta_path.insert(0, _Finder(name, ROOT / "cogvx_exp" / fault.file, fault.text()))
 
 
-def checked(
-    tests: Sequence[str], fault: Fault | None, put: Callable[[Fault], None] = insert, timeout: float = TIMEOUT
-) -> tuple[int, str]:
-    """Exit code and output of tests in a fork, with a fault in the code or as it is; `put` puts it there."""
+def checked(tests: Sequence[str], fault: Fault | None) -> tuple[int, str]:
+    """Exit code and output of tests in a fork, with a fault in the code or as it is."""
     with tempfile.TemporaryFile("w+") as output:
         child = os.fork()
         if child == 0:
             os.setpgid(0, 0)
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
-            os._exit(_run(tests, fault, put))
-        code = _exit_code(child, timeout)
+            os._exit(_run(tests, fault))
+        code = _exit_code(child)
         output.seek(0)
         return code, output.read()
 
 
-def _run(tests: Sequence[str], fault: Fault | None, put: Callable[[Fault], None]) -> int:
+def _run(tests: Sequence[str], fault: Fault | None) -> int:
     import pytest
 
     try:
         if fault:
-            put(fault)
+            insert(fault)
         arguments = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", ""]
         return int(pytest.main([*arguments, *tests]))
     except AssertionError as error:
@@ -120,9 +118,9 @@ def _run(tests: Sequence[str], fault: Fault | None, put: Callable[[Fault], None]
         return NO_MUTANT
 
 
-def _exit_code(child: int, timeout: float) -> int:
+def _exit_code(child: int) -> int:
     """Of a process; of one that hangs or crashes, that of a test that fails."""
-    end = time.monotonic() + timeout
+    end = time.monotonic() + TIMEOUT
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:

@@ -1,9 +1,11 @@
-"""What a diffusers pipeline calls its transformer with."""
+"""Inputs of a transformer: what a diffusers pipeline calls it with, and some to compare outputs on."""
 
 from typing import Any
 
 import pytest
 import torch
+
+from cogvx_exp.model.positions import rotary_positions
 
 
 class CapturedError(Exception):
@@ -33,3 +35,14 @@ def inputs_at(pipeline: Any, timestep: int, monkeypatch: pytest.MonkeyPatch, **a
     with pytest.raises(CapturedError), torch.no_grad():
         pipeline(**arguments, num_inference_steps=1000)
     return captured
+
+
+def some_inputs(config: dict) -> dict[str, torch.Tensor]:
+    """Inputs of a transformer for 3 latent frames of 4x6."""
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "hidden_states": torch.randn(1, 3, config["in_channels"], 4, 6, generator=generator),
+        "encoder_hidden_states": torch.randn(1, 226, config["text_embed_dim"], generator=generator),
+        "timestep": torch.tensor([500]),
+        "image_rotary_emb": rotary_positions(config, (3, 4, 6), torch.device("cpu")),
+    }

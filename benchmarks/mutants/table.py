@@ -5,13 +5,15 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
-from benchmarks.mutants import conditions, data, footage, job, machine, model, outputs
+from benchmarks.mutants import data, footage, generate, job, machine, model, outputs, task, validation
 from benchmarks.mutants.mutant import Mutant
 from cogvx_exp.config.schema import GenerateJob, PrepareJob, TrainJob
 
 MUTANTS: dict[str, Mutant] = (
     job.MUTANTS
-    | conditions.MUTANTS
+    | task.MUTANTS
+    | validation.MUTANTS
+    | generate.MUTANTS
     | data.MUTANTS
     | machine.MUTANTS
     | outputs.MUTANTS

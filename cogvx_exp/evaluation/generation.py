@@ -162,9 +162,11 @@ def _make(job: GenerateJob, recipe: Recipe, named: list[tuple[Path, VideoRequest
             **({"scores": values} if scores else {}),
             **recipe.about(),
         )
-        lines.append(f"  {path}{_in_words(values)}")
-    for line in lines:
-        console.result(line)
+        lines.append((path, _in_words(values)))
+    for path, words in lines:
+        console.result(f"  {path}")
+        if words:
+            console.print(f"    {words}", soft_wrap=True)  # not with --quiet: scripts read the paths
     return [path for path, _ in named]
 
 
@@ -230,8 +232,7 @@ def _in_words(values: list[dict[str, float]]) -> str:
     """The scores of a video; of several strengths, in their order."""
     names = dict.fromkeys(name for scores in values for name in scores)
     numbers = {name: [f"{scores[name]:.4g}" if name in scores else "-" for scores in values] for name in names}
-    words = ", ".join(f"{name} {' '.join(texts)}" for name, texts in numbers.items())
-    return f"\n    {words}" if words else ""
+    return ", ".join(f"{name} {' '.join(texts)}" for name, texts in numbers.items())
 
 
 def _name(number: int) -> str:

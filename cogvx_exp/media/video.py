@@ -17,6 +17,7 @@ import numpy as np
 from cogvx_exp.core.disk import try_disk
 from cogvx_exp.media.errors import REENCODE, ClipError
 from cogvx_exp.media.readers import DecordReader, PyAvReader, Reader
+from cogvx_exp.media.spacing import spread
 from cogvx_exp.media.timeline import DECORD, read_timeline
 from cogvx_exp.media.window import Window, WindowReader
 
@@ -112,9 +113,7 @@ def spread_frames(path: Path, count: int) -> np.ndarray:
         ClipError: it cannot be decoded.
     """
     video = open_video(str(path))
-    total = len(video.starts)
-    chosen = np.linspace(0, total - 1, min(total, count)).round().astype(int)
-    return np.stack(list(video.frames(chosen.tolist())))
+    return np.stack(list(video.frames(spread(len(video.starts), count))))
 
 
 def write_video(path: Path, frames: np.ndarray, fps: int) -> None:

@@ -96,7 +96,7 @@ def read_sweep_job(folder: Path) -> SweepJob:
         summary = read_json(folder / "summary.json")
         loss, seconds = objective(summary), summary["seconds"] if seconds is None else seconds
         goal = summary.get("objective", "loss")
-        score = summary.get("scores", {}).get(goal.removeprefix(SCORE))
+        score = summary.get("scores", {}).get(goal.removeprefix(SCORE)) if goal != "loss" else None
     return SweepJob(
         int(folder.name),
         overrides,

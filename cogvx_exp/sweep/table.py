@@ -72,7 +72,9 @@ class SweepTable:
         for job, label in zip(jobs, labels([job.overrides for job in jobs]), strict=True):
             if job.status not in ("waiting", self._said.get(job.number)):
                 self._said[job.number] = job.status
-                results = ({"loss": job.loss} | {job.goal: job.score or job.loss}) if job.status == "finished" else {}
+                results = {"loss": job.loss} if job.status == "finished" else {}
+                if job.score is not None:
+                    results[job.goal] = job.score
                 shown = "".join(f", {name} {value:.4g}" for name, value in results.items() if value is not None)
                 text = f"Job {job.number} {job.status}{shown}: {label}"
                 say = console.print if job.status in ("running", "finished") else console.warn

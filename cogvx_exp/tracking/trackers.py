@@ -25,6 +25,8 @@ from cogvx_exp.tracking.trackio_tracker import TrackioTracker
 
 logger = logging.getLogger(__name__)
 
+SECONDS_TO_START = 15.0
+"""Seconds wandb waits for its server at the start; its own default is 90."""
 SECONDS_AT_END = 20.0
 """Seconds a run waits at its end for the trackers' pending entries."""
 
@@ -68,7 +70,7 @@ class WandbTracker:
             dir=folder.path,
             config=job.model_dump(mode="json"),
             # wandb would capture stdout and stderr, and wait 90 seconds for a server that is not there.
-            settings=wandb.Settings(silent=True, console="off", init_timeout=15, disable_git=True),
+            settings=wandb.Settings(silent=True, console="off", init_timeout=SECONDS_TO_START, disable_git=True),
         )
 
     def metrics(self, step: int, values: dict[str, Any]) -> None:

@@ -87,7 +87,8 @@ def finish(run: Context, exported: Path, seconds: float, unsaved: str) -> dict[s
     if scores := read_metrics(folder.scores) if run.data.validator else []:
         summary["scores"] = {name: value for name, value in scores[-1].items() if name != "step"}
     summary["objective"] = job.sweep.objective
-    summary |= _best(run)
+    # With a full disk, nothing is removed: the older checkpoints are all there is.
+    summary |= {} if unsaved else _best(run)
     summary["processes"] = run.processes.world_size
     summary["checkpoint_seconds"] = {name: round(value, 3) for name, value in training.seconds_for_checkpoints.items()}
     summary["clips"] = run.data.encoded.dataset.describe()

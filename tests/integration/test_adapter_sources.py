@@ -15,7 +15,7 @@ from cogvx_exp.model.device import choose_compute
 from cogvx_exp.model.load import load_trained, load_transformer, pipeline_folder
 from cogvx_exp.runs.run_folder import LORA_FILE
 from tests.entry import generate, train
-from tests.integration.test_matrix import some_inputs
+from tests.pipeline_inputs import some_inputs
 
 FAST = ["generate.num_inference_steps=2", "generate.prompts='a red circle'"]
 SHORT = ["steps=2", "lr_scheduler=constant", "validation=none", "data.workers=0"]

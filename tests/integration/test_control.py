@@ -39,8 +39,7 @@ from cogvx_exp.training.setup import PreparedData, Training, build_training, pre
 from tests.control_data import write_dataset
 from tests.entry import train as main
 from tests.golden.update import IMAGE_FILE, IMAGE_RUN
-from tests.integration.test_matrix import some_inputs
-from tests.pipeline_inputs import inputs_at
+from tests.pipeline_inputs import inputs_at, some_inputs
 
 WEIGHT = "patch_embed.proj.weight"
 

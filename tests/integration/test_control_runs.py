@@ -83,7 +83,7 @@ main(sys.argv[2:])
 """
 
 
-@pytest.mark.parametrize("method", ["lora", extended("dora"), "sft"])
+@pytest.mark.parametrize("method", ["lora", extended("dora"), extended("sft")])
 def test_a_killed_run_ends_as_one_that_was_not(method: str, train, root: Path, shared_cache: Path, tmp_path) -> None:
     """With conditions and a widened patch embedding, which is trained, saved and exported."""
     settings = [f"method={method}", "validation=none", "data.holdout=1", "ema_decay=0.9", "optim.lr=1e-2"]
@@ -232,7 +232,7 @@ def test_generate_samples_with_conditions(
 @pytest.mark.parametrize(
     "settings",
     [
-        ["distributed=fsdp", "distributed.processes=2"],
+        extended(["distributed=fsdp", "distributed.processes=2"]),
         ["memory.stream_blocks=true", "memory.activations=offload"],
         extended(["distributed=ddp", "distributed.processes=2"]),
         extended(["quant=int8"]),

@@ -10,20 +10,18 @@ from tests.software_cuda.runs import Case, Outcome, cache_in, run_selected
 
 BASE = ["steps=4", "checkpoint.every=2", "lr_scheduler=constant", "data.workers=0", "memory.preflight=false"]
 BASE += ["data.decode_workers=1"]
-CORE = {
-    "float16, average, 8 bit": "model=tiny-2b model.dtype=float16 ema_decay=0.9 optim=adamw8bit method=sft "
-    "gradient_accumulation=2 validation=none",
-}
-"""In `make test`."""
+pytestmark = pytest.mark.cuda_matrix
 OPTIMIZERS = "adam adafactor adamw8bit ao_adamw ao_adamw4bit ao_adamw8bit ao_adamw_fp8 came cpu_offload cpu_offload8bit"
 OPTIMIZERS += " muon paged_adamw paged_adamw8bit prodigy schedule_free"
 RELEASED = "optim.release_gradients=true max_grad_norm=null"
-WHOLE = (
+CASES = (
     {f"optim {name}": f"optim={name} method=sft validation=none" for name in OPTIMIZERS.split()}
     | {f"method {name}": f"method={name} validation=none" for name in ("lora", "dora", "loha", "lokr")}
     | {f"memory {name}": f"memory={name} validation=none" for name in ("24gb", "16gb", "12gb")}
     | {
         "streamed, online": "memory=12gb data.encode=online data.random_flip=0.5 validation=none",
+        "float16, average, 8 bit": "model=tiny-2b model.dtype=float16 ema_decay=0.9 optim=adamw8bit method=sft "
+        "gradient_accumulation=2 validation=none",
         "bfloat16": "model.dtype=bfloat16 method=sft ema_decay=0.9 gradient_accumulation=2 validation=none",
         "float16 muon": "model.dtype=float16 optim=muon ema_decay=0.9 validation=none",
         "float16, quantized": "model.dtype=float16 quant=nf4 memory=24gb validation=none",
@@ -40,7 +38,6 @@ WHOLE = (
     }
 )
 """In `make test-cuda`."""
-CASES = CORE | WHOLE
 FILES = ("trainable.safetensors", "optimizer.safetensors", "state.json")
 
 
@@ -70,7 +67,7 @@ def number(name: str) -> str:
     return str(list(CASES).index(name))
 
 
-@pytest.mark.parametrize("name", [*CORE, *(pytest.param(name, marks=pytest.mark.cuda_matrix) for name in WHOLE)])
+@pytest.mark.parametrize("name", CASES)
 def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(
     name: str, outcomes: dict[str, list[Outcome]], folder: Path
 ) -> None:

@@ -89,7 +89,7 @@ def test_the_memory_for_a_4k_clip_does_not_grow_with_its_length(tmp_path: Path) 
             peaks += pool.map(_read_and_measure, [(str(tmp_path / "4k.mp4"), count)])
     whole = 48 * 3840 * 2160 * 3 / 2**20
     assert peaks[1] - peaks[0] < 0.2 * whole
-    assert peaks[1] < 0.6 * whole
+    assert peaks[1] < 0.7 * whole
 
 
 def _read_and_measure(path: str, count: int) -> float:

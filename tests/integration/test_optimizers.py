@@ -61,6 +61,7 @@ def test_released_gradients_train_the_same_weights_and_resume(tmp_path: Path, sh
     assert losses(released.path) == losses(plain.path)
 
 
+@pytest.mark.extended
 def test_bfloat16_weights_with_stochastic_rounding(tmp_path: Path, shared_cache: Path) -> None:
     needs_compiler("cpu_offload_bf16")
     run = RunFolder(tmp_path / "run")

@@ -120,7 +120,7 @@ def test_a_run_with_old_names_goes_on(run: RunFolder, go: Go, capsys: pytest.Cap
     assert read_json(run.checkpoint(8) / MANIFEST)["config"]["optim"]["kwargs"] == {}
 
 
-@pytest.mark.parametrize("how", [extended("fsdp"), "zero2"])
+@pytest.mark.parametrize("how", [extended("fsdp"), extended("zero2")])
 def test_new_settings_hold_in_every_process(how: str, run: RunFolder, go: Go) -> None:
     needs_compiler(how)
     assert go("resume=latest", "steps=7", "optim.lr=0", f"distributed={how}") == 0

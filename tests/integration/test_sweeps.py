@@ -154,6 +154,7 @@ def test_a_sweep_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) 
     assert "did you mean seeds?" in capsys.readouterr().err
 
 
+@pytest.mark.extended
 def test_the_ci_workflow_does_what_it_says(tmp_path: Path, shared_cache: Path) -> None:
     """Its commands run as they stand, but for the installation and the prediction for 5b, which is tested elsewhere."""
     workflow = yaml.safe_load((EXAMPLES / "ci.yml").read_text())

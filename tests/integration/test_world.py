@@ -11,7 +11,7 @@ from cogvx_exp.tiny_model.check import check
 from cogvx_exp.train import main as train
 from tests.conftest import extended
 
-SCENES = held_out_scenes()[:16]
+SCENES = held_out_scenes()[:10]
 
 
 def shares(tmp_path: Path, shared_cache: Path, settings: Sequence[str], **about: object) -> dict[str, dict[str, float]]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
+from tests.mutation import Fault
 from tests.software_cuda import ROOT, environment
 from tests.software_cuda.training_mutants import ISSUES
 
@@ -25,12 +26,9 @@ STREAMS, PRODUCT = ("tests/software_cuda/stream_checks.py", 1), ("tests/software
 
 
 @dataclass(frozen=True)
-class Mutant:
-    """An issue: in a file of the package, one text for another."""
+class Mutant(Fault):
+    """A fault that the checks should notice."""
 
-    file: str
-    before: str
-    after: str
     checks: tuple[str, int] = STREAMS
     """The file that should notice, and how many devices it needs."""
 

@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 
-from tests.mutation import FAILED, LIBRARIES, PASSED, Fault, checked
+from tests.mutation import FAILED, LIBRARIES, PASSED, checked
 from tests.software_cuda.mutants import MUTANTS
 
 
@@ -54,7 +54,7 @@ def _gets_through(number: int) -> bool:
         RuntimeError: they do not run.
     """
     mutant = MUTANTS[number]
-    code, said = checked([mutant.checks[0]], Fault(mutant.file, mutant.before, mutant.after))
+    code, said = checked([mutant.checks[0]], mutant)
     if code not in (PASSED, FAILED):
         raise RuntimeError(f"mutant {number}: pytest ended with {code}:\n{said[-4000:]}")
     word = "noticed" if code == FAILED else "NOT NOTICED"

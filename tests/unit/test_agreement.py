@@ -46,7 +46,10 @@ def test_weights_that_differ_end_the_run_before_they_are_saved(other: list, agre
     object.__setattr__(processes, "other", other)
     data = SimpleNamespace(compute=SimpleNamespace(device=torch.device("cpu")))
     state = SimpleNamespace(strategy=SimpleNamespace(fingerprint=lambda: [1, 2]))
-    callbacks = Callbacks(SimpleNamespace(processes=processes, data=data, training=SimpleNamespace(state=state)), None)  # type: ignore
+    training = SimpleNamespace(state=state, first_step=0)
+    job = SimpleNamespace(checkpoint=SimpleNamespace(keep_best=True), sweep=SimpleNamespace(objective="loss"))
+    run = SimpleNamespace(processes=processes, data=data, training=training, job=job)
+    callbacks = Callbacks(run, None)  # type: ignore
     if agrees:
         callbacks._check_agreement(3)
         return

@@ -16,7 +16,7 @@ from cogvx_exp.runs.best import Best, best_by, without_link
 from cogvx_exp.runs.checkpoint_folder import open_checkpoint, prune_checkpoints, write_checkpoint
 from cogvx_exp.runs.run_folder import RunFolder, write_status
 from cogvx_exp.runs.sweep_folder import objective, read_sweep_job
-from cogvx_exp.sweep.table import jobs_table
+from cogvx_exp.sweep.table import SweepTable, jobs_table
 from tests.conftest import MakeJob
 
 LOSSES = {1: 0.5, 2: 0.3, 3: None, 4: 0.4, 5: 0.6}
@@ -123,3 +123,13 @@ def test_the_table_of_a_sweep_shows_the_score(tmp_path: Path) -> None:
     assert "score.clip" in header
     assert ["31" in row.split() for row in rows] == [False, True]
     assert all("0.2500" in row for row in rows)
+
+
+def test_a_score_of_zero_is_reported_as_zero(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = RunFolder(tmp_path / "0")
+    write_status(folder, "finished")
+    write_json(folder.path / "summary.json", {**SUMMARY, "scores": {"flicker": 0.0}, "objective": "score.flicker"})
+    table = SweepTable(tmp_path, [["seed=1"]])
+    table.start()
+    table.finish()
+    assert "Job 0 finished, loss 0.25, score.flicker 0:" in capsys.readouterr().out

@@ -89,14 +89,16 @@ def test_the_text_encoder_that_is_predicted_is_the_checkpoints_own(edit_job: Mak
     assert {name: getattr(built, name) for name in whole} == whole
 
 
-def test_weights_come_from_where_the_settings_say(edit_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_come_from_where_the_settings_say(
+    edit_job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     mocks = replaced(monkeypatch, source, "fetch", "check_pipeline")
     pretrained = edit_job("model.weights=pretrained", "model.path=me/model", "model.revision=v2").model
-    assert load.pipeline_folder(pretrained, Path("cache")) is mocks["fetch"].return_value
+    assert load.pipeline_folder(pretrained, tmp_path) is mocks["fetch"].return_value
     assert mocks["fetch"].call_args.args == ("me/model", "v2")
     mocks = replaced(monkeypatch, load, "bundled_folder")
     bundled = edit_job("model.weights=bundled").model
-    assert load.pipeline_folder(bundled, Path("cache")) is mocks["bundled_folder"].return_value
+    assert load.pipeline_folder(bundled, tmp_path) is mocks["bundled_folder"].return_value
 
 
 def test_facts_of_a_checkpoint_limit_the_settings(edit_job: MakeJob) -> None:

@@ -154,7 +154,7 @@ def test_pools_have_the_time_that_is_set(footage_job: Any, monkeypatch: pytest.M
     assert pools.call_args.args[1:] == (33, "filter.timeout")
     pools = replaced(monkeypatch, split, "DecodingPool")["DecodingPool"]
     pools.side_effect = ReachedError
-    monkeypatch.setattr(split, "_find_videos", lambda job, root: (["a.mp4"], []))
+    monkeypatch.setattr(split, "_find_videos", lambda job, root: (["a.mp4"], [], {}))
     monkeypatch.setattr(split, "content_hashes", lambda videos, cache: dict.fromkeys(videos, "0"))
     job = footage_job("split", timeout=44, dataset_file="mine.jsonl")
     job = job.model_copy(update={"data": job.data.model_copy(update={"root": str(tmp_path)}), "cache_dir": tmp_path})

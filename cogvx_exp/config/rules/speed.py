@@ -9,7 +9,7 @@ from cogvx_exp.config.rules.processes import gpu_dtype
 from cogvx_exp.config.schema import GenerateJob, TrainJob
 from cogvx_exp.config.schema.attention import Attention
 
-OPEN = ("device", "price_per_hour")
+NOT_FOR_TIME = ("device", "price_per_hour")
 """Settings of `hardware` without which a time can be predicted."""
 
 
@@ -93,6 +93,6 @@ def card_is_known(job: TrainJob) -> Iterator[Issue]:
     if job.hardware.name == "auto":
         return
     for name, value in job.hardware:
-        if value is None and name not in OPEN:
+        if value is None and name not in NOT_FOR_TIME:
             problem = f"is needed with hardware={job.hardware.name}; hardware=auto takes the card's own"
             yield Issue(f"hardware.{name}=null", problem)

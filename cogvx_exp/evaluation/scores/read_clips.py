@@ -24,6 +24,7 @@ from cogvx_exp.evaluation.scores.training_clips import (
 )
 from cogvx_exp.latents.context import PipelineContext
 from cogvx_exp.latents.prepare import pixels_of
+from cogvx_exp.media.spacing import spread
 
 MOST = 256
 """Clips that are read; of more, as many that are evenly spread over the dataset."""
@@ -45,7 +46,7 @@ def read_clips(clips: Sequence[Clip], data: Data, context: PipelineContext) -> T
         context: the cache, and the processes.
     """
     with_frames = [clip for clip in clips if not clip.latents]
-    chosen = [with_frames[index] for index in _spread(len(with_frames))]
+    chosen = [with_frames[index] for index in spread(len(with_frames), MOST)]
     hashes = content_hashes({clip.row.path for clip in chosen}, context.cache_dir)
     cache, processes = context.cache, context.processes
     keys = {}
@@ -87,7 +88,3 @@ def _task(clip: Clip, data: Data) -> tuple[Any, ...]:
     fit = ResizeSpec("center" if data.reshape == "random" else data.reshape)
     choice = choose_frames(data, clip.bucket.num_frames)
     return clip.row.path, choice, clip.bucket, fit, clip.info, clip.row.window
-
-
-def _spread(count: int) -> list[int]:
-    return [int(index) for index in np.linspace(0, count - 1, min(count, MOST)).round()] if count else []

@@ -5,6 +5,9 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image
 
+from cogvx_exp.media.flow import optical_flow
+from cogvx_exp.media.spacing import spread
+
 HEIGHT = 144
 """Maximum height in pixels, as in `prepare mode=filter`."""
 SAMPLES = 8
@@ -13,7 +16,7 @@ SAMPLES = 8
 
 def sampled(frames: np.ndarray, count: int = SAMPLES) -> np.ndarray:
     """At most `count` frames, evenly spaced from the first to the last."""
-    return frames[sorted({int(index) for index in np.linspace(0, len(frames) - 1, count).round()})]
+    return frames[spread(len(frames), count)]
 
 
 def small(frames: np.ndarray, height: int = HEIGHT) -> np.ndarray:
@@ -34,15 +37,10 @@ def luma(frames: np.ndarray) -> np.ndarray:
     return frames.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
-def optical_flow(frames: np.ndarray) -> np.ndarray:
-    """Optical flow from each frame to the next one (Farneback), float32, (frames - 1, height, width, 2), in pixels of
-    the small version.
+def flows(frames: np.ndarray) -> np.ndarray:
+    """Optical flow from each frame to the next one, float32, (frames - 1, height, width, 2), in pixels of the small
+    version.
     """
-    import cv2
-
     grey = luma(small(frames)).round().astype(np.uint8)
-    flows = [
-        cv2.calcOpticalFlowFarneback(before, after, None, 0.5, 3, 15, 3, 5, 1.2, 0)  # type: ignore[call-overload]
-        for before, after in pairwise(grey)
-    ]
-    return np.stack(flows) if flows else np.zeros((0, *grey.shape[1:], 2), np.float32)
+    found = [optical_flow(before, after) for before, after in pairwise(grey)]
+    return np.stack(found) if found else np.zeros((0, *grey.shape[1:], 2), np.float32)

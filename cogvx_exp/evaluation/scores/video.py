@@ -12,7 +12,7 @@ from PIL import Image
 
 from cogvx_exp.data.control.hiding import HIDDEN
 from cogvx_exp.data.control.recipes import HIDDEN_BY, OF_CLIPS, parse_control
-from cogvx_exp.evaluation.scores.reduced import optical_flow
+from cogvx_exp.evaluation.scores.reduced import flows
 from cogvx_exp.evaluation.scores.training_clips import TrainingClips
 
 if TYPE_CHECKING:  # it imports torch
@@ -53,7 +53,7 @@ class ScoredVideo:
     def flow(self) -> np.ndarray:
         """Optical flow between consecutive frames of reduced size, (frames - 1, height, width, 2), in pixels."""
         # Here and not in a score: it takes longer than the scores that use it.
-        return optical_flow(self.frames)
+        return flows(self.frames)
 
 
 def scored_video(

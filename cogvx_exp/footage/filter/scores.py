@@ -7,6 +7,8 @@ import numpy as np
 
 from cogvx_exp.config.schema import Split
 from cogvx_exp.footage.split.scan import CutDetector
+from cogvx_exp.media.flow import optical_flow
+from cogvx_exp.media.spacing import spread
 from cogvx_exp.media.window import Window, WindowReader
 
 VERSION = 1
@@ -69,13 +71,10 @@ def score_clip(path: str, window: Window, split: Split) -> dict[str, Any]:
 
 def _motion(grey: dict[int, np.ndarray], firsts: set[int], step: int, starts: np.ndarray) -> float:
     """Mean length of the optical flow, percent of the height per second; 0 for a clip of one frame."""
-    import cv2
-
     speeds = []
     for first in sorted(firsts):
         before, after = grey[first], grey[first + step]
-        flow = cv2.calcOpticalFlowFarneback(before, after, None, 0.5, 3, 15, 3, 5, 1.2, 0)  # type: ignore[call-overload]
-        length = float(np.linalg.norm(flow, axis=2).mean())
+        length = float(np.linalg.norm(optical_flow(before, after), axis=2).mean())
         speeds.append(100 * length / before.shape[0] / float(starts[first + step] - starts[first]))
     return float(np.mean(speeds)) if speeds else 0.0
 
@@ -94,8 +93,3 @@ def _scaled(frame: np.ndarray, most: int) -> np.ndarray:
     if height <= most:
         return frame
     return np.asarray(cv2.resize(frame, (max(round(width * most / height), 1), most), interpolation=cv2.INTER_AREA))
-
-
-def spread(count: int, wanted: int) -> list[int]:
-    """At most `wanted` indices of `count` frames, evenly spaced from the first to the last."""
-    return sorted({int(index) for index in np.linspace(0, count - 1, min(count, wanted)).round()}) if count else []

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from cogvx_exp.core.errors import UserError
-from cogvx_exp.footage.filter.scores import HEIGHT, SAMPLES, spread
+from cogvx_exp.footage.filter.scores import HEIGHT, SAMPLES
+from cogvx_exp.media.spacing import spread
 from cogvx_exp.media.window import Window, WindowReader
 
 VERSION = 1

@@ -1,84 +1,11 @@
-"""Settings of the task, the objective, validation and `generate`."""
+"""Settings of validation."""
 
 from benchmarks.mutants.mutant import Mutant
 
 SETUP, CALLBACKS, RUN = "training/setup.py", "training/callbacks.py", "training/run.py"
-REQUESTS, SAMPLING, MAKE = "evaluation/requests.py", "evaluation/sampling.py", "evaluation/generation.py"
-VIDEO, FRAME = "tasks/condition_video.py", "tasks/first_frame.py"
+REQUESTS, SAMPLING = "evaluation/requests.py", "evaluation/sampling.py"
 
 MUTANTS = {
-    "task.name": Mutant(
-        "config/rules/jobs.py",
-        'if job.task.name != "control" and job.task.name not in job.model.tasks:',
-        "if False:",
-        "unit/test_build.py::test_facts_of_a_checkpoint_limit_the_settings",
-    ),
-    "task.target": Mutant(
-        "tasks/base.py",
-        "get_class(settings.target)(settings)",
-        'get_class("cogvx_exp.tasks.text_to_video.TextToVideo")(settings)',
-        "unit/test_settings_of_videos.py::test_a_task_is_the_one_of_the_settings",
-    ),
-    "task.condition": Mutant(
-        "tasks/control.py",
-        'CONDITIONS[self.settings.condition or "first"]',
-        'CONDITIONS["first"]',
-        "unit/test_settings_of_videos.py::test_a_task_is_the_one_of_the_settings",
-    ),
-    "task.condition_dropout": Mutant(
-        VIDEO,
-        "(settings.condition_dropout or 0)",
-        "0",
-        "unit/test_settings_of_videos.py::test_conditions_are_dropped_as_often_as_set",
-    ),
-    "task.prefix_frames": Mutant(
-        VIDEO,
-        "fewest, most = settings.prefix_frames",
-        "fewest, most = 5, 9",
-        "unit/test_settings_of_videos.py::test_a_task_is_the_one_of_the_settings",
-    ),
-    "task.masks": Mutant(
-        VIDEO,
-        "count = settings.masks if isinstance(settings.masks, int) else 0",
-        "count = 1",
-        "unit/test_settings_of_videos.py::test_a_task_is_the_one_of_the_settings",
-    ),
-    "task.image_noise_mean": Mutant(
-        FRAME,
-        "math.exp(settings.image_noise_mean +",
-        "math.exp(-3.0 +",
-        "unit/test_settings_of_videos.py::test_the_noise_of_the_first_frame_is_that_of_the_task",
-    ),
-    "task.image_noise_std": Mutant(
-        FRAME,
-        "settings.image_noise_std * strength)",
-        "0.5 * strength)",
-        "unit/test_settings_of_videos.py::test_the_noise_of_the_first_frame_is_that_of_the_task",
-    ),
-    "task.image_scale": Mutant(
-        "tasks/base.py",
-        'self.settings.image_scale or "auto"',
-        '"auto"',
-        "unit/test_settings_of_videos.py::test_a_task_is_the_one_of_the_settings",
-    ),
-    "objective.timesteps": Mutant(
-        "diffusion/objective.py",
-        'function("timesteps")',
-        "uniform",
-        "unit/test_objective.py::test_each_part_of_the_objective_can_be_replaced",
-    ),
-    "objective.weighting": Mutant(
-        "diffusion/objective.py",
-        'function("weighting")',
-        "unweighted",
-        "unit/test_objective.py::test_each_part_of_the_objective_can_be_replaced",
-    ),
-    "objective.error": Mutant(
-        "diffusion/objective.py",
-        'function("error"))',
-        "squared_error)",
-        "unit/test_objective.py::test_each_part_of_the_objective_can_be_replaced",
-    ),
     "validation.separator": Mutant(
         REQUESTS,
         "read_prompts(validation.prompts, validation.separator,",
@@ -241,78 +168,4 @@ MUTANTS = {
         "self.offload = False",
         "unit/test_settings_of_videos.py::test_the_transformer_makes_room_for_decoding_if_asked_to",
     ),
-    "generate.prompts": Mutant(
-        MAKE,
-        "read_prompts(settings.prompts, settings.separator,",
-        'read_prompts(["a"], settings.separator,',
-        "unit/test_settings_of_videos.py::test_what_generate_samples",
-    ),
-    "generate.separator": Mutant(
-        MAKE,
-        "settings.prompts, settings.separator,",
-        'settings.prompts, ":::",',
-        "unit/test_settings_of_videos.py::test_what_generate_samples",
-    ),
-    "generate.images": Mutant(
-        REQUESTS,
-        '(("images", settings.images),',
-        '(("images", None),',
-        "unit/test_settings_of_videos.py::test_images_and_control_videos_of_generate_are_conditions",
-    ),
-    "generate.controls": Mutant(
-        REQUESTS,
-        '("controls", settings.controls))',
-        '("controls", None))',
-        "unit/test_settings_of_videos.py::test_images_and_control_videos_of_generate_are_conditions",
-    ),
-    "generate.reshape": Mutant(
-        MAKE,
-        "conditions, settings.reshape)",
-        'conditions, "center")',
-        "unit/test_settings_of_videos.py::test_what_generate_samples",
-    ),
-    "generate.num_videos": Mutant(
-        MAKE,
-        "prompts, settings.num_videos, conditions",
-        "prompts, 1, conditions",
-        "unit/test_settings_of_videos.py::test_what_generate_samples",
-    ),
-    "generate.adapter": Mutant(
-        "evaluation/adapter.py",
-        "paths = generate.adapter if isinstance(generate.adapter, list) else [generate.adapter] if generate.adapter else []",
-        "paths = []",
-        "unit/test_settings_of_videos.py::test_generate_finds_its_adapters_and_scores",
-    ),
-    "generate.weights": Mutant(
-        MAKE, "settings.weights or [1.0]", "[1.0]", "unit/test_settings_of_videos.py::test_what_generate_samples"
-    ),
-    "generate.strength": Mutant(
-        MAKE, "+ list(strengths)", "+ [1.0]", "unit/test_settings_of_videos.py::test_what_generate_samples"
-    ),
-    "generate.compare": Mutant(
-        MAKE, "([0.0] if settings.compare else [])", "[]", "unit/test_settings_of_videos.py::test_what_generate_samples"
-    ),
-    "generate.replay": Mutant(
-        "generate.py",
-        "if job.generate.replay:",
-        "if False:",
-        "unit/test_settings_of_videos.py::test_generate_replays_if_it_is_given_a_file",
-    ),
-    "generate.output_dir": Mutant(
-        MAKE,
-        "(settings.output_dir / file_name",
-        '(Path("outputs/generated") / file_name',
-        "unit/test_settings_of_videos.py::test_what_generate_samples",
-    ),
-    "generate.scores.target": Mutant(
-        MAKE,
-        "build_scores(job.generate.scores,",
-        "build_scores({},",
-        "unit/test_settings_of_videos.py::test_generate_finds_its_adapters_and_scores",
-    ),
 }
-for name in ("kwargs", "enabled", "better", "package"):
-    MUTANTS[f"generate.scores.{name}"] = MUTANTS[f"validation.scores.{name}"]
-# Sampling settings of `generate` are read by the same code.
-for name in ("negative_prompt", "seed", "num_frames", "height", "width", "fps", "num_inference_steps", "guidance_scale", "dynamic_cfg"):  # fmt: skip
-    MUTANTS[f"generate.{name}"] = MUTANTS[f"validation.{name}"]
