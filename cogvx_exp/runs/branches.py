@@ -19,7 +19,7 @@ BRANCHES = "branches"
 COPIED = ("config.yaml", "command.txt", "status.json", "environment.json", "faults.csv", "metrics.jsonl")
 """Files that both get; in the metrics, the run itself keeps only the lines of its own steps."""
 ALSO_COPIED = ("held_out.jsonl", "scores.jsonl")
-MOVED = ("export", "summary.json", "loss.png", "videos.png", "hub", "wandb_id.txt", "trackio_name.txt")
+MOVED = ("export", "summary.json", "loss.png", "videos.png", "videos.webp", "hub", "wandb_id.txt", "trackio_name.txt")
 """Files about the end of a run or its tracker run: trackers do not accept a step twice, so a branch is a new one."""
 BY_STEP = ("checkpoints", "validation")
 

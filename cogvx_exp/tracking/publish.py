@@ -17,6 +17,7 @@ from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import read_json, write_json, write_text
 from cogvx_exp.runs.run_folder import PEFT_FILE, RunFolder, read_config
 from cogvx_exp.tasks.base import build_task
+from cogvx_exp.tracking.pictures.preview import PREVIEW
 from cogvx_exp.tracking.scrub import hub_name, scrubbed_config, without_paths
 
 logger = logging.getLogger(__name__)
@@ -87,15 +88,17 @@ def _gather(job: TrainJob, folder: RunFolder, about: dict[str, Any]) -> Path:
         (gathered / "videos").mkdir(exist_ok=True)
         shutil.copyfile(video, gathered / "videos" / video.name)
         videos.append({"file": video.name, "prompt": read_json(video.with_suffix(".json"))["prompt"]})
+    if (folder.path / PREVIEW).exists():
+        shutil.copyfile(folder.path / PREVIEW, gathered / PREVIEW)
     summary = read_json(folder.path / "summary.json")
-    write_text(gathered / "README.md", _card(job, summary, videos, about, peft=(folder.export / PEFT_FILE).exists()))
+    write_text(gathered / "README.md", _card(job, summary, videos, about, gathered))
     return gathered
 
 
 def _card(
-    job: TrainJob, summary: dict[str, Any], videos: list[dict[str, str]], about: dict[str, Any], *, peft: bool
+    job: TrainJob, summary: dict[str, Any], videos: list[dict[str, str]], about: dict[str, Any], gathered: Path
 ) -> str:
-    """The model card. Users' texts are escaped, whatever characters they contain."""
+    """The model card for the files in a folder. Users' texts are escaped, whatever characters they contain."""
     environment = Environment(loader=PackageLoader("cogvx_exp.tracking"))
     environment.filters |= {"cell": in_table, "code": _as_code}
     base_channels = job.model.transformer.in_channels
@@ -103,7 +106,7 @@ def _card(
     named = base or (job.model.name if job.model.weights != "pretrained" else None)
     front_matter = {
         **({"base_model": named} if named else {}),
-        "library_name": "peft" if peft else "diffusers",
+        "library_name": "peft" if (gathered / PEFT_FILE).exists() else "diffusers",
         "pipeline_tag": task.label,
         "tags": ["cogvideox", job.method.name, job.task.name, "cogvx-exp"],
     }
@@ -116,8 +119,9 @@ def _card(
         name=repo.rpartition("/")[2],
         summary=summary,
         videos=videos,
+        preview=(gathered / PREVIEW).exists(),
         buckets=summary["clips"],
-        peft=peft,
+        peft=(gathered / PEFT_FILE).exists(),
         positions_dropped=about.get("learned_positions") == "dropped",
         pipeline=task.pipeline,
         widened="in_channels" in about and (job.method.kind != "full") and about["in_channels"] > base_channels,

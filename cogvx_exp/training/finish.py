@@ -23,9 +23,10 @@ from cogvx_exp.runs.best import BEST, best_by
 from cogvx_exp.runs.checkpoint_folder import prune_checkpoints
 from cogvx_exp.runs.metrics import read_metrics
 from cogvx_exp.runs.run_folder import RunFolder, step_of, write_status
-from cogvx_exp.tracking.plot import plot_loss
+from cogvx_exp.tracking.pictures.loss import plot_loss
+from cogvx_exp.tracking.pictures.preview import write_preview
+from cogvx_exp.tracking.pictures.strip import draw_strip
 from cogvx_exp.tracking.publish import publish
-from cogvx_exp.tracking.strip import draw_strip
 from cogvx_exp.training.context import Context
 from cogvx_exp.training.export import export, export_merged
 from cogvx_exp.training.model import load_base
@@ -99,6 +100,7 @@ def finish(run: Context, exported: Path, seconds: float, unsaved: str) -> dict[s
         raise UserError(f"{unsaved}. The run is finished, and its result is in {exported}")
     write_status(folder, "finished", step=training.steps)
     draw_strip(folder)
+    write_preview(folder)
     _print_result(folder, summary)
     if job.hub.push or job.hub.dry_run:
         gathered = publish(job, folder, training.about)
@@ -147,6 +149,7 @@ def _print_result(folder: RunFolder, summary: dict[str, Any]) -> None:
         "page": folder.path / "report" / "index.html",
         "loss": folder.path / "loss.png",
         "before/after": folder.path / "videos.png",
+        "animated": folder.path / "videos.webp",
         "videos": folder.path / "validation",
         "checkpoints": folder.checkpoints,
         "best": folder.checkpoints / BEST,

@@ -36,6 +36,7 @@ def test_the_quickstart_teaches_a_style(tmp_path: Path, shared_cache: Path) -> N
     assert len(list(run.glob("validation/step-000000/*.mp4"))) == 4
     assert probe_video(next(run.glob("validation/*/*.mp4"))).num_frames == 9
     assert (run / "videos.png").exists()
+    assert (run / "videos.webp").exists()
     assert (run / "report" / "index.html").exists()
     found = shares(tmp_path, shared_cache, [f"generate.adapter={run}"], concept="sketch")
     assert found["with sketch"]["concept"] >= 0.8

@@ -11,6 +11,7 @@ from tests.entry import with_twin
 
 UNUSED = {
     *("bitsandbytes", "torchao", "scipy", "pandas", "deepspeed", "tensorboard", "wandb"),
+    *("diffusers.models.transformers.transformer_flux", "diffusers.models.autoencoders.autoencoder_kl_wan"),
     *("matplotlib.pyplot", "cogvx_exp.profiling.recorder", "torch._inductor.compile_fx"),
 }
 
@@ -49,4 +50,27 @@ def test_a_quantized_base_finds_its_packages() -> None:
         "quiet_libraries('nf4')\n"
         "import peft\n"
         "assert peft.tuners.lora.Linear4bit and peft.import_utils.is_torchao_available()\n"
+    )
+
+
+def test_models_that_are_not_imported_at_the_start_can_be() -> None:
+    run(
+        "from cogvx_exp.core.imports import import_libraries\n"
+        "import_libraries()\n"
+        "from diffusers.models.transformers import FluxTransformer2DModel as flux\n"
+        "from diffusers.models import transformers as package, CogVideoXTransformer3DModel as ours\n"
+        "import diffusers\n"
+        "assert diffusers.FluxTransformer2DModel is flux and 'PixArtTransformer2DModel' in dir(package)\n"
+        "assert package.CogVideoXTransformer3DModel is diffusers.CogVideoXTransformer3DModel is ours\n"
+        "assert diffusers.UNet2DModel and diffusers.AutoencoderKL and diffusers.models.autoencoders.AutoencoderKL\n"
+        "assert not hasattr(package, 'nothing')\n"
+    )
+
+
+def test_metadata_of_packages_is_read_when_it_is_asked_for() -> None:
+    run(
+        "from cogvx_exp.core.imports import import_libraries\n"
+        "import_libraries()\n"
+        "from diffusers.utils.import_utils import _is_distribution_installed\n"
+        "assert _is_distribution_installed('cv2')[0] and not _is_distribution_installed('no_such_package')[0]\n"
     )

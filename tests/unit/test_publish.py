@@ -12,6 +12,7 @@ from cogvx_exp.config.rules.jobs import check_train
 from cogvx_exp.config.schema import TrainJob
 from cogvx_exp.model.build import build_transformer
 from cogvx_exp.runs.run_folder import LORA_FILE, RunFolder
+from cogvx_exp.tracking.pictures.preview import PREVIEW
 from cogvx_exp.tracking.publish import publish
 from cogvx_exp.tracking.scrub import hub_name, is_local
 from cogvx_exp.training.export import export
@@ -43,6 +44,7 @@ def dry_run(job: TrainJob, folder: Path, prompts: list[str] = PROMPTS) -> Path:
         video = run.validation(3) / f"{number:02d}-bär.mp4"
         video.write_bytes(b"video")
         video.with_suffix(".json").write_text(json.dumps({"prompt": prompt}))
+    (folder / PREVIEW).write_bytes(b"moves")
     summary = {"steps": 3, "clips": "8 clips"}
     (folder / "summary.json").write_text(json.dumps(summary))
     return publish(job, run, {})
@@ -67,6 +69,8 @@ def test_prompts_stand_in_the_card_as_they_were_written(make_job: MakeJob, tmp_p
         assert link.startswith("videos/")
     assert "Put <code>a `tick` &lt;b&gt;</code> at the start" in html
     assert html.count("<table>") == 2
+    assert f'src="{PREVIEW}"' in html
+    assert (tmp_path / "run" / "hub" / PREVIEW).read_bytes() == b"moves"
 
 
 def unescaped(cell: str) -> str:

@@ -167,6 +167,7 @@ def test_a_run_is_published_if_asked_to(
         "write_json",
         "write_status",
         "draw_strip",
+        "write_preview",
         "_print_result",
         "_best",
         "publish",
