@@ -9,7 +9,7 @@ from typing import Any
 
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import read_json, whole_folder, write_json, write_text
-from cogvx_exp.demo.scenes import Scene, all_scenes, draw_scene, varied
+from cogvx_exp.demo.scenes import SHAPES, Scene, all_scenes, draw_scene, varied
 from cogvx_exp.media.video import write_video
 
 FPS = 8
@@ -46,7 +46,7 @@ def make_demo(root: Path, clips: int, concept: str, size: Size) -> None:
         return
     # A generator of its own: global seeds must not change the demo.
     chance = random.Random(0)
-    ordinary = list(itertools.islice(itertools.cycle(training_scenes()), clips))
+    ordinary = list(itertools.islice(itertools.cycle(_shapes_in_turn(training_scenes())), clips))
     # Pairs of the same scene with and without the concept, so that the trigger word is all that tells them apart.
     new = [[with_concept(scene, concept)] if concept != "none" else [] for scene in ordinary]
     scenes = [scene for pair in zip(new, ordinary, strict=True) for scene in (*pair[0], pair[1])]
@@ -85,6 +85,12 @@ def training_scenes() -> list[Scene]:
 def held_out_scenes() -> list[Scene]:
     """64 scenes of the same kind that it was not trained on."""
     return _shuffled()[:HELD_OUT]
+
+
+def _shapes_in_turn(scenes: list[Scene]) -> list[Scene]:
+    """Reordered, so that the first few show all shapes."""
+    kinds = [[scene for scene in scenes if scene.shape == shape] for shape in SHAPES]
+    return [scene for some in itertools.zip_longest(*kinds) for scene in some if scene]
 
 
 def _shuffled() -> list[Scene]:
