@@ -185,7 +185,7 @@ ROWS = {
     "distributed=zero2, 2 processes": Row("distributed=zero2 distributed.processes=2 batch_size=2", shares("DeepSpeed")),
     "distributed=fsdp, 2 processes": Row("distributed=fsdp distributed.processes=2 batch_size=2", shares("FullySharded")),
     "data.concept=cross": Row("data.concept=cross", nothing),
-    "data.concept=cross steps=1500": Row("data.concept=cross steps=1500", nothing),
+    "data.concept=cross method=lora_ff": Row("data.concept=cross method=lora_ff", trains("ff")),
     "data.concept=diagonally": Row("data.concept=diagonally", nothing),
     "i2v": Row("model=tiny-i2v task=i2v", _images),
     "optim.lr=0 (learns nothing)": Row("optim.lr=0", _unmoved),

@@ -1,11 +1,11 @@
 """Makes the pictures of the documentation with the tiny model: the quickstart, its settings, the report of a sweep.
 
-    python -m benchmarks.pictures               # what is in --work is not run again
-    python -m benchmarks.pictures --only knobs
+python -m benchmarks.pictures               # what is in --work is not run again
+python -m benchmarks.pictures --only knobs
 
-    quickstart.webp  the quickstart's videos before and after training (RUN/videos.webp)
-    knobs.png        a video with several strengths, guidance scales and denoising steps
-    report.png       the page of a sweep of four runs, in a headless Chromium
+quickstart.webp  the quickstart's videos before and after training (RUN/videos.webp)
+knobs.png        a video with several strengths, guidance scales and denoising steps
+report.png       the page of a sweep of four runs, in a headless Chromium
 """
 
 from __future__ import annotations
