@@ -55,7 +55,11 @@ def alone(tmp_path_factory: pytest.TempPathFactory, shared_cache: Path) -> dict[
 
 @pytest.mark.parametrize(
     ("how", "method"),
-    [("ddp", "lora"), extended("fsdp", "lora"), ("fsdp", "sft, averaged"), ("zero2", "sft"), extended("zero3", "lora")],
+    [
+        ("ddp", "lora"),
+        ("fsdp", "sft, averaged"),
+        *(extended(*case) for case in (("fsdp", "lora"), ("zero2", "sft"), ("zero3", "lora"))),
+    ],
 )
 def test_two_processes_give_the_numbers_of_one(
     how: str, method: str, alone: dict[str, Path], tmp_path: Path, shared_cache: Path, capfd: pytest.CaptureFixture[str]
