@@ -26,15 +26,13 @@ from benchmarks.learning_rows import ROWS, NotExercisedError, Row
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "learning.md"
-SAMPLING_STEPS = 15
-"""Denoising steps of the videos that are classified: half of the default, for half of the time."""
 HEADER = """\
 # What a setting learns
 
 Written by `python -m benchmarks.learning` on {cores} CPU cores. Each row teaches the tiny model a concept from 20 clips that
 show it and 20 ordinary ones ({steps} steps of 4 clips, otherwise default settings), then samples {prompts} prompts that neither
-the base model nor the run has seen, with and without the concept, in {sampling_steps} denoising steps, and classifies the
-pixels of the videos (`cogvx_exp/demo/measure.py`). A setting that silently breaks learning shows up here.
+the base model nor the run has seen, with and without the concept, and classifies the pixels of the videos
+(`cogvx_exp/demo/measure.py`). A setting that silently breaks learning shows up here.
 
 The column *seen* is what the run was made of, as found in its process after the last step. A row whose run has not used
 its setting is an error; a row without an entry was measured before this was checked. Rows with quantized states have
@@ -78,9 +76,7 @@ def main() -> int:
             failed.append(name)
         summary = folder / "run" / "summary.json"
         steps = json.loads(summary.read_text())["steps"] if not steps and summary.exists() else steps
-        header = HEADER.format(
-            cores=os.cpu_count(), steps=steps or 300, prompts=arguments.prompts, sampling_steps=SAMPLING_STEPS
-        )
+        header = HEADER.format(cores=os.cpu_count(), steps=steps or 300, prompts=arguments.prompts)
         conditions = "".join(PAGE.read_text().partition("\n## Conditions\n")[1:])  # from benchmarks/conditions.py
         PAGE.write_text(header + "".join(f"{rows[name]}\n" for name in ROWS if name in rows) + conditions)
         print(rows[name], flush=True)
