@@ -35,11 +35,11 @@ the base model nor the run has seen, with and without the concept, and classifie
 (`cogvx_exp/demo/measure.py`). A setting that silently breaks learning shows up here.
 
 The column *seen* is what the run was made of, as found in its process after the last step. A row whose run has not used
-its setting is an error; a row without an entry was measured before this was checked. Rows with quantized states have
-rank 32, as bitsandbytes and torchao keep float32 states for weights with fewer than 4096 values. Offloading is shown on
-the software CUDA device (`tests/software_cuda`), since a CPU has only one memory. `optim=paged_adamw` and
-`paged_adamw8bit` page the memory of a GPU and have no row. In the row `i2v`, the start image already shows the style.
-Seconds per step include compiling (`compile=blocks`).
+its setting is an error. The default rank of the tiny model is 32, so that its weights have more than 4096 values:
+bitsandbytes and torchao keep float32 states for smaller ones. Offloading is shown on the software CUDA device
+(`tests/software_cuda`), since a CPU has only one memory. `optim=paged_adamw` and `paged_adamw8bit` page the memory of a
+GPU and have no row. In the row `i2v`, the start image already shows the style. Seconds per step are those of one core,
+beside another run, and include compiling (`compile=blocks`).
 
 | run | concept requested | not requested | colour | motion | background | seconds per step | seen |
 |---|---|---|---|---|---|---|---|

@@ -13,8 +13,6 @@ Check = Callable[[Seen], str]
 Raises:
     NotExercisedError: the run did not do what the row is about.
 """
-LARGE = "method.rank=32 method.alpha=32"
-"""With the default rank, a weight has too few values (below 4096) for quantized states."""
 NEEDS_GPU = {"paged_adamw": "pages memory of a GPU", "paged_adamw8bit": "pages memory of a GPU"}
 """Optimizers without a row: on a CPU they are adamw and adamw8bit."""
 
@@ -140,26 +138,25 @@ def _optim(name: str, check: Check, more: str = "") -> dict[str, Row]:
 
 
 def _offloaded(name: str, check: Check, more: str = "") -> dict[str, Row]:
-    settings = f"optim={name} device=cuda memory.preflight=false data.pin_memory=false {LARGE} {more}".strip()
+    settings = f"optim={name} device=cuda memory.preflight=false data.pin_memory=false {more}".strip()
     return {f"optim={name}, software CUDA": Row(settings, both(on_host, check), software_cuda=True)}
 
 
 ROWS = {
-    "the quickstart": Row("", both(trains("lora_A"), uses("AdamW"))),
+    "the quickstart": Row("", both(trains("lora_A"), uses("AdamW"), keeps("float32"))),
     "the base model, not trained": Row(None, nothing),
     "method=lora_ff": Row("method=lora_ff", trains("ff")),
     "method=dora": Row("method=dora", trains("lora_magnitude_vector")),
     "method=loha": Row("method=loha", trains("hada_w1_a")),
     "method=lokr": Row("method=lokr", trains("lokr_w1")),
     "method=sft": Row("method=sft", _all_trained),
-    "optim=adamw, rank 32": Row(LARGE, keeps("float32")),
     **_optim("adam", uses("Adam")),
-    **_optim("adamw8bit", both(uses("AdamW8bit"), keeps("uint8")), LARGE),
-    **_optim("adam8bit", both(uses("Adam8bit"), keeps("uint8")), LARGE),
-    **_optim("ao_adamw", both(uses("_AdamW"), keeps("float32")), LARGE),
-    **_optim("ao_adamw8bit", both(uses("AdamW8bit"), keeps("OptimState8bit")), LARGE),
-    **_optim("ao_adamw4bit", both(uses("AdamW4bit"), keeps("OptimState4bit")), LARGE),
-    **_optim("ao_adamw_fp8", both(uses("AdamWFp8"), keeps("OptimStateFp8")), LARGE),
+    **_optim("adamw8bit", both(uses("AdamW8bit"), keeps("uint8"))),
+    **_optim("adam8bit", both(uses("Adam8bit"), keeps("uint8"))),
+    **_optim("ao_adamw", both(uses("_AdamW"), keeps("float32"))),
+    **_optim("ao_adamw8bit", both(uses("AdamW8bit"), keeps("OptimState8bit"))),
+    **_optim("ao_adamw4bit", both(uses("AdamW4bit"), keeps("OptimState4bit"))),
+    **_optim("ao_adamw_fp8", both(uses("AdamWFp8"), keeps("OptimStateFp8"))),
     **_offloaded("cpu_offload", keeps("float32")),
     **_offloaded("cpu_offload8bit", keeps("OptimState8bit")),
     **_offloaded("cpu_offload_bf16", _rounded, "model.dtype=bfloat16"),

@@ -15,7 +15,7 @@ USUAL: dict[str, Any] = {
     **{"layers": {"Linear": 120}, "input channels": 8, "graphs": 0, "calls": {"block": 6, "transformer": 6}},
 }
 """What is seen of a run with default settings, on a CPU."""
-OF_THE_USUAL = ("the quickstart", "optim=adamw, rank 32")
+OF_THE_USUAL = ("the quickstart",)
 WITHOUT_A_CHECK = ("the base model, not trained",)
 
 
