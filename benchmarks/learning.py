@@ -93,12 +93,7 @@ def _run(name: str, row: Row, folder: Path, prompts: int) -> None:
         call("benchmarks.learning_probe", str(folder / "seen.json"), *settings, software_cuda=row.software_cuda)
     if not (folder / "check" / "shares.json").exists():
         check = ["--output", str(folder / "check"), "--prompts", str(prompts), "--concept", row.concept]
-        check += [
-            f"generate.num_inference_steps={SAMPLING_STEPS}",
-            "--task",
-            "i2v" if name == "i2v" else "t2v",
-            *([] if row.settings is None else ["--run", str(run)]),
-        ]
+        check += ["--task", "i2v" if name == "i2v" else "t2v", *([] if row.settings is None else ["--run", str(run)])]
         call("cogvx_exp.tiny_model.check", *check)
 
 
