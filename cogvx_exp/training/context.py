@@ -48,4 +48,5 @@ class Context:
             with Metrics(self.folder.scores, step - 1) as file:
                 file.write(step=step, **scores)
         self.trackers.metrics({"step": step, **{f"scores/{name}": value for name, value in scores.items()}})
-        console.print(f"Scores at step {step}: {', '.join(f'{name} {value:.4g}' for name, value in scores.items())}")
+        values = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+        console.print(f"Scores at step {step}: {values}", soft_wrap=True)

@@ -76,9 +76,10 @@ def test_what_is_asked_for_in_the_check_was_not_trained_on() -> None:
 def test_the_demo_has_each_scene_with_the_concept_and_without(tmp_path: Path, concept: str) -> None:
     make_demo(tmp_path, 3, concept, (9, 32, 32))
     prompts = (tmp_path / "prompt.txt").read_text().splitlines()
-    scenes = training_scenes()[:3]
-    assert prompts[1::2] == [scene.caption for scene in scenes]
-    assert prompts[::2] == [prompt_of(with_concept(scene, concept)) for scene in scenes]
+    scenes = {scene.caption: scene for scene in training_scenes()}
+    ordinary = [scenes[caption] for caption in prompts[1::2]]
+    assert {scene.shape for scene in ordinary} == set(SHAPES[:3]), "three clips show all three"
+    assert prompts[::2] == [prompt_of(with_concept(scene, concept)) for scene in ordinary]
 
 
 @pytest.mark.parametrize("condition", ["first_last", "prefix"])
