@@ -1,7 +1,7 @@
 """Trains the tiny models from scratch with this program.
 
-The bundled weights had a similar training on the same scenes: 1,500 steps on single frames, 5,500 on clips, and 1,000 as
-an image-to-video model.
+The bundled weights had a similar training on the same scenes: 1,500 steps on single frames, 5,500 on clips, and 1,000
+as an image-to-video model.
 """
 
 import random
