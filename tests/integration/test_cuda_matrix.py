@@ -17,8 +17,6 @@ CORE = {
     "bfloat16": "model.dtype=bfloat16 method=sft ema_decay=0.9 gradient_accumulation=2 validation=none",
     "12gb": "memory=12gb model.dtype=bfloat16 gradient_accumulation=2 validation=none",
     "offloaded optimizer": "memory=24gb optim=cpu_offload method=sft validation=none",
-    "profiled": "profile=true profile.skip=0 profile.record=1 memory=24gb validation=none",
-    "workers and pinned memory": "data.workers=2 data.pin_memory=true validation=none",
 }
 """In `make test`."""
 
@@ -42,6 +40,8 @@ WHOLE = (
     | {f"{name} in 8 bits": f"quant={name} quant.compute=8bit model.dtype=bfloat16" for name in ("int8", "fp8")}
     | {f"{name} keep": f"quant={name} memory.activations=keep validation=none" for name in ("nf4", "int8", "fp8")}
     | {
+        "profiled": "profile=true profile.skip=0 profile.record=1 memory=24gb validation=none",
+        "workers and pinned memory": "data.workers=2 data.pin_memory=true validation=none",
         "i2v": "model=tiny-1.5-i2v task=i2v validation=none data.encode=online",
         "float16": "model=tiny-2b model.dtype=float16 validation=none",
         "without clipping": "max_grad_norm=null validation=none",

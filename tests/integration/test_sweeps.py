@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from cogvx_exp.core.files import read_json
 from cogvx_exp.memory import main as memory
+from cogvx_exp.runs.metrics import read_metrics
 from cogvx_exp.runs.run_folder import LORA_FILE, RunFolder, write_status
 from cogvx_exp.runs.sweep_folder import job_folders, read_sweep_job
 from cogvx_exp.train import main as real_train
@@ -72,6 +73,19 @@ def test_a_search_with_optuna_follows_the_loss(in_tmp: Path, shared_cache: Path)
     (sweep,) = Path("outputs/multirun").iterdir()
     best = yaml.safe_load((sweep / "optimization_results.yaml").read_text())["best_value"]
     assert best == min(read_sweep_job(folder).loss for folder in job_folders(sweep))
+
+
+@pytest.mark.extended
+def test_a_search_with_optuna_follows_a_score(in_tmp: Path, shared_cache: Path) -> None:
+    settings = ["steps=1", "data.workers=0", "lr_scheduler.warmup_steps=0", "validation.num_inference_steps=2"]
+    search = ["sweep.objective=score.likeness", "hydra.sweeper.direction=maximize", "hydra.sweeper.n_trials=2"]
+    found = ["--config-dir", str(EXAMPLES), "+sweep=optuna", *settings, *search, f"cache_dir={shared_cache}"]
+    assert main(found) == 0
+    (sweep,) = Path("outputs/multirun").iterdir()
+    best = yaml.safe_load((sweep / "optimization_results.yaml").read_text())["best_value"]
+    scores = [read_metrics(RunFolder(folder).scores)[-1]["likeness"] for folder in job_folders(sweep)]
+    assert len(set(scores)) == 2
+    assert best == pytest.approx(max(scores))
 
 
 def test_jobs_that_run_together_have_a_gpu_each(in_tmp: Path, shared_cache: Path) -> None:
