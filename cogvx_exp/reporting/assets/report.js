@@ -34,7 +34,7 @@ const setting = (value) => (value == null ? "" : typeof value === "object" ? JSO
 
 /** A run's label with the settings that are its own, by the last part of their names. */
 function title(run) {
-  const own = report.settings.filter((name) => run[name] != null).map((name) => `${name.split(".").pop()} ${setting(run[name])}`);
+  const own = report.settings.filter((name) => run[name] != null).map((name) => `${name.replace(/\.name$/, "").split(".").pop()} ${setting(run[name])}`);
   return alone ? run.run : [run.run, own.join(", ")].filter(Boolean).join(": ");
 }
 
