@@ -1,6 +1,6 @@
 """Checks whether training still learns with each setting: fine-tunes the tiny model and classifies its videos.
 
-    python -m benchmarks.learning            # the rows that are missing; writes docs/learning.md, 50 minutes on 2 cores
+    python -m benchmarks.learning            # the rows that are missing; writes docs/learning.md, 90 minutes on 2 cores
     python -m benchmarks.learning --only attention=int8 i2v      # only these rows
     python -m benchmarks.learning --list
 

@@ -185,5 +185,5 @@ ROWS = {
     "data.concept=cross method=lora_ff": Row("data.concept=cross method=lora_ff", trains("ff")),
     "data.concept=diagonally": Row("data.concept=diagonally", nothing),
     "i2v": Row("model=tiny-i2v task=i2v", _images),
-    "optim.lr=0 (learns nothing)": Row("optim.lr=0", _unmoved),
+    "optim.lr=0 (learns nothing)": Row("optim.lr=0 method=sft", _unmoved),
 }  # fmt: skip
