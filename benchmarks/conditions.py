@@ -19,7 +19,7 @@ from benchmarks.learning import PAGE, call
 from cogvx_exp.demo.clips import FPS, held_out_scenes, training_scenes
 from cogvx_exp.demo.measure import look_at, middles
 from cogvx_exp.demo.scenes import Scene, draw_scene, varied
-from cogvx_exp.media.video import open_video, write_video
+from cogvx_exp.media.video import read_video, write_video
 
 SIZE = (9, 96, 96)
 SHOWN = 5
@@ -85,11 +85,6 @@ def write_clips(root: Path, scenes: list[Scene], condition: str) -> Path:
     return root
 
 
-def frames_of(path: Path) -> np.ndarray:
-    video = open_video(str(path))
-    return np.stack(list(video.frames(range(len(video.starts)))))
-
-
 def follows(condition: str, video: np.ndarray, clip: np.ndarray, scene: Scene) -> bool:
     """Whether a video does what the condition says, which was made from the clip."""
     if look_at(video).colour != scene.colour:
@@ -117,8 +112,8 @@ def share(condition: str, run: Path, folder: Path, data: Path, scenes: list[Scen
         settings = [f"generate.prompts='{data}/prompts.txt'", f"generate.controls='{data}/{given}.txt'"]
         settings += [f"generate.output_dir='{output}'", f"generate.strength={strength}"]
         call("cogvx_exp.generate", f"generate.adapter='{run}'", *settings)
-    clips = [frames_of(data / f"videos/{number:03d}.mp4") for number in range(len(scenes))]
-    videos = [frames_of(path) for path in sorted(output.glob("*.mp4"))]
+    clips = [read_video(data / f"videos/{number:03d}.mp4") for number in range(len(scenes))]
+    videos = [read_video(path) for path in sorted(output.glob("*.mp4"))]
     small = [resized(clip, videos[0].shape[1]) for clip in clips]
     good = [follows(condition, *item) for item in zip(videos, small, scenes, strict=True)]
     return sum(good) / len(good)
@@ -151,8 +146,8 @@ def main() -> None:
             settings += [
                 "data=files",
                 f"data.root={data}",
-                f"steps={arguments.steps}",
                 "batch_size=8",
+                f"steps={arguments.steps}",
                 "validation=none",
             ]
             call("cogvx_exp.train", *settings, f"run_dir={run}", "resume=auto", "data.workers=0")

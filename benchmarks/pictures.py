@@ -24,7 +24,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from cogvx_exp.generate import main as generate
-from cogvx_exp.media.video import open_video
+from cogvx_exp.media.video import spread_frames
 from tests.pages import browser
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -95,8 +95,7 @@ def _middle_frame(run: Path, setting: str) -> np.ndarray:
         if generate([f"generate.adapter={run}", prompt, setting, f"generate.output_dir={folder}"]):
             sys.exit(2)
         (path,) = Path(folder).glob("*.mp4")
-        video = open_video(str(path))
-        return next(video.frames([len(video.starts) // 2]))
+        return spread_frames(path, 3)[1]
 
 
 def _run(module: str, *arguments: str) -> None:

@@ -31,7 +31,7 @@ def expect_one_command() -> None:
 
 
 def import_libraries(quant: str = "none") -> None:
-    """Imports torch, diffusers, transformers and peft, in half the time if this process runs one command only.
+    """Imports torch, diffusers, transformers and peft; optional packages only if a later command may need them.
 
     Args:
         quant: quantization of the frozen weights (`quant=NAME`).

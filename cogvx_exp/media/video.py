@@ -116,6 +116,16 @@ def spread_frames(path: Path, count: int) -> np.ndarray:
     return np.stack(list(video.frames(spread(len(video.starts), count))))
 
 
+def read_video(path: Path) -> np.ndarray:
+    """All frames of a video: uint8, (frames, height, width, 3).
+
+    Raises:
+        ClipError: it cannot be decoded.
+    """
+    video = open_video(str(path))
+    return np.stack(list(video.frames(range(len(video.starts)))))
+
+
 def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
     """Writes frames (uint8, (frames, height, width, 3)) as H.264 mp4; atomically.
 

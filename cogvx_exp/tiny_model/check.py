@@ -21,7 +21,7 @@ from cogvx_exp.demo.clips import CONCEPTS, HELD_OUT, held_out_scenes, prompt_of,
 from cogvx_exp.demo.measure import look_at, sharpness
 from cogvx_exp.demo.scenes import SHAPES, Scene, draw_scene
 from cogvx_exp.generate import main as generate
-from cogvx_exp.media.video import open_video
+from cogvx_exp.media.video import read_video
 
 KEPT = 0.08
 """Maximum mean difference, of 1, between a video's first frame and its start image."""
@@ -127,8 +127,7 @@ def reconstructed(scenes: Sequence[Scene], vae: Path) -> list[np.ndarray]:
 
 def _videos(folder: Path) -> Iterator[np.ndarray]:
     for path in sorted(folder.glob("*.mp4")):
-        video = open_video(str(path))
-        yield np.stack(list(video.frames(range(len(video.starts)))))
+        yield read_video(path)
 
 
 def _share(scenes: list[Scene], settings: Sequence[str], folder: Path, concept: str | None, from_image: bool) -> Shares:

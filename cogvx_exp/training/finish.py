@@ -24,7 +24,7 @@ from cogvx_exp.runs.checkpoint_folder import prune_checkpoints
 from cogvx_exp.runs.metrics import read_metrics
 from cogvx_exp.runs.run_folder import RunFolder, step_of, write_status
 from cogvx_exp.tracking.pictures.loss import plot_loss
-from cogvx_exp.tracking.pictures.preview import write_preview
+from cogvx_exp.tracking.pictures.preview import PREVIEW, write_preview
 from cogvx_exp.tracking.pictures.strip import draw_strip
 from cogvx_exp.tracking.publish import publish
 from cogvx_exp.training.context import Context
@@ -149,7 +149,7 @@ def _print_result(folder: RunFolder, summary: dict[str, Any]) -> None:
         "page": folder.path / "report" / "index.html",
         "loss": folder.path / "loss.png",
         "before/after": folder.path / "videos.png",
-        "animated": folder.path / "videos.webp",
+        "animated": folder.path / PREVIEW,
         "videos": folder.path / "validation",
         "checkpoints": folder.checkpoints,
         "best": folder.checkpoints / BEST,

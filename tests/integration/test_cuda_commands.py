@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cogvx_exp.media.video import open_video
+from cogvx_exp.media.video import read_video
 from tests.software_cuda.runs import Case, Outcome, cache_in, run_all, run_selected
 
 SHORT = ["steps=2", "lr_scheduler=constant", "data.workers=0", "memory.preflight=false", "validation=none"]
@@ -98,8 +98,7 @@ def test_videos_are_those_of_the_cpu(name: str, outcomes: dict[str, list[Outcome
 
 def pixels(folder: Path) -> np.ndarray:
     (video,) = folder.glob("*.mp4")
-    reader = open_video(str(video))
-    return np.stack(list(reader.frames(range(len(reader.starts))))).astype(np.float32)
+    return read_video(video).astype(np.float32)
 
 
 def test_a_run_that_fits_is_let_through_with_its_prediction(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch._dynamo.utils import counters
 
 from cogvx_exp.core.errors import UserError
 from cogvx_exp.core.files import read_json, write_json
-from cogvx_exp.media.video import open_video, probe_video
+from cogvx_exp.media.video import probe_video, read_video
 from cogvx_exp.model import compilation
 from cogvx_exp.runs.run_folder import RunFolder, read_job
 from cogvx_exp.tracking.publish import publish
@@ -47,11 +47,6 @@ def sample(shared_cache: Path, in_tmp: Path):
     return run
 
 
-def pixels(video: Path) -> np.ndarray:
-    reader = open_video(str(video))
-    return np.stack(list(reader.frames(range(len(reader.starts)))))
-
-
 def test_several_seeds_adapters_and_strengths(runs, sample) -> None:
     first, second = runs["first"].path, runs["second"].path
     assert len(sample("seeds", "generate.num_videos=3")) == 3
@@ -61,10 +56,10 @@ def test_several_seeds_adapters_and_strengths(runs, sample) -> None:
     (grid,) = sample("grid", f"generate.adapter={first}", "generate.strength=[0.5,1,2]", "generate.compare=true")
     info = probe_video(str(grid))
     assert (info.height, info.width) == (32 + 16, 4 * 48)
-    tiles = np.split(pixels(grid)[:, 16:].astype(int), 4, axis=2)
+    tiles = np.split(read_video(grid)[:, 16:].astype(int), 4, axis=2)
     (base,) = sample("base")
-    assert np.abs(tiles[0] - pixels(base)).mean() < 4, "the first tile is the base model's"
-    assert np.abs(tiles[2] - pixels(one)).mean() < 4, "strength 1 is as trained"
+    assert np.abs(tiles[0] - read_video(base)).mean() < 4, "the first tile is the base model's"
+    assert np.abs(tiles[2] - read_video(one)).mean() < 4, "strength 1 is as trained"
 
 
 def test_compiled_blocks_give_the_same_videos(runs, sample, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +69,7 @@ def test_compiled_blocks_give_the_same_videos(runs, sample, monkeypatch: pytest.
     counters.clear()
     (compiled,) = sample("compiled", adapter, "generate.strength=[1,2]", "compile=blocks")
     assert counters["stats"]["unique_graphs"] > 0
-    assert np.abs(pixels(compiled).astype(int) - pixels(eager)).mean() < 1
+    assert np.abs(read_video(compiled).astype(int) - read_video(eager)).mean() < 1
 
 
 @pytest.mark.parametrize("name", ["whole", "dora", "image"])

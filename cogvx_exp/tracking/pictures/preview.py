@@ -65,7 +65,7 @@ def _tile(titles: list[str], row: Row) -> Iterator[Image.Image]:
 
 def _frames(path: Path) -> Iterator[Image.Image]:
     video = open_video(str(path))
-    for frame in video.frames(list(range(len(video.starts)))):
+    for frame in video.frames(range(len(video.starts))):
         height, width = frame.shape[:2]
         scale = SIDE / max(height, width)
         yield Image.fromarray(np.asarray(frame)).resize(
@@ -75,7 +75,7 @@ def _frames(path: Path) -> Iterator[Image.Image]:
 
 def _page(tiles: list[Image.Image]) -> Image.Image:
     """Tiles in a grid."""
-    width, height = tiles[0].width + 3 * GAP, tiles[0].height + 2 * GAP
+    width, height = max(tile.width for tile in tiles) + 3 * GAP, max(tile.height for tile in tiles) + 2 * GAP
     columns = min(COLUMNS, len(tiles))
     page = Image.new("RGB", (columns * width + GAP, -(-len(tiles) // columns) * height + GAP), "white")
     for index, tile in enumerate(tiles):
@@ -86,11 +86,10 @@ def _page(tiles: list[Image.Image]) -> Image.Image:
 def _shortened(text: str, width: int) -> str:
     """As much of a text as fits into a number of pixels."""
     text = one_line(text)
-    if _font().getlength(text) <= width:
-        return text
-    while text and _font().getlength(f"{text} ...") > width:
-        text = text[:-1]
-    return f"{text} ..."
+    kept, end = text, ""
+    while kept and _font().getlength(kept + end) > width:
+        kept, end = kept[:-1], " ..."
+    return kept + end
 
 
 def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
