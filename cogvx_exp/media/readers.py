@@ -72,7 +72,7 @@ class DecordReader:
 
     def frames(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """See `Reader`."""
-        # One at a time is as fast as all at once, and memory does not grow with the length of a 4K clip.
+        # One at a time is as fast as all at once, and takes less memory.
         for place, index in enumerate(indices):
             try:
                 frame = self._frame(index)

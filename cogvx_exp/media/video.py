@@ -10,6 +10,7 @@ and a reader that was opened before a fork hangs.
 
 from contextlib import suppress
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from cogvx_exp.media.spacing import spread
 from cogvx_exp.media.timeline import DECORD, read_timeline
 from cogvx_exp.media.window import Window, WindowReader
 
+MOST_PIXELS = 1920 * 1088
+"""Per frame, for decord, which decodes ahead of a slower consumer without limit: in the end the whole clip."""
 READER_VERSION = 1
 """Part of the cache key of files that decord does not read. Increase it when their decoded frames change."""
 
@@ -77,7 +80,7 @@ def open_video(path: str, known: VideoInfo | None = None) -> Reader:
     Raises:
         ClipError: it cannot be decoded.
     """
-    if known and known.decoder == DECORD:
+    if known and known.decoder == DECORD and known.height * known.width <= MOST_PIXELS:
         with suppress(Exception):  # the file may have changed since
             # Without reading all packets again, which takes longer than decoding a few frames.
             reader = DecordReader(path, (known.height, known.width))
@@ -91,6 +94,8 @@ def open_video(path: str, known: VideoInfo | None = None) -> Reader:
         raise ClipError(f"cannot be decoded ({_reason(error)})", REENCODE) from None
     if timeline.decoder != DECORD:
         return PyAvReader(path, timeline, timeline.decoder)
+    if prod(timeline.size) > MOST_PIXELS:
+        return PyAvReader(path, timeline, "PyAV (larger than 1080p)", seeks=True)
     try:
         return DecordReader(path, timeline.size).follow(timeline)
     except Exception:  # of several classes; decord2 3.4.0 also fails on some widths, such as 48

@@ -89,7 +89,7 @@ def test_only_what_was_right_keeps_its_place_in_the_cache(make_job) -> None:
     assert pixels(VideoInfo(49, 64, 128, 25.0, 1.96, "PyAV (open GOPs)")).keys() - as_ever.keys() == {"reader"}
 
 
-def test_a_decoder_that_fails_in_a_new_way_is_a_issue() -> None:
+def test_a_decoder_that_fails_in_a_new_way_is_an_issue() -> None:
     with DecodingPool(1, timeout=60) as pool:
         (error,) = pool.map(_divide, [(0,)])
     assert isinstance(error, ClipError)
