@@ -43,6 +43,9 @@ class DeepSpeed(Strategy):
         # Imported late: it does not exist for other systems than Linux (pyproject.toml), and is slow to import.
         import deepspeed
 
+        # None of DeepSpeed's own operations for communication: it would try a compiler on each of them, and on CPUs
+        # compile an all_reduce that waits in busy loops. DeepSpeedCPUAdam does not look here.
+        deepspeed.ops.__compatible_ops__ = {}
         self.transformer, self.accelerator = transformer, accelerator
         self._stage = stage
         self._last = True
