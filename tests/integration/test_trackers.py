@@ -68,7 +68,7 @@ def test_a_server_that_does_not_answer_costs_a_note(tmp_path: Path, shared_cache
     threading.Thread(target=lambda: accepted.extend(server.accept()[0] for _ in range(100)), daemon=True).start()
     environment = os.environ | SECRETS | {"WANDB_BASE_URL": f"http://127.0.0.1:{server.getsockname()[1]}"}
     code = "import sys; from cogvx_exp import train; from cogvx_exp.tracking import trackers; "
-    code += "trackers.SECONDS_TO_START, trackers.SECONDS_AT_END = 3, 4; sys.exit(train.main(sys.argv[1:]))"
+    code += "trackers.SECONDS_TO_START, trackers.SECONDS_AT_END = 2, 1; sys.exit(train.main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, *with_twin(SHORT), "tracker=wandb"]
     started = time.monotonic()
     done = subprocess.run(

@@ -81,7 +81,7 @@ def test_image_to_video_keeps_the_first_frame(tmp_path: Path, shared_cache: Path
         assert train([*settings, *wanted]) == 0
         settings = [f"generate.adapter={run}"]
     concept = "diagonally" if trained else None
-    found = shares(tmp_path, shared_cache, settings, concept=concept, from_image=True)
+    found = shares(tmp_path, shared_cache, settings, scenes=10 if trained else 6, concept=concept, from_image=True)
     assert found["plain"]["first frame"] >= (0.8 if trained else 0.5)
     assert found["plain"]["direction"] >= 0.8
     if not trained:

@@ -134,7 +134,7 @@ def _run_until_death(cases: Sequence[Case], env: dict[str, str]) -> list[Outcome
         asked, told, said = Path(folder) / "cases.json", Path(folder) / "outcomes.jsonl", Path(folder) / "said.txt"
         asked.write_text(json.dumps([asdict(case) for case in cases]))
         told.touch()
-        command = [sys.executable, "-m", "tests.software_cuda.worker", str(asked), str(told)]
+        command = [sys.executable, "-m", "tests.software_cuda", str(asked), str(told)]
         with said.open("w") as output:
             process = subprocess.Popen(command, env=env, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
             _wait_while_it_goes_on(process, told)

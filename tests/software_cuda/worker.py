@@ -1,10 +1,9 @@
-"""The process that runs cases: `python -m tests.software_cuda.worker CASES OUTCOMES`, on the device."""
+"""What the process that runs cases does (`__main__.py`), on the device."""
 
 import gc
 import io
 import json
 import os
-import sys
 import time
 import traceback
 from contextlib import redirect_stderr, redirect_stdout
@@ -95,7 +94,3 @@ def _metrics(settings: list[str]) -> list[dict[str, Any]]:
     folder = next((text.removeprefix("run_dir=") for text in settings if text.startswith("run_dir=")), None)
     file = Path(folder) / "metrics.jsonl" if folder else None
     return [json.loads(line) for line in file.read_text().splitlines()] if file and file.exists() else []
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))

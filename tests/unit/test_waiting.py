@@ -8,11 +8,11 @@ import sys
 SCRIPT = """
 import time, os, torch
 from cogvx_exp.distributed.process_group import init_process_group
-processes = init_process_group(False, 6)
+processes = init_process_group(False, 4)
 rank = torch.tensor([float(processes.rank)])
 assert processes.start_all_gather(rank)().tolist() == [[0.0], [1.0]]
 if processes.rank == 1:
-    time.sleep(9)  # encodes, or writes
+    time.sleep(6)  # encodes, or writes
 processes.barrier()
 if processes.rank == 1:
     time.sleep(600)  # hangs

@@ -6,6 +6,7 @@ groups and settings of `conf/`, so all misspelled names are reported at once.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def check_names(
 
     issues = [issue for override in groups for issue in _choice_issues(override, loader)]
     good_groups = [override for override in groups if not list(_choice_issues(override, loader))]
-    known = _known_settings(config_name, good_groups, extra)
+    known = _known_settings(config_name, (*extra, *_first_choices(good_groups)))
     for override in settings:
         issue = _setting_issue(override, known)
         if issue:
@@ -148,19 +149,30 @@ def _choice_issues(override: Override, groups: Groups) -> Iterator[Issue]:
             yield Issue(_text(override), f"{group} can be {', '.join(choices)}; {guess}".rstrip("; "))
 
 
-def _known_settings(config_name: str, groups: list[Override], extra: list[str]) -> set[str]:
-    """Full names of all settings (the leaves) of the chosen groups. For a swept group, its first choice is used."""
-    chosen = list(extra)
+def _first_choices(groups: list[Override]) -> Iterator[str]:
+    """Overrides of groups without sweeps: of a swept group, whose choices have different settings, the first."""
     for override in groups:
         values = list(_values(override))
         if not override.is_sweep_override() and isinstance(override.value(), list):
-            chosen.append(_text(override))
-        # A swept group has different settings for each choice; names are checked against the first.
+            yield _text(override)
         elif values and isinstance(values[0], str | int | float):
             added = "+" if override.is_add() else ""
-            chosen.append(f"{added}{override.key_or_group}={values[0]}")
-    config = compose(config_name, chosen)
-    return set(_paths(OmegaConf.to_container(config, resolve=False)))
+            yield f"{added}{override.key_or_group}={values[0]}"
+
+
+def _known_settings(config_name: str, groups: tuple[str, ...]) -> frozenset[str]:
+    """Full names of all settings (the leaves) of the chosen groups."""
+    own = any(text.startswith("hydra.searchpath=") for text in groups)
+    # The files of the user's own folder may change between two commands of a process.
+    return _settings_of(config_name, groups) if own else _settings_of_conf(config_name, groups)
+
+
+def _settings_of(config_name: str, groups: tuple[str, ...]) -> frozenset[str]:
+    config = compose(config_name, list(groups))
+    return frozenset(_paths(OmegaConf.to_container(config, resolve=False)))
+
+
+_settings_of_conf = lru_cache(_settings_of)
 
 
 def _paths(node: Any, prefix: str = "") -> Iterator[str]:
@@ -171,7 +183,7 @@ def _paths(node: Any, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
 
 
-def _setting_issue(override: Override, known: set[str]) -> Issue | None:
+def _setting_issue(override: Override, known: frozenset[str]) -> Issue | None:
     key = override.key_or_group
     if any(name.startswith(f"{key}.") for name in known):
         # Hydra merges a group of settings into the present one.
