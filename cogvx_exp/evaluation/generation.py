@@ -232,7 +232,7 @@ def _in_words(values: list[dict[str, float]]) -> str:
     """The scores of a video; of several strengths, in their order."""
     names = dict.fromkeys(name for scores in values for name in scores)
     numbers = {name: [f"{scores[name]:.4g}" if name in scores else "-" for scores in values] for name in names}
-    return ", ".join(f"{name} {' '.join(texts)}" for name, texts in numbers.items())
+    return ", ".join(f"{name} {' | '.join(texts)}" for name, texts in numbers.items())
 
 
 def _name(number: int) -> str:
