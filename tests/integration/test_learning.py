@@ -86,6 +86,7 @@ def learned(before: float, after: float, spread: float) -> bool:
     return before - after > 20 * spread and after < 0.3 * before
 
 
+@pytest.mark.extended
 def test_overfitting_four_clips_lowers_the_loss_beyond_doubt(make_job, tmp_path: Path) -> None:
     assert learned(*train_and_measure(make_job(*OVERFIT), tmp_path))
 

@@ -94,7 +94,7 @@ def _pass(transformer: CogVideoXTransformer3DModel, frames: int) -> list[torch.T
         extended(["method=lora_ff", "memory=12gb", "memory.ff_chunks=2"]),
         extended(["method=lora_ff", "memory=12gb", "memory.ff_chunks=2", "attention=int8"]),
         extended(["method=lora", "memory.activations=checkpoint", "quant=nf4"]),
-        ["method=lora", "memory.activations=keep", "quant=int8", "quant.compute=8bit"],
+        extended(["method=lora", "memory.activations=keep", "quant=int8", "quant.compute=8bit"]),
     ],
     ids=str,
 )

@@ -5,12 +5,14 @@ from functools import lru_cache, partial
 from typing import Literal
 
 import torch
+from diffusers import AutoencoderKLCogVideoX
 
 from cogvx_exp.config.schema import Memory, TrainJob
 from cogvx_exp.config.schema.model import TextEncoderArchitecture, VaeArchitecture
 from cogvx_exp.data.buckets import Bucket
 from cogvx_exp.estimate.trace.fake_models import fake_tensors, fake_text_encoder, fake_vae, materialize
 from cogvx_exp.estimate.trace.memory_tracker import MemoryTracker
+from cogvx_exp.estimate.trace.repeats import Repeats
 from cogvx_exp.latents.encode import encode_videos
 from cogvx_exp.tasks.base import build_task
 
@@ -71,11 +73,18 @@ class EncodersInTheLoop:
         """Encodes a batch's clips and images."""
         # With the first batch, as in a run, and so after the weights and before the first activations.
         for vae in () if self._loaded else filter(None, (self._clips, self._condition)):
-            materialize(vae, self._tracker, "VAE")
+            _load(vae, self._tracker)
         self._loaded = True
         for vae, frames in ((self._clips, shape.num_frames), (self._condition, self._frames)):
             if vae:
                 encode_videos(torch.empty(batch_size, 3, frames, shape.height, shape.width), vae)
+
+
+def _load(vae: AutoencoderKLCogVideoX, tracker: MemoryTracker) -> None:
+    """Allocates an autoencoder. Most of its calls, for tiles and groups of frames, repeat an earlier one."""
+    materialize(vae, tracker, "VAE")
+    for part in filter(None, (vae.encoder, vae.decoder)):
+        Repeats(part, tracker)
 
 
 @lru_cache(maxsize=64)
@@ -85,7 +94,7 @@ def _vae_pass(
     parsed = VaeArchitecture.model_validate_json(architecture)
     vae = fake_vae(parsed, dtype, slicing=slicing, tiling=tiling)
     with fake_tensors() as tracker, torch.no_grad():
-        materialize(vae, tracker, "VAE")
+        _load(vae, tracker)
         if what == "encode":
             encode_videos(torch.empty(batch_size, 3, shape.num_frames, shape.height, shape.width), vae)
         else:

@@ -4,6 +4,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,6 +31,20 @@ KINDS = {
 """Kind of a tensor, by the operation that created it; `other` by default."""
 
 FLASH_BACKWARD = KINDS["attention"][1]
+CONVOLUTIONS = KINDS["convolutions"][:3]
+"""Forward."""
+
+
+@dataclass
+class Use:
+    """What a part of a trace took."""
+
+    peak: int = 0
+    """Bytes above those that were allocated at its start."""
+    kinds: Counter[str] = field(default_factory=Counter)
+    """The same, by kind."""
+    convolved: float = 0.0
+    """Operations of convolutions."""
 
 
 class MemoryTracker(TorchDispatchMode):
@@ -62,7 +77,7 @@ class MemoryTracker(TorchDispatchMode):
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
                 self._count(tensor, kind)
-        if kind == "convolutions" and packet is not aten.convolution_backward:
+        if packet in CONVOLUTIONS:
             self.convolved += conv_flop_count(args[0].shape, args[1].shape, result.shape)
         if packet is FLASH_BACKWARD:
             # On a GPU, FlashAttention-2 accumulates the queries' gradient in float32 in addition to the result.
@@ -77,6 +92,29 @@ class MemoryTracker(TorchDispatchMode):
             yield
         finally:
             self._new = before
+
+    @contextmanager
+    def measured(self) -> Iterator[Use]:
+        """Yields what is filled in at the end: what the block took."""
+        outer, allocated, kinds, convolved = (self.peak, self.at_peak), self.allocated, +self.by_kind, self.convolved
+        self.reset_peak()
+        use = Use()
+        yield use
+        use.peak, use.kinds, use.convolved = self.peak - allocated, Counter(self.at_peak), self.convolved - convolved
+        use.kinds.subtract(kinds)
+        if outer[0] > self.peak:
+            self.peak, self.at_peak = outer
+
+    def repeat(self, use: Use) -> None:
+        """Counts what a block took once more, without what it left allocated."""
+        self.convolved += use.convolved
+        if self.allocated + use.peak > self.peak:
+            self.peak, self.at_peak = self.allocated + use.peak, Counter(self.by_kind)
+            self.at_peak.update(use.kinds)
+
+    def kind_of(self, tensor: torch.Tensor) -> str:
+        """The kind of a counted tensor."""
+        return self._kind_of[tensor.untyped_storage()._cdata][0]
 
     def label(self, tensor: torch.Tensor, kind: str) -> None:
         """Changes the kind of a tensor."""
