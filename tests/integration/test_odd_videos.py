@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from cogvx_exp.data.frames import FrameChoice
 from cogvx_exp.data.issues import ClipError
 from cogvx_exp.data.resize import ResizeSpec
 from cogvx_exp.media.readers import DecordReader
+from cogvx_exp.media.timeline import DECORD
 from cogvx_exp.media.video import open_video, probe_video
 from tests.zoo import FRAMES, HEIGHT, WIDTH, ffmpeg
 
@@ -99,6 +101,8 @@ def test_large_frames_are_those_that_decord_returns(tmp_path: Path) -> None:
     ffmpeg(*source, "-c:v", "libx264", "-preset", "ultrafast", "-g", "8", "-pix_fmt", "yuv420p", path)
     large = open_video(path)
     assert large.decoder == "PyAV (larger than 1080p)"
+    probed_by_decord = replace(probe_video(path), decoder=DECORD)
+    assert open_video(path, probed_by_decord).decoder == large.decoder
     pairs = zip(large.frames(indices), DecordReader(path, large.size).frames(indices), strict=True)
     assert all((mine == theirs).all() for mine, theirs in pairs)
 

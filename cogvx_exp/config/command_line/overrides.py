@@ -65,7 +65,9 @@ def check_names(
 
     issues = [issue for override in groups for issue in _choice_issues(override, loader)]
     good_groups = [override for override in groups if not list(_choice_issues(override, loader))]
-    known = _known_settings(config_name, (*extra, *_first_choices(good_groups)))
+    # The files of the user's own folder may change between two commands of a process.
+    known_settings = _known_settings.__wrapped__ if extra else _known_settings
+    known = known_settings(config_name, (*extra, *_first_choices(good_groups)))
     for override in settings:
         issue = _setting_issue(override, known)
         if issue:
@@ -160,19 +162,11 @@ def _first_choices(groups: list[Override]) -> Iterator[str]:
             yield f"{added}{override.key_or_group}={values[0]}"
 
 
+@lru_cache
 def _known_settings(config_name: str, groups: tuple[str, ...]) -> frozenset[str]:
     """Full names of all settings (the leaves) of the chosen groups."""
-    own = any(text.startswith("hydra.searchpath=") for text in groups)
-    # The files of the user's own folder may change between two commands of a process.
-    return _settings_of(config_name, groups) if own else _settings_of_conf(config_name, groups)
-
-
-def _settings_of(config_name: str, groups: tuple[str, ...]) -> frozenset[str]:
     config = compose(config_name, list(groups))
     return frozenset(_paths(OmegaConf.to_container(config, resolve=False)))
-
-
-_settings_of_conf = lru_cache(_settings_of)
 
 
 def _paths(node: Any, prefix: str = "") -> Iterator[str]:

@@ -96,7 +96,8 @@ class MemoryTracker(TorchDispatchMode):
     @contextmanager
     def measured(self) -> Iterator[Use]:
         """Yields what is filled in at the end: what the block took."""
-        outer, allocated, kinds, convolved = (self.peak, self.at_peak), self.allocated, +self.by_kind, self.convolved
+        outer, allocated, convolved = (self.peak, self.at_peak), self.allocated, self.convolved
+        kinds = Counter(self.by_kind)
         self.reset_peak()
         use = Use()
         yield use

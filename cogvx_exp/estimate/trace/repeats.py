@@ -25,7 +25,8 @@ class Repeats:
     """The forward pass of a module, traced once for each combination of input shapes.
 
     A call with shapes that are known makes a result of the same shapes, and raises the peak as far above the bytes
-    allocated at that time as the first such call did. A fifth of the calls of the tiled autoencoder are traced.
+    allocated at that time as the first such call did. Of the 54 calls of the tiled autoencoder for a clip of
+    49x480x720, 8 are traced to encode it, and 12 to decode it.
 
     Args:
         module: its `forward` is replaced. What it takes must depend on the shapes of its inputs alone.
@@ -52,10 +53,9 @@ class Repeats:
         """The call as it can be repeated; None if its result shares memory with itself or with the inputs."""
         leaves, structure = tree_flatten(result)
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-        storages = {leaf.untyped_storage()._cdata for leaf in (*inputs, *tensors) if isinstance(leaf, torch.Tensor)}
         given = {leaf.untyped_storage()._cdata for leaf in inputs if isinstance(leaf, torch.Tensor)}
-        own = len(storages) - len(given) == len(tensors)
-        if not own or any(tensor.untyped_storage().nbytes() != tensor.nbytes for tensor in tensors):
+        own = {tensor.untyped_storage()._cdata for tensor in tensors} - given
+        if len(own) < len(tensors) or any(tensor.untyped_storage().nbytes() != tensor.nbytes for tensor in tensors):
             return None
         kinds = [self._tracker.kind_of(tensor) for tensor in tensors]
         return _Call(use, [_without_data(leaf) for leaf in leaves], kinds, structure)
